@@ -1,0 +1,1 @@
+"""Curate image datasets with Apache Beam."""

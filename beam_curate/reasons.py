@@ -1,0 +1,66 @@
+"""The stable names of why a sample failed or was rejected, with what each means to a person.
+
+A reason is part of the score table's contract: names are never renamed or reused. Rules and scorers that a user
+adds bring their own names; the ones here are those that the package itself gives.
+"""
+
+from typing import Final
+
+READ: Final = "read"
+DECODE: Final = "decode"
+INFER: Final = "infer"
+FILTER: Final = "filter"
+
+# --- read: one row for the shard (key is empty) or for the sample named
+UNREADABLE_SHARD: Final = "unreadable_shard"
+NOT_A_TAR: Final = "not_a_tar"
+EMPTY_SHARD: Final = "empty_shard"
+TRUNCATED_TAR: Final = "truncated_tar"
+CORRUPT_TAR: Final = "corrupt_tar"
+CORRUPT_COMPRESSION: Final = "corrupt_compression"
+UNSUPPORTED_COMPRESSION: Final = "unsupported_compression"
+SHARD_TOO_LARGE: Final = "shard_too_large"
+UNSUPPORTED_MEMBER: Final = "unsupported_member"
+MEMBER_TOO_LARGE: Final = "member_too_large"
+DUPLICATE_KEY: Final = "duplicate_key"
+DUPLICATE_MEMBER: Final = "duplicate_member"
+NO_IMAGE: Final = "no_image"
+# --- decode
+NOT_AN_IMAGE: Final = "not_an_image"
+TRUNCATED_IMAGE: Final = "truncated_image"
+CORRUPT_IMAGE: Final = "corrupt_image"
+TOO_MANY_PIXELS: Final = "too_many_pixels"
+UNSUPPORTED_IMAGE: Final = "unsupported_image"
+# --- infer
+INFERENCE_ERROR: Final = "inference_error"
+NON_FINITE_EMBEDDING: Final = "non_finite_embedding"
+# --- filter (the sample is rejected, not failed)
+AESTHETIC_BELOW_MIN: Final = "aesthetic_below_min"
+NSFW_ABOVE_MAX: Final = "nsfw_above_max"
+SIDE_BELOW_MIN: Final = "side_below_min"
+
+DESCRIPTIONS: Final[dict[str, str]] = {
+    UNREADABLE_SHARD: "the shard could not be opened or read at all",
+    NOT_A_TAR: "the shard's first block is no tar header, compressed or not",
+    EMPTY_SHARD: "the shard is a valid tar without any sample in it",
+    TRUNCATED_TAR: "the shard ends in the middle of this sample; the samples before it are good",
+    CORRUPT_TAR: "a damaged header here; reading went on at the next good header",
+    CORRUPT_COMPRESSION: "the gzip or zstd stream is damaged from here on",
+    UNSUPPORTED_COMPRESSION: "the shard is compressed with a method that is not read (gzip and zstd are)",
+    SHARD_TOO_LARGE: "the compressed shard expands beyond the limit (a decompression bomb)",
+    UNSUPPORTED_MEMBER: "a member of this sample is stored sparse, which webdataset readers do not expand",
+    MEMBER_TOO_LARGE: "the image member is larger than the limit",
+    DUPLICATE_KEY: "an earlier sample of the same shard has this key (members of a key must be adjacent)",
+    DUPLICATE_MEMBER: "two members of this sample have the same extension",
+    NO_IMAGE: "the sample has no member with a known image extension",
+    NOT_AN_IMAGE: "the bytes are no image in any format that Pillow knows",
+    TRUNCATED_IMAGE: "the image data ends early",
+    CORRUPT_IMAGE: "the image is damaged",
+    TOO_MANY_PIXELS: "the header claims more pixels than --max_pixels (a decompression bomb, or a giant)",
+    UNSUPPORTED_IMAGE: "the image uses a feature that the decoder does not support",
+    INFERENCE_ERROR: "the model raised an error on this sample alone",
+    NON_FINITE_EMBEDDING: "the model gave NaN or infinity",
+    AESTHETIC_BELOW_MIN: "aesthetic < --min_aesthetic",
+    NSFW_ABOVE_MAX: "nsfw >= --max_nsfw",
+    SIDE_BELOW_MIN: "the shorter side in pixels < --min_side",
+}

@@ -1,0 +1,143 @@
+"""The elements that flow between the transforms: frozen, and encoded with Beam's row coder.
+
+Every sample is one record at every step, from ReadTarShards to the score table: a step maps it one to one to the
+next record, and what goes wrong with it travels in its `failure`. So rows = samples holds by construction. Image
+bytes live in `Sample` only, pixels in `DecodedImage` only; everything later is a reference of about 2 KB.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Optional, TypeVar
+
+import apache_beam as beam
+from typing_extensions import dataclass_transform
+
+KEPT: Final = "kept"
+REJECTED: Final = "rejected"
+FAILED: Final = "failed"
+STATUSES: Final = (KEPT, REJECTED, FAILED)
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def record(cls: type[T]) -> type[T]:
+    """Makes a frozen dataclass that Beam encodes with its row coder."""
+    frozen = dataclass(frozen=True)(cls)
+    beam.coders.registry.register_row(frozen)
+    return frozen
+
+
+@record
+class Shard:
+    """A tar of the input: its place in the sorted listing, its path, and its size in bytes."""
+
+    index: int
+    path: str
+    size: int
+
+
+@record
+class Member:
+    """A file of a sample in its source tar.
+
+    `suffix` is the part of its name after the key and a dot, as it stands in the tar (case kept); `offset` and `size`
+    are the span of its bytes in the tar, uncompressed.
+    """
+
+    suffix: str
+    offset: int
+    size: int
+
+
+@record
+class Failure:
+    """Why a sample failed: at which step, a stable reason (see reasons.py), and a message for a person."""
+
+    step: str
+    reason: str
+    message: str
+
+
+@record
+class SampleRef:
+    """Who a sample is and where its bytes lie.
+
+    `index` counts the rows of its shard from 0, failures included. `image` is the suffix of the image member, empty
+    if there is none. `shard_rows` is the number of the shard's rows on its last row and 0 on all others: by it a later
+    step knows that the shard is complete. `caption` comes from a `.txt` member and `url` from a `.json` one.
+    """
+
+    shard_index: int
+    shard: str
+    index: int
+    key: str
+    members: Sequence[Member] = ()
+    image: str = ""
+    shard_rows: int = 0
+    caption: Optional[str] = None
+    url: Optional[str] = None
+
+
+@record
+class Sample:
+    """A sample as read: the bytes of its image member as they lie in the tar (empty if it failed)."""
+
+    ref: SampleRef
+    data: bytes = b""
+    failure: Optional[Failure] = None
+
+
+@record
+class ImageFacts:
+    """What is known of the original image.
+
+    `width` and `height` are pixels as a person sees it (after EXIF orientation, where that is applied), `format` is
+    Pillow's name (JPEG, PNG, …), `sha256` the hex digest of the image member, `size` its length in bytes, `exif` a JSON
+    object of EXIF tag name to text, empty if there is none.
+    """
+
+    width: int
+    height: int
+    format: str
+    sha256: str
+    size: int
+    exif: str = ""
+
+
+@record
+class DecodedImage:
+    """A decoded sample: `pixels` are the bytes of a (S, S, 3) uint8 RGB array (empty if it failed)."""
+
+    ref: SampleRef
+    facts: Optional[ImageFacts] = None
+    pixels: bytes = b""
+    failure: Optional[Failure] = None
+
+
+@record
+class EmbeddedSample:
+    """A sample with its embedding: the bytes of a (D,) float16 little-endian array, L2-normalised."""
+
+    ref: SampleRef
+    facts: Optional[ImageFacts] = None
+    embedding: bytes = b""
+    failure: Optional[Failure] = None
+
+
+@record
+class ScoredSample:
+    """A row of the score table: scores by name, and the verdict.
+
+    `status` is `kept`, `rejected` (then `step` is `filter` and `reason` the first rule that failed) or `failed` (then
+    `step`, `reason` and `message` are the failure's).
+    """
+
+    ref: SampleRef
+    facts: Optional[ImageFacts]
+    embedding: bytes
+    scores: Mapping[str, float]
+    status: str
+    step: str = ""
+    reason: str = ""
+    message: str = ""

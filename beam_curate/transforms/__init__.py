@@ -1,0 +1,1 @@
+"""The PTransforms, one a file; wiring only."""

@@ -1,0 +1,45 @@
+"""What the tests share: where the assets are, and small images and tars made in code."""
+
+import io
+import os
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ASSETS = pathlib.Path(os.environ.get("BEAM_CURATE_ASSETS", ROOT.parent / "shared" / "assets"))
+
+
+@pytest.fixture(scope="session")
+def assets() -> pathlib.Path:
+    """The folder of reference files, which is not part of the project."""
+    if not ASSETS.is_dir():
+        pytest.skip(f"the reference assets are not at {ASSETS} (set BEAM_CURATE_ASSETS)")
+    return ASSETS
+
+
+def photo(seed: int, width: int = 96, height: int = 64, mode: str = "RGB") -> Image.Image:
+    """A smooth random picture: low-frequency noise, so that codecs and resizes behave as on photographs."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def encoded(image: Image.Image, format: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def tar_bytes(members: list[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> bytes:
+    """A tar of the named members, in order, as the standard library writes it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
