@@ -6,9 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(
-    r'^__version__ = "(.+)"$', (ROOT / "beam_curate" / "version.py").read_text(), re.M
-).group(1)
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "beam_curate" / "version.py").read_text(), re.M).group(1)
 
 INSTALL_REQUIRES = [
     # The engine. The minor is pinned: RunInference hooks and the runners' names are checked against it.

@@ -7,7 +7,7 @@ bytes live in `Sample` only, pixels in `DecodedImage` only; everything later is 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Optional, TypeVar
+from typing import Final, TypeVar
 
 import apache_beam as beam
 from typing_extensions import dataclass_transform
@@ -75,8 +75,8 @@ class SampleRef:
     members: Sequence[Member] = ()
     image: str = ""
     shard_rows: int = 0
-    caption: Optional[str] = None
-    url: Optional[str] = None
+    caption: str | None = None
+    url: str | None = None
 
 
 @record
@@ -85,7 +85,7 @@ class Sample:
 
     ref: SampleRef
     data: bytes = b""
-    failure: Optional[Failure] = None
+    failure: Failure | None = None
 
 
 @record
@@ -110,9 +110,9 @@ class DecodedImage:
     """A decoded sample: `pixels` are the bytes of a (S, S, 3) uint8 RGB array (empty if it failed)."""
 
     ref: SampleRef
-    facts: Optional[ImageFacts] = None
+    facts: ImageFacts | None = None
     pixels: bytes = b""
-    failure: Optional[Failure] = None
+    failure: Failure | None = None
 
 
 @record
@@ -120,9 +120,9 @@ class EmbeddedSample:
     """A sample with its embedding: the bytes of a (D,) float16 little-endian array, L2-normalised."""
 
     ref: SampleRef
-    facts: Optional[ImageFacts] = None
+    facts: ImageFacts | None = None
     embedding: bytes = b""
-    failure: Optional[Failure] = None
+    failure: Failure | None = None
 
 
 @record
@@ -134,7 +134,7 @@ class ScoredSample:
     """
 
     ref: SampleRef
-    facts: Optional[ImageFacts]
+    facts: ImageFacts | None
     embedding: bytes
     scores: Mapping[str, float]
     status: str
