@@ -18,6 +18,8 @@ INSTALL_REQUIRES = [
     "open_clip_torch>=3.3,<3.4",
     # The shard format: its key rule and its brace expansion are used as they are.
     "webdataset>=1.0,<2",
+    # Shell braces in shard names; webdataset's own choice.
+    "braceexpand>=0.1.7",
     # Decodes every image format that the fast JPEG path does not take (Beam's own upper bound).
     "pillow>=12.1.1,<13",
     # libjpeg-turbo with DCT scaling and strict mode; 3.4x the speed of the Pillow path at the same pixels.

@@ -1,1 +1,47 @@
-"""Curate image datasets with Apache Beam."""
+"""Curate image datasets with Apache Beam: WebDataset shards in, scored and filtered shards out.
+
+The names below are the package's own API. They are loaded when first used, so that a process that needs no model does
+not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from beam_curate.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from beam_curate.clip_handler import ClipModelHandler as ClipModelHandler
+    from beam_curate.head_files import find_heads as find_heads
+    from beam_curate.images import DecodeOptions as DecodeOptions
+    from beam_curate.rules import Rule as Rule
+    from beam_curate.transforms.decode_images import DecodeImages as DecodeImages
+    from beam_curate.transforms.read_tar_shards import ReadTarShards as ReadTarShards
+    from beam_curate.transforms.score_and_filter import ScoreAndFilter as ScoreAndFilter
+    from beam_curate.transforms.split_by_status import SplitByStatus as SplitByStatus
+    from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards as WriteWebDatasetShards
+
+_HOMES = {
+    "ClipModelHandler": "clip_handler",
+    "find_heads": "head_files",
+    "DecodeOptions": "images",
+    "Rule": "rules",
+    "DecodeImages": "transforms.decode_images",
+    "ReadTarShards": "transforms.read_tar_shards",
+    "ScoreAndFilter": "transforms.score_and_filter",
+    "SplitByStatus": "transforms.split_by_status",
+    "WriteWebDatasetShards": "transforms.write_webdataset_shards",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'beam_curate' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"beam_curate.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted(__all__)

@@ -22,6 +22,7 @@ UNSUPPORTED_COMPRESSION: Final = "unsupported_compression"
 SHARD_TOO_LARGE: Final = "shard_too_large"
 UNSUPPORTED_MEMBER: Final = "unsupported_member"
 MEMBER_TOO_LARGE: Final = "member_too_large"
+TOO_MANY_MEMBERS: Final = "too_many_members"
 DUPLICATE_KEY: Final = "duplicate_key"
 DUPLICATE_MEMBER: Final = "duplicate_member"
 NO_IMAGE: Final = "no_image"
@@ -50,6 +51,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     SHARD_TOO_LARGE: "the compressed shard expands beyond the limit (a decompression bomb)",
     UNSUPPORTED_MEMBER: "a member of this sample is stored sparse, which webdataset readers do not expand",
     MEMBER_TOO_LARGE: "the image member is larger than the limit",
+    TOO_MANY_MEMBERS: "the sample has more members than any real one (4096)",
     DUPLICATE_KEY: "an earlier sample of the same shard has this key (members of a key must be adjacent)",
     DUPLICATE_MEMBER: "two members of this sample have the same extension",
     NO_IMAGE: "the sample has no member with a known image extension",

@@ -141,3 +141,46 @@ class ScoredSample:
     step: str = ""
     reason: str = ""
     message: str = ""
+
+
+@record
+class ScorePart:
+    """A finished part of the score table: all rows of one input shard, and how many of them came out which way.
+
+    `path` is relative to the output folder; `reasons` counts the rows that were not kept by reason.
+    """
+
+    shard_index: int
+    shard: str
+    path: str
+    rows: int
+    kept: int
+    rejected: int
+    failed: int
+    reasons: Mapping[str, int]
+
+
+@record
+class Piece:
+    """A run of kept rows of one input shard that goes to one output shard.
+
+    `start` is the place of its first row in the output shard; `first` is the rank of that row among the input shard's
+    kept rows, and `count` the number of rows.
+    """
+
+    shard_index: int
+    output_index: int
+    start: int
+    first: int
+    count: int
+
+
+@record
+class WrittenShard:
+    """A finished output shard: its tar's name, number of samples, size in bytes, and md5 of its bytes."""
+
+    index: int
+    name: str
+    samples: int
+    size: int
+    md5: str

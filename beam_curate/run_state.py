@@ -1,0 +1,136 @@
+"""What lets a run be continued, refused or replaced: the files `run.json` and `input_shards.parquet` in its folder.
+
+They are written before any work: the configuration that decides the results, and the shards with their sizes. The parts
+of the score table that lie beside them are the work done so far.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_curate import score_table
+from beam_curate.records import ScorePart, Shard
+from beam_curate.storage import (
+    atomic_output,
+    clean_temporary,
+    delete,
+    exists,
+    files_under,
+    join,
+    open_read,
+    read_json,
+    write_json,
+)
+from beam_curate.summary import SUMMARY
+
+RUN = "run.json"
+INPUT_SHARDS = "input_shards.parquet"
+# All that a run writes below its folder.
+_OURS = (
+    "[0-9]*.tar",
+    "[0-9]*.parquet",
+    "[0-9]*_stats.json",
+    f"{score_table.FOLDER}/part-*.parquet",
+    "*.json",
+    INPUT_SHARDS,
+)
+_PART = re.compile(r"part-(\d+)\.parquet$")
+
+
+class RunError(ValueError):
+    """The output folder does not allow the run that was asked for; the message says what does."""
+
+
+def prepare_output(
+    output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], *, resume: bool, overwrite: bool
+) -> bool:
+    """Makes the output folder ready for the run; returns whether the run is complete already.
+
+    Args:
+        output: The run's folder.
+        configuration: All that decides the results, as JSON values.
+        shards: The input.
+        resume: Continue the run that is there, which must have the same configuration and input.
+        overwrite: Delete the files of the run that is there.
+
+    Raises:
+        RunError: The folder holds something else, or another run; it names the difference and the remedy.
+    """
+    if exists(join(output, RUN)):
+        if overwrite:
+            _delete_run(output)
+        elif not resume:
+            raise RunError(
+                f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
+            )
+        else:
+            _check_same(output, configuration, shards)
+            clean_temporary(output)
+            return exists(join(output, SUMMARY))
+    elif files_under(output, "*"):
+        raise RunError(f"--output {output} is not empty and holds no run of beam_curate; give an empty or new folder")
+    elif resume and not overwrite:
+        raise RunError(f"--resume: --output {output} holds no run; leave out --resume to start one")
+    with atomic_output(output, INPUT_SHARDS) as stream:
+        columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
+        pq.write_table(pa.table(columns), stream)
+    write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards)})
+    return False
+
+
+def _delete_run(output: str) -> None:
+    # The mark of a run goes last, so that an interrupted deletion can be repeated.
+    found = {path for pattern in _OURS for path in files_under(output, pattern)}
+    mark = {path for path in found if path.endswith(f"/{RUN}")}
+    for group in (found - mark, mark):
+        if group:
+            delete(sorted(group))
+    clean_temporary(output)
+
+
+def _check_same(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+    before: dict[str, Any] = read_json(join(output, RUN))["configuration"]
+    for name in sorted({*before, *configuration}):
+        if before.get(name) != configuration.get(name):
+            raise RunError(
+                f"--resume: {name} was {before.get(name)!r} and is {configuration.get(name)!r} now; give the same as before, "
+                f"or start a new run in another --output"
+            )
+    listed = {shard.path: shard.size for shard in input_shards(output)}
+    now = {shard.path: shard.size for shard in shards}
+    for path in sorted({*listed, *now}):
+        if listed.get(path) != now.get(path):
+            was, is_now = (
+                f"{size} bytes" if size is not None else "missing" for size in (listed.get(path), now.get(path))
+            )
+            raise RunError(
+                f"--resume: the input changed: {path} was {was} and is {is_now} now; restore it, or start a new run in "
+                f"another --output"
+            )
+
+
+def input_shards(output: str) -> list[Shard]:
+    """The shards of the run, as listed when it was started."""
+    with open_read(join(output, INPUT_SHARDS)) as stream:
+        table = pq.read_table(stream)
+    rows = zip(table.column("path").to_pylist(), table.column("size").to_pylist(), strict=True)
+    return [Shard(index, path, size) for index, (path, size) in enumerate(rows)]
+
+
+def part_paths(output: str) -> dict[int, str]:
+    """The finished parts of the score table by input shard, as paths relative to the output folder."""
+    found: dict[int, str] = {}
+    for path in files_under(output, f"{score_table.FOLDER}/part-*.parquet"):
+        match = _PART.search(path)
+        if match:
+            found[int(match.group(1))] = f"{score_table.FOLDER}/{match.group(0)}"
+    return found
+
+
+def read_part_counts(output: str, path: str) -> ScorePart:
+    """What a finished part counts."""
+    with open_read(join(output, path)) as stream:
+        return score_table.part_counts(score_table.open_part(stream))

@@ -1,0 +1,218 @@
+"""The score table: Parquet, one row per input sample, one file per input shard.
+
+It is the product of the GPU pass: kept, rejected and failed samples, every score, the embedding, the facts of the
+image, and where each member's bytes lie in the source. Thresholds, duplicates and exports are decided on it.
+
+A part is written when its shard is complete, so a stopped run keeps the parts it has. `SCHEMA_VERSION` is in each
+file's metadata; a reader refuses versions it does not know.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_curate import records
+from beam_curate.records import ScoredSample, ScorePart
+
+SCHEMA_VERSION: Final = "1"
+FOLDER: Final = "scores"
+# Rows of a row group: about 5 MB with 768-d embeddings; a writer that needs a few rows reads few groups.
+ROW_GROUP_ROWS: Final = 4096
+# The key of a part's metadata under which its counts lie, as the JSON of a ScorePart.
+PART_METADATA: Final = "beam_curate.part"
+
+_MEMBERS = pa.list_(
+    pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]),
+)
+_FIXED_COLUMNS: Final = [
+    ("key", pa.string()),
+    ("shard", pa.string()),
+    ("shard_index", pa.int32()),
+    ("index", pa.int32()),
+    ("status", pa.string()),
+    ("step", pa.string()),
+    ("reason", pa.string()),
+    ("error_message", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("format", pa.string()),
+    ("size", pa.int64()),
+    ("sha256", pa.string()),
+    ("exif", pa.string()),
+    ("caption", pa.string()),
+    ("url", pa.string()),
+    ("image", pa.string()),
+    ("members", _MEMBERS),
+]
+
+
+class ScoreTableError(ValueError):
+    """A score table that cannot be read or written as asked."""
+
+
+def schema(score_names: Sequence[str], embedding_dim: int) -> pa.Schema:
+    """The columns: the fixed ones, one float32 per score, and `embedding` (fixed_size_list<float16>).
+
+    A failed row's embedding is all zeros rather than null: pyarrow (25.0) writes nulls in a fixed-size list to Parquet
+    but cannot read them back. An L2-normalised embedding is never all zeros. Its scores are null.
+    """
+    clash = sorted(set(score_names) & {name for name, _ in [*_FIXED_COLUMNS, ("embedding", None)]})
+    if clash:
+        raise ScoreTableError(f"a score cannot be named {clash[0]!r}: the score table has a column of that name")
+    return pa.schema(
+        [
+            *_FIXED_COLUMNS,
+            *((name, pa.float32()) for name in score_names),
+            ("embedding", pa.list_(pa.float16(), embedding_dim)),
+        ],
+        metadata={"beam_curate.schema_version": SCHEMA_VERSION},
+    )
+
+
+def to_table(rows: Sequence[ScoredSample], score_names: Sequence[str], embedding_dim: int) -> pa.Table:
+    """The rows as a table of `schema(...)`, in the order given.
+
+    Raises:
+        ScoreTableError: An embedding does not have `embedding_dim` values.
+    """
+    facts = [row.facts for row in rows]
+    columns: dict[str, list[object]] = {
+        "key": [row.ref.key for row in rows],
+        "shard": [row.ref.shard for row in rows],
+        "shard_index": [row.ref.shard_index for row in rows],
+        "index": [row.ref.index for row in rows],
+        "status": [row.status for row in rows],
+        "step": [row.step or None for row in rows],
+        "reason": [row.reason or None for row in rows],
+        "error_message": [row.message or None for row in rows],
+        "width": [fact and (fact.width or None) for fact in facts],
+        "height": [fact and (fact.height or None) for fact in facts],
+        "format": [fact and (fact.format or None) for fact in facts],
+        "size": [fact and fact.size for fact in facts],
+        "sha256": [fact and (fact.sha256 or None) for fact in facts],
+        "exif": [fact and (fact.exif or None) for fact in facts],
+        "caption": [row.ref.caption for row in rows],
+        "url": [row.ref.url for row in rows],
+        "image": [row.ref.image or None for row in rows],
+        "members": [
+            [{"suffix": member.suffix, "offset": member.offset, "size": member.size} for member in row.ref.members]
+            for row in rows
+        ],
+    }
+    for name in score_names:
+        values = [row.scores.get(name, math.nan) for row in rows]
+        columns[name] = [None if math.isnan(value) else value for value in values]
+    table_schema = schema(score_names, embedding_dim)
+    arrays = [pa.array(columns[field.name], field.type) for field in table_schema if field.name != "embedding"]
+    return pa.Table.from_arrays([*arrays, _embeddings(rows, embedding_dim)], schema=table_schema)
+
+
+def _embeddings(rows: Sequence[ScoredSample], dim: int) -> pa.FixedSizeListArray:
+    matrix = np.zeros((len(rows), dim), "<f2")
+    for position, row in enumerate(rows):
+        if row.embedding:
+            vector = np.frombuffer(row.embedding, "<f2")
+            if vector.shape != (dim,):
+                raise ScoreTableError(
+                    f"sample {row.ref.key!r} of {row.ref.shard}: its embedding has {vector.size} values and the score "
+                    f"table's column {dim}; give embedding_dim={vector.size}"
+                )
+            matrix[position] = vector
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), dim)
+
+
+def write_table(stream: BinaryIO, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a table as Parquet; the same table gives the same bytes.
+
+    zstd level 1, BYTE_STREAM_SPLIT on the floats and no dictionary for them: 1306 bytes a row at 768 dimensions
+    against 1560 plain (`benchmarks/`).
+    """
+    if metadata:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
+    floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
+    dictionary = [
+        name for name in ("shard", "status", "step", "reason", "format", "image") if name in table.schema.names
+    ]
+    split = [*floats, *(["embedding.list.element"] if "embedding" in table.schema.names else [])]
+    with pq.ParquetWriter(
+        stream,
+        table.schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=dictionary,
+        use_byte_stream_split=split,
+    ) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+
+
+def part_name(shard_index: int) -> str:
+    """The path of a shard's part below the output folder."""
+    return f"{FOLDER}/part-{shard_index:05d}.parquet"
+
+
+def count(rows: Sequence[ScoredSample]) -> tuple[Counter[str], Counter[str]]:
+    """Rows by status, and rows that are not kept by reason."""
+    return Counter(row.status for row in rows), Counter(row.reason for row in rows if row.status != records.KEPT)
+
+
+def open_part(stream: BinaryIO) -> pq.ParquetFile:
+    """Opens a part for reading.
+
+    Raises:
+        ScoreTableError: It is no score table, or of a version that this package does not read.
+    """
+    try:
+        part = pq.ParquetFile(stream)
+    except pa.ArrowInvalid as error:
+        raise ScoreTableError(f"not a score table: {error}") from error
+    version = (part.schema_arrow.metadata or {}).get(b"beam_curate.schema_version", b"none").decode()
+    if version != SCHEMA_VERSION:
+        raise ScoreTableError(
+            f"score table version {version} is not read by this version of beam_curate, which reads {SCHEMA_VERSION}"
+        )
+    return part
+
+
+def part_counts(part: pq.ParquetFile) -> ScorePart:
+    """What the part's writer counted, from the file's metadata alone.
+
+    Raises:
+        ScoreTableError: The counts are missing.
+    """
+    text = (part.schema_arrow.metadata or {}).get(PART_METADATA.encode())
+    if text is None:
+        raise ScoreTableError("the file is a score table but no part of one: its counts are missing")
+    return ScorePart(**json.loads(text))
+
+
+def read_kept(part: pq.ParquetFile, ranks: np.ndarray) -> pa.Table:
+    """The kept rows with these ranks (ascending, counted from 0) among the part's kept rows.
+
+    Reads the status column, and of the other columns only the row groups that hold these rows. Ranks that the part does
+    not have are left out.
+    """
+    tables = [part.schema_arrow.empty_table()]
+    rank = 0
+    for group in range(part.num_row_groups):
+        if rank > ranks[-1]:
+            break
+        status = part.read_row_group(group, columns=["status"]).column("status").to_numpy(zero_copy_only=False)
+        kept = np.flatnonzero(status == records.KEPT)
+        inside = ranks[np.searchsorted(ranks, rank) : np.searchsorted(ranks, rank + len(kept))]
+        if len(inside):
+            tables.append(part.read_row_group(group).take(pa.array(kept[inside - rank])))
+        rank += len(kept)
+    return pa.concat_tables(tables)
+
+
+def kept_column(part: pq.ParquetFile, column: str) -> list[str]:
+    """One column of the kept rows, in order."""
+    table = part.read(columns=[column, "status"])
+    return table.filter(pc.equal(table.column("status"), records.KEPT)).column(column).to_pylist()

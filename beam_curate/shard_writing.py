@@ -1,0 +1,144 @@
+"""One output shard: its tar, the Parquet table of its samples, and its statistics."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_curate import score_table, tar_writing
+from beam_curate.packing import shard_name
+from beam_curate.records import Piece, ScorePart, WrittenShard
+from beam_curate.sources import SourceReader, check_sha256
+from beam_curate.storage import atomic_output, join, open_read, write_json
+
+
+class HashingWriter:
+    """Passes writes on to a stream and keeps their number and md5 (the wids index wants both)."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Writes all of the data."""
+        self._stream.write(data)
+        self._md5.update(data)
+        self.size += len(data)
+        return len(data)
+
+    @property
+    def md5(self) -> str:
+        """The hex digest of all that was written."""
+        return self._md5.hexdigest()
+
+
+class PartPieces(NamedTuple):
+    """What an output shard takes from one part: its pieces, and the new keys of rows that must give theirs up, by rank."""
+
+    part: ScorePart
+    pieces: Sequence[Piece]
+    renamed: Mapping[int, str]
+
+
+def shard_rows(output: str, parts: Iterable[PartPieces]) -> pa.Table:
+    """The rows of an output shard in their order, with the column `key` as it is to be written.
+
+    Raises:
+        RuntimeError: A part does not hold the rows that were counted in it; it was changed in between.
+    """
+    tables: list[pa.Table] = []
+    places: list[np.ndarray] = []
+    for part, pieces, renamed in parts:
+        ranks = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in pieces])
+        place = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
+        order = np.argsort(ranks)
+        ranks, place = ranks[order], place[order]
+        with open_read(join(output, part.path)) as stream:
+            rows = score_table.read_kept(score_table.open_part(stream), ranks)
+        if rows.num_rows != len(ranks):
+            raise RuntimeError(f"{part.path} holds {rows.num_rows} of {len(ranks)} kept rows that were counted in it")
+        keys = [tar_writing.safe_key(key) for key in rows.column("key").to_pylist()]
+        keys = [renamed.get(rank, key) for rank, key in zip(ranks.tolist(), keys, strict=True)]
+        tables.append(rows.set_column(rows.schema.get_field_index("key"), "key", pa.array(keys, pa.string())))
+        places.append(place)
+    everything = pa.concat_tables([table.replace_schema_metadata(_METADATA) for table in tables])
+    return everything.take(pa.array(np.argsort(np.concatenate(places)))).combine_chunks()
+
+
+_METADATA = {"beam_curate.schema_version": score_table.SCHEMA_VERSION}
+
+
+def write_shard(output: str, index: int, rows: pa.Table) -> WrittenShard:
+    """Writes `<index>.tar`, `<index>.parquet` and `<index>_stats.json`, in this order.
+
+    Every member of every sample is copied byte for byte from its source, under the row's key, in the order of the rows
+    and, within a sample, of its source. The three files' bytes depend on the rows and the sources alone.
+
+    Raises:
+        SourceChangedError: An image is no longer what was scored.
+    """
+    name = shard_name(index)
+    with atomic_output(output, f"{name}.tar") as stream:
+        tar = HashingWriter(stream)
+        for member_name, data in _members(rows):
+            tar_writing.write_member(tar, member_name, data)
+        tar_writing.write_end(tar)
+    with atomic_output(output, f"{name}.parquet") as stream:
+        score_table.write_table(stream, rows)
+    shard = WrittenShard(index, f"{name}.tar", rows.num_rows, tar.size, tar.md5)
+    write_json(output, f"{name}_stats.json", shard_stats(shard, rows))
+    return shard
+
+
+def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of all members, in the order of the rows.
+
+    A source is read forward. Rows in another order (a shuffle) are read in source order all the same, and held in memory
+    until their turn comes: one output shard at most.
+    """
+    columns = rows.select(["key", "shard", "image", "sha256", "members"]).to_pylist()
+    order = np.lexsort((rows.column("index").to_numpy(), rows.column("shard_index").to_numpy())).tolist()
+    held: dict[int, list[tuple[str, bytes]]] = {}
+    turn = 0
+    with SourceReader() as source:
+        for place in order:
+            held[place] = list(_sample_members(source, columns[place]))
+            while turn in held:
+                yield from held.pop(turn)
+                turn += 1
+
+
+def _sample_members(source: SourceReader, row: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    for member in row["members"]:
+        data = source.read(row["shard"], member["offset"], member["size"])
+        if member["suffix"] == row["image"]:
+            check_sha256(data, row["sha256"], row["key"], row["shard"])
+        yield f"{row['key']}.{member['suffix']}", data
+
+
+def shard_stats(shard: WrittenShard, rows: pa.Table) -> dict[str, Any]:
+    """What a person or a loader wants to know of a shard without opening it."""
+    scores = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
+    return {
+        "name": shard.name,
+        "samples": shard.samples,
+        "size": shard.size,
+        "md5": shard.md5,
+        "source_shards": sorted(pc.unique(rows.column("shard")).to_pylist()),
+        "formats": dict(sorted(Counter(rows.column("format").to_pylist()).items())),
+        "image_bytes": pc.sum(rows.column("size")).as_py(),
+        "scores": {name: _summary(rows.column(name).to_numpy()) for name in scores},
+    }
+
+
+def _summary(values: np.ndarray) -> dict[str, float]:
+    return {
+        "min": float(np.min(values)),
+        "mean": float(np.mean(values, dtype=np.float64)),
+        "max": float(np.max(values)),
+    }

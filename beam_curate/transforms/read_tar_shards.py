@@ -1,0 +1,113 @@
+"""ListTarShards and ReadTarShards: from a pattern to the samples of its shards."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from beam_curate.listing import list_shards
+from beam_curate.progress import PROGRESS
+from beam_curate.records import Sample, Shard
+from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, SkippedMembers, read_samples
+from beam_curate.storage import open_read
+
+
+@dataclass(eq=False)
+class ListTarShards(beam.PTransform):
+    """Lists the shards that a pattern names, sorted by path, and spreads them over the workers.
+
+    In: the pipeline. Out: PCollection[Shard]. The pattern is expanded on a worker when the job runs, so a job graph
+    stays small with a million shards. Only names are reshuffled, never bytes.
+
+    Attributes:
+        input: Globs, `{00000..00099}` braces, a comma list, or a `.txt` file of paths, on any Beam file system.
+
+    Raises:
+        InputError: When the job runs, if nothing matches or a named shard is missing.
+    """
+
+    input: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[Shard]:
+        """Lists on one worker, then spreads."""
+        return (
+            pipeline
+            | "Input" >> beam.Create([self.input])
+            | "List" >> beam.FlatMap(list_shards).with_output_types(Shard)
+            | "Spread" >> beam.Reshuffle()
+        )
+
+
+@dataclass(eq=False)
+class ReadTarShards(beam.PTransform):
+    """Reads WebDataset shards: one shard is one unit of work, streamed and never held whole.
+
+    In: the pipeline (with `input`), or a PCollection[Shard]. Out: PCollection[Sample], in the order of each shard; a shard
+    gives at least one row, and its last row says how many there are. Bad samples and damaged spots are failed rows.
+
+    Attributes:
+        input: The pattern, as in ListTarShards; None when applied to a PCollection[Shard].
+        image_extension: The extension of the image member, such as `jpg` or `seg.png`; None takes the first member with
+            a known image extension.
+        max_member_bytes: Image members larger than this are failed rows and are not read.
+
+    Raises:
+        OSError: When the job runs, if a shard cannot be opened or read; it names the shard.
+    """
+
+    input: str | None = None
+    image_extension: str | None = None
+    max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        if self.max_member_bytes < 1:
+            raise ValueError(f"max_member_bytes is {self.max_member_bytes}; give at least 1")
+
+    def expand(self, source: beam.pvalue.PBegin | beam.PCollection[Shard]) -> beam.PCollection[Sample]:
+        """Lists the shards if a pattern was given, and reads them."""
+        shards = source if self.input is None else source | ListTarShards(self.input)
+        read = _ReadShard(self.image_extension, self.max_member_bytes)
+        return shards | "Read" >> beam.ParDo(read).with_output_types(Sample)
+
+
+class _ReadShard(beam.DoFn):
+    def __init__(self, image_extension: str | None, max_member_bytes: int) -> None:
+        self._image_extension = image_extension
+        self._max_member_bytes = max_member_bytes
+        self._shards = Metrics.counter("beam_curate.read", "shards")
+        self._samples = Metrics.counter("beam_curate.read", "samples")
+        self._failures = Metrics.counter("beam_curate.read", "failures")
+        self._skipped = Metrics.counter("beam_curate.read", "skipped_members")
+        self._image_bytes = Metrics.distribution("beam_curate.read", "image_bytes")
+
+    def process(self, shard: Shard) -> Iterator[Sample]:
+        skipped = SkippedMembers()
+        seen = 0
+        try:
+            with open_read(shard.path) as stream:
+                for sample in read_samples(
+                    stream,
+                    shard,
+                    image_extension=self._image_extension,
+                    max_member_bytes=self._max_member_bytes,
+                    skipped=skipped,
+                ):
+                    self._samples.inc()
+                    if sample.failure is None:
+                        self._image_bytes.update(len(sample.data))
+                    else:
+                        self._failures.inc()
+                    position = stream.tell()
+                    PROGRESS.add(input_bytes=position - seen)
+                    seen = position
+                    yield sample
+        except OSError as error:
+            raise OSError(f"shard {shard.path} cannot be read: {error}") from error
+        self._shards.inc()
+        self._skipped.inc(skipped.total)
+        PROGRESS.add(input_bytes=shard.size - seen)

@@ -1,0 +1,117 @@
+"""WriteScoreTable: ScoredSample in, one Parquet part per input shard written, ScorePart out."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindows
+
+from beam_curate import records, score_table
+from beam_curate.records import ScoredSample, ScorePart
+from beam_curate.storage import atomic_output
+
+_COMPLETE = "complete"
+_INCOMPLETE = "incomplete"
+
+
+@dataclass(eq=False)
+class WriteScoreTable(beam.PTransform):
+    """Writes all rows, kept, rejected and failed, as soon as the last row of their input shard has come.
+
+    In: PCollection[ScoredSample]. Out: PCollection[ScorePart], one per input shard.
+
+    While reading, decoding and inference are fused with this step, as on the local runner and on Dataflow with a GPU on
+    every worker, a shard's rows come together and its part is written at once, with no shuffle; a stopped run keeps it.
+    Where a runner splits a shard's rows over bundles (a GPU on the inference stage alone), they are grouped first.
+
+    Attributes:
+        output: Folder of the run; parts go to `scores/part-<input shard>.parquet` below it.
+        score_names: Names of the score columns.
+        embedding_dim: D, the width of the embeddings.
+    """
+
+    output: str
+    score_names: Sequence[str]
+    embedding_dim: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        score_table.schema(self.score_names, self.embedding_dim)  # refuses a name that clashes with a column
+
+    def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[ScorePart]:
+        """Writes complete shards where they are, and groups the rows of the others."""
+        write = _PartWriter(self.output, tuple(self.score_names), self.embedding_dim)
+        doors = rows | "WriteComplete" >> beam.ParDo(_WriteComplete(write)).with_outputs(_INCOMPLETE, main=_COMPLETE)
+        # Beam infers one element type for all doors; the second one's differs.
+        regrouped = (
+            doors[_INCOMPLETE]
+            | "ByShard" >> beam.GroupByKey().with_input_types(tuple[int, ScoredSample])
+            | "WriteRegrouped" >> beam.MapTuple(lambda _, group: write(group)).with_output_types(ScorePart)
+        )
+        return (doors[_COMPLETE], regrouped) | beam.Flatten().with_output_types(ScorePart)
+
+
+@dataclass(frozen=True)
+class _PartWriter:
+    output: str
+    score_names: tuple[str, ...]
+    embedding_dim: int
+
+    def __call__(self, group: Iterable[ScoredSample]) -> ScorePart:
+        """Writes the rows of one input shard, in the order of the shard.
+
+        Raises:
+            RuntimeError: Rows are missing or doubled; a bug, which must not go into the table.
+        """
+        rows = sorted(group, key=lambda row: row.ref.index)
+        ref = rows[-1].ref
+        if [row.ref.index for row in rows] != list(range(ref.shard_rows)):
+            raise RuntimeError(
+                f"{ref.shard}: {len(rows)} rows came to the score table, {ref.shard_rows or 'an unknown number'} read"
+            )
+        statuses, reason_counts = score_table.count(rows)
+        part = ScorePart(
+            shard_index=ref.shard_index,
+            shard=ref.shard,
+            path=score_table.part_name(ref.shard_index),
+            rows=len(rows),
+            kept=statuses[records.KEPT],
+            rejected=statuses[records.REJECTED],
+            failed=statuses[records.FAILED],
+            reasons=dict(sorted(reason_counts.items())),
+        )
+        table = score_table.to_table(rows, self.score_names, self.embedding_dim)
+        with atomic_output(self.output, part.path) as stream:
+            score_table.write_table(stream, table, {score_table.PART_METADATA: json.dumps(asdict(part))})
+        return part
+
+
+class _WriteComplete(beam.DoFn):
+    """Holds a shard's rows until the last one has come; at the end of a bundle, gives up the incomplete ones."""
+
+    def __init__(self, write: _PartWriter) -> None:
+        self._write = write
+        self._parts = Metrics.counter("beam_curate.score_table", "parts")
+
+    def start_bundle(self) -> None:
+        self._rows: dict[int, list[ScoredSample]] = defaultdict(list)
+        self._expected: dict[int, int] = {}
+
+    def process(self, row: ScoredSample) -> Iterator[ScorePart]:
+        shard = row.ref.shard_index
+        self._rows[shard].append(row)
+        if row.ref.shard_rows:
+            self._expected[shard] = row.ref.shard_rows
+        if len(self._rows[shard]) == self._expected.get(shard):
+            del self._expected[shard]
+            yield self._write(self._rows.pop(shard))
+            self._parts.inc()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for shard, rows in self._rows.items():
+            for row in rows:
+                yield beam.pvalue.TaggedOutput(_INCOMPLETE, GlobalWindows.windowed_value((shard, row)))

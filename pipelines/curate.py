@@ -1,0 +1,249 @@
+"""Curates image shards: score once, filter, and write WebDataset shards with all of their metadata.
+
+python pipelines/curate.py --input 'data/{00000..00099}.tar' --output out/ --model_dir models/ \
+        --min_aesthetic 4.5 --max_nsfw 0.5 --samples_per_shard 1000
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.curate_options import CurateOptions
+from pipelines.options import OptionError, fail, parse
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from beam_curate.heads import Head
+    from beam_curate.records import Shard
+    from beam_curate.visual_tower import ModelDescription
+
+EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
+in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
+1 to 10 rejects almost nothing. Run once with the rules off, look at the scores, and choose."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known before any work starts: checked options, the input, the model and the heads."""
+
+    options: CurateOptions
+    shards: Sequence[Shard]
+    model: ModelDescription
+    heads: tuple[Head, ...]
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What decides the results: a run is continued only with the same."""
+        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "device",
+                   "decode_threads", "model_copies", "resume", "overwrite")  # fmt: skip
+        return {
+            **self.options.without(*skipped),
+            "model": dataclasses.asdict(self.model),
+            "heads": {head.name: {k: v for k, v in head.description.items() if k != "file"} for head in self.heads},
+        }
+
+    @property
+    def meaningless(self) -> list[str]:
+        """What is random in this job, so that its scores mean nothing."""
+        found = ["CLIP weights"] if self.model.random else []
+        return found + [f"{head.name} head" for head in self.heads if head.description.get("meaningless")]
+
+
+def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
+    """Lists the input, describes the model and loads the heads; nothing is written.
+
+    Args:
+        options: The options.
+        given: The names of those that the user gave.
+
+    Raises:
+        ValueError: Something does not fit; one line that names it and the remedy.
+    """
+    from beam_curate.head_files import find_heads
+    from beam_curate.listing import list_shards
+    from beam_curate.visual_tower import describe_model
+
+    shards = list_shards(options.input)
+    model = describe_model(options.clip_model, options.pretrained, model_dir=options.model_dir or None, fetch=True)
+    heads = find_heads(
+        options.model_dir,
+        options.clip_model,
+        model.embed_dim,
+        aesthetic_head=options.aesthetic_head or None,
+        nsfw_head=options.nsfw_head or None,
+        nsfw_chain=options.nsfw_chain,
+    )
+    return Job(_without_idle_rules(options, given, {head.name for head in heads}), shards, model, heads)
+
+
+def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
+    """A default threshold on a score that is turned off is no rule; one that the user gave is a mistake."""
+    for name, score in (("min_aesthetic", "aesthetic"), ("max_nsfw", "nsfw")):
+        if score not in scores and getattr(options, name) is not None:
+            if name in given:
+                raise OptionError(
+                    f"--{name} {getattr(options, name)} needs the {score} score, which --{score}_head none turns off; "
+                    f"give a head, or --{name} none"
+                )
+            changes: dict[str, Any] = {name: None}
+            options = dataclasses.replace(options, **changes)
+    return options
+
+
+def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+    """The main job on a pipeline: what is left of the run in `output`, to shards and summary."""
+    from apache_beam.ml.inference.base import RunInference
+
+    from beam_curate.clip_handler import ClipModelHandler
+    from beam_curate.images import DecodeOptions
+    from beam_curate.records import EmbeddedSample
+    from beam_curate.transforms.continue_run import ContinueRun
+    from beam_curate.transforms.decode_images import DecodeImages
+    from beam_curate.transforms.read_tar_shards import ReadTarShards
+    from beam_curate.transforms.score_and_filter import ScoreAndFilter
+    from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
+
+    options = job.options
+    decode = DecodeOptions(
+        size=job.model.image_size,
+        resize_mode=job.model.resize_mode,
+        interpolation=job.model.interpolation,
+        decoder=options.decoder,
+        apply_exif_orientation=options.exif_orientation == "apply",
+        max_pixels=options.max_pixels,
+    )
+    model = ClipModelHandler(
+        options.clip_model,
+        options.pretrained,
+        model_dir=options.model_dir or None,
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        model_copies=options.model_copies if options.model_copies > 1 else None,
+    )
+    score = ScoreAndFilter(job.heads, options.min_aesthetic, options.max_nsfw, options.min_side)
+    run = root | ContinueRun(output)
+    return (
+        run.pending
+        | ReadTarShards(image_extension=options.image_extension or None, max_member_bytes=options.max_member_bytes)
+        | DecodeImages(decode, options.decode_threads)
+        | RunInference(model).with_output_types(EmbeddedSample)
+        | score
+        | WriteWebDatasetShards(
+            output,
+            score.score_names,
+            job.model.embed_dim,
+            options.samples_per_shard,
+            options.shuffle_seed,
+            run.done,
+            about,
+        )
+    )
+
+
+def about_run(job: Job, runner: str) -> dict[str, Any]:
+    """What summary.json says beside the counts."""
+    import platform
+    from importlib.metadata import version
+
+    packages = ("apache-beam", "torch", "open_clip_torch", "pillow", "pyarrow", "numpy")
+    return {
+        "scores_meaningless": bool(job.meaningless),
+        "random": job.meaningless,
+        "configuration": job.configuration,
+        "heads": [head.description for head in job.heads],
+        "input": {"pattern": job.options.input, "bytes": sum(shard.size for shard in job.shards)},
+        "runner": runner,
+        "versions": {
+            "beam_curate": version("beam-curate"),
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status.
+
+    0: done. 1: no sample could be processed, or samples were lost. 2: a wrong option, before any work.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        options, rest, given = parse(CurateOptions, argv, str(__doc__).splitlines()[0], EPILOG)
+    except OptionError as error:
+        return fail(error)
+    from beam_curate.run_state import prepare_output
+    from beam_curate.storage import absolute, clean_temporary, join, read_json
+    from beam_curate.summary import SUMMARY
+    from pipelines.launch import pipeline_options, run_pipeline, runner_name
+
+    started = time.monotonic()
+    try:
+        beam_options = pipeline_options(rest, CurateOptions)
+        job = prepare(options, given)
+        output = absolute(options.output)
+        complete = prepare_output(
+            output, job.configuration, job.shards, resume=options.resume, overwrite=options.overwrite
+        )
+    except ValueError as error:
+        return fail(error)
+    if complete:
+        print(f"the run in {options.output} is complete already; nothing to do")
+    else:
+        announce(job, given)
+        about = about_run(job, runner_name(beam_options))
+        run_pipeline(lambda root: build(root, job, output, about), beam_options, output)
+        clean_temporary(output)
+    summary = read_json(join(output, SUMMARY))
+    return report(summary, options.output, time.monotonic() - started)
+
+
+def announce(job: Job, given: frozenset[str]) -> None:
+    """Says on standard error what a user should know before the run."""
+    options = job.options
+    if job.meaningless:
+        print(f"warning: random {' and '.join(job.meaningless)}: the scores are meaningless", file=sys.stderr)
+    if options.min_aesthetic is not None and options.min_aesthetic < 1 and "min_aesthetic" not in given:
+        print(
+            f"note: --min_aesthetic {options.min_aesthetic} on a scale of 1 to 10 rejects almost nothing; useful cuts are "
+            "4.5 to 6.5",
+            file=sys.stderr,
+        )
+
+
+def report(summary: dict[str, Any], output: str, seconds: float) -> int:
+    """Prints the funnel and where to look; returns the exit status."""
+    funnel = summary["funnel"]
+    width = len(f"{funnel['input']:,}")
+    print(f"input     {funnel['input']:>{width},} samples in {summary['input_shards']:,} shards")
+    for name in ("failed", "rejected", "kept"):
+        share = 100 * funnel[name] / funnel["input"] if funnel["input"] else 0
+        print(f"{name:9} {funnel[name]:>{width},} ({share:.1f} %)")
+    for reason, number in funnel["reasons"].items():
+        print(f"  {reason}: {number:,}")
+    print(
+        f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s; all scores: {output.rstrip('/')}/scores/*.parquet"
+    )
+    if summary["scores_meaningless"]:
+        print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
+    if funnel["failed"] == funnel["input"]:
+        print(f"error: all {funnel['input']} samples failed; the reasons are above", file=sys.stderr)
+        return 1
+    if funnel["failed"] + funnel["rejected"] + funnel["kept"] != funnel["input"]:
+        print("error: input = kept + rejected + failed does not hold", file=sys.stderr)
+        return 1
+    if not funnel["kept"]:
+        print("warning: no sample passed the rules, so there is no shard", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The options of `curate.py`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.options import OptionError, number_or_none, option, required
+
+
+@dataclass(frozen=True)
+class CurateOptions:
+    """What to read, which model and heads to run, what to keep, and where to write."""
+
+    input: str = required("shards: a glob, {00000..00099} braces, a comma list, or a .txt file of paths")
+    output: str = required("folder for the curated shards, the score table and the summary")
+    model_dir: str = option(
+        "", "folder with the model files (see fetch_models.py; NeMo Curator's layout works)", type=str
+    )
+    clip_model: str = option("ViT-L-14", "any open_clip model")
+    pretrained: str = option(
+        "openai", "weights: an open_clip tag, a local file or folder, or random (to try things out)"
+    )
+    aesthetic_head: str = option("", "file of the aesthetic head; none turns the score off; default: from --model_dir")
+    nsfw_head: str = option("", "file of the NSFW head; none turns the score off; default: from --model_dir")
+    nsfw_chain: str = option(
+        "auto",
+        "laion: as published, with its lookup; plain: without it, as NeMo Curator; auto: laion if its file is there",
+        choices=("auto", "laion", "plain"),
+    )
+    min_aesthetic: Any = option(
+        0.5,
+        "keep if aesthetic >= this, or none. The scale is nominally 1 to 10: 0.5 rejects almost nothing; 4.5 to 6.5 are "
+        "useful cuts",
+        type=number_or_none(float),
+    )
+    max_nsfw: Any = option(0.5, "keep if the NSFW probability < this, or none", type=number_or_none(float))
+    min_side: Any = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
+    samples_per_shard: int = option(1000, "samples in every output shard but the last")
+    shuffle_seed: Any = option(
+        None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
+    )
+    batch_size: int = option(32, "images of an inference batch")
+    device: str = option("auto", "where the model runs; auto: cuda if there is one", choices=("auto", "cpu", "cuda"))
+    precision: str = option("auto", "of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
+    model_copies: int = option(1, "copies of the model in a worker process")
+    decoder: str = option("fast", "pillow: the reference; fast: within 1 level of it", choices=("fast", "pillow"))
+    decode_threads: int = option(0, "decoding threads of a worker process; 0: one per core")
+    exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))
+    max_pixels: int = option(178_956_970, "images with more pixels fail (decompression bombs)")
+    max_member_bytes: int = option(1 << 27, "image files with more bytes fail")
+    image_extension: str = option("", "extension of the image member, such as jpg; default: the first known one")
+    resume: bool = option(False, "continue the run in --output", action="store_true")
+    overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("samples_per_shard", 1), ("batch_size", 1), ("model_copies", 1), ("decode_threads", 0), ("max_pixels", 1),
+            ("max_member_bytes", 1),
+        ):  # fmt: skip
+            if getattr(self, name) < low:
+                raise OptionError(f"--{name} is {getattr(self, name)}; give at least {low}")
+        if self.max_nsfw is not None and self.max_nsfw < 0:
+            raise OptionError(f"--max_nsfw is {self.max_nsfw}; it is a probability, give 0 to 1 (or none)")
+        if self.resume and self.overwrite:
+            raise OptionError("--resume and --overwrite exclude each other; give one of them")
+
+    def without(self, *names: str) -> dict[str, Any]:
+        """All options as a dict but for the ones named."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in names}

@@ -1,0 +1,68 @@
+"""Running a pipeline from a command: Beam's options, the default runner, the progress line."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from beam_curate.progress import progress_line
+from beam_curate.run_state import input_shards, part_paths
+from pipelines.options import refuse_unknown
+
+# Beam's DirectRunner looks for the Prism binary on the network first (without a time limit) and then changes to this engine
+# by itself, depending on the transforms. Asking for the engine by its name keeps a run offline and the same every time.
+LOCAL_RUNNER = "FnApiRunner"
+
+
+def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
+    """Beam's options from what is left of a command line.
+
+    Raises:
+        OptionError: A word is neither this command's option nor Beam's.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for cls in [PipelineOptions, *_subclasses(PipelineOptions)]:
+        add = cls.__dict__.get("_add_argparse_args")
+        if add is not None:
+            add.__get__(None, cls)(parser)
+    flags = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    refuse_unknown(rest, [field.name for field in dataclasses.fields(own)], flags)
+    options = PipelineOptions(list(rest))
+    standard = options.view_as(StandardOptions)
+    if standard.runner in (None, "DirectRunner"):
+        standard.runner = LOCAL_RUNNER
+    return options
+
+
+def _subclasses(cls: type[Any]) -> list[type[Any]]:
+    return [found for child in cls.__subclasses__() for found in (child, *_subclasses(child))]
+
+
+def runner_name(options: PipelineOptions) -> str:
+    """The runner's name as given to Beam."""
+    return str(options.view_as(StandardOptions).runner)
+
+
+def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str) -> None:
+    """Builds and runs a pipeline and waits for its end; shows the progress of a local run on a terminal.
+
+    Args:
+        build: Applies the transforms.
+        options: Beam's options.
+        output: Folder of the run; its shards without a part give the size of the work.
+    """
+    local = runner_name(options) == LOCAL_RUNNER
+    done = part_paths(output) if local else {}
+    total = sum(shard.size for shard in input_shards(output) if shard.index not in done) if local else 0
+    root = beam.Pipeline(options=options)
+    build(root)
+    try:
+        with progress_line(total, enabled=None if local else False):
+            root.run().wait_until_finish()
+    except BaseException:
+        print(f"the run stopped; what is finished in {output} is kept: go on with --resume", file=sys.stderr)
+        raise

@@ -1,0 +1,99 @@
+"""What the commands share about options: typed fields, made into flags, checked before any work starts.
+
+Only the standard library is imported here, so that `--help` answers at once.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+Options = TypeVar("Options")
+
+
+class OptionError(ValueError):
+    """A wrong option: the message names the option, its value, and the remedy, on one line."""
+
+
+def option(default: Any, help: str, **settings: Any) -> Any:
+    """A field of an options class that becomes `--<name>`; settings go to argparse (choices, metavar, type, …)."""
+    return dataclasses.field(default=default, metadata={"help": help, **settings})
+
+
+def required(help: str, **settings: Any) -> Any:
+    """A field that the user must give."""
+    return dataclasses.field(metadata={"help": help, "required": True, **settings})
+
+
+def number_or_none(kind: type[float] | type[int]) -> Callable[[str], float | int | None]:
+    """Parses a number, or `none`, which turns the option off."""
+
+    def parse(text: str) -> float | int | None:
+        return None if text.lower() == "none" else kind(text)
+
+    parse.__name__ = f"{kind.__name__} (or none)"
+    return parse
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(message)
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
+
+
+def parser_of(options: type[Any], description: str, epilog: str) -> argparse.ArgumentParser:
+    """The argument parser of an options class: a frozen dataclass with `option` and `required` fields."""
+    parser = _Parser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
+    for field in dataclasses.fields(options):
+        settings = dict(field.metadata)
+        if settings.get("action") == "store_true" or "required" in settings:
+            settings.pop("default", None)
+        else:
+            settings["default"] = field.default
+            settings.setdefault("type", type(field.default))
+        parser.add_argument(f"--{field.name}", **settings)
+    return parser
+
+
+def parse(
+    options: type[Options], argv: Sequence[str], description: str, epilog: str = ""
+) -> tuple[Options, list[str], frozenset[str]]:
+    """Parses a command line into an options object, the arguments left for Beam, and the names given by the user.
+
+    Raises:
+        OptionError: A value is wrong or a required option is missing.
+    """
+    parser = parser_of(options, description, epilog)
+    namespace, rest = parser.parse_known_args(list(argv))
+    given = frozenset(word[2:].split("=", 1)[0] for word in argv if word.startswith("--"))
+    return options(**vars(namespace)), rest, given
+
+
+def refuse_unknown(rest: Sequence[str], own: Sequence[str], beam_flags: Sequence[str]) -> None:
+    """Refuses words that are neither this command's options nor Beam's.
+
+    Raises:
+        OptionError: It names the word and close names.
+    """
+    for word in rest:
+        if not word.startswith("-"):
+            continue
+        name = word.lstrip("-").split("=", 1)[0]
+        if name not in beam_flags:
+            close = difflib.get_close_matches(name, [*own, *beam_flags], n=3)
+            hint = f"; did you mean --{' or --'.join(close)}?" if close else "; see --help"
+            raise OptionError(f"unknown option --{name}{hint}")
+
+
+def fail(error: object) -> int:
+    """Prints one line on standard error and gives the exit status of a wrong command."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

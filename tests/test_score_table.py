@@ -1,0 +1,80 @@
+import io
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_curate import score_table
+from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
+
+
+def row(index, status="kept", dim=8, **changes):
+    ref = SampleRef(2, "/s/2.tar", index, f"k{index}", (Member("JPG", 512, 9), Member("txt", 1536, 3)), "JPG", 0, "hi", None)
+    facts = ImageFacts(4, 3, "JPEG", "ab", 9)
+    vector = np.full(dim, index + 1, "<f2").tobytes()
+    if status == "failed":
+        return ScoredSample(ref, None, b"", {"aesthetic": float("nan")}, "failed", "decode", "not_an_image", "no")
+    return ScoredSample(ref, facts, vector, {"aesthetic": 5.5}, status, **changes)
+
+
+def written(rows, **options):
+    stream = io.BytesIO()
+    score_table.write_table(stream, score_table.to_table(rows, ["aesthetic"], 8), **options)
+    return stream.getvalue()
+
+
+def test_round_trip_with_a_failed_row():
+    table = pq.read_table(io.BytesIO(written([row(0), row(1, "failed"), row(2, "rejected", reason="r")])))
+    assert table.schema.field("embedding").type == pa.list_(pa.float16(), 8)
+    assert table.schema.metadata[b"beam_curate.schema_version"] == score_table.SCHEMA_VERSION.encode()
+    assert table.column("status").to_pylist() == ["kept", "failed", "rejected"]
+    assert table.column("aesthetic").to_pylist() == [5.5, None, 5.5]
+    assert table.column("members").to_pylist()[0][0] == {"suffix": "JPG", "offset": 512, "size": 9}
+    assert table.column("embedding").to_pylist() == [[1.0] * 8, [0.0] * 8, [3.0] * 8]
+    assert table.column("sha256").to_pylist() == ["ab", None, "ab"]
+
+
+def test_same_rows_same_bytes():
+    rows = [row(index) for index in range(5)]
+    assert written(rows) == written(rows)
+
+
+def test_wrong_width_names_the_sample():
+    with pytest.raises(score_table.ScoreTableError, match=r"'k0'.*embedding_dim=4"):
+        score_table.to_table([row(0, dim=4)], ["aesthetic"], 8)
+
+
+def test_a_score_must_not_shadow_a_column():
+    with pytest.raises(score_table.ScoreTableError, match="'width'"):
+        score_table.schema(["width"], 8)
+
+
+def test_read_kept_takes_ranks_across_row_groups(monkeypatch):
+    monkeypatch.setattr(score_table, "ROW_GROUP_ROWS", 3)
+    rows = [row(index, "kept" if index % 2 else "rejected") for index in range(20)]
+    part = score_table.open_part(io.BytesIO(written(rows)))
+    assert part.num_row_groups == 7
+    kept = [index for index in range(20) if index % 2]
+    for ranks in ([0], [9], [0, 1, 4, 5], list(range(10))):
+        table = score_table.read_kept(part, np.array(ranks))
+        assert table.column("index").to_pylist() == [kept[rank] for rank in ranks]
+    assert score_table.read_kept(part, np.array([9, 10, 50])).num_rows == 1
+    assert score_table.kept_column(part, "key") == [f"k{index}" for index in kept]
+
+
+def test_counts_travel_in_the_metadata():
+    counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
+    data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})
+    assert score_table.part_counts(score_table.open_part(io.BytesIO(data))) == counts
+
+
+def test_other_files_are_refused():
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"a": [1]}), stream)
+    with pytest.raises(score_table.ScoreTableError, match="version none"):
+        score_table.open_part(io.BytesIO(stream.getvalue()))
+    with pytest.raises(score_table.ScoreTableError, match="not a score table"):
+        score_table.open_part(io.BytesIO(b"PAR1 no"))
