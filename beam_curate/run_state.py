@@ -4,6 +4,7 @@ They are written before any work: the configuration that decides the results, an
 of the score table that lie beside them are the work done so far.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,12 +93,13 @@ def _delete_run(output: str) -> None:
 
 
 def _check_same(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard]) -> None:
-    before: dict[str, Any] = read_json(join(output, RUN))["configuration"]
-    for name in sorted({*before, *configuration}):
-        if before.get(name) != configuration.get(name):
+    before = _flat(read_json(join(output, RUN))["configuration"])
+    now = _flat(json.loads(json.dumps(configuration)))
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
             raise RunError(
-                f"--resume: {name} was {before.get(name)!r} and is {configuration.get(name)!r} now; give the same as before, "
-                f"or start a new run in another --output"
+                f"--resume: {name} was {before.get(name)!r} and is {now.get(name)!r} now; give the same as before, or "
+                f"start a new run in another --output"
             )
     listed = {shard.path: shard.size for shard in input_shards(output)}
     now = {shard.path: shard.size for shard in shards}
@@ -110,6 +112,17 @@ def _check_same(output: str, configuration: Mapping[str, Any], shards: Sequence[
                 f"--resume: the input changed: {path} was {was} and is {is_now} now; restore it, or start a new run in "
                 f"another --output"
             )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dicts by dotted name."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, inner in value.items()
+        for name, leaf in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def input_shards(output: str) -> list[Shard]:

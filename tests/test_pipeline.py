@@ -1,6 +1,5 @@
 """The transforms together, with a stub model: exact contents, conservation, the same bytes twice."""
 
-import io
 import json
 import os
 import pathlib
@@ -200,4 +199,3 @@ def test_bytes_of_stub_are_not_trivial(dataset, tmp_path):
     run(dataset, tmp_path / "out")
     rows = [row for row in table(tmp_path / "out") if row["status"] == "kept"]
     assert len({tuple(row["embedding"]) for row in rows}) == len(rows)
-    assert io.BytesIO

@@ -1,0 +1,222 @@
+"""The main job as a user runs it: `main(argv)` end to end, read back by the tools that read such datasets."""
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import curate
+from pipelines.demo_data import build_demo_dataset
+from tests.conftest import ROOT, encoded, photo, tar_bytes
+
+MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo dataset, curated once."""
+    folder = tmp_path_factory.mktemp("curate")
+    dataset = build_demo_dataset(folder / "data")
+    arguments = [f"--input={dataset.pattern}", f"--output={folder / 'out'}", *MODEL, "--min_aesthetic=4.5"]
+    arguments += ["--min_side=64", "--samples_per_shard=10"]
+    assert curate.main(arguments) == 0
+    return dataset, folder / "out", arguments
+
+
+def source_members(dataset):
+    """Key → extension → bytes of the source; the first sample of a key only, as the duplicates fail."""
+    found = {}
+    for path in dataset.shards:
+        with tarfile.open(path) as archive:
+            for info in archive:
+                key, _, suffix = info.name.partition(".")
+                found.setdefault(key, {}).setdefault(suffix, archive.extractfile(info).read())
+    return found
+
+
+def test_the_demo_adds_up(demo):
+    dataset, output, _ = demo
+    funnel = json.loads((output / "summary.json").read_text())["funnel"]
+    assert funnel["input"] == dataset.samples == funnel["kept"] + funnel["rejected"] + funnel["failed"]
+    assert {name: funnel["reasons"][name] for name in dataset.failures} == dataset.failures
+    assert funnel["reasons"]["side_below_min"] == dataset.too_small
+    assert funnel["kept"] > 10
+    rows = pq.read_table(output / "scores").to_pylist()
+    assert len(rows) == dataset.samples
+    assert {row["reason"] for row in rows if row["status"] == "failed"} == set(dataset.failures)
+
+
+def test_the_summary_says_that_random_scores_are_meaningless(demo):
+    summary = json.loads((demo[1] / "summary.json").read_text())
+    assert summary["scores_meaningless"] is True
+    assert summary["random"] == ["CLIP weights", "aesthetic head", "nsfw head"]
+
+
+def kept_keys(output):
+    rows = pq.read_table(output / "scores", columns=["key", "status"]).to_pylist()
+    return [row["key"] for row in rows if row["status"] == "kept"]
+
+
+def test_reads_back_with_webdataset(demo):
+    import webdataset
+
+    dataset, output, _ = demo
+    source = source_members(dataset)
+    urls = [str(path) for path in sorted(output.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == kept_keys(output)
+    for sample in samples:
+        members = {name: data for name, data in sample.items() if not name.startswith("__")}
+        assert members == {suffix.lower(): data for suffix, data in source[sample["__key__"]].items()}
+
+
+def test_members_keep_the_case_of_their_names(demo):
+    dataset, output, _ = demo
+    upper = {name for path in dataset.shards for name in tarfile.open(path).getnames() if name.endswith(".JPG")}
+    written = {name for path in output.glob("*.tar") for name in tarfile.open(path).getnames()}
+    kept = set(kept_keys(output))
+    assert {name for name in upper if name.partition(".")[0] in kept} <= written
+
+
+def test_reads_back_with_wids(demo):
+    import wids
+
+    _, output, _ = demo
+    dataset = wids.ShardListDataset(str(output / "index.json"), base=str(output), cache_dir=str(output.parent / "wids"))
+    assert len(dataset) == len(kept_keys(output))
+    assert dataset[11]["__key__"] == kept_keys(output)[11]
+
+
+def test_reads_back_with_datasets(demo, tmp_path):
+    import datasets
+
+    _, output, _ = demo
+    files = [str(path) for path in sorted(output.glob("*.tar"))][:1]
+    found = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert found["__key__"] == kept_keys(output)[: len(found)]
+    assert len(found) == 10
+
+
+def test_a_run_is_refused_continued_or_replaced(demo, capsys):
+    _, output, arguments = demo
+    before = {path.name: path.read_bytes() for path in output.glob("*.tar")}
+    assert curate.main(arguments) == 2
+    assert "holds a run already; continue it with --resume or replace it with --overwrite" in capsys.readouterr().err
+    assert curate.main([*arguments, "--resume"]) == 0
+    assert "complete already" in capsys.readouterr().out
+    changed = [word for word in arguments if not word.startswith("--min_side")]
+    assert curate.main([*changed, "--resume"]) == 2
+    assert "min_side was 64 and is None now" in capsys.readouterr().err
+    assert curate.main([*arguments, "--overwrite"]) == 0
+    assert {path.name: path.read_bytes() for path in output.glob("*.tar")} == before
+
+
+def test_resume_scores_only_what_is_missing(demo, capsys, monkeypatch):
+    from beam_curate import samples
+    from beam_curate.transforms import read_tar_shards
+
+    dataset, output, arguments = demo
+    before = {path.name: path.read_bytes() for path in output.glob("0*")}
+    for path in [*output.glob("0*"), output / "summary.json", output / "scores" / "part-00001.parquet"]:
+        path.unlink()
+    read = []
+
+    def watched(stream, shard, **options):
+        read.append(shard.path)
+        return samples.read_samples(stream, shard, **options)
+
+    monkeypatch.setattr(read_tar_shards, "read_samples", watched)
+    assert curate.main([*arguments, "--resume"]) == 0
+    assert read == [str(dataset.shards[1].absolute())]
+    assert {path.name: path.read_bytes() for path in output.glob("0*")} == before
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("1.jpg", encoded(photo(1))), ("2.jpg", encoded(photo(2)))]))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples_per_shard=0"], "--samples_per_shard is 0; give at least 1"),
+        (["--batch_size=many"], "argument --batch_size: invalid int value: 'many'"),
+        (["--min_aesthetic=high"], "argument --min_aesthetic: invalid float (or none) value: 'high'"),
+        (["--min_asthetic=5"], "unknown option --min_asthetic; did you mean --min_aesthetic"),
+        (["--decoder=magic"], "argument --decoder: invalid choice: 'magic'"),
+        (["--clip_model=ViT-L-15"], "'ViT-L-15' is no open_clip model: did you mean"),
+        (["--pretrained=nothing"], "'nothing' is neither a pretrained tag"),
+        (["--aesthetic_head=none", "--min_aesthetic=5"], "--min_aesthetic 5.0 needs the aesthetic score"),
+        (["--aesthetic_head=missing.pth"], "missing.pth does not exist"),
+        (["--input={root}/none*.tar"], "matches no file"),
+        (["--resume"], "holds no run"),
+        (["--resume", "--overwrite"], "exclude each other"),
+        (["--max_pixels=0"], "--max_pixels is 0"),
+        (["--device=cuda"], "cuda"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_no_work(tiny, capsys, arguments, message):
+    base = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL]
+    assert curate.main(base + [word.format(root=tiny) for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tiny / "out").exists()
+
+
+def test_a_head_of_another_width_is_refused(tiny, assets, capsys):
+    head = assets / "heads" / "sac_logos_ava1-l14-linearMSE.safetensors"
+    base = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, f"--aesthetic_head={head}"]
+    assert curate.main(base) == 2
+    assert re.search(r"width 768.*ViT-S-32-alt are of width 256", capsys.readouterr().err)
+
+
+def test_a_folder_with_other_files_is_refused(tiny, capsys):
+    (tiny / "out").mkdir()
+    (tiny / "out" / "thesis.txt").write_text("mine")
+    for extra in ([], ["--overwrite"], ["--resume"]):
+        assert curate.main([f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, *extra]) == 2
+        assert "not empty and holds no run" in capsys.readouterr().err
+    assert (tiny / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_all_samples_failed_is_an_error(tmp_path, capsys):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("1.jpg", b"no"), ("2.jpg", b"image")]))
+    assert curate.main([f"--input={tmp_path}/a.tar", f"--output={tmp_path}/out", *MODEL]) == 1
+    assert "all 2 samples failed" in capsys.readouterr().err
+
+
+def test_scores_can_be_turned_off(tiny):
+    arguments = [
+        f"--input={tiny}/a.tar",
+        f"--output={tiny}/out",
+        *MODEL[:2],
+        "--aesthetic_head=none",
+        "--nsfw_head=none",
+    ]
+    assert curate.main(arguments) == 0
+    table = pq.read_table(tiny / "out" / "scores")
+    assert not {"aesthetic", "nsfw"} & set(table.schema.names)
+    assert table.column("status").to_pylist() == ["kept", "kept"]
+
+
+def test_direct_runner_and_help_from_the_shell(tiny):
+    script = str(ROOT / "pipelines" / "curate.py")
+    shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    assert "4.5 to 6.5" in shown.stdout
+    arguments = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, "--runner=DirectRunner"]
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "images/s" not in done.stderr  # quiet when not a terminal
+    assert "MEANINGLESS" in done.stdout
+
+
+def test_help_imports_neither_beam_nor_torch():
+    code = "import sys; from pipelines import curate; print(sorted({'apache_beam', 'torch'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout.strip() == "[]"
