@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# Of the image: see the Dockerfile.
+LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test test-image lock templates check format bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-14s%s\n", $$1, $$2}'
@@ -23,6 +26,16 @@ demo: $(VENV)/.installed  ## build a small dataset from real photographs and cur
 
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest
+
+test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (8 GB, minutes)
+	TEST_IMAGE=1 $(BIN)/python -m pytest tests/test_docker.py
+
+lock: $(VENV)/.installed  ## resolve the packages of the image again
+	$(LOCK) setup.py --constraint docker/constraints.txt --output-file requirements.lock
+	$(LOCK) docker/build.in --output-file docker/build.lock
+
+templates: $(VENV)/.installed  ## write the metadata of the Flex Templates from the options
+	$(BIN)/python pipelines/template_metadata.py --write
 
 check: $(VENV)/.installed  ## lint, types, and the rules on imports
 	$(BIN)/ruff check .

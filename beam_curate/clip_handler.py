@@ -38,8 +38,11 @@ def element_size(sample: DecodedImage, batch_size: int) -> float:
 
     An image weighs (B + 1)/(B + 2): B of them fit and B + 1 do not, and what is left of the B, B/(B + 2), takes the
     failed samples between them, B/8192 each. So failed samples do not take the place of images (until there are
-    about 8192/B of them in a batch), and a batch of nothing but failed samples is bounded too.
+    about 8192/B of them in a batch), and a batch of nothing but failed samples is bounded too. BatchElements takes the
+    weight of a bundle's first batch for the size of its second, which may therefore hold one image less.
     """
+    if batch_size == 1:
+        return 1.0
     return batch_size / _MAX_WAITING if sample.failure else (batch_size + 1) / (batch_size + 2)
 
 

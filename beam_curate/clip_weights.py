@@ -173,7 +173,7 @@ def find_weights(clip_model: str, pretrained: str, *, model_dir: str | None = No
     path = Path(pretrained)
     if path.is_file():
         return _at_path(WeightsSource(name, pretrained), path)
-    if path.is_dir():
+    if pretrained and path.is_dir():
         return _at_path(WeightsSource(name, pretrained), _in_directory(path, name))
     known = open_clip.list_pretrained_tags_by_model(name)
     remedy = "copy it to a local path first" if "://" in pretrained else _did_you_mean(pretrained, [*known, RANDOM])

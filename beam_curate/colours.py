@@ -38,7 +38,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _over_white(image: Image.Image) -> Image.Image:
     page = Image.new("RGB", image.size, _WHITE)
     for top, band in _bands(image):
-        rgba = band.convert("RGBA")
+        # Pillow has no direct way from La, grey premultiplied by its alpha.
+        rgba = (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
         page.paste(rgba, (0, top), rgba)
     return page
 
@@ -72,8 +73,8 @@ def _scaled(image: Image.Image, low: float, high: float) -> Image.Image:
 
 def _to_bytes(values: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
     """Maps low..high to 0..255, rounded; all values equal (high == low) gives black."""
-    scale = 255.0 / (high - low) if high > low else 0.0
-    levels = (np.clip(values.astype(np.float64), low, high) - low) * scale
+    distance = high - low if high > low else np.inf
+    levels = (np.clip(values.astype(np.float64), low, high) - low) * 255.0 / distance
     return np.floor(np.nan_to_num(levels, nan=0.0) + 0.5).astype(np.uint8)
 
 

@@ -30,11 +30,16 @@ def record(cls: type[T]) -> type[T]:
 
 @record
 class Shard:
-    """A tar of the input: its place in the sorted listing, its path, and its size in bytes."""
+    """A tar of the input: its place in the sorted listing, its path, and its size in bytes.
+
+    `rows` are the indexes of the samples to read again (ascending), of a shard whose other rows are in the score table
+    already; empty means all of them.
+    """
 
     index: int
     path: str
     size: int
+    rows: Sequence[int] = ()
 
 
 @record

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate import score_table
-from beam_curate.records import ScorePart, Shard
+from beam_curate.records import FAILED, ScorePart, Shard
 from beam_curate.storage import (
     atomic_output,
     clean_temporary,
@@ -30,14 +30,10 @@ from beam_curate.summary import SUMMARY
 RUN = "run.json"
 INPUT_SHARDS = "input_shards.parquet"
 # All that a run writes below its folder.
-_OURS = (
-    "[0-9]*.tar",
-    "[0-9]*.parquet",
-    "[0-9]*_stats.json",
-    f"{score_table.FOLDER}/part-*.parquet",
-    "*.json",
-    INPUT_SHARDS,
-)
+_PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json")
+_OURS = (SUMMARY, *_PACKED, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
+# Configuration that only decides which samples fail: it may change when failed samples are tried again.
+_LIMITS = ("max_pixels", "max_member_bytes")
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
 
@@ -46,7 +42,13 @@ class RunError(ValueError):
 
 
 def prepare_output(
-    output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], *, resume: bool, overwrite: bool
+    output: str,
+    configuration: Mapping[str, Any],
+    shards: Sequence[Shard],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    retry: Sequence[str] = (),
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
 
@@ -56,6 +58,9 @@ def prepare_output(
         shards: The input.
         resume: Continue the run that is there, which must have the same configuration and input.
         overwrite: Delete the files of the run that is there.
+        retry: Reasons of failure: continue the run, complete or not, and score again the samples that failed for one of
+            them. The limits that failed them may have changed. Output shards that are there are deleted: what is kept,
+            and so the packing, may change.
 
     Raises:
         RunError: The folder holds something else, or another run; it names the difference and the remedy.
@@ -63,18 +68,24 @@ def prepare_output(
     if exists(join(output, RUN)):
         if overwrite:
             _delete_run(output)
-        elif not resume:
+        elif not resume and not retry:
             raise RunError(
                 f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
             )
         else:
-            _check_same(output, configuration, shards)
+            _check_same(output, configuration, shards, _LIMITS if retry else ())
             clean_temporary(output)
-            return exists(join(output, SUMMARY))
+            if not retry:
+                return exists(join(output, SUMMARY))
+            _delete(output, (SUMMARY, *_PACKED))
+            write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards)})
+            return False
     elif files_under(output, "*"):
         raise RunError(f"--output {output} is not empty and holds no run of beam_curate; give an empty or new folder")
-    elif resume and not overwrite:
-        raise RunError(f"--resume: --output {output} holds no run; leave out --resume to start one")
+    elif resume or retry:
+        raise RunError(
+            f"--output {output} holds no run to continue; leave out --resume and --retry_failed to start one"
+        )
     with atomic_output(output, INPUT_SHARDS) as stream:
         columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
         pq.write_table(pa.table(columns), stream)
@@ -84,19 +95,26 @@ def prepare_output(
 
 def _delete_run(output: str) -> None:
     # The mark of a run goes last, so that an interrupted deletion can be repeated.
-    found = {path for pattern in _OURS for path in files_under(output, pattern)}
-    mark = {path for path in found if path.endswith(f"/{RUN}")}
-    for group in (found - mark, mark):
-        if group:
-            delete(sorted(group))
+    _delete(output, _OURS)
     clean_temporary(output)
+    delete([join(output, RUN)])
 
 
-def _check_same(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard]) -> None:
+def _delete(output: str, patterns: Sequence[str]) -> None:
+    """Deletes what matches, in the order of the patterns: the mark of completeness before what it vouches for."""
+    for pattern in patterns:
+        found = list(files_under(output, pattern))
+        if found:
+            delete(found)
+
+
+def _check_same(
+    output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], may_differ: Sequence[str]
+) -> None:
     before = _flat(read_json(join(output, RUN))["configuration"])
     now = _flat(json.loads(json.dumps(configuration)))
     for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
+        if before.get(name) != now.get(name) and name not in may_differ:
             raise RunError(
                 f"--resume: {name} was {before.get(name)!r} and is {now.get(name)!r} now; give the same as before, or "
                 f"start a new run in another --output"
@@ -141,6 +159,14 @@ def part_paths(output: str) -> dict[int, str]:
         if match:
             found[int(match.group(1))] = f"{score_table.FOLDER}/{match.group(0)}"
     return found
+
+
+def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int]:
+    """The indexes of a part's rows that failed with one of the reasons, ascending."""
+    with open_read(join(output, path)) as stream:
+        part = score_table.open_part(stream)
+        rows = part.read(columns=["index", "status", "reason"]).to_pylist()
+    return [row["index"] for row in rows if row["status"] == FAILED and row["reason"] in reasons]
 
 
 def read_part_counts(output: str, path: str) -> ScorePart:

@@ -30,6 +30,7 @@ DEFAULT_MAX_SHARD_BYTES: Final = 1 << 38
 
 _MAX_SHAPES = 64  # distinct sets of extensions that are remembered, each of at most so many
 _MAX_SHAPE_SIZE = 64
+_COMPANIONS = ("txt", "json", "cls")
 
 
 @dataclasses.dataclass
@@ -258,7 +259,13 @@ class _Grouping:
         if not cut:
             other = None if before is None else before.shape
             pairs = ((before, shape), (after, other))
-            cut = [group for group, witness in pairs if group is not None and not self._is_whole(group, witness)]
+            # A text beside an image is no sample of its own: it was a neighbour's, even if its key is garbled.
+            text = split[1] if split and split[1].lower() in _COMPANIONS else None
+            cut = [
+                group
+                for group, witness in pairs
+                if group and (not self._is_whole(group, witness) or (text is not None and _lacks(group, text)))
+            ]
         for group in cut:
             group.fail(CORRUPT_TAR, damage.message)
         return bool(cut)

@@ -157,9 +157,30 @@ def part_name(shard_index: int) -> str:
     return f"{FOLDER}/part-{shard_index:05d}.parquet"
 
 
-def count(rows: Sequence[ScoredSample]) -> tuple[Counter[str], Counter[str]]:
+def count(table: pa.Table) -> tuple[Counter[str], Counter[str]]:
     """Rows by status, and rows that are not kept by reason."""
-    return Counter(row.status for row in rows), Counter(row.reason for row in rows if row.status != records.KEPT)
+    statuses = Counter(table.column("status").to_pylist())
+    return statuses, Counter(reason for reason in table.column("reason").to_pylist() if reason is not None)
+
+
+def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
+    """A part with some of its failed rows replaced by the same samples, scored again.
+
+    Raises:
+        ScoreTableError: A row to replace is not there, has another key, or did not fail.
+    """
+    places = {index: place for place, index in enumerate(table.column("index").to_pylist())}
+    keys, statuses = table.column("key").to_pylist(), table.column("status").to_pylist()
+    order = list(range(table.num_rows))
+    for position, (index, key) in enumerate(
+        zip(again.column("index").to_pylist(), again.column("key").to_pylist(), strict=True)
+    ):
+        place = places.get(index)
+        if place is None or keys[place] != key or statuses[place] != records.FAILED:
+            raise ScoreTableError(f"row {index} with key {key!r} did not fail before, so it cannot be scored again")
+        order[place] = table.num_rows + position
+    both = pa.concat_tables([table.replace_schema_metadata(again.schema.metadata), again])
+    return both.take(pa.array(order)).combine_chunks()
 
 
 def open_part(stream: BinaryIO) -> pq.ParquetFile:

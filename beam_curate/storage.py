@@ -1,21 +1,42 @@
 """Files on any Beam file system: whole reads, atomic writes, and what lies under a folder.
 
 A file becomes visible under its final name complete or not at all: it is written under a unique name in the
-`_temporary` folder of its output folder, closed, and renamed. Two workers that write the same file (a retry) each
-use a temporary of their own, and since a file's bytes are a pure function of the work, the last rename changes nothing.
+`_temporary` folder of its output folder, closed, measured, and renamed. Two workers that write the same file (a retry)
+each use a temporary of their own, and since a file's bytes are a pure function of the work, the last rename changes nothing.
+
+Transient errors are retried everywhere, within the limits of `retrying`; what fails for good is a StorageError, an OSError
+that names the file. A write that fails starts again with a new temporary file, never in the middle of the old one.
 """
 
 import contextlib
+import fnmatch
+import io
 import json
 import os
+import re
+import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from typing_extensions import Buffer
+
+from beam_curate.object_stores import GCS, S3, delete_gcs, scheme
+from beam_curate.ranged_reading import open_stream
+from beam_curate.retrying import STORAGE_ERRORS, Attempts, InterruptedTransferError, retried
 
 TEMPORARY: Final = "_temporary"
+SPOOLED_BYTES: Final = 1 << 24
+"""What `atomic_output` holds in memory, 16 MiB; the rest of a larger file waits on the worker's disk."""
+
+_COPY_BYTES = 1 << 20
+_GLOB = re.compile(r"[*?\[]")
+
+T = TypeVar("T")
 
 
 def absolute(path: str) -> str:
@@ -29,17 +50,23 @@ def join(folder: str, *names: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file at the path."""
-    return bool(FileSystems.exists(path))
+    """Whether there is a file at the path.
+
+    Raises:
+        StorageError: It cannot be told.
+    """
+    return retried("looking for", path, lambda: bool(FileSystems.exists(path)))
 
 
 def open_read(path: str) -> BinaryIO:
-    """Opens a file for reading its bytes as they are (never decompressed by the file name).
+    """Opens a file for reading its bytes as they are (never decompressed by the file name), forward and with seeks.
+
+    A connection that breaks is opened again, and reading goes on where it was.
 
     Raises:
-        OSError: The file cannot be opened; the error names it.
+        StorageError: The file cannot be opened or, later, read; an OSError that names it.
     """
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return open_stream(path)
 
 
 def read_bytes(path: str) -> bytes:
@@ -53,70 +80,246 @@ def read_json(path: str) -> Any:
     return json.loads(read_bytes(path))
 
 
+def write_atomic(output: str, name: str, write: Callable[[BinaryIO], T]) -> T:
+    """Writes `output`/`name` by calling `write`; it appears complete, replacing an older one, or not at all.
+
+    Args:
+        output: The run's output folder, which holds the `_temporary` folder.
+        name: The file's path below it, such as `scores/part-00000.parquet`.
+        write: Writes the whole file to the stream it gets. It is called again, with a new stream, when storing the
+            bytes failed, so it must give the same bytes each time. An error of its own is not retried.
+
+    Returns:
+        What the last call of `write` returned.
+
+    Raises:
+        StorageError: Writing or renaming failed for good; nothing new is visible under the final name.
+    """
+    destination = join(output, name)
+    attempts = Attempts("writing", destination)
+    while True:
+        temporary = join(output, TEMPORARY, f"{uuid.uuid4().hex}-{name.replace('/', '-')}")
+        stream = _Output(temporary)
+        try:
+            result = write(cast(BinaryIO, stream))
+            stream.finish()
+            _rename(temporary, destination, stream)
+            return result
+        except BaseException as error:
+            # Not handled, only cleaned up: what storage did not cause goes on to the caller.
+            stream.discard()
+            if stream.failure is None or not isinstance(error, Exception):
+                raise
+            # The failure rather than the error: a library in between may have made another one of it.
+            attempts.failed(stream.failure)
+
+
+class _Output(io.BufferedIOBase):
+    """A temporary file under way: keeps its length and checksum, and the error that stopped it."""
+
+    def __init__(self, path: str) -> None:
+        self.failure: Exception | None = None
+        self.length = 0
+        self.crc = 0
+        self._path = path
+        self._stream: BinaryIO | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        if self.failure is not None:
+            raise self.failure
+        try:
+            if self._stream is None:
+                self._stream = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
+            self._stream.write(view)
+        except STORAGE_ERRORS as error:
+            self.failure = error
+            raise
+        self.length += len(view)
+        self.crc = zlib.crc32(view, self.crc)
+        return len(view)
+
+    def tell(self) -> int:
+        return self.length
+
+    def finish(self) -> None:
+        """Closes the file and makes sure that all of it is there."""
+        self.write(b"")  # also a file without bytes is made
+        try:
+            if self._stream is not None:
+                self._stream.close()
+            stored = retried("measuring", self._path, lambda: _size(self._path))
+            if stored != self.length:
+                raise InterruptedTransferError(f"{stored} bytes of {self.length} were stored")
+        except STORAGE_ERRORS as error:
+            self.failure = error
+            raise
+
+    def discard(self) -> None:
+        """Removes what there is of the file, if one attempt can; `clean_temporary` finds what stays."""
+        if self._stream is None:
+            return
+        with contextlib.suppress(*STORAGE_ERRORS, ValueError):  # ValueError: closed already
+            self._stream.close()
+        with contextlib.suppress(*STORAGE_ERRORS):
+            _delete([self._path])
+
+
+def _size(path: str) -> int:
+    return int(FileSystems.get_filesystem(path).metadata(path).size_in_bytes)
+
+
+def _rename(temporary: str, destination: str, written: _Output) -> None:
+    """Gives a finished file its name. It is done too if only the answer was lost: no source, and the same bytes there."""
+    attempts = Attempts("renaming to", destination)
+    while True:
+        try:
+            _make_parent(destination)
+            FileSystems.rename([temporary], [destination])
+            return
+        except STORAGE_ERRORS as error:
+            if not exists(temporary) and exists(destination) and _is_same(destination, written):
+                return
+            attempts.failed(error)
+
+
+def _is_same(path: str, written: _Output) -> bool:
+    crc = 0
+    length = 0
+    with open_read(path) as stream:
+        while data := stream.read(_COPY_BYTES):
+            crc = zlib.crc32(data, crc)
+            length += len(data)
+    return (length, crc) == (written.length, written.crc)
+
+
+def _make_parent(path: str) -> None:
+    if not scheme(path):  # object stores have no folders
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_output(output: str, name: str) -> Iterator[BinaryIO]:
     """Opens `output`/`name` for writing; it appears when the block ends without an error, replacing an older one.
+
+    The block cannot be run again, so its bytes wait in memory, and from SPOOLED_BYTES on in a temporary file of the
+    worker, until the block ends; then they are stored, with retries. For files larger than that `write_atomic` saves the
+    detour.
 
     Args:
         output: The run's output folder, which holds the `_temporary` folder.
         name: The file's path below it, such as `scores/part-00000.parquet`.
 
     Raises:
-        OSError: Writing or renaming failed; nothing is visible under the final name.
+        StorageError: Writing or renaming failed for good; nothing new is visible under the final name.
     """
-    temporary = join(output, TEMPORARY, f"{uuid.uuid4().hex}-{name.replace('/', '-')}")
-    destination = join(output, name)
-    stream = FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED)
-    try:
-        yield stream
-        stream.close()
-        _make_parent(destination)
-        FileSystems.rename([temporary], [destination])
-    except BaseException:
-        # Not handled, only cleaned up: whatever it is goes on to the caller.
-        with contextlib.suppress(OSError):
-            stream.close()
-        with contextlib.suppress(OSError):
-            FileSystems.delete([temporary])
-        raise
+    with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as spool:
 
+        def copy(stream: BinaryIO) -> None:
+            spool.seek(0)
+            shutil.copyfileobj(spool, stream, _COPY_BYTES)
 
-def _make_parent(path: str) -> None:
-    if "://" not in path:  # object stores have no folders
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        yield cast(BinaryIO, spool)
+        write_atomic(output, name, copy)
 
 
 def write_json(output: str, name: str, value: Any) -> None:
     """Writes a value as indented JSON, atomically, keys in the order given."""
-    with atomic_output(output, name) as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False).encode() + b"\n")
+    data = json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+    write_atomic(output, name, lambda stream: stream.write(data))
+
+
+def match(patterns: Sequence[str]) -> list[dict[str, int]]:
+    """Paths and sizes of the files that match each pattern: `*` and `?` do not cross a folder, `[0-9]` is a set.
+
+    Raises:
+        StorageError: A folder or bucket cannot be listed.
+    """
+    if not patterns:
+        return []
+    found = retried("listing", ", ".join(patterns[:3]), lambda: FileSystems.match(list(patterns)))
+    return [{file.path: file.size_in_bytes for file in result.metadata_list} for result in found]
 
 
 def files_under(output: str, pattern: str) -> dict[str, int]:
-    """Paths and sizes of the files that match `output`/`pattern` (`*` does not cross a folder); empty if none."""
-    return {found.path: found.size_in_bytes for found in FileSystems.match([join(output, pattern)])[0].metadata_list}
+    """Paths and sizes of the files that match `output`/`pattern` (`*` does not cross a folder); empty if none.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    if scheme(output):
+        return match([join(_literal(output), pattern)])[0]
+    # Beam would walk through everything below the folder, and take a bracket in its name for a pattern.
+    path = join(output, pattern)
+    return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))
+
+
+def _local_files(folder: str, pattern: str) -> dict[str, int]:
+    if not os.path.isdir(folder):
+        return {}
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if fnmatch.fnmatchcase(entry.name, pattern):
+                with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                    if entry.is_file():
+                        found[entry.path] = entry.stat().st_size
+    return found
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that matches nothing else."""
+    return _GLOB.sub(lambda found: f"[{found[0]}]", path)
 
 
 def delete(paths: list[str]) -> None:
     """Deletes files; one that is already gone is fine.
 
     Raises:
-        OSError: A file is still there and could not be deleted.
+        StorageError: A file is still there and could not be deleted.
     """
-    try:
+    left = list(paths)
+    attempts = Attempts("deleting", ", ".join(paths[:3]))
+    while left:
+        try:
+            _delete(left)
+            return
+        except STORAGE_ERRORS as error:
+            still = [path for path in left if exists(path)]
+            if len(still) < len(left):
+                attempts.progressed()
+            left = still
+            if left:
+                attempts.failed(error)
+
+
+def _delete(paths: list[str]) -> None:
+    kind = scheme(paths[0])
+    if kind == GCS:
+        delete_gcs(paths)
+    elif kind == S3:
         FileSystems.delete(paths)
-    except BeamIOError:
-        left = [path for path in paths if exists(path)]
-        if left:
-            raise
+    elif kind:
+        FileSystems.delete([_literal(path) for path in paths])
+    else:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
 
 
 def clean_temporary(output: str) -> None:
-    """Removes what interrupted writes left in the `_temporary` folder."""
+    """Removes what interrupted writes left in the `_temporary` folder.
+
+    Raises:
+        StorageError: Something is left that cannot be deleted.
+    """
     left = list(files_under(output, f"{TEMPORARY}/*"))
     if left:
         delete(left)
     folder = join(output, TEMPORARY)
-    if "://" not in output and os.path.isdir(folder):
-        with contextlib.suppress(OSError):
+    if not scheme(output) and os.path.isdir(folder):
+        with contextlib.suppress(OSError):  # a worker may be writing there again
             os.rmdir(folder)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.curate_options import CurateOptions
+from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, parse
 
 if TYPE_CHECKING:
@@ -42,10 +43,14 @@ class Job:
     def configuration(self) -> dict[str, Any]:
         """What decides the results: a run is continued only with the same."""
         skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "device",
-                   "decode_threads", "model_copies", "resume", "overwrite")  # fmt: skip
+                   "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement", "resume", "retry_failed",
+                   "overwrite")  # fmt: skip
         return {
             **self.options.without(*skipped),
-            "model": dataclasses.asdict(self.model),
+            # The weights' checksum decides, not the path or tag under which they were found.
+            "model": {
+                k: v for k, v in dataclasses.asdict(self.model).items() if k not in ("pretrained", "quick_gelu_by")
+            },
             "heads": {head.name: {k: v for k, v in head.description.items() if k != "file"} for head in self.heads},
         }
 
@@ -66,10 +71,19 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
+    from beam_curate.dali_decoding import require_dali
     from beam_curate.head_files import find_heads
     from beam_curate.listing import list_shards
+    from beam_curate.reasons import DESCRIPTIONS
     from beam_curate.visual_tower import describe_model
 
+    unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
+    if unknown:
+        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason; there are: {', '.join(DESCRIPTIONS)}")
+    if options.decoder == "dali":
+        require_dali(options.dali_device)
+    elif "dali_device" in given:
+        raise OptionError(f"--dali_device {options.dali_device} is for --decoder dali, not {options.decoder}")
     shards = list_shards(options.input)
     model = describe_model(options.clip_model, options.pretrained, model_dir=options.model_dir or None, fetch=True)
     heads = find_heads(
@@ -81,6 +95,20 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         nsfw_chain=options.nsfw_chain,
     )
     return Job(_without_idle_rules(options, given, {head.name for head in heads}), shards, model, heads)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that this machine does not have, before a local run starts.
+
+    Raises:
+        OptionError: CUDA was asked for and is not there.
+    """
+    from beam_curate.visual_tower import choose_device
+
+    try:
+        choose_device(device)
+    except RuntimeError as error:
+        raise OptionError(f"--device {device}: {error}") from error
 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
@@ -109,6 +137,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.transforms.read_tar_shards import ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
+    from pipelines.launch import runner_name
 
     options = job.options
     decode = DecodeOptions(
@@ -128,13 +157,14 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         batch_size=options.batch_size,
         model_copies=options.model_copies if options.model_copies > 1 else None,
     )
+    hints = inference_hints(options, runner_name(root.options))
     score = ScoreAndFilter(job.heads, options.min_aesthetic, options.max_nsfw, options.min_side)
-    run = root | ContinueRun(output)
+    run = root | ContinueRun(output, options.retried_reasons)
     return (
         run.pending
         | ReadTarShards(image_extension=options.image_extension or None, max_member_bytes=options.max_member_bytes)
-        | DecodeImages(decode, options.decode_threads)
-        | RunInference(model).with_output_types(EmbeddedSample)
+        | DecodeImages(decode, options.decode_threads, options.dali_device)
+        | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         | score
         | WriteWebDatasetShards(
             output,
@@ -183,15 +213,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.run_state import prepare_output
     from beam_curate.storage import absolute, clean_temporary, join, read_json
     from beam_curate.summary import SUMMARY
-    from pipelines.launch import pipeline_options, run_pipeline, runner_name
+    from pipelines.launch import LOCAL_RUNNER, pipeline_options, run_pipeline, runner_name
 
     started = time.monotonic()
     try:
-        beam_options = pipeline_options(rest, CurateOptions)
+        options = with_gpu_defaults(options, given, rest)
+        beam_options = pipeline_options(dataflow_arguments(options, rest), CurateOptions)
         job = prepare(options, given)
+        if runner_name(beam_options) == LOCAL_RUNNER:
+            check_device(options.device)
         output = absolute(options.output)
         complete = prepare_output(
-            output, job.configuration, job.shards, resume=options.resume, overwrite=options.overwrite
+            output,
+            job.configuration,
+            job.shards,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            retry=options.retried_reasons,
         )
     except ValueError as error:
         return fail(error)
@@ -200,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         announce(job, given)
         about = about_run(job, runner_name(beam_options))
-        run_pipeline(lambda root: build(root, job, output, about), beam_options, output)
+        if not run_pipeline(lambda root: build(root, job, output, about), beam_options, output):
+            print(f"the job goes on without this command; when it is done there is {join(options.output, SUMMARY)}")
+            return 0
         clean_temporary(output)
     summary = read_json(join(output, SUMMARY))
     return report(summary, options.output, time.monotonic() - started)

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.dataflow_options import ACCELERATORS, PLACEMENTS
 from pipelines.options import OptionError, number_or_none, option, required
 
 
@@ -42,14 +43,38 @@ class CurateOptions:
     batch_size: int = option(32, "images of an inference batch")
     device: str = option("auto", "where the model runs; auto: cuda if there is one", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
-    model_copies: int = option(1, "copies of the model in a worker process")
-    decoder: str = option("fast", "pillow: the reference; fast: within 1 level of it", choices=("fast", "pillow"))
+    model_copies: int = option(1, "copies of the model on a worker, in processes of their own")
+    decoder: str = option(
+        "fast",
+        "pillow: the reference; fast: within 1 level of it; dali: JPEGs in batches with NVIDIA DALI, for workers with a GPU",
+        choices=("fast", "pillow", "dali"),
+    )
+    dali_device: str = option(
+        "auto", "where --decoder dali decodes; auto: cuda if there is one", choices=("auto", "cpu", "cuda")
+    )
     decode_threads: int = option(0, "decoding threads of a worker process; 0: one per core")
     exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))
     max_pixels: int = option(178_956_970, "images with more pixels fail (decompression bombs)")
     max_member_bytes: int = option(1 << 27, "image files with more bytes fail")
     image_extension: str = option("", "extension of the image member, such as jpg; default: the first known one")
+    accelerator: str = option(
+        "none",
+        "GPU of the Dataflow workers; chooses their machine, disk, threads and processes, and --batch_size, --precision and "
+        "--device where not given",
+        choices=ACCELERATORS,
+    )
+    gpu_placement: str = option(
+        "auto",
+        "workers: a GPU on every worker, everything fused; inference: on the workers of that stage alone, by resource "
+        "hints; auto: workers if there is an --accelerator",
+        choices=PLACEMENTS,
+    )
     resume: bool = option(False, "continue the run in --output", action="store_true")
+    retry_failed: str = option(
+        "",
+        "continue the run in --output and score again the samples that failed for these reasons (a comma list); the limits "
+        "--max_pixels and --max_member_bytes may then differ",
+    )
     overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
 
     def __post_init__(self) -> None:
@@ -61,8 +86,13 @@ class CurateOptions:
                 raise OptionError(f"--{name} is {getattr(self, name)}; give at least {low}")
         if self.max_nsfw is not None and self.max_nsfw < 0:
             raise OptionError(f"--max_nsfw is {self.max_nsfw}; it is a probability, give 0 to 1 (or none)")
-        if self.resume and self.overwrite:
-            raise OptionError("--resume and --overwrite exclude each other; give one of them")
+        if (self.resume or self.retry_failed) and self.overwrite:
+            raise OptionError("--resume or --retry_failed and --overwrite exclude each other; give one of them")
+
+    @property
+    def retried_reasons(self) -> tuple[str, ...]:
+        """The reasons of --retry_failed."""
+        return tuple(reason.strip() for reason in self.retry_failed.split(",") if reason.strip())
 
     def without(self, *names: str) -> dict[str, Any]:
         """All options as a dict but for the ones named."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, TestOptions
 
 from beam_curate.progress import progress_line
 from beam_curate.run_state import input_shards, part_paths
@@ -30,7 +30,9 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
         if add is not None:
             add.__get__(None, cls)(parser)
     flags = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    refuse_unknown(rest, [field.name for field in dataclasses.fields(own)], flags)
+    # A template's launcher adds options of its own, which may be newer than this Beam; it has checked the user's.
+    if not any(word.split("=", 1)[0] == "--template_location" for word in rest):
+        refuse_unknown(rest, [field.name for field in dataclasses.fields(own)], flags)
     options = PipelineOptions(list(rest))
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
@@ -47,8 +49,11 @@ def runner_name(options: PipelineOptions) -> str:
     return str(options.view_as(StandardOptions).runner)
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str) -> None:
+def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str) -> bool:
     """Builds and runs a pipeline and waits for its end; shows the progress of a local run on a terminal.
+
+    Returns whether it ran to its end. It did not with --no_wait_until_finish, and with Dataflow's --template_location or
+    --dry_run only the job's description was made (this is how the launcher of a Flex Template calls a command).
 
     Args:
         build: Applies the transforms.
@@ -62,7 +67,11 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     build(root)
     try:
         with progress_line(total, enabled=None if local else False):
-            root.run().wait_until_finish()
+            result = root.run()
+            if options.view_as(StandardOptions).no_wait_until_finish:
+                return False
+            result.wait_until_finish()
     except BaseException:
         print(f"the run stopped; what is finished in {output} is kept: go on with --resume", file=sys.stderr)
         raise
+    return bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))

@@ -37,6 +37,17 @@ def number_or_none(kind: type[float] | type[int]) -> Callable[[str], float | int
     return parse
 
 
+def _truth(text: str) -> bool:
+    """Parses true or false.
+
+    Raises:
+        argparse.ArgumentTypeError: It is neither.
+    """
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: give true or false")
+    return text.lower() == "true"
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -54,7 +65,11 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
     parser = _Parser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
     for field in dataclasses.fields(options):
         settings = dict(field.metadata)
-        if settings.get("action") == "store_true" or "required" in settings:
+        if settings.get("action") == "store_true":
+            # Also `--name=true`: a template's launcher gives every parameter a value.
+            settings |= {"action": "store", "nargs": "?", "const": True, "default": False, "type": _truth}
+            settings["metavar"] = "true|false"
+        elif "required" in settings:
             settings.pop("default", None)
         else:
             settings["default"] = field.default

@@ -60,6 +60,7 @@ def test_a_tag_needs_no_network_to_be_found():
 @pytest.mark.parametrize(
     ("pretrained", "match"),
     [
+        ("", "known: "),
         ("opena", r"did you mean.*'openai'"),
         ("nothing-like-it-at-all", "known: .*laion400m_e31"),
         ("gs://bucket/vit.safetensors", "copy it to a local path"),

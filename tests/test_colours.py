@@ -1,9 +1,11 @@
+import io
+
 import numpy as np
 import pytest
-from conftest import encoded, photo
 from PIL import Image
 
 from beam_curate.colours import to_rgb
+from tests.conftest import encoded, photo
 
 
 def pixels(image):
@@ -28,10 +30,11 @@ def test_opaque_modes_are_as_pillow_converts_them(mode):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "La"])
 def test_alpha_is_laid_over_white(mode):
-    base = photo(2, 3, 1).convert("L" if mode in ("LA", "La", "PA") else "RGB")
+    base = photo(2, 3, 1).convert({"PA": "P", "LA": "L", "La": "L"}.get(mode, "RGB"))
     base.putalpha(Image.fromarray(np.array([[0, 128, 255]], np.uint8)))
+    image = base.convert(mode)
     rgba = np.asarray(base.convert("RGBA")).astype(float)
-    seen = pixels(base.convert(mode))
+    seen = pixels(image)
     alpha = rgba[..., 3:] / 255
     expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
     assert seen[0, 0].tolist() == [255, 255, 255]
@@ -91,8 +94,6 @@ def test_floats_take_their_range_from_their_values(values, expected):
 
 
 def test_a_dark_16_bit_pgm_stays_dark():
-    import io
-
     image = Image.open(io.BytesIO(b"P5 2 1 65535\n" + np.array([0, 200], ">u2").tobytes()))
     image.load()
     assert pixels(image)[0, :, 0].tolist() == [0, 1]

@@ -220,3 +220,26 @@ def test_help_imports_neither_beam_nor_torch():
     code = "import sys; from pipelines import curate; print(sorted({'apache_beam', 'torch'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert shown.stdout.strip() == "[]"
+
+
+def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys):
+    """Two pictures are over the pixel limit at first; with a higher limit they alone are scored again."""
+    big, small = encoded(photo(5, 200, 150)), encoded(photo(6, 40, 30))
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("1.jpg", big), ("2.jpg", small), ("3.jpg", b"no"), ("4.jpg", big)]))
+    (tmp_path / "b.tar").write_bytes(tar_bytes([("5.jpg", small)]))
+    base = [f"--input={tmp_path}/?.tar", *MODEL, "--min_aesthetic=none", "--max_nsfw=none"]
+    first = [*base, f"--output={tmp_path}/out"]
+    assert curate.main([*first, "--max_pixels=20000"]) == 0
+    assert "too_many_pixels: 2" in capsys.readouterr().out
+    untouched = (tmp_path / "out" / "scores" / "part-00001.parquet").stat().st_mtime_ns
+    assert curate.main([*first, "--max_pixels=100000", "--retry_failed=odd"]) == 2
+    assert "--retry_failed 'odd' is no reason" in capsys.readouterr().err
+    assert curate.main([*first, "--max_pixels=100000", "--retry_failed=too_many_pixels,corrupt_image"]) == 0
+    assert "failed    1" in capsys.readouterr().out
+    assert (tmp_path / "out" / "scores" / "part-00001.parquet").stat().st_mtime_ns == untouched
+    assert curate.main([*base, f"--output={tmp_path}/whole", "--max_pixels=100000"]) == 0
+    for path in sorted((tmp_path / "whole").glob("**/*.*")):
+        if path.is_file() and path.name not in ("run.json", "summary.json"):
+            assert (tmp_path / "out" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes(), (
+                path.name
+            )

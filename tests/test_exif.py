@@ -3,10 +3,13 @@ import json
 import struct
 
 import pytest
-from conftest import encoded, photo
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import IFDRational
 
 from beam_curate.exif import MAX_JSON_BYTES, MAX_VALUE_CHARACTERS, exif_json, orientation, read_exif, turn_upright
+from tests.conftest import encoded, photo
+
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 
 def with_exif(tags, ifd=None, format="JPEG"):
@@ -19,13 +22,13 @@ def with_exif(tags, ifd=None, format="JPEG"):
 
 
 def test_tags_become_text_under_the_names_of_img2dataset():
-    tags = {0x010F: "Canon", 0x0112: 1, 0x011A: (300, 1)}
-    _, exif = with_exif(tags, {0x829D: (28, 10), 0x9286: b"ASCII\0\0\0hello", 0x9000: b"0231"})
+    tags = {0x010F: "Canon", 0x0112: 1, 0x011A: 300.0}
+    _, exif = with_exif(tags, {0x829D: IFDRational(14, 5), 0x9286: b"ASCII\0\0\0hello", 0x9000: b"0231"})
     assert json.loads(exif_json(exif)) == {
         "Image Make": "Canon",
         "Image Orientation": "1",
         "Image XResolution": "300",
-        "EXIF FNumber": "28/10",
+        "EXIF FNumber": "14/5",
         "EXIF UserComment": "hello",
         "EXIF ExifVersion": "0231",
     }
@@ -34,7 +37,7 @@ def test_tags_become_text_under_the_names_of_img2dataset():
 def test_gps_is_read():
     image = photo(1)
     exif = image.getexif()
-    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: ((45, 1), (30, 1), (5, 2))})
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (45.0, 30.0, 2.5)})
     opened = Image.open(io.BytesIO(encoded(image, exif=exif)))
     assert json.loads(exif_json(read_exif(opened))) == {"GPS GPSLatitudeRef": "N", "GPS GPSLatitude": "[45, 30, 5/2]"}
 

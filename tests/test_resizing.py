@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from conftest import photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import image_transform
@@ -8,6 +7,7 @@ from PIL import Image, ImageOps
 
 from beam_curate import resizing
 from beam_curate.resizing import Target, resize_array, resize_image
+from tests.conftest import photo
 
 
 def as_open_clip(image, target):

@@ -380,6 +380,13 @@ def test_a_cut_sample_in_a_shard_of_mixed_samples_does_not_pass():
     assert rows[:3] == [("a", ""), ("b", ""), ("c", reasons.CORRUPT_TAR)]
 
 
+def test_a_cut_sample_does_not_pass_though_the_damaged_name_is_garbled():
+    """No other sample has a text so far, but a text must have been somebody's."""
+    data = bytearray(tar_bytes([("a.jpg", b""), ("b.jpg", b""), ("b.txt", b""), ("c.jpg", b"")]))
+    data[2 * 512] ^= 0x10  # b.txt becomes r.txt
+    assert outcome(read(bytes(data)))[:2] == [("a", ""), ("b", reasons.CORRUPT_TAR)]
+
+
 def test_damage_between_members_of_one_sample():
     data = bytearray(tar_bytes(shard(3)))
     data[4 * 1536 + 130] ^= 0xFF

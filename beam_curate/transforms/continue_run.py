@@ -1,20 +1,20 @@
 """ContinueRun: what is left of a run to do, and what is done."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from beam_curate.records import ScorePart, Shard
-from beam_curate.run_state import input_shards, part_paths, read_part_counts
+from beam_curate.run_state import failed_rows, input_shards, part_paths, read_part_counts
 
 _PENDING = "pending"
 _DONE = "done"
 
 
 class RunHalves(NamedTuple):
-    """Shards without a part of the score table yet, and the parts of the others."""
+    """Shards of which rows are still to be scored, and the finished parts of the others."""
 
     pending: beam.PCollection[Shard]
     done: beam.PCollection[ScorePart]
@@ -29,34 +29,49 @@ class ContinueRun(beam.PTransform):
 
     Attributes:
         output: Folder of the run, made ready by `run_state.prepare_output`.
+        retry: Reasons; a finished part with rows that failed for one of them is pending again, with these rows only.
     """
 
     output: str
+    retry: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, pipeline: beam.pvalue.PBegin) -> "RunHalves":
-        """Looks once on one worker, then spreads both halves."""
-        output = self.output
+        """Looks once on one worker, spreads, and looks into the parts."""
+        output, retry = self.output, tuple(self.retry)
         doors = (
-            pipeline
-            | "Run" >> beam.Create([output])
-            | "Look" >> beam.FlatMap(_halves).with_outputs(_DONE, main=_PENDING)
+            pipeline | "Run" >> beam.Create([output]) | "Look" >> beam.FlatMap(_look).with_outputs(_DONE, main=_PENDING)
         )
-        pending = doors[_PENDING] | "SpreadPending" >> beam.Reshuffle().with_input_types(Shard)
-        done = (
+        parts = (
             doors[_DONE]
-            | "SpreadDone" >> beam.Reshuffle().with_input_types(str)
-            | "Counts" >> beam.Map(lambda path: read_part_counts(output, path)).with_output_types(ScorePart)
+            | "SpreadParts" >> beam.Reshuffle().with_input_types(tuple[Shard, str])
+            | "LookInside" >> beam.FlatMapTuple(lambda shard, path: _look_inside(output, shard, path, retry)).with_outputs(
+                _PENDING, main=_DONE
+            )
+        )  # fmt: skip
+        pending = (doors[_PENDING], parts[_PENDING]) | "Pending" >> beam.Flatten().with_output_types(Shard)
+        return RunHalves(
+            pending | "SpreadPending" >> beam.Reshuffle().with_input_types(Shard),
+            # Committed as well: a second look would find what this job has written.
+            parts[_DONE] | "SpreadDone" >> beam.Reshuffle().with_input_types(ScorePart),
         )
-        return RunHalves(pending, done)
 
 
-def _halves(output: str) -> Iterator[Any]:
+def _look(output: str) -> Iterator[Any]:
     parts = part_paths(output)
     for shard in input_shards(output):
         if shard.index in parts:
-            yield beam.pvalue.TaggedOutput(_DONE, parts[shard.index])
+            yield beam.pvalue.TaggedOutput(_DONE, (shard, parts[shard.index]))
         else:
             yield shard
+
+
+def _look_inside(output: str, shard: Shard, path: str, retry: Sequence[str]) -> Iterator[Any]:
+    part = read_part_counts(output, path)
+    if set(retry) & set(part.reasons):
+        rows = tuple(failed_rows(output, path, retry))
+        yield beam.pvalue.TaggedOutput(_PENDING, Shard(shard.index, shard.path, shard.size, rows))
+    else:
+        yield part

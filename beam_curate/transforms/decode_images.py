@@ -9,15 +9,22 @@ from dataclasses import dataclass, field
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate import reasons
-from beam_curate.images import DecodeOptions, ImageError, decode_image
+from beam_curate.dali_decoding import DaliDecoder, Decoded, DecodedBatch, require_dali
+from beam_curate.images import DALI, DecodeOptions, ImageError, decode_image
 from beam_curate.records import DecodedImage, Failure, Sample
 
 # How far decoding may run ahead of the model: two batches of 32, unless the images are very large.
 _AHEAD_SAMPLES = 64
 _AHEAD_BYTES = 256 << 20
+
+# What DALI is given at once: as many images as the model takes, unless their files are large. Two batches may wait.
+_BATCH_SAMPLES = 32
+_BATCH_BYTES = 64 << 20
+_AHEAD_BATCHES = 2
 
 
 def decode_sample(sample: Sample, options: DecodeOptions) -> DecodedImage:
@@ -25,9 +32,15 @@ def decode_sample(sample: Sample, options: DecodeOptions) -> DecodedImage:
     if sample.failure is not None:
         return DecodedImage(sample.ref, failure=sample.failure)
     try:
-        facts, pixels = decode_image(sample.data, options)
+        return _decoded(sample, decode_image(sample.data, options))
     except ImageError as error:
-        return DecodedImage(sample.ref, error.facts, failure=Failure(reasons.DECODE, error.reason, error.message))
+        return _decoded(sample, error)
+
+
+def _decoded(sample: Sample, result: Decoded) -> DecodedImage:
+    if isinstance(result, ImageError):
+        return DecodedImage(sample.ref, result.facts, failure=Failure(reasons.DECODE, result.reason, result.message))
+    facts, pixels = result
     return DecodedImage(sample.ref, facts, pixels.tobytes())
 
 
@@ -42,33 +55,58 @@ class DecodeImages(beam.PTransform):
         options: Size, geometry and decoder, see `DecodeOptions`.
         threads: Decoding threads of a worker process; 0 takes one per processor core. The decoders release the GIL, and
             decoding runs ahead of the model in the background.
+        dali_device: Where the decoder `dali` decodes: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.
 
     Raises:
-        ValueError: At construction, on a negative number of threads.
+        ValueError: At construction, on a negative number of threads, and where the decoder is `dali`, but DALI is not installed
+            or `dali_device` is none.
+        RuntimeError: At run time, where DALI does not work on the device.
     """
 
     options: DecodeOptions = field(default_factory=DecodeOptions)
     threads: int = 0
+    dali_device: str = "auto"
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; give 0 for one per processor core, or a number of threads")
+        if self.options.decoder == DALI:
+            require_dali(self.dali_device)
 
     def expand(self, samples: beam.PCollection[Sample]) -> beam.PCollection[DecodedImage]:
         """Wires the decoding DoFn."""
-        return samples | beam.ParDo(_Decode(self.options, self.threads)).with_output_types(DecodedImage)
+        if self.options.decoder == DALI:
+            decode: beam.DoFn = _DecodeDali(self.options, self.threads, self.dali_device)
+        else:
+            decode = _Decode(self.options, self.threads)
+        return samples | beam.ParDo(decode).with_output_types(DecodedImage)
 
 
-class _Decode(beam.DoFn):
-    """Keeps a window of samples decoding in a thread pool and emits them in order."""
+class _Counting(beam.DoFn):
+    """Counts what comes out."""
 
-    def __init__(self, options: DecodeOptions, threads: int) -> None:
-        self._options = options
-        self._threads = threads
+    def __init__(self) -> None:
         self._images = Metrics.counter("beam_curate.decode", "images")
         self._failures = Metrics.counter("beam_curate.decode", "failures")
         self._pixels = Metrics.distribution("beam_curate.decode", "original_pixels")
+
+    def _count(self, image: DecodedImage) -> DecodedImage:
+        if image.failure is None and image.facts is not None:
+            self._images.inc()
+            self._pixels.update(image.facts.width * image.facts.height)
+        elif image.failure is not None and image.failure.step == reasons.DECODE:
+            self._failures.inc()
+        return image
+
+
+class _Decode(_Counting):
+    """Keeps a window of samples decoding in a thread pool and emits them in order."""
+
+    def __init__(self, options: DecodeOptions, threads: int) -> None:
+        super().__init__()
+        self._options = options
+        self._threads = threads
 
     def setup(self) -> None:
         self._pool = ThreadPoolExecutor(self._threads or os.cpu_count() or 1, thread_name_prefix="decode")
@@ -93,10 +131,55 @@ class _Decode(beam.DoFn):
     def _take(self) -> DecodedImage:
         size, future = self._ahead.popleft()
         self._ahead_bytes -= size
-        image = future.result()
-        if image.failure is None and image.facts is not None:
-            self._images.inc()
-            self._pixels.update(image.facts.width * image.facts.height)
-        elif image.failure is not None and image.failure.step == reasons.DECODE:
-            self._failures.inc()
-        return image
+        return self._count(future.result())
+
+
+class _DecodeDali(_Counting):
+    """Collects batches of samples, decodes them in the background, and emits them in order."""
+
+    def __init__(self, options: DecodeOptions, threads: int, device: str) -> None:
+        super().__init__()
+        self._options = options
+        self._threads = threads
+        self._device = device
+        self._shared = Shared()
+        self._by_dali = Metrics.counter("beam_curate.decode", "by_dali")
+
+    def setup(self) -> None:
+        # One for the process, like the model: a runner makes a DoFn for each of its threads, and a GPU has no room for so many.
+        self._decoder = self._shared.acquire(lambda: DaliDecoder(self._options, self._device, self._threads))
+
+    def start_bundle(self) -> None:
+        self._batch: list[Sample] = []
+        self._batch_bytes = 0
+        self._ahead: deque[tuple[list[Sample], Future[DecodedBatch]]] = deque()
+
+    def process(self, sample: Sample) -> Iterator[DecodedImage]:
+        self._batch.append(sample)
+        self._batch_bytes += len(sample.data)
+        if len(self._batch) >= _BATCH_SAMPLES or self._batch_bytes >= _BATCH_BYTES:
+            self._submit()
+        while len(self._ahead) > _AHEAD_BATCHES:
+            yield from self._take()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        self._submit()
+        while self._ahead:
+            for image in self._take():
+                yield GlobalWindows.windowed_value(image)
+
+    def _submit(self) -> None:
+        future = self._decoder.submit([sample.data for sample in self._batch if sample.failure is None])
+        self._ahead.append((self._batch, future))
+        self._batch, self._batch_bytes = [], 0
+
+    def _take(self) -> Iterator[DecodedImage]:
+        samples, future = self._ahead.popleft()
+        decoded = future.result()
+        self._by_dali.inc(decoded.by_dali)
+        results = iter(decoded.images)
+        for sample in samples:
+            if sample.failure is None:
+                yield self._count(_decoded(sample, next(results)))
+            else:
+                yield DecodedImage(sample.ref, failure=sample.failure)

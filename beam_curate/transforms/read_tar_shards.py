@@ -1,5 +1,6 @@
 """ListTarShards and ReadTarShards: from a pattern to the samples of its shards."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from beam_curate.listing import list_shards
 from beam_curate.progress import PROGRESS
 from beam_curate.records import Sample, Shard
 from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, SkippedMembers, read_samples
+from beam_curate.sources import SourceChangedError
 from beam_curate.storage import open_read
 
 
@@ -47,7 +49,8 @@ class ReadTarShards(beam.PTransform):
     """Reads WebDataset shards: one shard is one unit of work, streamed and never held whole.
 
     In: the pipeline (with `input`), or a PCollection[Shard]. Out: PCollection[Sample], in the order of each shard; a shard
-    gives at least one row, and its last row says how many there are. Bad samples and damaged spots are failed rows.
+    gives at least one row, and its last row says how many there are. Bad samples and damaged spots are failed rows. Of a
+    shard with `rows` only these come, and the last of them says how many they are.
 
     Attributes:
         input: The pattern, as in ListTarShards; None when applied to a PCollection[Shard].
@@ -68,11 +71,32 @@ class ReadTarShards(beam.PTransform):
         if self.max_member_bytes < 1:
             raise ValueError(f"max_member_bytes is {self.max_member_bytes}; give at least 1")
 
-    def expand(self, source: beam.pvalue.PBegin | beam.PCollection[Shard]) -> beam.PCollection[Sample]:
+    def expand(self, source: "beam.pvalue.PBegin | beam.PCollection[Shard]") -> "beam.PCollection[Sample]":
         """Lists the shards if a pattern was given, and reads them."""
         shards = source if self.input is None else source | ListTarShards(self.input)
         read = _ReadShard(self.image_extension, self.max_member_bytes)
         return shards | "Read" >> beam.ParDo(read).with_output_types(Sample)
+
+
+def only_rows(samples: Iterator[Sample], shard: Shard) -> Iterator[Sample]:
+    """The samples that a shard's `rows` ask for, all if it asks for none.
+
+    Raises:
+        SourceChangedError: The shard has no such row any more.
+    """
+    if not shard.rows:
+        yield from samples
+        return
+    wanted = set(shard.rows)
+    for sample in samples:
+        if sample.ref.index in wanted:
+            wanted.remove(sample.ref.index)
+            number = 0 if wanted else len(shard.rows)
+            yield dataclasses.replace(sample, ref=dataclasses.replace(sample.ref, shard_rows=number))
+    if wanted:
+        raise SourceChangedError(
+            f"{shard.path} changed after it was scored: it has no rows {sorted(wanted)[:5]} any more"
+        )
 
 
 class _ReadShard(beam.DoFn):
@@ -90,13 +114,14 @@ class _ReadShard(beam.DoFn):
         seen = 0
         try:
             with open_read(shard.path) as stream:
-                for sample in read_samples(
+                samples = read_samples(
                     stream,
                     shard,
                     image_extension=self._image_extension,
                     max_member_bytes=self._max_member_bytes,
                     skipped=skipped,
-                ):
+                )
+                for sample in only_rows(samples, shard):
                     self._samples.inc()
                     if sample.failure is None:
                         self._image_bytes.update(len(sample.data))

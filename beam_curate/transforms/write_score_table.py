@@ -12,7 +12,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_curate import records, score_table
 from beam_curate.records import ScoredSample, ScorePart
-from beam_curate.storage import atomic_output
+from beam_curate.storage import atomic_output, join, open_read
 
 _COMPLETE = "complete"
 _INCOMPLETE = "incomplete"
@@ -62,31 +62,35 @@ class _PartWriter:
     embedding_dim: int
 
     def __call__(self, group: Iterable[ScoredSample]) -> ScorePart:
-        """Writes the rows of one input shard, in the order of the shard.
+        """Writes the rows of one input shard in the order of the shard; rows scored again replace the failed ones.
 
         Raises:
             RuntimeError: Rows are missing or doubled; a bug, which must not go into the table.
         """
         rows = sorted(group, key=lambda row: row.ref.index)
         ref = rows[-1].ref
-        if [row.ref.index for row in rows] != list(range(ref.shard_rows)):
-            raise RuntimeError(
-                f"{ref.shard}: {len(rows)} rows came to the score table, {ref.shard_rows or 'an unknown number'} read"
-            )
-        statuses, reason_counts = score_table.count(rows)
+        indexes = [row.ref.index for row in rows]
+        if len(rows) != ref.shard_rows:
+            raise RuntimeError(f"{ref.shard}: {len(rows)} rows came to the score table, {ref.shard_rows} were read")
+        table = score_table.to_table(rows, self.score_names, self.embedding_dim)
+        path = score_table.part_name(ref.shard_index)
+        if indexes != list(range(len(rows))):
+            with open_read(join(self.output, path)) as stream:
+                table = score_table.replace_failed(score_table.open_part(stream).read(), table)
+        statuses, reason_counts = score_table.count(table)
         part = ScorePart(
             shard_index=ref.shard_index,
             shard=ref.shard,
-            path=score_table.part_name(ref.shard_index),
-            rows=len(rows),
+            path=path,
+            rows=table.num_rows,
             kept=statuses[records.KEPT],
             rejected=statuses[records.REJECTED],
             failed=statuses[records.FAILED],
             reasons=dict(sorted(reason_counts.items())),
         )
-        table = score_table.to_table(rows, self.score_names, self.embedding_dim)
+        metadata = {score_table.PART_METADATA: json.dumps(asdict(part))}
         with atomic_output(self.output, part.path) as stream:
-            score_table.write_table(stream, table, {score_table.PART_METADATA: json.dumps(asdict(part))})
+            score_table.write_table(stream, table, metadata)
         return part
 
 

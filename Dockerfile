@@ -1,0 +1,72 @@
+# syntax=docker/dockerfile:1
+#
+# One image for Dataflow: the launcher of the Flex Template and the workers, with or without GPUs.
+#
+#   docker build -t IMAGE .
+#   docker build -t IMAGE --build-arg CLIP_MODEL=ViT-L-14 --build-arg PRETRAINED=openai .      # weights and heads in /models
+#   docker build -t IMAGE --target portable .                     # not root: a worker pool for Flink, Spark or Kubernetes
+#
+# The base is Python's own slim image, not one of CUDA: torch's wheels bring CUDA 12.8, cuDNN and NCCL at the versions of
+# requirements.lock, so that a CUDA base would add a second set that nothing loads. The driver comes from the worker's
+# machine, mounted at /usr/local/nvidia. Launcher and workers need the same Python minor, and so does whoever submits a job
+# with this image from elsewhere: 3.11. The Python and Beam versions here, in setup.py and in requirements.lock are held
+# together by tests/test_docker.py.
+
+FROM apache/beam_python3.11_sdk:2.77.0 AS beam
+FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:flex_templates_base_image_release_20260112_RC00 AS launcher
+
+# The packages go to a folder of their own, which the next stage copies over its Python: the image keeps neither pip's cache
+# nor the sources. Every dependency is in the lock and checked by its hash; nothing is resolved, and nothing compiled.
+FROM python:3.11-slim-bookworm AS packages
+WORKDIR /build
+COPY docker/build.lock requirements.lock ./
+RUN pip install --no-cache-dir --require-hashes --only-binary=:all: -r build.lock \
+    && pip install --no-cache-dir --prefix=/packages --require-hashes --no-build-isolation \
+      --only-binary=:all: --no-binary=google-apitools -r requirements.lock
+COPY setup.py pyproject.toml README.md ./
+COPY beam_curate beam_curate
+COPY pipelines pipelines
+RUN pip install --no-cache-dir --prefix=/packages --no-deps --no-build-isolation .
+
+FROM python:3.11-slim-bookworm AS runtime
+COPY --from=packages /packages /usr/local
+# A missing or unfitting package is an error of the build, not of a job.
+RUN pip check && python -c "import apache_beam, open_clip, simplejpeg, beam_curate, pipelines.curate"
+COPY --from=beam /opt/apache/beam /opt/apache/beam
+# The paths of the driver; and all packages are here, so Beam's boot needs no virtual environment for each process.
+ENV PATH=/usr/local/nvidia/bin:${PATH} \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
+    PYTHONUNBUFFERED=1
+
+# Model files, fetched and verified when the image is built; an empty folder without the build argument.
+FROM runtime AS models
+ARG CLIP_MODEL=""
+ARG PRETRAINED=openai
+RUN mkdir /models && if [ -n "${CLIP_MODEL}" ]; then \
+      python -m pipelines.fetch_models --model_dir /models --clip_model "${CLIP_MODEL}" --pretrained "${PRETRAINED}"; \
+    fi
+
+# For the worker pools of other runners, which need no root.
+FROM runtime AS portable
+COPY --from=models /models /models
+RUN useradd --create-home --uid 1000 beam
+USER 1000
+WORKDIR /home/beam
+ENTRYPOINT ["/opt/apache/beam/boot"]
+
+# For Dataflow. It starts the container as root, mounts the driver and its own folders and writes to them, so the user stays.
+FROM runtime AS dataflow
+COPY --from=models /models /models
+COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
+# Alone in its folder: Python looks for modules beside the script first.
+WORKDIR /template
+COPY pipelines/curate.py ./
+ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/curate.py
+LABEL org.opencontainers.image.title="beam-curate" \
+      org.opencontainers.image.description="Curates image datasets with Apache Beam on Dataflow, with GPUs" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.apache.beam.version="2.77.0"
+ENTRYPOINT ["/opt/apache/beam/boot"]

@@ -1,0 +1,270 @@
+"""What overhead.py compares: functions that read shards and consume every image in them, batch by batch.
+
+Each runs in a process of its own (see `measure`), which loads its model once, before anything is timed.
+"""
+
+import functools
+import io
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import open_clip
+import torch
+import webdataset as wds
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+from PIL import Image
+
+from beam_curate import ClipModelHandler, DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter
+from beam_curate import WriteWebDatasetShards as WriteShards
+from beam_curate.heads import random_head
+from beam_curate.images import decode_image
+from beam_curate.records import DecodedImage, EmbeddedSample
+
+BATCH = 32
+CLIP_MODEL = "ViT-B-32"
+STUB_DIM = 768
+_SIDE = 224
+
+Paths = Sequence[str]
+
+
+class Run(NamedTuple):
+    """A timed run: images consumed, wall seconds, and CPU seconds of the process and its children."""
+
+    images: int
+    wall: float
+    cpu: float
+
+
+class StubModel:
+    """A fixed projection of every seventh pixel of every seventh row: it uses the batch and costs next to nothing."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._projection = rng.normal(size=((_SIDE // 7) ** 2 * 3, STUB_DIM)).astype(np.float32)
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """(N, S, S, 3) or (N, 3, S, S) of any number type to (N, STUB_DIM) float16, L2-normalised."""
+        seen = pixels[:, ::7, ::7] if pixels.shape[-1] == 3 else pixels[:, :, ::7, ::7]
+        features = seen.reshape(len(pixels), -1).astype(np.float32) @ self._projection
+        return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
+
+
+@functools.cache
+def stub_model() -> StubModel:
+    """The stub of this process."""
+    return StubModel()
+
+
+@functools.cache
+def tower() -> Any:
+    """The visual tower of this process, as the pipeline loads it: random weights, precision `auto`."""
+    return _handler().load_model()
+
+
+@functools.cache
+def _handler() -> ClipModelHandler:
+    return ClipModelHandler(CLIP_MODEL, "random", batch_size=BATCH)
+
+
+class StubHandler(ModelHandler[DecodedImage, EmbeddedSample, StubModel]):
+    """Runs the stub in RunInference."""
+
+    def __init__(self) -> None:
+        super().__init__(min_batch_size=BATCH, max_batch_size=BATCH)
+
+    def load_model(self) -> StubModel:
+        """Takes the process's stub."""
+        return stub_model()
+
+    def run_inference(self, batch: Sequence[DecodedImage], model: StubModel, inference_args=None):
+        """Embeds a batch of good images."""
+        pixels = np.frombuffer(b"".join([image.pixels for image in batch]), np.uint8)
+        rows = model.embed(pixels.reshape(len(batch), _SIDE, _SIDE, 3))
+        return [EmbeddedSample(image.ref, image.facts, row.tobytes()) for image, row in zip(batch, rows, strict=True)]
+
+    def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:
+        """Counts the pixels' bytes."""
+        return sum(len(image.pixels) for image in batch)
+
+
+class WarmClipHandler(ClipModelHandler):
+    """The project's handler with a tower that the process holds already: loading is not what is measured."""
+
+    def load_model(self):
+        """Takes the process's tower."""
+        return tower()
+
+
+def _pipeline(paths: Paths, handler: ModelHandler, dim: int, write: bool) -> None:
+    score = ScoreAndFilter((random_head("aesthetic", dim), random_head("nsfw", dim)), min_aesthetic=0.5, max_nsfw=2.0)
+    output = tempfile.mkdtemp(prefix="beam-curate-bench-") if write else ""
+    try:
+        with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as root:
+            rows = (
+                root
+                | ReadTarShards(",".join(paths))
+                | DecodeImages()
+                | RunInference(handler).with_output_types(EmbeddedSample)
+                | score
+            )
+            if write:
+                _ = rows | WriteShards(output, score.score_names, dim, samples_per_shard=1000)
+            else:
+                _ = rows | beam.combiners.Count.Globally()
+    finally:
+        if write:
+            shutil.rmtree(output)
+
+
+def _loop(paths: Paths, decode: Callable[[bytes], Any], collate: Callable[[list[Any]], Any]) -> Iterable[Any]:
+    """The plain loop: webdataset in DataLoader workers, one per core, which read, decode and stack; (keys, batch) out."""
+    samples = (
+        wds.WebDataset(list(paths), shardshuffle=False, empty_check=False)
+        .to_tuple("__key__", "jpg")
+        .map_tuple(str, decode)
+        .batched(BATCH, collation_fn=lambda rows: ([row[0] for row in rows], collate([row[1] for row in rows])))
+    )
+    return _loader(samples)
+
+
+def _loader(samples: Any) -> Iterable[Any]:
+    # Forked, as is usual on Linux: this process itself was spawned, and its default would be that.
+    return torch.utils.data.DataLoader(
+        samples, batch_size=None, num_workers=os.cpu_count() or 1, multiprocessing_context="fork"
+    )
+
+
+def _unzip(rows: list[Any]) -> tuple[list[Any], torch.Tensor]:
+    return [row[0] for row in rows], _stack_arrays([row[1] for row in rows])
+
+
+def _decode_fast(data: bytes) -> np.ndarray:
+    return decode_image(data, DecodeOptions())[1]
+
+
+def _stack_arrays(images: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images))
+
+
+def _open_clip_decode() -> Callable[[bytes], torch.Tensor]:
+    transform = open_clip.image_transform(_SIDE, is_train=False)
+    return lambda data: transform(Image.open(io.BytesIO(data)))
+
+
+def pipeline_stub(paths: Paths, write: bool) -> None:
+    """Curates with the stub."""
+    _pipeline(paths, StubHandler(), STUB_DIM, write)
+
+
+def loop_stub(paths: Paths) -> None:
+    """The plain loop with the pipeline's decoder."""
+    for _, batch in _loop(paths, _decode_fast, _stack_arrays):
+        stub_model().embed(batch.numpy())
+
+
+def loop_stub_write(paths: Paths) -> None:
+    """The plain loop with the pipeline's decoder that writes the samples to shards again."""
+    members = ("__key__", "jpg", "txt", "json")
+    samples = wds.WebDataset(list(paths), shardshuffle=False, empty_check=False).to_tuple(*members)
+    samples = samples.map(lambda sample: (sample, _decode_fast(sample[1]))).batched(BATCH, collation_fn=_unzip)
+    with (
+        tempfile.TemporaryDirectory(prefix="beam-curate-bench-") as output,
+        wds.ShardWriter(f"{output}/%05d.tar", maxcount=1000, verbose=0) as writer,
+    ):
+        for rows, batch in _loader(samples):
+            stub_model().embed(batch.numpy())
+            for row in rows:
+                writer.write(dict(zip(members, row, strict=True)))
+
+
+def open_clip_stub(paths: Paths) -> None:
+    """The plain loop with open_clip's own transform (Pillow)."""
+    for _, batch in _loop(paths, _open_clip_decode(), torch.stack):
+        stub_model().embed(batch.numpy())
+
+
+def pipeline_clip(paths: Paths, write: bool) -> None:
+    """Curates with CLIP."""
+    _pipeline(paths, WarmClipHandler(CLIP_MODEL, "random", batch_size=BATCH), tower().describe().embed_dim, write)
+
+
+@functools.cache
+def _decoded(path: str) -> tuple[np.ndarray, ...]:
+    """The batches of a shard, decoded; whole batches only if the shard's size is a multiple of the batch's."""
+    samples = wds.WebDataset([path], shardshuffle=False, empty_check=False).to_tuple("jpg").map_tuple(_decode_fast)
+    images = [image for (image,) in samples]
+    return tuple(np.stack(images[at : at + BATCH]) for at in range(0, len(images), BATCH))
+
+
+def model_alone(paths: Paths) -> None:
+    """The bare model loop on batches that are decoded already."""
+    for path in paths:
+        for batch in _decoded(path):
+            tower().embed(batch)
+
+
+@functools.cache
+def _open_clip_model() -> Any:
+    return open_clip.create_model(CLIP_MODEL).eval()
+
+
+def user_loop(paths: Paths) -> None:
+    """What one writes without this project: webdataset, open_clip's transform, open_clip's model, fp32, eager."""
+    model = _open_clip_model()
+    with torch.inference_mode():
+        for _, batch in _loop(paths, _open_clip_decode(), torch.stack):
+            features = torch.nn.functional.normalize(model.encode_image(batch), dim=-1)
+            features.numpy()
+
+
+class Contender(NamedTuple):
+    """A function to time, what the table calls it, and whether it runs the real model."""
+
+    run: Callable[[Paths], None]
+    title: str
+    clip: bool
+
+
+CONTENDERS: dict[str, Contender] = {
+    "pipeline_stub": Contender(
+        functools.partial(pipeline_stub, write=False), "pipeline, stub model, scores counted", False
+    ),
+    "pipeline_stub_write": Contender(
+        functools.partial(pipeline_stub, write=True), "pipeline, stub model, table and shards written", False
+    ),
+    "loop_stub": Contender(loop_stub, "webdataset + DataLoader, our decoder, stub model", False),
+    "loop_stub_write": Contender(loop_stub_write, "the same, with shards written", False),
+    "open_clip_stub": Contender(open_clip_stub, "webdataset + DataLoader, open_clip transform, stub model", False),
+    "pipeline_clip": Contender(functools.partial(pipeline_clip, write=False), "pipeline, CLIP, scores counted", True),
+    "pipeline_clip_write": Contender(
+        functools.partial(pipeline_clip, write=True), "pipeline, CLIP, table and shards written", True
+    ),
+    "model_alone": Contender(model_alone, "CLIP alone, on decoded batches", True),
+    "user_loop": Contender(user_loop, "webdataset + DataLoader + open_clip, fp32", True),
+}
+
+
+def measure(name: str, paths: Paths, images: int) -> Run:
+    """Runs a contender in this process and times it."""
+    start, cpu = time.perf_counter(), _cpu_seconds()
+    CONTENDERS[name].run(paths)
+    return Run(images, time.perf_counter() - start, _cpu_seconds() - cpu)
+
+
+def threads() -> int:
+    """Torch's threads within an operation, as every contender uses them."""
+    return torch.get_num_threads()
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)

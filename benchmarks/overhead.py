@@ -1,0 +1,205 @@
+"""Measures what the pipeline costs beside plain loops and beside the bare model.
+
+    python benchmarks/overhead.py
+    python benchmarks/overhead.py --size M --only pipeline_clip,model_alone --rounds 7 --json result.json
+
+Every contender has a process of its own that is warmed up first (imports, models, kernels). The rounds are interleaved:
+A B C A B C. In each, a contender consumes a quarter of the shards and then all of them; the difference, divided by the
+difference in images, is the marginal cost, in which start-up has no part. Ratios are taken within a round, and the
+median over the rounds is told. On a busy machine wall times scatter: the CPU times then tell more.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from photo_shards import SIZES, write_shards
+
+_STUB: Final = ("pipeline_stub", "pipeline_stub_write", "loop_stub", "loop_stub_write", "open_clip_stub")
+_CLIP: Final = ("pipeline_clip", "pipeline_clip_write", "model_alone", "user_loop")
+
+
+class Comparison(NamedTuple):
+    """A ratio of images/s, and what it shall be at least, by image size (nothing where it is for information)."""
+
+    name: str
+    against: str
+    goals: Mapping[str, float]
+
+
+_COMPARISONS: Final = (
+    Comparison("pipeline_stub", "loop_stub", {"S": 1.0, "M": 1.0}),
+    Comparison("pipeline_stub_write", "loop_stub_write", {"S": 1.0, "M": 1.0}),
+    Comparison("pipeline_stub_write", "loop_stub", {}),
+    Comparison("pipeline_stub", "open_clip_stub", {}),
+    Comparison("pipeline_clip", "model_alone", {"S": 0.92, "M": 0.88}),
+    Comparison("pipeline_clip_write", "model_alone", {"S": 0.92, "M": 0.88}),
+    Comparison("pipeline_clip_write", "user_loop", {"S": 1.8, "M": 1.8}),
+)
+
+
+class Marginal(NamedTuple):
+    """What one more image costs in a round, in milliseconds, and what a run of none would (seconds)."""
+
+    wall_ms: float
+    cpu_ms: float
+    startup_s: float
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=1792, help="images of a run with the stub model")
+    parser.add_argument("--clip_images", type=int, default=256, help="images of a run with CLIP")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", choices=SIZES, default="S", help="S: 640 x 480, M: 1024 x 768")
+    parser.add_argument("--only", default="", help=f"a comma list of {', '.join((*_STUB, *_CLIP))}; default: all")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args(argv)
+    options.names = [name for name in options.only.split(",") if name] or [*_STUB, *_CLIP]
+    unknown = sorted(set(options.names) - {*_STUB, *_CLIP})
+    if unknown:
+        parser.error(f"--only has {', '.join(unknown)}; choose from {', '.join((*_STUB, *_CLIP))}")
+    shards = 4 * (os.cpu_count() or 1)
+    for name in ("images", "clip_images"):
+        if getattr(options, name) < shards:
+            parser.error(f"--{name} is {getattr(options, name)}; give at least {shards}, one per shard")
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; give at least 1")
+    return options
+
+
+class _Player:
+    """A contender in its process."""
+
+    def __init__(self, name: str, process: ProcessPoolExecutor, paths: Sequence[Path], per_shard: int) -> None:
+        self.name = name
+        self._process = process
+        self._paths = [str(path) for path in paths]
+        self._per_shard = per_shard
+
+    def _measure(self, shards: int) -> Any:
+        import contenders
+
+        return self._process.submit(
+            contenders.measure, self.name, self._paths[:shards], shards * self._per_shard
+        ).result()
+
+    def round(self) -> Marginal:
+        """Runs a quarter and the whole."""
+        few, all_ = self._measure(len(self._paths) // 4), self._measure(len(self._paths))
+        images = all_.images - few.images
+        wall, cpu = (all_.wall - few.wall) / images, (all_.cpu - few.cpu) / images
+        return Marginal(1000 * wall, 1000 * cpu, few.wall - few.images * wall)
+
+    def threads(self) -> int:
+        """Torch's threads in the process."""
+        import contenders
+
+        return self._process.submit(contenders.threads).result()
+
+
+def _play(options: argparse.Namespace, folder: Path) -> tuple[int, dict[str, list[Marginal]]]:
+    """Runs all rounds; torch's threads, and the rounds of each contender."""
+    shards = 4 * (os.cpu_count() or 1)
+    with ExitStack() as stack:
+        players = []
+        for kind, names, images in (("stub", _STUB, options.images), ("clip", _CLIP, options.clip_images)):
+            per_shard = -(-images // shards)
+            chosen = [name for name in names if name in options.names]
+            paths = write_shards(folder / kind, options.size, shards, per_shard) if chosen else []
+            for name in chosen:
+                process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                players.append(_Player(name, stack.enter_context(process), paths, per_shard))
+        (threads,) = {player.threads() for player in players}  # the same for all, or this fails
+        for player in players:
+            _say(f"warming up {player.name}")
+            player.round()
+        rounds: dict[str, list[Marginal]] = {player.name: [] for player in players}
+        for number in range(options.rounds):
+            _say(f"round {number + 1} of {options.rounds}")
+            for player in players:
+                rounds[player.name].append(player.round())
+    return threads, rounds
+
+
+def _ratios(rounds: Mapping[str, Sequence[Marginal]], size: str) -> Iterator[dict[str, Any]]:
+    for name, against, goals in _COMPARISONS:
+        if name in rounds and against in rounds:
+            pairs = list(zip(rounds[name], rounds[against], strict=True))
+            wall = [theirs.wall_ms / ours.wall_ms for ours, theirs in pairs]
+            cpu = [theirs.cpu_ms / ours.cpu_ms for ours, theirs in pairs]
+            median = statistics.median(wall)
+            goal = goals.get(size)
+            yield {
+                "name": name,
+                "against": against,
+                "ratio": median,
+                "low": min(wall),
+                "high": max(wall),
+                "cpu_ratio": statistics.median(cpu),
+                "goal": goal,
+                "met": None if goal is None else median >= goal,
+            }
+
+
+def _report(result: Mapping[str, Any]) -> None:
+    print(
+        f"{result['size']}: {result['width']} x {result['height']} JPEG, {result['cores']} cores, {result['threads']} torch "
+        f"threads, {len(next(iter(result['rounds'].values())))} rounds, load {result['load']:.1f}; marginal cost, medians"
+    )
+    print(f"{'contender':<22}{'images/s':>9}{'ms':>8}{'(low':>8}{'high)':>8}{'CPU ms':>8}{'start-up s':>12}")
+    for name, rounds in result["rounds"].items():
+        wall = [one["wall_ms"] for one in rounds]
+        median = statistics.median(wall)
+        cpu, startup = (statistics.median(one[key] for one in rounds) for key in ("cpu_ms", "startup_s"))
+        print(
+            f"{name:<22}{1000 / median:>9.1f}{median:>8.2f}{min(wall):>8.2f}{max(wall):>8.2f}{cpu:>8.2f}{startup:>12.1f}"
+        )
+    print(f"\n{'images/s against':<42}{'ratio':>7}{'(low':>8}{'high)':>8}{'by CPU':>8}{'goal':>7}")
+    for one in result["ratios"]:
+        goal = "" if one["goal"] is None else f"{one['goal']:.2f}  {'met' if one['met'] else 'MISSED'}"
+        title = f"{one['name']} / {one['against']}"
+        print(f"{title:<42}{one['ratio']:>7.2f}{one['low']:>8.2f}{one['high']:>8.2f}{one['cpu_ratio']:>8.2f}   {goal}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark; returns the exit status, which does not depend on the figures."""
+    options = _arguments(argv)
+    with tempfile.TemporaryDirectory(prefix="beam-curate-bench-") as folder:
+        threads, rounds = _play(options, Path(folder))
+    width, height = SIZES[options.size]
+    result = {
+        "size": options.size,
+        "width": width,
+        "height": height,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": os.getloadavg()[1],
+        "images": options.images,
+        "clip_images": options.clip_images,
+        "rounds": {name: [one._asdict() for one in ones] for name, ones in rounds.items()},
+        "ratios": list(_ratios(rounds, options.size)),
+    }
+    _report(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""GPUs on Dataflow: one table of accelerators, and what asking for one implies for a job.
+
+    --runner=DataflowRunner --accelerator l4
+
+The user says which GPU; its machine, disk, threads, batch size, precision and processes follow from the table, each
+unless the user gave it. Combinations that Dataflow refuses, or takes and runs on the CPU, are refused here, before any
+work. Only the standard library is imported with this module, so that `--help` answers at once.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from pipelines.options import OptionError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+NONE: Final = "none"
+AUTO: Final = "auto"
+WORKERS: Final = "workers"
+INFERENCE: Final = "inference"
+PLACEMENTS: Final = (AUTO, NONE, WORKERS, INFERENCE)
+
+# Dataflow's own default is 25 GB for a batch worker with its shuffle service; the unpacked image alone takes about 10.
+# Source: Google Cloud, "Run a pipeline with GPUs" (docs.cloud.google.com/dataflow/docs/gpu/use-gpus), which asks for 50 GB
+# or more where the image is large; model files, staged packages and logs come on top.
+_DISK_GB: Final = 100
+# 5xx: the newest driver that Dataflow offers; its default on older GPUs is a 4xx, and CUDA 12 needs 525 or later.
+_DRIVER: Final = "install-nvidia-driver:5xx"
+_ONE_PROCESS: Final = "no_use_multiple_sdk_containers"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU of a kind on a worker.
+
+    Attributes:
+        type: Dataflow's name of it.
+        machine_type: The smallest machine that has one and can decode for it.
+        memory_gb: The GPU's own memory, in GB as its maker counts them.
+        precision: The fastest precision of its tensor cores that keeps the embeddings (see docs/dataflow.md).
+        batch_size: Images in a call of the model.
+        threads: Bundles that a worker process works on at a time: while one waits for the GPU, others read and decode.
+
+    Source: types, machines and memory: Google Cloud, "GPU machine types" (docs.cloud.google.com/compute/docs/gpus); T4s
+    are attached to N1 machines, the others come with theirs. Precision: NVIDIA's data sheets (Turing has no bf16).
+    Batch size and threads are estimates, not measurements: large enough to fill the GPU with ViT-L-14, small enough that
+    `threads` batches at a time take a few GB beside the model.
+    """
+
+    type: str
+    machine_type: str
+    memory_gb: int
+    precision: str
+    batch_size: int
+    threads: int
+
+
+GPUS: Final = {
+    "t4": Gpu("nvidia-tesla-t4", "n1-standard-8", 16, "fp16", 64, 4),
+    "l4": Gpu("nvidia-l4", "g2-standard-8", 24, "bf16", 128, 4),
+    "a100": Gpu("nvidia-tesla-a100", "a2-highgpu-1g", 40, "bf16", 256, 6),
+    "a100-80gb": Gpu("nvidia-a100-80gb", "a2-ultragpu-1g", 80, "bf16", 256, 6),
+    "h100": Gpu("nvidia-h100-80gb", "a3-highgpu-1g", 80, "bf16", 256, 8),
+}
+ACCELERATORS: Final = (NONE, *GPUS)
+
+
+class GpuOptions(Protocol):
+    """The options of a command that runs the model."""
+
+    @property
+    def accelerator(self) -> str:
+        """A key of GPUS, or none."""
+
+    @property
+    def gpu_placement(self) -> str:
+        """One of PLACEMENTS."""
+
+    @property
+    def device(self) -> str:
+        """Where the model runs: auto, cpu or cuda."""
+
+    @property
+    def precision(self) -> str:
+        """Of the model's weights: auto, bf16, fp16 or fp32."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a call of the model."""
+
+    @property
+    def model_copies(self) -> int:
+        """Copies of the model on a worker."""
+
+
+Options = TypeVar("Options", bound=GpuOptions)
+
+
+def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[str]) -> Options:
+    """Settles the placement and fills in what the accelerator implies; without one, the options as they are.
+
+    Args:
+        options: The command's options, a dataclass.
+        given: The names of those that the user gave, which stay as they are.
+        rest: Beam's part of the command line.
+
+    Raises:
+        OptionError: The combination cannot work; it names the options and the remedy.
+    """
+    if options.accelerator == NONE:
+        if options.gpu_placement in (WORKERS, INFERENCE):
+            raise OptionError(
+                f"--gpu_placement {options.gpu_placement} needs a GPU: give --accelerator {', '.join(GPUS)}"
+            )
+        return _replace(options, gpu_placement=NONE)
+    gpu = GPUS[options.accelerator]
+    placement = WORKERS if options.gpu_placement == AUTO else options.gpu_placement
+    _check(options, placement, _beam_options(rest))
+    changes: dict[str, Any] = {"gpu_placement": placement, "device": "cuda"}
+    changes |= {name: getattr(gpu, name) for name in ("precision", "batch_size") if name not in given}
+    return _replace(options, **changes)
+
+
+def dataflow_arguments(options: GpuOptions, rest: Sequence[str]) -> list[str]:
+    """Beam's whole command line: what the settled options imply, then the user's own words, which win.
+
+    Args:
+        options: What `with_gpu_defaults` returned.
+        rest: Beam's part of the command line.
+    """
+    if options.accelerator == NONE:
+        return list(rest)
+    gpu = GPUS[options.accelerator]
+    shared = options.model_copies > 1
+    implied = [f"--disk_size_gb={_DISK_GB}"]
+    if options.gpu_placement == WORKERS:
+        implied += [
+            f"--machine_type={gpu.machine_type}",
+            f"--dataflow_service_options=worker_accelerator={_accelerator(options)}",
+        ]
+    # Several model copies live in processes of their own, one container a core, which share the GPU through MPS. Else one
+    # process with threads holds the one model; the decoders and the GPU work outside Python's global lock.
+    implied.append(f"--number_of_worker_harness_threads={1 if shared else gpu.threads}")
+    if not shared:
+        implied.append(f"--experiments={_ONE_PROCESS}")
+    if any(word.split("=", 1)[0] == "--sdk_container_image" for word in rest):
+        implied.append("--sdk_location=container")  # the image has Beam: nothing to stage
+    return [*implied, *rest]
+
+
+def inference_hints(options: GpuOptions, runner: str) -> dict[str, str]:
+    """The resource hints for RunInference alone; empty unless that is the placement and the runner uses them.
+
+    Elsewhere a hint would only break the fusion of decoding and inference, and have the pixels written out between them.
+    """
+    if options.gpu_placement != INFERENCE or not is_dataflow(runner):
+        return {}
+    return {"accelerator": _accelerator(options, GPUS[options.accelerator].machine_type)}
+
+
+def is_dataflow(runner: str) -> bool:
+    """Whether a runner's name, as Beam takes it, is Dataflow's."""
+    return runner.rsplit(".", 1)[-1].lower() in ("dataflow", "dataflowrunner", "testdataflowrunner")
+
+
+def _accelerator(options: GpuOptions, machine_type: str = "") -> str:
+    machine = [f"machine_type:{machine_type}"] if machine_type else []
+    mps = ["use_nvidia_mps"] if options.model_copies > 1 else []
+    return ";".join([f"type:{GPUS[options.accelerator].type}", "count:1", *machine, _DRIVER, *mps])
+
+
+def _check(options: GpuOptions, placement: str, beam: "PipelineOptions") -> None:
+    """Refuses what cannot work; `beam` holds the user's own Beam options."""
+    from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, StandardOptions
+
+    asked = f"--accelerator {options.accelerator}"
+    google = beam.view_as(GoogleCloudOptions)
+    runner = str(beam.view_as(StandardOptions).runner or "the in-process runner")
+    services: list[str] = google.dataflow_service_options or []
+    experiments: list[str] = beam.view_as(DebugOptions).experiments or []
+    hints: list[str] = beam.view_as(StandardOptions).resource_hints or []
+    prime = {"enable_prime"} & {*services, *experiments}
+    cases = (
+        (not is_dataflow(runner),
+         f"{asked} is for --runner=DataflowRunner, not for {runner}; on a machine with a GPU give --device cuda"),
+        (placement == NONE, f"{asked} with --gpu_placement none asks for a GPU and for none; leave one of them out"),
+        (options.device == "cpu", f"{asked} with --device cpu would leave the GPU idle; leave one of them out"),
+        (options.accelerator == "t4" and options.precision == "bf16",
+         "--precision bf16: a T4 has no bf16 and would emulate it; give fp16 or fp32"),
+        (any(service.startswith("worker_accelerator") for service in services),
+         f"{asked} and --dataflow_service_options=worker_accelerator… both ask for GPUs; leave one of them out"),
+        (any(hint.startswith("accelerator=") for hint in hints),
+         f"{asked} and --resource_hint accelerator=… both ask for GPUs; leave one of them out"),
+        (placement == INFERENCE and google.flexrs_goal is not None,
+         "--gpu_placement inference uses resource hints, which FlexRS refuses; leave out --flexrs_goal, or give "
+         "--gpu_placement workers"),
+        (placement == WORKERS and prime,
+         "--gpu_placement workers is not for Dataflow Prime; give --gpu_placement inference, or leave out enable_prime"),
+        (options.model_copies > 1 and prime,
+         f"--model_copies {options.model_copies} shares the GPU through MPS, which Dataflow Prime has not; give 1"),
+        (options.model_copies > 1 and _ONE_PROCESS in experiments,
+         f"--model_copies {options.model_copies} needs several processes, which --experiments={_ONE_PROCESS} forbids; leave "
+         "one of them out"),
+    )  # fmt: skip
+    for wrong, message in cases:
+        if wrong:
+            raise OptionError(message)
+
+
+def _beam_options(rest: Sequence[str]) -> "PipelineOptions":
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    return PipelineOptions(list(rest))
+
+
+def _replace(options: Options, **changes: Any) -> Options:
+    replaced: Any = options
+    return dataclasses.replace(replaced, **changes)

@@ -1,0 +1,172 @@
+"""Writes the metadata of the Flex Templates from the options of the commands, so that the two cannot drift.
+
+    python pipelines/template_metadata.py --write     # after a change of options
+    python pipelines/template_metadata.py --check     # says what differs; what the tests do
+
+Source: Google Cloud, "Configure Flex Templates" (docs.cloud.google.com/dataflow/docs/guides/templates), and the message
+TemplateMetadata of its API dataflow/v1beta3, whose field names these are.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pipelines.curate_options import CurateOptions
+
+FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
+
+# Where the console shows an option; those not named here come last, under "More".
+_GROUPS: Final = {
+    "Input and output": ("input", "output", "image_extension", "samples_per_shard", "shuffle_seed", "resume", "overwrite"),
+    "Models": ("model_dir", "clip_model", "pretrained", "aesthetic_head", "nsfw_head", "nsfw_chain"),
+    "Rules": ("min_aesthetic", "max_nsfw", "min_side"),
+    "GPU": ("accelerator", "gpu_placement", "batch_size", "precision", "device", "model_copies"),
+}  # fmt: skip
+_MORE: Final = "More"
+
+# A template's job reads and writes where its workers can: a bucket. A pattern may be a comma list, with braces.
+_BUCKET: Final = r"^(gs|s3)://[^/\s]+/\S+$"
+_SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "input": {"paramType": "TEXT", "regexes": [_BUCKET]},
+    "output": {"paramType": "TEXT", "regexes": [_BUCKET]},
+}
+# An accelerator chooses these unless they are given, and a console gives every default that it is told.
+_CHOSEN: Final = ("batch_size", "precision")
+_NUMBER_OR_NONE: Final = r"^(none|-?\d+(\.\d+)?)$"
+_WHOLE: Final = r"^\d+$"
+
+_WORDS: Final = {"clip": "CLIP", "dir": "directory", "exif": "EXIF", "gpu": "GPU", "max": "maximum", "min": "minimum",
+                 "nsfw": "NSFW"}  # fmt: skip
+
+# Beam's own options that a launch sets and gcloud has no flag for.
+_BEAM: Final = (
+    {
+        "name": "sdk_container_image",
+        "label": "Image of the workers",
+        "helpText": "the image of this template, so that launcher and workers are the same",
+        "isOptional": True,
+        "paramType": "TEXT",
+        "regexes": [r"^\S+/\S+$"],
+    },
+    {
+        "name": "disk_size_gb",
+        "label": "Disk of a worker (GB)",
+        "helpText": "at least 50 with GPUs, for the image; default: 100 with an accelerator, else Dataflow's",
+        "isOptional": True,
+        "paramType": "NUMBER",
+        "regexes": [_WHOLE],
+    },
+    {
+        "name": "number_of_worker_harness_threads",
+        "label": "Threads of a worker process",
+        "helpText": "bundles that a process works on at a time; default: by accelerator, else Dataflow's",
+        "isOptional": True,
+        "paramType": "NUMBER",
+        "regexes": [_WHOLE],
+    },
+    {
+        "name": "dataflow_service_options",
+        "label": "Dataflow service options",
+        "helpText": "such as enable_google_cloud_profiler",
+        "isOptional": True,
+        "paramType": "TEXT",
+    },
+)
+
+
+def metadata(options: type[Any], name: str, description: str) -> dict[str, Any]:
+    """The metadata of one template.
+
+    Args:
+        options: The options class of the command: a dataclass with `option` and `required` fields.
+        name: Of the template, as a console shows it.
+        description: What it does, one sentence.
+    """
+    groups = {option: group for group, members in _GROUPS.items() for option in members}
+    order = [*_GROUPS, _MORE]
+    own = [_parameter(field) | {"groupName": groups.get(field.name, _MORE)} for field in dataclasses.fields(options)]
+    own.sort(key=lambda parameter: order.index(parameter["groupName"]))  # stable: inside a group as in --help
+    beam = [parameter | {"groupName": "Dataflow"} for parameter in _BEAM]
+    return {"name": name, "description": description, "streaming": False, "parameters": [*own, *beam]}
+
+
+def _parameter(field: Any) -> dict[str, Any]:
+    settings = dict(field.metadata)
+    optional = not settings.get("required", False)
+    found = {"name": field.name, "label": _label(field.name), "helpText": settings["help"], "isOptional": optional}
+    found |= _SHAPES.get(field.name) or _shape(field.default, settings)
+    if field.name in _CHOSEN:
+        found["helpText"] += f" (default: {_text(field.default)}, or as the accelerator wants)"
+    elif optional and field.default != "":
+        found["defaultValue"] = _text(field.default)
+    return found
+
+
+def _shape(default: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if "choices" in settings:
+        return {
+            "paramType": "ENUM",
+            "enumOptions": [{"value": choice, "label": choice} for choice in settings["choices"]],
+        }
+    if isinstance(default, bool):
+        return {"paramType": "BOOLEAN", "regexes": ["^(true|false)$"]}
+    if "(or none)" in getattr(settings.get("type"), "__name__", ""):
+        return {"paramType": "TEXT", "regexes": [_NUMBER_OR_NONE]}
+    if isinstance(default, int):
+        return {"paramType": "NUMBER", "regexes": [_WHOLE]}
+    return {"paramType": "TEXT"}
+
+
+def _text(default: Any) -> str:
+    """A default as a launch would give it."""
+    return str(default).lower() if default is None or isinstance(default, bool) else str(default)
+
+
+def _label(name: str) -> str:
+    words = [_WORDS.get(word, word) for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+def templates() -> dict[str, dict[str, Any]]:
+    """All templates, by the name of their file."""
+    return {
+        "curate.json": metadata(
+            CurateOptions,
+            "Curate an image dataset",
+            "Reads WebDataset shards, embeds and scores the images with CLIP, filters them, and writes curated shards.",
+        )
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes or checks the files; returns the exit status, 1 if a file is not as it should be."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--write", action="store_true", help="write the files")
+    mode.add_argument("--check", action="store_true", help="compare the files with the options; write nothing")
+    arguments = parser.parse_args(argv)
+    wrong = False
+    for name, value in templates().items():
+        path = FOLDER / name
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        found = path.read_text() if path.exists() else ""
+        if arguments.write:
+            FOLDER.mkdir(exist_ok=True)
+            path.write_text(text)
+        elif found != text:
+            wrong = True
+            difference = difflib.unified_diff(
+                found.splitlines(), text.splitlines(), str(path), "the options", lineterm="", n=1
+            )
+            print("\n".join(difference), file=sys.stderr)
+            print(f"error: templates/{name} is not what the options say; run make templates", file=sys.stderr)
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""Jobs for Dataflow, really submitted: to a service on this machine, with a bucket that is an emulator."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from pipelines import curate
+from pipelines.curate_options import CurateOptions
+from pipelines.dataflow_options import GPUS, dataflow_arguments, inference_hints, with_gpu_defaults
+from pipelines.options import OptionError, parse
+from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow
+
+DATAFLOW = ["--runner=DataflowRunner"]
+DRIVER = """
+import json, sys, traceback
+from pipelines import curate
+for case in json.load(open(sys.argv[1])):
+    try:
+        status = curate.main(case)
+    except Exception:
+        traceback.print_exc()
+        status = -1
+    print(json.dumps({"status": status}), flush=True)
+"""
+
+
+def settled(*words):
+    """The options and Beam's arguments that a command line comes to."""
+    options, rest, given = parse(CurateOptions, ["--input=i", "--output=o", *words], "")
+    options = with_gpu_defaults(options, given, rest)
+    return options, dataflow_arguments(options, rest)
+
+
+# What follows from the options, without a service.
+
+
+def test_without_an_accelerator_nothing_changes():
+    options, arguments = settled("--runner=DataflowRunner", "--machine_type=n2-standard-4")
+    assert arguments == ["--runner=DataflowRunner", "--machine_type=n2-standard-4"]
+    assert (options.device, options.batch_size, options.precision, options.gpu_placement) == (
+        "auto",
+        32,
+        "auto",
+        "none",
+    )
+    assert inference_hints(options, "DataflowRunner") == {}
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_an_accelerator_implies_the_rest_of_its_row(name):
+    gpu = GPUS[name]
+    options, arguments = settled(*DATAFLOW, f"--accelerator={name}")
+    assert (options.device, options.batch_size, options.precision) == ("cuda", gpu.batch_size, gpu.precision)
+    assert options.gpu_placement == "workers"
+    assert f"--machine_type={gpu.machine_type}" in arguments
+    assert arguments[-1] == DATAFLOW[0]
+    from beam_curate.clip_handler import ClipModelHandler
+
+    ClipModelHandler(device=options.device, precision=options.precision, batch_size=options.batch_size)
+
+
+def test_what_the_user_gave_wins():
+    options, arguments = settled(
+        *DATAFLOW, "--accelerator=l4", "--batch_size=8", "--precision=fp32", "--machine_type=g2-standard-32"
+    )
+    assert (options.batch_size, options.precision) == (8, "fp32")
+    from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
+
+    assert PipelineOptions(arguments).view_as(WorkerOptions).machine_type == "g2-standard-32"
+
+
+def test_hints_are_for_dataflow_alone():
+    options, arguments = settled(*DATAFLOW, "--accelerator=a100", "--gpu_placement=inference")
+    assert inference_hints(options, "FnApiRunner") == inference_hints(options, "PrismRunner") == {}
+    expected = "type:nvidia-tesla-a100;count:1;machine_type:a2-highgpu-1g;install-nvidia-driver:5xx"
+    assert inference_hints(options, "DataflowRunner") == {"accelerator": expected}
+    assert not [word for word in arguments if "worker_accelerator" in word or "machine_type" in word]
+
+
+WRONG = {
+    "--accelerator l4 is for --runner=DataflowRunner, not for FnApiRunner": ["--runner=FnApiRunner", "--accelerator=l4"],
+    "not for the in-process runner": ["--accelerator=l4"],
+    "--gpu_placement workers needs a GPU": [*DATAFLOW, "--gpu_placement=workers"],
+    "--gpu_placement inference needs a GPU": ["--gpu_placement=inference"],
+    "asks for a GPU and for none": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=none"],
+    "--device cpu would leave the GPU idle": [*DATAFLOW, "--accelerator=l4", "--device=cpu"],
+    "a T4 has no bf16": [*DATAFLOW, "--accelerator=t4", "--precision=bf16"],
+    "both ask for GPUs": [*DATAFLOW, "--accelerator=l4", "--dataflow_service_options=worker_accelerator=type:x;count:1"],
+    "--resource_hint accelerator=… both": [*DATAFLOW, "--accelerator=l4", "--resource_hint=accelerator=type:x;count:1"],
+    "which FlexRS refuses": [
+        *DATAFLOW, "--accelerator=l4", "--gpu_placement=inference", "--flexrs_goal=COST_OPTIMIZED"],
+    "not for Dataflow Prime": [*DATAFLOW, "--accelerator=l4", "--dataflow_service_options=enable_prime"],
+    "which Dataflow Prime has not": [
+        *DATAFLOW, "--accelerator=l4", "--gpu_placement=inference", "--model_copies=2", "--experiments=enable_prime"],
+    "needs several processes": [
+        *DATAFLOW, "--accelerator=l4", "--model_copies=2", "--experiments=no_use_multiple_sdk_containers"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_cannot_work_is_refused(message):
+    with pytest.raises(OptionError, match=message.replace("(", r"\(")) as caught:
+        settled(*WRONG[message])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refusal_is_one_line_before_any_work(tmp_path, capsys):
+    output = tmp_path / "out"
+    assert curate.main([f"--input={tmp_path}/*.tar", f"--output={output}", "--accelerator=l4"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --accelerator l4 is for --runner=DataflowRunner")
+    assert error.count("\n") == 1
+    assert not output.exists()
+
+
+# Jobs that are submitted.
+
+IMAGE = "us-docker.pkg.dev/stub-project/images/beam-curate:1"
+CASES = {
+    "run": ["--setup_file=./setup.py", "--labels=stub=run"],
+    "workers": ["--accelerator=l4", "--no_wait_until_finish", f"--service_account_email=w@{PROJECT}.iam.gserviceaccount.com",
+                "--subnetwork=regions/us-central1/subnetworks/private", "--no_use_public_ips"],
+    "inference": ["--accelerator=a100", "--gpu_placement=inference", "--machine_type=n2-standard-8",
+                  "--no_wait_until_finish"],
+    "copies": ["--accelerator=l4", "--model_copies=4", "--machine_type=g2-standard-16", "--batch_size=16",
+               "--no_wait_until_finish"],
+    "template": ["--accelerator=h100", f"--template_location=gs://{BUCKET}/launch/job_object"],
+}  # fmt: skip
+MEMBERS = [
+    [(f"{shard}/{n:03d}.{name}", data) for n in range(5) for name, data in (
+        ("jpg", encoded(photo(10 * shard + n))), ("txt", f"caption {n}".encode()))]
+    for shard in range(2)
+]  # fmt: skip
+
+
+class Submitted:
+    """The jobs of all cases, submitted once by one process."""
+
+    def __init__(self, service, statuses, log):
+        self.bucket = service.bucket
+        self.statuses = statuses
+        self.log = log
+        self.bodies = {job["body"]["name"]: job["body"] for job in service.jobs}
+        self.tokens = service.tokens
+
+    def body(self, case):
+        return self.bodies[f"case-{case}"]
+
+    def pool(self, case):
+        (pool,) = self.body(case)["environment"]["workerPools"]
+        return pool
+
+    def pipeline(self, case):
+        """The staged pipeline."""
+        from apache_beam.portability.api import beam_runner_api_pb2
+
+        url = self.body(case)["environment"]["sdkPipelineOptions"]["options"]["pipelineUrl"]
+        return beam_runner_api_pb2.Pipeline.FromString(self.bucket.read(url.removeprefix(f"gs://{BUCKET}/")))
+
+    def accelerated(self, case):
+        """The steps with an accelerator, to what they ask for."""
+        proto = self.pipeline(case).components
+        hints = {
+            name: env.resource_hints.get("beam:resources:accelerator:v1") for name, env in proto.environments.items()
+        }
+        return {
+            step.unique_name: hints[step.environment_id].decode()
+            for step in proto.transforms.values()
+            if hints.get(step.environment_id)
+        }
+
+    def handler(self, case):
+        """The model handler as it would come to life on a worker."""
+        from apache_beam.internal import pickler
+        from apache_beam.portability.api import beam_runner_api_pb2
+
+        for step in self.pipeline(case).components.transforms.values():
+            if step.unique_name.endswith("RunInference/BeamML_RunInference"):
+                payload = beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload)
+                return pickler.loads(payload.do_fn.payload)[0]._model_handler
+        raise AssertionError("there is no RunInference")
+
+
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dataflow")
+    with dataflow(folder) as service:
+        for number, members in enumerate(MEMBERS):
+            service.bucket.write(f"in/{number:05d}.tar", tar_bytes(members))
+        common = [
+            f"--input=gs://{BUCKET}/in/*.tar", "--clip_model=ViT-S-32-alt", "--pretrained=random",
+            "--aesthetic_head=random", "--nsfw_head=random", "--min_aesthetic=none", "--max_nsfw=none",
+            "--samples_per_shard=4", *DATAFLOW, f"--project={PROJECT}", f"--region={REGION}",
+            f"--temp_location=gs://{BUCKET}/tmp", f"--staging_location=gs://{BUCKET}/staging",
+            f"--dataflow_endpoint={service.endpoint}", f"--sdk_container_image={IMAGE}",
+        ]  # fmt: skip
+        cases = [
+            [*common, f"--output=gs://{BUCKET}/{name}", f"--job_name=case-{name}", *words]
+            for name, words in CASES.items()
+        ]
+        (folder / "cases.json").write_text(json.dumps(cases))
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(folder / "cases.json")],
+            cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        statuses = [json.loads(line)["status"] for line in done.stdout.splitlines() if line.startswith('{"status"')]
+        workers = "".join(path.read_text() for path in folder.glob("*/log"))
+        yield Submitted(service, statuses, f"{done.stdout}\n{done.stderr}\n{workers}")
+
+
+def test_every_submission_succeeds(submitted):
+    assert submitted.statuses == [0] * len(CASES), submitted.log
+    assert submitted.bodies.keys() == {f"case-{name}" for name in CASES if name != "template"}
+    assert submitted.tokens > 0  # the throwaway key was used
+
+
+def test_the_submitted_job_runs_from_what_was_staged(submitted):
+    summary = json.loads(submitted.bucket.read("run/summary.json"))
+    assert summary["funnel"] == {"input": 10, "failed": 0, "rejected": 0, "kept": 10, "reasons": {}}
+    assert summary["runner"] == "DataflowRunner"
+    written = []
+    for number in range(3):
+        with tarfile.open(fileobj=io.BytesIO(submitted.bucket.read(f"run/{number:05d}.tar"))) as archive:
+            written += [(info.name, archive.extractfile(info).read()) for info in archive]
+    assert written == [member for members in MEMBERS for member in members]
+    assert "input     10 samples in 2 shards" in submitted.log  # the command reads the summary from the bucket
+    assert not [name for name in submitted.bucket.names("run/") if "_temporary" in name]
+
+
+def test_the_staged_package_is_whole(submitted):
+    packages = {package["name"]: package["location"] for package in submitted.pool("run")["packages"]}
+    location = packages["workflow.tar.gz"].removeprefix(f"storage.googleapis.com/{BUCKET}/")
+    with tarfile.open(fileobj=io.BytesIO(submitted.bucket.read(location))) as archive:
+        staged = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    for package in ("beam_curate", "beam_curate/transforms", "pipelines"):
+        assert {f"{package}/__init__.py"} <= staged
+    assert {"pipelines/curate.py", "beam_curate/py.typed", "README.md"} <= staged
+
+
+def test_a_job_without_a_gpu_asks_for_none(submitted):
+    environment = submitted.body("run")["environment"]
+    assert "serviceOptions" not in environment
+    assert "use_multiple_sdk_containers" in environment["experiments"]
+    assert submitted.accelerated("run") == {}
+    assert submitted.pool("run")["workerHarnessContainerImage"] == IMAGE
+    assert submitted.body("run")["labels"] == {"stub": "run"}
+
+
+def test_a_gpu_on_every_worker(submitted):
+    environment, pool = submitted.body("workers")["environment"], submitted.pool("workers")
+    assert environment["serviceOptions"] == ["worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx"]
+    assert "no_use_multiple_sdk_containers" in environment["experiments"]
+    assert "use_multiple_sdk_containers" not in environment["experiments"]
+    assert (pool["machineType"], pool["diskSizeGb"], pool["numThreadsPerWorker"]) == ("g2-standard-8", 100, 4)
+    assert [image["containerImage"] for image in pool["sdkHarnessContainerImages"]] == [IMAGE]
+    assert submitted.accelerated("workers") == {}  # one environment: everything stays fused
+    assert environment["serviceAccountEmail"] == f"w@{PROJECT}.iam.gserviceaccount.com"
+    assert pool["subnetwork"] == "regions/us-central1/subnetworks/private"
+    handler = submitted.handler("workers")
+    assert (handler._device, handler._precision, handler._shape) == ("cuda", "bf16", 128)
+
+
+def test_a_gpu_on_the_inference_stage_alone(submitted):
+    environment, pool = submitted.body("inference")["environment"], submitted.pool("inference")
+    assert "serviceOptions" not in environment
+    steps = submitted.accelerated("inference")
+    assert any(name.endswith("BeamML_RunInference") for name in steps)
+    assert all(name.split("/")[0].startswith("RunInference") for name in steps)
+    assert set(steps.values()) == {
+        "type:nvidia-tesla-a100;count:1;machine_type:a2-highgpu-1g;install-nvidia-driver:5xx"
+    }
+    assert pool["machineType"] == "n2-standard-8"  # of the other stages
+    assert {image["containerImage"] for image in pool["sdkHarnessContainerImages"]} == {IMAGE}
+    assert len(pool["sdkHarnessContainerImages"]) == 2
+    assert submitted.handler("inference")._device == "cuda"
+
+
+def test_copies_of_the_model_share_a_gpu(submitted):
+    environment, pool = submitted.body("copies")["environment"], submitted.pool("copies")
+    assert environment["serviceOptions"] == [
+        "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx;use_nvidia_mps"
+    ]
+    assert "use_multiple_sdk_containers" in environment["experiments"]
+    assert "no_use_multiple_sdk_containers" not in environment["experiments"]
+    assert (pool["machineType"], pool["numThreadsPerWorker"]) == ("g2-standard-16", 1)
+    handler = submitted.handler("copies")
+    assert (handler.model_copies(), handler._shape) == (4, 16)
+
+
+def test_a_template_is_written_and_no_job_created(submitted):
+    job = json.loads(submitted.bucket.read("launch/job_object"))
+    (pool,) = job["environment"]["workerPools"]
+    assert pool["machineType"] == "a3-highgpu-1g"
+    assert job["environment"]["serviceOptions"] == [
+        "worker_accelerator=type:nvidia-h100-80gb;count:1;install-nvidia-driver:5xx"
+    ]
+    assert "template/run.json" in submitted.bucket.names()  # the run is prepared, and
+    assert "template/summary.json" not in submitted.bucket.names()  # starts when the template is launched
+
+
+def test_the_run_is_prepared_before_the_job_starts(submitted):
+    configuration = json.loads(submitted.bucket.read("workers/run.json"))["configuration"]
+    assert (configuration["batch_size"], configuration["precision"]) == (128, "bf16")
+    assert not {"accelerator", "gpu_placement", "device"} & configuration.keys()

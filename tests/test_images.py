@@ -1,0 +1,431 @@
+import concurrent.futures
+import hashlib
+import io
+import json
+import pickle
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.transform import image_transform
+from PIL import Image, ImageOps
+
+from beam_curate import images, reasons
+from beam_curate.image_errors import PILLOW_ERRORS
+from beam_curate.images import DECODERS, MAX_PIXELS, DecodeOptions, ImageError, decode_image, image_facts
+from tests.conftest import encoded, photo
+
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest takes back the filter that the module sets
+
+FAST = DecodeOptions(size=32)
+PILLOW = DecodeOptions(size=32, decoder="pillow")
+BOTH = pytest.mark.parametrize("options", [FAST, PILLOW], ids=DECODERS)
+
+
+def difference(left, right):
+    return np.abs(left.astype(int) - right.astype(int))
+
+
+def as_open_clip(image, size):
+    """open_clip's own preprocessing of an RGB image, as uint8."""
+    for step in image_transform(size, is_train=False).transforms[:2]:
+        image = step(image)
+    return np.asarray(image)
+
+
+def failure(data, options=FAST):
+    with pytest.raises(ImageError) as caught:
+        decode_image(data, options)
+    error = caught.value
+    assert error.facts.sha256 == hashlib.sha256(data).hexdigest()
+    assert error.facts.size == len(data)
+    assert error.reason in reasons.DESCRIPTIONS
+    assert "0x" not in error.message
+    return error
+
+
+def png_header(width, height):
+    """A PNG that claims a size and has no pixels."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+# --- what comes out
+
+
+@BOTH
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000", "TGA"])
+def test_formats_are_decoded(format, options):
+    data = encoded(photo(1, 96, 64), format)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = as_open_clip(image.convert("RGB"), 32)
+    facts, pixels = decode_image(data, options)
+    assert (facts.width, facts.height, facts.format) == (96, 64, format)
+    assert (facts.sha256, facts.size) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert bool(facts.exif) == (format == "TIFF")  # whose own tags are of the same kind
+    assert facts == image_facts(data, options)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert difference(pixels, expected).max() <= (2 if options is FAST else 0)
+
+
+@BOTH
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("size", [(96, 64), (67, 101), (20, 30), (1, 1), (300, 200), (33, 1000)])
+def test_jpegs_of_all_modes_and_sizes(mode, size, options):
+    data = encoded(photo(2, *size, mode=mode), "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = as_open_clip(image.convert("RGB"), 32)
+    _, pixels = decode_image(data, options)
+    if options is PILLOW:
+        np.testing.assert_array_equal(pixels, expected)
+    else:
+        assert difference(pixels, expected).max() <= 4
+        assert difference(pixels, expected).mean() < 0.6
+
+
+@BOTH
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(format, orientation, options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photo(3, 81, 50), format, exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    facts, pixels = decode_image(data, options)
+    assert (facts.width, facts.height) == upright.size
+    assert difference(pixels, as_open_clip(upright, 32)).max() <= (2 if options is FAST else 0)
+
+
+@BOTH
+def test_exif_orientation_can_be_ignored(options):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo(3, 81, 50), exif=exif)
+    options = DecodeOptions(size=32, decoder=options.decoder, apply_exif_orientation=False)
+    facts, pixels = decode_image(data, options)
+    assert (facts.width, facts.height) == (81, 50)
+    assert json.loads(facts.exif) == {"Image Orientation": "6"}
+    with Image.open(io.BytesIO(data)) as image:
+        assert difference(pixels, as_open_clip(image, 32)).max() <= 2
+
+
+def test_exif_behind_the_pixels_of_a_png_counts():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo(3, 81, 50), "PNG", exif=exif)
+    start = data.index(b"eXIf") - 4
+    chunk = data[start : start + 12 + struct.unpack_from(">I", data, start)[0]]
+    moved = data.replace(chunk, b"")
+    moved = moved[:-12] + chunk + moved[-12:]
+    facts, pixels = decode_image(moved, FAST)
+    assert (facts.width, facts.height) == (50, 81)
+    assert json.loads(facts.exif) == {"Image Orientation": "6"}
+    np.testing.assert_array_equal(pixels, decode_image(data, FAST)[1])
+    assert image_facts(moved, FAST).width == 81
+
+
+def test_exif_text_can_be_left_out():
+    exif = Image.Exif()
+    exif[0x010F] = "Canon"
+    data = encoded(photo(3), exif=exif)
+    assert json.loads(image_facts(data, FAST).exif) == {"Image Make": "Canon"}
+    assert image_facts(data, DecodeOptions(extract_exif=False)).exif == ""
+
+
+@BOTH
+def test_animations_give_their_first_frame(options):
+    frames = [photo(seed, 64, 64) for seed in (4, 5)]
+    for format in ("GIF", "WEBP", "PNG"):
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:], lossless=True)
+        _, pixels = decode_image(data, options)
+        with Image.open(io.BytesIO(data)) as image:
+            expected = as_open_clip(image.convert("RGB"), 32)
+        assert difference(pixels, expected).max() <= 2
+
+
+@BOTH
+def test_transparency_is_laid_over_white(options):
+    image = photo(6, 64, 64).convert("RGBA")
+    image.putalpha(0)
+    assert (decode_image(encoded(image, "PNG"), options)[1] == 255).all()
+
+
+def test_squash_shows_the_whole_image():
+    image = Image.new("RGB", (96, 32), "red")
+    image.paste("blue", (0, 0, 24, 32))
+    data = encoded(image, "PNG")
+    squashed = decode_image(data, DecodeOptions(size=32, resize_mode="squash"))[1]
+    assert squashed[16, 2].tolist() == [0, 0, 255]
+    assert decode_image(data, FAST)[1][16, 2].tolist() == [255, 0, 0]
+
+
+def test_large_jpegs_are_decoded_at_a_fraction(monkeypatch):
+    import simplejpeg
+
+    factors = []
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(
+        simplejpeg, "decode_jpeg", lambda *args, **kw: factors.append(kw["min_factor"]) or decode(*args, **kw)
+    )
+    for width, height in [(300, 104), (300, 210), (300, 212), (424, 600), (1000, 848), (848, 1001), (1004, 848)]:
+        data = encoded(photo(7, width, height))
+        error = difference(decode_image(data, FAST)[1], decode_image(data, PILLOW)[1])
+        assert error.max() <= 2
+        assert error.mean() < 0.5
+    # At 1/8 the last two would be moved by 0.26 and 0.15 pixels, at 1/4 by 0.11 and 0.
+    assert factors == [1, 1, 2, 4, 8, 2, 4]
+
+
+def test_large_images_of_other_formats_are_within_a_level(monkeypatch):
+    monkeypatch.setattr(images, "_MAX_COPY_PIXELS", 1000)
+    data = encoded(photo(8, 200, 150), "PNG")
+    assert difference(decode_image(data, FAST)[1], decode_image(data, PILLOW)[1]).max() <= 1
+
+
+def test_a_long_strip_is_decoded_in_little_memory():
+    data = encoded(photo(9, 60_000, 1), "PNG")
+    for decoder in DECODERS:
+        assert decode_image(data, DecodeOptions(decoder=decoder))[1].shape == (224, 224, 3)
+
+
+def test_threads_get_the_same_pixels():
+    data = [encoded(photo(seed, 120, 90), format) for seed, format in enumerate(["JPEG", "PNG", "WEBP", "GIF"] * 10)]
+    alone = [decode_image(item, FAST)[1].tobytes() for item in data]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = [pixels.tobytes() for _, pixels in pool.map(lambda item: decode_image(item, FAST), data)]
+    assert together == alone
+
+
+# --- what fails, and why
+
+
+@BOTH
+@pytest.mark.parametrize("data", [b"", b"\0", b"<html>no image</html>", b"%PDF-1.7", bytes(1000)])
+def test_not_an_image(data, options):
+    assert failure(data, options).reason == reasons.NOT_AN_IMAGE
+
+
+@BOTH
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_truncated_image(format, options):
+    data = encoded(photo(10, 96, 64), format)
+    error = failure(data[: len(data) * 2 // 3], options)
+    assert error.reason == reasons.TRUNCATED_IMAGE
+    if format != "WEBP":  # whose reader opens nothing that is not whole
+        assert (error.facts.width, error.facts.height, error.facts.format) == (96, 64, format)
+
+
+@BOTH
+def test_corrupt_image(options):
+    data = encoded(photo(11), "PNG")
+    middle = data.index(b"IDAT") + 20
+    assert failure(data[:middle] + bytes(50) + data[middle + 50 :], options).reason == reasons.CORRUPT_IMAGE
+    assert failure(b"\xff\xd8\xff" + bytes(50), options).reason == reasons.CORRUPT_IMAGE
+
+
+@pytest.mark.parametrize("size", ["5*5*5", "1.5*2"])
+def test_sizes_that_are_none_are_corrupt(size):
+    text = f"Image type: L image\r\nFile size (no of images): 1\r\nImage size (x*y): {size}\r\n"
+    assert failure(text.encode().ljust(511, b"\0") + b"\x1a" + bytes(100)).reason == reasons.CORRUPT_IMAGE
+
+
+@BOTH
+def test_too_many_pixels_is_told_from_the_header(options):
+    error = failure(png_header(10_000, 10_001), DecodeOptions(decoder=options.decoder, max_pixels=100_000_000))
+    assert error.reason == reasons.TOO_MANY_PIXELS
+    assert "100010000" in error.message
+    assert (error.facts.width, error.facts.height) == (10_000, 10_001)
+    assert failure(png_header(60_000, 60_000), options).reason == reasons.TOO_MANY_PIXELS
+
+
+def test_the_pixel_limit_is_inclusive_and_counts_the_oriented_image():
+    data = encoded(photo(12, 96, 64))
+    assert decode_image(data, DecodeOptions(max_pixels=96 * 64))
+    assert failure(data, DecodeOptions(max_pixels=96 * 64 - 1)).reason == reasons.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "EPS"),
+        (b"\0\0\0\x18ftypheic" + bytes(60), "HEIF"),
+        (b"\xff\x0a" + bytes(60), "JPEG XL"),
+        (b"\xd7\xcd\xc6\x9a" + bytes(60), "WMF"),
+    ],
+)
+def test_unsupported_formats_are_named(data, name):
+    error = failure(data)
+    assert error.reason == reasons.UNSUPPORTED_IMAGE
+    assert name in error.message
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    data = encoded(photo(13), progressive=True)
+    assert decode_image(data, FAST)
+    last = data.rindex(b"\xff\xda")
+    error = failure(data[:last] + data[last:-2] * 100 + data[-2:])
+    assert error.reason == reasons.UNSUPPORTED_IMAGE
+    assert "scans" in error.message
+
+
+def test_no_format_that_runs_a_program_is_opened():
+    opened = images._formats()
+    assert {"JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"} <= set(opened)
+    assert not {"EPS", "WMF", "IPTC", "MPEG", "HDF5", "GRIB", "BUFR"} & set(opened)
+
+
+def test_pillow_prints_no_warnings():
+    data = png_header(10_000, 10_000)  # of which Pillow warns as of a decompression bomb
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Image.open(io.BytesIO(data)).close()
+        assert len(caught) == 1
+        images._quiet_pillow()
+        assert failure(data).reason == reasons.TRUNCATED_IMAGE
+    assert len(caught) == 1
+
+
+def test_errors_survive_pickling():
+    error = failure(b"nothing")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.reason, copy.message, copy.facts, str(copy)) == (error.reason, error.message, error.facts, str(error))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_mutated_images_give_pixels_or_an_image_error(data):
+    original = data.draw(st.sampled_from(MUTATED))
+    mutated = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 4))):
+        mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
+    mutated = bytes(mutated[: data.draw(st.integers(1, len(mutated)))])
+    for options in (DecodeOptions(size=8, max_pixels=1 << 20), DecodeOptions(8, decoder="pillow", max_pixels=1 << 20)):
+        outcome = _outcome(mutated, options)
+        assert outcome in reasons.DESCRIPTIONS if isinstance(outcome, str) else outcome.shape == (8, 8, 3)
+
+
+EXIF = Image.Exif()
+EXIF.update({0x0112: 6, 0x010F: "Canon"})
+MUTATED = [
+    encoded(photo(14, 16, 12), format, **({"exif": EXIF} if format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else {}))
+    for format in [
+        "JPEG",
+        "PNG",
+        "WEBP",
+        "GIF",
+        "BMP",
+        "TIFF",
+        "AVIF",
+        "PPM",
+        "JPEG2000",
+        "ICO",
+        "TGA",
+        "IM",
+        "SGI",
+        "DDS",
+    ]
+]
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"resize_mode": "longest"}, "not supported"),
+        ({"resize_mode": "crop"}, "use one of shortest, squash"),
+        ({"interpolation": "lanczos"}, "use one of bicubic, bilinear"),
+        ({"decoder": "magic"}, "use one of fast, pillow, dali"),
+        ({"max_pixels": 0}, "max_pixels is 0"),
+        ({"max_pixels": MAX_PIXELS + 1}, "the most that Pillow decodes"),
+    ],
+)
+def test_wrong_options_name_the_remedy(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        DecodeOptions(**wrong)
+
+
+def test_the_pixel_limit_is_that_of_pillow():
+    assert Image.MAX_IMAGE_PIXELS * 2 == MAX_PIXELS
+
+
+# --- reference files
+
+
+def test_golden_preprocessing(assets):
+    golden = assets / "clip" / "golden_vit_b32"
+    with np.load(golden / "golden.npz") as reference:
+        names, tensors = reference["names"], reference["preprocessed_fp32"]
+    mean = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+    std = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+    for name, tensor in zip(names, tensors, strict=True):
+        data = (golden / f"{name}.jpg").read_bytes()
+        _, pixels = decode_image(data, DecodeOptions(decoder="pillow"))
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(pixels, as_open_clip(image, 224))
+        normalised = (pixels.astype(np.float32) / 255 - mean) / std
+        np.testing.assert_allclose(normalised.transpose(2, 0, 1), tensor, atol=1e-5)
+        assert difference(decode_image(data, DecodeOptions())[1], pixels).max() <= 1
+
+
+def test_photographs_of_the_fast_decoder_are_those_of_the_reference(assets):
+    paths = sorted((assets / "photos").glob("*.jpg"))
+    assert paths
+    for path in paths[::3]:
+        data = path.read_bytes()
+        facts, fast = decode_image(data, DecodeOptions())
+        same_facts, reference = decode_image(data, DecodeOptions(decoder="pillow"))
+        assert facts == same_facts
+        error = difference(fast, reference)
+        whole = min(facts.width, facts.height) < 2 * 3.3 * 224
+        assert error.max() <= (2 if whole else 5), path.name
+        assert error.mean() < (0.02 if whole else 0.3), path.name
+
+
+def test_torture_images_give_pixels_or_an_image_error(assets):
+    """Where plain Pillow decodes, so does either decoder; elsewhere both give the same reason."""
+    paths = sorted(path for path in (assets / "torture_images").iterdir() if path.is_file())
+    assert paths
+    decoded = 0
+    for path in paths[::3]:
+        data = path.read_bytes()
+        outcomes = [_outcome(data, DecodeOptions(decoder=decoder)) for decoder in DECODERS]
+        if all(isinstance(outcome, np.ndarray) for outcome in outcomes):
+            decoded += 1
+            assert difference(*outcomes).max() <= 4, path.name
+        else:
+            assert outcomes[0] == outcomes[1], path.name
+        assert isinstance(outcomes[1], np.ndarray) == _pillow_decodes(data), path.name
+    assert decoded > 80
+
+
+def _outcome(data, options):
+    """The pixels, or the reason why there are none; anything else that is raised fails the test."""
+    try:
+        _, pixels = decode_image(data, options)
+    except ImageError as error:
+        return error.reason
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    return pixels
+
+
+def _pillow_decodes(data):
+    try:
+        with Image.open(io.BytesIO(data), formats=images._formats()) as image:
+            image.convert("RGB")
+    except PILLOW_ERRORS:
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""Every command and code block of the README, executed in order in one folder as a user would have it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import open_clip
+import pytest
+import torch
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
+
+from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.made_heads import mlp_state, nsfw_state
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.M | re.S)
+DEAD_PROXY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder with the project's files, 100 tiny shards of data, and models in the places that the README names."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("pipelines", "beam_curate", "Makefile", "setup.py", "pyproject.toml"):
+        os.symlink(ROOT / name, folder / name)
+    # The virtual environment that runs the tests stands in for the one that make would build.
+    (folder / ".venv").mkdir()
+    for name in os.listdir(sys.prefix):
+        if name != ".installed":
+            os.symlink(os.path.join(sys.prefix, name), folder / ".venv" / name)
+    (folder / ".venv" / ".installed").touch()
+    (folder / "data").mkdir()
+    for number in range(100):
+        # A picture in every tenth shard: ViT-L/14 takes its time on a CPU.
+        image = [(f"{number:05d}.jpg", encoded(photo(number)))] if number % 10 == 0 else []
+        (folder / "data" / f"{number:05d}.tar").write_bytes(tar_bytes([*image, (f"{number:05d}.txt", b"a caption")]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(checkout):
+    """Random weights of the published shapes, where fetch_models.py puts the real ones."""
+    folder = checkout / "models"
+    (folder / "heads").mkdir(parents=True)
+    (folder / "ViT-L-14" / "openai").mkdir(parents=True)
+    config = open_clip.get_model_config("ViT-L-14")
+    torch.manual_seed(0)
+    tower = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"]).bfloat16()
+    save_file(
+        {f"visual.{name}": value for name, value in tower.state_dict().items()},
+        folder / "ViT-L-14" / "openai" / "open_clip_model.safetensors",
+    )
+    save_arrays(mlp_state(768), folder / "heads" / "sac_logos_ava1-l14-linearMSE.safetensors")
+    save_arrays(nsfw_state(768, (64, 512, 256)), folder / "heads" / "nsfw_vit_l_14.safetensors")
+    return folder
+
+
+def run(kind, code, folder):
+    """Runs a block with this environment's python, and with no network."""
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    command = ["bash", "-ec", code] if kind == "sh" else [sys.executable, "-c", code]
+    settings = {"PATH": path, "HTTPS_PROXY": DEAD_PROXY, "HTTP_PROXY": DEAD_PROXY, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=500
+    )
+
+
+def test_the_first_screen_is_runnable():
+    assert "```sh\nmake demo\n```" in "\n".join(README.splitlines()[:12])
+
+
+def test_make_demo(checkout):
+    done = run("sh", "make demo", checkout)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^input +83 samples in 3 shards$", done.stdout, re.M)
+    assert "MEANINGLESS" in done.stdout
+
+
+def test_every_other_block(checkout, models):
+    blocks = [(kind, code) for kind, code in BLOCKS if code != "make demo\n"]
+    assert len(blocks) == len(BLOCKS) - 1 >= 5
+    for kind, code in blocks:
+        done = run(kind, code, checkout)
+        if "fetch_models.py" in code:
+            # Without a network it says what to get and where to put it.
+            assert done.returncode == 1, done.stderr
+            assert "nsfw" in done.stderr + done.stdout
+            continue
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+        assert done.stdout or "import apache_beam" in code
+    assert (checkout / "out" / "summary.json").exists()
+    assert (checkout / "curated" / "summary.json").exists()

@@ -1,0 +1,153 @@
+"""The metadata of the Flex Templates: what the options say, in the form that Dataflow takes."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from pipelines import template_metadata
+from pipelines.curate_options import CurateOptions
+from pipelines.options import option, parse, required
+from tests.conftest import ROOT
+
+CURATE = json.loads((ROOT / "templates" / "curate.json").read_text())
+PARAMETERS = {parameter["name"]: parameter for parameter in CURATE["parameters"]}
+OWN = {field.name: field for field in dataclasses.fields(CurateOptions)}
+NEEDED = ["--input=gs://b/*.tar", "--output=gs://b/out"]
+
+
+def matches(parameter, value):
+    return all(re.search(regex, value) for regex in parameter.get("regexes", []))
+
+
+def test_the_files_are_what_the_options_say(capsys):
+    assert template_metadata.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_drift_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(template_metadata, "FOLDER", tmp_path)
+    assert template_metadata.main(["--check"]) == 1
+    assert template_metadata.main(["--write"]) == 0
+    assert template_metadata.main(["--check"]) == 0
+    written = tmp_path / "curate.json"
+    written.write_text(written.read_text().replace("gpu_placement", "gpu_place"))
+    capsys.readouterr()
+    assert template_metadata.main(["--check"]) == 1
+    error = capsys.readouterr().err
+    assert '+      "name": "gpu_placement",' in error
+    assert "run make templates" in error
+
+
+def test_dataflow_takes_the_metadata():
+    from google.cloud.dataflow_v1beta3 import TemplateMetadata
+    from google.protobuf import json_format
+
+    message = json_format.ParseDict(CURATE, TemplateMetadata.pb()())
+    assert [parameter.name for parameter in message.parameters] == list(PARAMETERS)
+    with pytest.raises(json_format.ParseError):
+        json_format.ParseDict(CURATE | {"paramters": []}, TemplateMetadata.pb()())
+
+
+def test_every_option_is_a_parameter_and_every_parameter_an_option():
+    from pipelines.launch import pipeline_options
+
+    beam = [name for name in PARAMETERS if name not in OWN]
+    assert OWN.keys() <= PARAMETERS.keys()
+    assert beam
+    pipeline_options(
+        [f"--{name}={'7' if PARAMETERS[name]['paramType'] == 'NUMBER' else 'x/y'}" for name in beam], CurateOptions
+    )
+
+
+def test_names_and_texts_are_there():
+    for parameter in PARAMETERS.values():
+        assert re.fullmatch(r"[a-zA-Z][\w-]*", parameter["name"])
+        assert parameter["label"]
+        assert parameter["helpText"]
+        assert parameter["groupName"]
+
+
+def test_required_options_are_required_parameters():
+    assert {name for name, parameter in PARAMETERS.items() if not parameter["isOptional"]} == {"input", "output"}
+
+
+def test_defaults_agree_with_the_options_and_with_their_own_rules():
+    defaults = [
+        f"--{name}={parameter['defaultValue']}" for name, parameter in PARAMETERS.items() if "defaultValue" in parameter
+    ]
+    options, rest, _ = parse(CurateOptions, [*NEEDED, *defaults], "")
+    plain, _, _ = parse(CurateOptions, NEEDED, "")
+    assert options == plain
+    assert rest == []
+    for parameter in PARAMETERS.values():
+        if "defaultValue" in parameter:
+            assert matches(parameter, parameter["defaultValue"])
+        if "defaultValue" in parameter and parameter["paramType"] == "ENUM":
+            assert parameter["defaultValue"] in [choice["value"] for choice in parameter["enumOptions"]]
+    missing = {name for name in OWN if PARAMETERS[name]["isOptional"] and "defaultValue" not in PARAMETERS[name]}
+    assert missing == {name for name, field in OWN.items() if field.default == ""} | {"batch_size", "precision"}
+
+
+def test_choices_are_enums_and_all_are_taken():
+    enums = {name: parameter for name, parameter in PARAMETERS.items() if parameter["paramType"] == "ENUM"}
+    assert enums.keys() == {name for name, field in OWN.items() if "choices" in field.metadata}
+    for name, parameter in enums.items():
+        for choice in parameter["enumOptions"]:
+            parse(CurateOptions, [*NEEDED, f"--{name}={choice['value']}"], "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        ("input", "gs://bucket/data/{00000..00099}.tar", True),
+        ("input", "gs://bucket/a-*.tar,gs://bucket/b-*.tar", True),
+        ("input", "data/*.tar", False),
+        ("output", "gs://bucket/out/", True),
+        ("output", "gs://bucket", False),
+        ("output", "/tmp/out", False),
+        ("min_aesthetic", "4.5", True),
+        ("min_aesthetic", "-1", True),
+        ("min_aesthetic", "none", True),
+        ("min_aesthetic", "high", False),
+        ("samples_per_shard", "1000", True),
+        ("samples_per_shard", "1e3", False),
+        ("resume", "true", True),
+        ("resume", "yes", False),
+        ("sdk_container_image", "us-docker.pkg.dev/p/images/beam-curate:1", True),
+        ("disk_size_gb", "200", True),
+    ],
+)
+def test_regexes_let_through_what_fits(name, value, fits):
+    assert matches(PARAMETERS[name], value) is fits
+    if fits and name in OWN:
+        words = {"input": "gs://b/i", "output": "gs://b/o"} | {name: value}
+        options, _, _ = parse(CurateOptions, [f"--{word}={text}" for word, text in words.items()], "")
+        assert getattr(options, name) is not None or value == "none"
+
+
+def test_a_launcher_gives_every_parameter_a_value():
+    options, _, given = parse(CurateOptions, [*NEEDED, "--resume=true", "--overwrite=false"], "")
+    assert (options.resume, options.overwrite) == (True, False)
+    assert {"resume", "overwrite"} <= given
+
+
+def test_a_new_option_appears_by_itself():
+    @dataclasses.dataclass(frozen=True)
+    class More(CurateOptions):
+        brightness: float = option(0.5, "how bright")
+
+    found = template_metadata.metadata(More, "n", "d")["parameters"]
+    (new,) = [parameter for parameter in found if parameter["name"] == "brightness"]
+    assert new == {"name": "brightness", "label": "Brightness", "helpText": "how bright", "isOptional": True,
+                   "paramType": "TEXT", "defaultValue": "0.5", "groupName": "More"}  # fmt: skip
+
+
+def test_required_comes_from_the_option():
+    @dataclasses.dataclass(frozen=True)
+    class Small:
+        where: str = required("a place")
+
+    (parameter, *_) = template_metadata.metadata(Small, "n", "d")["parameters"]
+    assert not parameter["isOptional"]
+    assert "defaultValue" not in parameter
