@@ -13,12 +13,12 @@ same reason for what cannot be decoded. For that:
 
 Pixels: DALI resizes exactly the region that the centre crop shows. It does not round and clip between the two passes of the
 resize as Pillow does, and repeats the pixels at the image's edge where Pillow leaves them out. On the 169 JPEGs among 184
-photographs the largest difference is 16 levels, at hard edges, the mean 0.13 (0.21 in the worst image); the features of an
+photographs the largest difference is 16 levels, at hard edges, the mean 0.12 (0.21 in the worst image); the features of an
 EfficientNet-Lite0 trained on ImageNet have a cosine of at least 0.9992 (the decoder `fast`: 0.9993). Measured on the processor;
 nvJPEG rounds otherwise, so every decoder checks itself on one image before its first batch.
 
-Speed: on the processor DALI is slower than the decoder `fast`, 1.9 times at 640 x 480 and 4.7 times at 12 megapixels (measured):
-use it there to try things out. On a GPU it takes the decoding off the processor.
+Speed: on the processor DALI is slower than the decoder `fast`: 2 times at 640 x 480, 4.7 times at 12 megapixels (measured). Use it
+there to try things out. On a GPU it takes the decoding off the processor.
 
 Memory: DALI keeps the largest buffers that it ever needed: with chunks of `MAX_CHUNK_PIXELS` pixels 300 MB on the processor
 (measured).

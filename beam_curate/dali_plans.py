@@ -12,7 +12,10 @@ MAX_BATCH: Final = 64
 """The most images of one DALI run."""
 
 MAX_CHUNK_PIXELS: Final = 1 << 25
-"""The most pixels of one DALI run; larger images go to Pillow. 32 images of 1 megapixel, or 2 of 12 (see Memory above)."""
+"""The most pixels of one DALI run; larger images go to Pillow.
+
+32 images of 1 megapixel, or 2 of 12. It bounds the memory, as DALI keeps the largest buffers that it ever needed.
+"""
 
 
 @dataclass(frozen=True)

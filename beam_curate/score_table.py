@@ -179,7 +179,8 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
         if place is None or keys[place] != key or statuses[place] != records.FAILED:
             raise ScoreTableError(f"row {index} with key {key!r} did not fail before, so it cannot be scored again")
         order[place] = table.num_rows + position
-    both = pa.concat_tables([table.replace_schema_metadata(again.schema.metadata), again])
+    # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.
+    both = pa.concat_tables([table.cast(again.schema), again])
     return both.take(pa.array(order)).combine_chunks()
 
 

@@ -97,7 +97,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     return Job(_without_idle_rules(options, given, {head.name for head in heads}), shards, model, heads)
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, option: str = "device") -> None:
     """Refuses a device that this machine does not have, before a local run starts.
 
     Raises:
@@ -108,7 +108,7 @@ def check_device(device: str) -> None:
     try:
         choose_device(device)
     except RuntimeError as error:
-        raise OptionError(f"--device {device}: {error}") from error
+        raise OptionError(f"--{option} {device}: {error}") from error
 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
@@ -222,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = prepare(options, given)
         if runner_name(beam_options) == LOCAL_RUNNER:
             check_device(options.device)
+            if options.decoder == "dali":
+                check_device(options.dali_device, "dali_device")
         output = absolute(options.output)
         complete = prepare_output(
             output,

@@ -59,7 +59,7 @@ class Gpu:
 
 
 GPUS: Final = {
-    "t4": Gpu("nvidia-tesla-t4", "n1-standard-8", 16, "fp16", 64, 4),
+    "t4": Gpu("nvidia-tesla-t4", "n1-standard-4", 16, "fp16", 64, 4),
     "l4": Gpu("nvidia-l4", "g2-standard-8", 24, "bf16", 128, 4),
     "a100": Gpu("nvidia-tesla-a100", "a2-highgpu-1g", 40, "bf16", 256, 6),
     "a100-80gb": Gpu("nvidia-a100-80gb", "a2-ultragpu-1g", 80, "bf16", 256, 6),

@@ -3,9 +3,12 @@
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
+from itertools import pairwise
 
 import pytest
 
@@ -117,6 +120,49 @@ def test_a_refusal_is_one_line_before_any_work(tmp_path, capsys):
     assert error.startswith("error: --accelerator l4 is for --runner=DataflowRunner")
     assert error.count("\n") == 1
     assert not output.exists()
+
+
+# What the documentation says.
+
+DOCS = (ROOT / "docs" / "dataflow.md").read_text()
+COMMANDS = [
+    shlex.split(command)
+    for block in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL)
+    for command in block.replace("\\\n", " ").splitlines()
+    if command
+]
+
+
+def test_the_documented_command_is_right():
+    (command,) = [words for words in COMMANDS if words[:2] == ["python", "curate.py"]]
+    options, arguments = settled(*command[2:])
+    assert options.accelerator == "l4"
+    from pipelines.launch import pipeline_options
+
+    pipeline_options(arguments, CurateOptions)
+
+
+def test_the_documented_launches_are_right():
+    parameters = {
+        parameter["name"] for parameter in json.loads((ROOT / "templates/curate.json").read_text())["parameters"]
+    }
+    launches = [words for words in COMMANDS if words[:4] == ["gcloud", "dataflow", "flex-template", "run"]]
+    seen = set()
+    for words in launches:
+        pairs = [pair for name, value in pairwise(words) if name == "--parameters" for pair in value.split(",")]
+        given = dict(pair.split("=", 1) for pair in pairs)
+        assert given.keys() <= parameters
+        assert given["sdk_container_image"] == "$IMAGE"
+        options, _ = settled(*DATAFLOW, *(f"--{n}={v}" for n, v in given.items() if n != "sdk_container_image"))
+        seen.add(options.accelerator)
+    assert seen == {"l4", "a100", "h100"}
+
+
+def test_the_documented_table_is_the_one_in_force():
+    rows = re.findall(r"^\| `(\S+)` \| (\S+) \| (\d+) GB \| (\S+) \| (\d+) \| (\d+) \|$", DOCS, re.MULTILINE)
+    table = {(name, gpu.machine_type, str(gpu.memory_gb), gpu.precision, str(gpu.batch_size), str(gpu.threads))
+             for name, gpu in GPUS.items()}  # fmt: skip
+    assert set(rows) == table
 
 
 # Jobs that are submitted.

@@ -27,7 +27,9 @@ def dataset(tmp_path):
     """Three shards: 12 + 7 + 9 samples, of which 3 are bad and some share keys between shards."""
     folder = tmp_path / "data"
     folder.mkdir()
-    first = [m for n in range(12) for m in sample_members(f"{n:03d}", n, txt=b"caption %d" % n, json=b'{"url": "u%d"}' % n)]
+    first = [
+        m for n in range(12) for m in sample_members(f"{n:03d}", n, txt=b"caption %d" % n, json=b'{"url": "u%d"}' % n)
+    ]
     second = [m for n in range(6) for m in sample_members(f"s/{n:03d}", 50 + n, "JPG" if n % 2 else "png")]
     second.insert(4, ("bad.jpg", b"no image at all"))
     third = [m for n in range(7) for m in sample_members(f"{n:03d}", 90 + n, "webp", cls=b"%d" % n)]

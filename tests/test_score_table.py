@@ -12,7 +12,9 @@ from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, Sco
 
 
 def row(index, status="kept", dim=8, **changes):
-    ref = SampleRef(2, "/s/2.tar", index, f"k{index}", (Member("JPG", 512, 9), Member("txt", 1536, 3)), "JPG", 0, "hi", None)
+    ref = SampleRef(
+        2, "/s/2.tar", index, f"k{index}", (Member("JPG", 512, 9), Member("txt", 1536, 3)), "JPG", 0, "hi", None
+    )
     facts = ImageFacts(4, 3, "JPEG", "ab", 9)
     vector = np.full(dim, index + 1, "<f2").tobytes()
     if status == "failed":
