@@ -61,7 +61,7 @@ def test_two_shards_in_turn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("share", "most_bytes", "least_samples_a_request"), [(0.05, 1.25, 1.1), (0.2, 1.5, 1.8), (0.5, 1.55, 6)]
+    ("share", "most_bytes", "least_samples_a_request"), [(0.05, 1.4, 1.1), (0.2, 1.5, 1.8), (0.5, 1.6, 5)]
 )
 def test_only_what_is_kept_is_fetched(share, most_bytes, least_samples_a_request, tmp_path):
     rng = random.Random(0)
@@ -119,7 +119,7 @@ CHANGES = {
         r"was a member 2\.txt of 3 bytes, and is '2\.txt' of 5",
     ),
     "swapped": ([BEFORE[0], BEFORE[3], BEFORE[2], BEFORE[1], BEFORE[4]], r"was a member 1\.txt"),
-    "shifted": ([("0.txt", b""), *BEFORE], r"was a member 1\.jpg of 600 bytes, and is no member"),
+    "shifted": ([("0.txt", b""), *BEFORE], r"was a member 1\.jpg of 600 bytes, and is .0\.txt. of 0"),
 }
 
 
@@ -192,7 +192,7 @@ def test_flaky_storage_gives_the_same_members(bodies, tmp_path, monkeypatch):
         with SourceReader() as reader:
             for entry, (_, body) in zip(entries(data), bodies, strict=True):
                 assert reader.read(f"faulty://{tmp_path}/{name}", *member(entry)) == body
-        assert faults.injected.total() > 3
+        assert faults.injected.total() > 1
 
 
 def test_sha256_names_sample_and_shard():

@@ -1,0 +1,64 @@
+import pytest
+
+from beam_curate.records import Shard
+from beam_curate.run_state import RunError, input_shards, part_paths, prepare_output
+from beam_curate.storage import write_json
+
+SHARDS = [Shard(0, "/d/0.tar", 10), Shard(1, "/d/1.tar", 20)]
+CONFIGURATION = {"batch_size": 32, "model": {"weights": "sha256:aa", "std": (1, 2)}, "max_pixels": 5}
+
+
+@pytest.fixture
+def run(tmp_path):
+    output = str(tmp_path / "out")
+    assert prepare_output(output, CONFIGURATION, SHARDS) is False
+    return output
+
+
+def test_a_new_run_writes_its_configuration_and_input(run):
+    assert input_shards(run) == SHARDS
+    assert part_paths(run) == {}
+    assert prepare_output(run, CONFIGURATION, SHARDS, resume=True) is False
+    write_json(run, "summary.json", {})
+    assert prepare_output(run, CONFIGURATION, SHARDS, resume=True) is True
+
+
+@pytest.mark.parametrize(
+    ("configuration", "shards", "message"),
+    [
+        ({"batch_size": 16}, SHARDS, "batch_size was 32 and is 16 now"),
+        (
+            {"model": {"weights": "sha256:bb", "std": (1, 2)}},
+            SHARDS,
+            "model.weights was 'sha256:aa' and is 'sha256:bb' now",
+        ),
+        ({"extra": 1}, SHARDS, "extra was None and is 1 now"),
+        ({}, SHARDS[:1], "/d/1.tar was 20 bytes and is missing now"),
+        ({}, [*SHARDS, Shard(2, "/d/2.tar", 5)], "/d/2.tar was missing and is 5 bytes now"),
+        ({}, [SHARDS[0], Shard(1, "/d/1.tar", 21)], "/d/1.tar was 20 bytes and is 21 bytes now"),
+        ({"max_pixels": 6}, SHARDS, "max_pixels was 5 and is 6 now"),
+    ],
+)
+def test_another_run_is_refused_by_name_of_the_difference(run, configuration, shards, message):
+    with pytest.raises(RunError, match=message):
+        prepare_output(run, {**CONFIGURATION, **configuration}, shards, resume=True)
+
+
+def test_a_retry_may_change_the_limits_and_takes_back_the_shards(run, tmp_path):
+    for name in ("00000.tar", "00000.parquet", "00000_stats.json", "index.json", "sizes.json", "summary.json"):
+        (tmp_path / "out" / name).write_text("{}")
+    changed = {**CONFIGURATION, "max_pixels": 6}
+    assert prepare_output(run, changed, SHARDS, retry=["too_many_pixels"]) is False
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.*")) == ["input_shards.parquet", "run.json"]
+    assert prepare_output(run, changed, SHARDS, resume=True) is False
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
+    for name in ("00000.tar", "scores/part-00000.parquet", "mine.txt", "README.json", "_temporary/x"):
+        path = tmp_path / "out" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    assert prepare_output(run, {}, SHARDS[:1], overwrite=True) is False
+    left = {str(path.relative_to(run)) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left == {"mine.txt", "README.json", "run.json", "input_shards.parquet"}
+    assert input_shards(run) == SHARDS[:1]
