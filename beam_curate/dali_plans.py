@@ -114,7 +114,7 @@ def is_plain_jpeg(data: bytes) -> bool:
             return False  # arithmetic, lossless or hierarchical; 0xC4 defines Huffman tables
         position += 2 + length
     # An end marker cannot be part of a scan; one in a thumbnail stands before the scans.
-    whole = True or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     if len(components) == 3:
         return whole
     usual = components[4::3] == b"\x11\x11" and components[1:2] in (b"\x11", b"\x21", b"\x12", b"\x22", b"\x41")

@@ -40,8 +40,8 @@ _CHOSEN: Final = ("batch_size", "precision")
 _NUMBER_OR_NONE: Final = r"^(none|-?\d+(\.\d+)?)$"
 _WHOLE: Final = r"^\d+$"
 
-_WORDS: Final = {"clip": "CLIP", "dir": "directory", "exif": "EXIF", "gpu": "GPU", "max": "maximum", "min": "minimum",
-                 "nsfw": "NSFW"}  # fmt: skip
+_WORDS: Final = {"clip": "CLIP", "dali": "DALI", "dir": "directory", "exif": "EXIF", "gpu": "GPU", "max": "maximum",
+                 "min": "minimum", "nsfw": "NSFW"}  # fmt: skip
 
 # Beam's own options that a launch sets and gcloud has no flag for.
 _BEAM: Final = (

@@ -27,14 +27,14 @@ class PoolOfPools(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self._turns = itertools.cycle(stubs)
         self._holders: dict[str, beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub] = {}
 
-    def StartWorker(  # noqa: N802 - the service's name of it
+    def StartWorker(
         self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
     ) -> beam_fn_api_pb2.StartWorkerResponse:
         """Starts a worker at the next pool."""
         pool = self._holders[request.worker_id] = next(self._turns)
         return pool.StartWorker(request)
 
-    def StopWorker(  # noqa: N802
+    def StopWorker(
         self, request: beam_fn_api_pb2.StopWorkerRequest, context: grpc.ServicerContext
     ) -> beam_fn_api_pb2.StopWorkerResponse:
         """Stops a worker where it was started."""

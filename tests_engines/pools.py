@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests_engines.hosts import Host
@@ -24,8 +25,7 @@ def worker_pools(hosts: Sequence[Host], logs: Path) -> Iterator[list["subprocess
 def wait_for_pools(pools: Sequence["subprocess.Popen[bytes]"], hosts: Sequence[Host], logs: Path) -> None:
     """Waits until each pool listens, on its own host."""
     for pool, host in zip(pools, hosts, strict=True):
-        listening = f":{PORT:04X} "
-        wait_for(lambda p=pool: listening in _listeners(p.pid), 60, f"the pool of {host.name}", pool, _log(host, logs))
+        wait_for(partial(_listens, pool.pid), 60, f"the pool of {host.name}", pool, _log(host, logs))
 
 
 def workers_of(pool: "subprocess.Popen[bytes]") -> list[int]:
@@ -37,5 +37,6 @@ def _log(host: Host, logs: Path) -> Path:
     return logs / f"{host.name}-pool.log"
 
 
-def _listeners(process: int) -> str:
-    return "".join(Path(f"/proc/{process}/net/{family}").read_text() for family in ("tcp", "tcp6"))
+def _listens(process: int) -> bool:
+    """Whether something listens at the port in the network of a process."""
+    return any(f":{PORT:04X} " in Path(f"/proc/{process}/net/{family}").read_text() for family in ("tcp", "tcp6"))
