@@ -80,3 +80,12 @@ def test_other_files_are_refused():
         score_table.open_part(io.BytesIO(stream.getvalue()))
     with pytest.raises(score_table.ScoreTableError, match="not a score table"):
         score_table.open_part(io.BytesIO(b"PAR1 no"))
+
+
+def test_the_documentation_names_every_column_and_the_version():
+    from tests.conftest import ROOT
+
+    text = (ROOT / "docs" / "score-table.md").read_text()
+    for name in score_table.schema(["aesthetic", "nsfw"], 8).names:
+        assert f"`{name}`" in text, name
+    assert f"Schema version: **{score_table.SCHEMA_VERSION}**" in text
