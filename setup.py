@@ -40,6 +40,9 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # What `make demo` needs on top: real photographs that a package ships.
     "demo": ["scikit-image>=0.22", "pooch>=1.8"],
+    # --decoder dali: NVIDIA's decoders (nvJPEG on the GPU), by the CUDA version of the machine's driver. Linux only.
+    "dali-cuda12": ["nvidia-dali-cuda120>=2.4,<3"],
+    "dali-cuda13": ["nvidia-dali-cuda130>=2.4,<3"],
     # What `make check` and `make test` need: linters, and the readers that our output is read back with.
     "dev": [
         "datasets>=3",
@@ -48,6 +51,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.100",
         "import-linter>=2",
         "mypy>=1.13",
+        "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",
         "pytest>=8",
         "ruff>=0.8",
         "transformers>=4.45",

@@ -21,7 +21,8 @@ from beam_curate.reasons import INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure
 
 if TYPE_CHECKING:
-    from beam_curate.visual_tower import ModelDescription, VisualTower
+    from beam_curate.model_description import ModelDescription
+    from beam_curate.visual_tower import VisualTower
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,13 +65,13 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
         pretrained: `random`, a tag, a file or a directory: see beam_curate.clip_weights.
         model_dir: A models directory on the workers, where a tag is looked for before the hub.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one. CUDA that is absent is an error on load.
-        precision: `bf16`, `fp16`, `fp32`, or `auto`: see visual_tower.choose_precision.
+        precision: `bf16`, `fp16`, `fp32`, or `auto`: see model_description.choose_precision.
         batch_size: Images in a call of the model.
         model_copies: Loads this many copies in a machine's memory, in processes of their own which the workers share
             (four on an 80 GB GPU compare with NeMo Curator's 0.25 GPU a worker). Pixels are then pickled to them.
         large_model: Loads one copy a machine, shared by the workers in the same way.
         seed: The seed of `random`.
-        quick_gelu: `auto`, True or False: see visual_tower.describe_model.
+        quick_gelu: `auto`, True or False: see model_description.describe_model.
 
     Raises:
         ValueError: For an option that is wrong by itself, on construction; the weights are looked at by `describe`
@@ -124,8 +125,8 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
         self._oom_backoffs = Metrics.counter(NAMESPACE, "oom_backoffs")
 
     def describe(self, fetch: bool = False) -> "ModelDescription":
-        """Describes the model and its weights, without loading them: see visual_tower.describe_model."""
-        from beam_curate.visual_tower import describe_model
+        """Describes the model and its weights, without loading them: see model_description.describe_model."""
+        from beam_curate.model_description import describe_model
 
         return describe_model(*self._model, **self._weights, quick_gelu=self._quick_gelu, fetch=fetch)
 

@@ -9,31 +9,25 @@
 - a directory that holds a checkpoint, as open_clip or transformers publish it, or a models directory that holds one
   in one of the places that `model_dir_places` lists (NeMo Curator's `openai/clip-vit-large-patch14` is one of them).
 
-A directory is told from a tag of the same name by a path separator: `./openai`. Names and shapes in a checkpoint are
-open_clip's (`visual.*`) or those of transformers' CLIPModel (`vision_model.*`, `visual_projection.weight`), which are
-mapped to open_clip's.
+A directory is told from a tag of the same name by a path separator: `./openai`. How a checkpoint is read: see `clip_checkpoint`.
 """
 
-import difflib
 import hashlib
-import json
 import logging
 import os
-import pickle
 import socket
 import urllib.parse
-import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub
 import open_clip
-import torch
 from open_clip import pretrained as tags
-from safetensors import SafetensorError, safe_open
+
+from beam_curate.clip_checkpoint import WeightsError, checkpoint_names
+from beam_curate.clip_config import check_open_clip, check_transformers, did_you_mean, model_config, read_config
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,17 +50,6 @@ _OPENAI_HUB: Final = {
 # open_clip's own loader drops these three entries: only OpenAI's released checkpoints have them.
 # Source: open_clip 3.3, model.build_model_from_openai_state_dict.
 _OPENAI_MARKERS: Final = frozenset({"input_resolution", "context_length", "vocab_size"})
-_BLOCK_PARTS: Final = {
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
-
-
-class WeightsError(ValueError):
-    """The weights asked for cannot be had: the message names the option, its value and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -103,28 +86,6 @@ class WeightsSource:
         return f"sha256:{digest.hexdigest()}"
 
 
-def _did_you_mean(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(sorted(known))}"
-
-
-def model_config(clip_model: str) -> tuple[str, dict[str, Any]]:
-    """Looks up open_clip's configuration of a model.
-
-    Returns:
-        The model's name as open_clip keeps it (`ViT-L/14` becomes `ViT-L-14`) and its configuration, a fresh copy.
-
-    Raises:
-        WeightsError: For an unknown name; lists close ones.
-    """
-    name = clip_model.replace("/", "-")
-    if name not in open_clip.list_models():
-        raise WeightsError(
-            f"clip_model={clip_model!r} is no open_clip model: {_did_you_mean(name, open_clip.list_models())}"
-        )
-    return name, open_clip.get_model_config(name)
-
-
 def model_dir_places(clip_model: str, tag: str) -> list[str]:
     """Lists the folders, relative to a models directory, where the weights of a model and tag are looked for.
 
@@ -157,29 +118,42 @@ def find_weights(clip_model: str, pretrained: str, *, model_dir: str | None = No
     name, _ = model_config(clip_model)
     if pretrained == RANDOM:
         return WeightsSource(name, pretrained, seed=seed)
-    record = tags.get_pretrained_cfg(name, pretrained)
-    if record:
-        # Every tag's record is complete: a tag without `quick_gelu` was trained with GELU.
-        found = WeightsSource(
-            name,
-            pretrained,
-            tag=pretrained,
-            quick_gelu=bool(record.get("quick_gelu", False)),
-            said_by=f"open_clip's record of the tag {pretrained!r}",
-            preprocess=_preprocess(record),
-        )
+    if tags.get_pretrained_cfg(name, pretrained):
+        found = _recorded(WeightsSource(name, pretrained, tag=pretrained), pretrained)
         local = _in_models_dir(Path(model_dir), name, [pretrained]) if model_dir else []
         return _at_path(found, local[0]) if local else found
     path = Path(pretrained)
-    if path.is_file():
-        return _at_path(WeightsSource(name, pretrained), path)
     if pretrained and path.is_dir():
-        return _at_path(WeightsSource(name, pretrained), _in_directory(path, name))
+        path = _in_directory(path, name)
+    if path.is_file():
+        return _at_path(_published(WeightsSource(name, pretrained), path), path)
     known = open_clip.list_pretrained_tags_by_model(name)
-    remedy = "copy it to a local path first" if "://" in pretrained else _did_you_mean(pretrained, [*known, RANDOM])
+    remedy = "copy it to a local path first" if "://" in pretrained else did_you_mean(pretrained, [*known, RANDOM])
     raise WeightsError(
         f"pretrained={pretrained!r} is neither a pretrained tag of {name} nor an existing file or directory: {remedy}"
     )
+
+
+def _recorded(source: WeightsSource, tag: str) -> WeightsSource:
+    record = tags.get_pretrained_cfg(source.clip_model, tag)
+    # Every tag's record is complete: a tag without `quick_gelu` was trained with GELU.
+    return replace(
+        source,
+        quick_gelu=bool(record.get("quick_gelu", False)),
+        said_by=f"open_clip's record of the tag {tag!r}",
+        preprocess=_preprocess(record),
+    )
+
+
+def _published(source: WeightsSource, path: Path) -> WeightsSource:
+    """Adds a tag's record to a file that lies in one of the tag's folders, of a models directory or the hub's cache."""
+    folder = Path(os.path.abspath(path)).parent  # not resolved: the hub's cache links to files without names
+    for tag in open_clip.list_pretrained_tags_by_model(source.clip_model):
+        for place in model_dir_places(source.clip_model, tag):
+            cached = f"models--{place.replace('/', '--')}"
+            if folder.match(place) or (folder.parent.name == "snapshots" and folder.parent.parent.name == cached):
+                return _recorded(source, tag)
+    return source
 
 
 def _in_directory(path: Path, name: str) -> Path:
@@ -211,16 +185,6 @@ def _preprocess(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in ("mean", "std", "interpolation", "resize_mode") if record.get(key) is not None}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}): fetch it again") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds no JSON object: fetch it again")
-    return content
-
-
 def _at_path(source: WeightsSource, path: Path) -> WeightsSource:
     """Completes a source with a file and with what the files beside it, or its own names, say of it."""
     source = replace(source, path=str(path))
@@ -228,57 +192,25 @@ def _at_path(source: WeightsSource, path: Path) -> WeightsSource:
     preprocess: dict[str, Any] = {}
     said: bool | None = None
     if path.name in CHECKPOINT_NAMES and config_path.is_file():
-        config = _json(config_path)
+        config = read_config(config_path)
         if config_path.name == OPEN_CLIP_CONFIG:
             said = bool(config.get("model_cfg", {}).get("quick_gelu", False))
             preprocess = _preprocess(config.get("preprocess_cfg", {}))
-            _check_open_clip(source.clip_model, config, config_path)
+            check_open_clip(source.clip_model, config, config_path)
         else:
             # transformers leaves the default of CLIPVisionConfig.hidden_act, quick_gelu, out of older files.
             said = config.get("vision_config", config).get("hidden_act", "quick_gelu") == "quick_gelu"
-            _check_transformers(source.clip_model, config, config_path)
+            check_transformers(source.clip_model, config, config_path)
             processor = path.parent / "preprocessor_config.json"
             if processor.is_file():
-                record = _json(processor)
+                record = read_config(processor)
                 preprocess = _preprocess({"mean": record.get("image_mean"), "std": record.get("image_std")})
     if source.quick_gelu is not None:  # a tag's record stands above what lies beside the file
         return source
     said_by = str(config_path)
-    if not said and ("openai" in path.name.lower() or _checkpoint_names(str(path)) >= _OPENAI_MARKERS):
+    if not said and ("openai" in path.name.lower() or checkpoint_names(str(path)) >= _OPENAI_MARKERS):
         said, said_by = True, f"{path.name} is a checkpoint of OpenAI's"
     return replace(source, quick_gelu=said, said_by=said_by if said is not None else "", preprocess=preprocess)
-
-
-def _check_open_clip(name: str, config: Mapping[str, Any], path: Path) -> None:
-    theirs = config.get("model_cfg", {})
-    _, ours = model_config(name)
-
-    def shape(model: Mapping[str, Any]) -> tuple[Any, Any]:
-        vision = {**model.get("vision_cfg", {}), "timm_model_pretrained": False, "output_tokens": False}
-        return model.get("embed_dim"), open_clip.CLIPVisionCfg(**vision)
-
-    if theirs and shape(theirs) != shape(ours):
-        raise WeightsError(f"{path} describes another visual tower than clip_model={name!r}: name the model it is of")
-
-
-def _check_transformers(name: str, config: Mapping[str, Any], path: Path) -> None:
-    # Shapes alone do not show the number of heads, so the configuration is compared.
-    _, ours = model_config(name)
-    cfg = open_clip.CLIPVisionCfg(**ours["vision_cfg"])
-    theirs = config.get("vision_config", config)
-    # Source of the defaults: transformers' CLIPVisionConfig (which leaves them out of older files).
-    pairs = {
-        "model_type": (config.get("model_type", "clip") in ("clip", "clip_vision_model"), True),
-        "hidden_size": (theirs.get("hidden_size", 768), cfg.width),
-        "num_hidden_layers": (theirs.get("num_hidden_layers", 12), cfg.layers),
-        "num_attention_heads": (theirs.get("num_attention_heads", 12), cfg.width // cfg.head_width),
-        "patch_size": (theirs.get("patch_size", 32), cfg.patch_size),
-        "image_size": (theirs.get("image_size", 224), cfg.image_size),
-        "projection_dim": (config.get("projection_dim", 512), ours["embed_dim"]),
-    }
-    wrong = [f"{key} {have} instead of {want}" for key, (have, want) in pairs.items() if have != want]
-    if wrong:
-        raise WeightsError(f"{path} is not of clip_model={name!r} ({', '.join(wrong)}): name the model it is of")
 
 
 def hub_reachable(timeout: float = 5.0) -> bool:
@@ -324,102 +256,3 @@ def fetch_weights(source: WeightsSource) -> WeightsSource:
         f"{CHECKPOINT_NAMES[0] if wanted[0].endswith('.safetensors') else CHECKPOINT_NAMES[2]}, and give "
         "model_dir=MODELS; or name a file with pretrained"
     )
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[list[str], Callable[[str], torch.Tensor]]]:
-    """Opens a checkpoint as its names and a function that reads one tensor."""
-    if path.endswith(".safetensors"):
-        try:
-            opened = safe_open(path, framework="pt", device="cpu")
-        except SafetensorError as error:
-            raise WeightsError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
-        with opened as file:
-            yield list(file.keys()), file.get_tensor
-        return
-    state = _torch_state(path)
-    yield list(state), state.__getitem__
-
-
-def _torch_state(path: str) -> dict[str, torch.Tensor]:
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
-        if scripted:
-            raise WeightsError(
-                f"{path} is a TorchScript archive (as OpenAI publishes them), which holds code and is not loaded. "
-                "Use pretrained='openai', or convert it once: python -c \"import sys, torch; "
-                'torch.save(dict(torch.jit.load(sys.argv[1], "cpu").state_dict()), sys.argv[2])" ' + f"{path} NEW.pt"
-            )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as plain weights ({type(error).__name__}): fetch it again, or use the safetensors file"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {str(name).removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
-
-
-def _checkpoint_names(path: str) -> frozenset[str]:
-    with _opened(path) as (names, _):
-        return frozenset(names)
-
-
-def read_visual_state(path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Reads the tensors of the visual tower from a checkpoint, one at a time, under open_clip's names.
-
-    Yields:
-        `(name, tensor)`: the name within the tower (`conv1.weight`), the tensor as stored, perhaps a view of the
-        mapped file, so copy it.
-
-    Raises:
-        WeightsError: For a file that is damaged, holds code, or is no CLIP checkpoint.
-    """
-    with _opened(path) as (names, get):
-        visual = [name for name in names if name.startswith("visual.")]
-        if visual:
-            for name in visual:
-                yield name.removeprefix("visual."), get(name)
-        elif any(name.startswith("vision_model.") for name in names):
-            yield from _from_transformers(names, get)
-        else:
-            raise WeightsError(
-                f"{path} has neither open_clip's `visual.*` nor transformers' `vision_model.*` tensors (it starts with "
-                f"{', '.join(names[:3]) or 'nothing'}): it is no CLIP checkpoint that can be read"
-            )
-
-
-def _from_transformers(
-    names: Collection[str], get: Callable[[str], torch.Tensor]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Maps CLIPModel's visual tensors to open_clip's; an unknown name is passed on, to be reported as unexpected.
-
-    Source: transformers' CLIPVisionTransformer and open_clip's VisionTransformer.
-    """
-    fixed = {
-        "vision_model.embeddings.class_embedding": "class_embedding",
-        "vision_model.embeddings.patch_embedding.weight": "conv1.weight",
-        "vision_model.embeddings.position_embedding.weight": "positional_embedding",
-    }
-    norms = {"vision_model.pre_layrnorm": "ln_pre", "vision_model.post_layernorm": "ln_post"}
-    for name in names:
-        if name == "visual_projection.weight":
-            yield "proj", get(name).T  # a Linear there, x @ proj here
-        elif name in fixed:
-            yield fixed[name], get(name)
-        elif name.rpartition(".")[0] in norms:
-            owner, _, kind = name.rpartition(".")
-            yield f"{norms[owner]}.{kind}", get(name)
-        elif name.startswith("vision_model.encoder.layers."):
-            number, _, part = name.removeprefix("vision_model.encoder.layers.").partition(".")
-            owner, _, kind = part.rpartition(".")
-            block = f"transformer.resblocks.{number}"
-            if owner == "self_attn.q_proj":
-                fused = [get(name.replace(".q_proj.", f".{letter}_proj.")) for letter in "qkv"]
-                yield f"{block}.attn.in_proj_{kind}", torch.cat(fused)
-            elif owner not in ("self_attn.k_proj", "self_attn.v_proj"):
-                yield f"{block}.{_BLOCK_PARTS.get(owner, owner)}.{kind}", get(name)
-        elif name.startswith("vision_model.") and not name.endswith("position_ids"):
-            yield name, get(name)

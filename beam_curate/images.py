@@ -31,6 +31,7 @@ from PIL import Image
 from beam_curate import colours, exif, reasons, resizing
 from beam_curate.image_errors import ImageError, pillow_errors
 from beam_curate.records import ImageFacts
+from beam_curate.tiff_bounds import bound_directories
 
 __all__ = [
     "DALI",
@@ -62,6 +63,14 @@ MAX_JPEG_SCANS: Final = 100
 Encoders write about 10. Source for the attack: "Two Issues with the JPEG Standard", the libjpeg-turbo project.
 """
 
+MAX_SLOW_PIXELS: Final = 1 << 25
+"""The most pixels of an image for which Pillow has no decoder but one in Python (QOI, plain PPM, 16-bit PPM, …), 33.5 million.
+
+Those take 0.1 to 1.6 microseconds a pixel (measured), so at most about a minute instead of five.
+"""
+
+# Markers of lossless JPEGs: start of frame 3, 7, 11 and 15 (ITU-T T.81, table B.1).
+_LOSSLESS_MARKERS: Final = (b"\xff\xc3", b"\xff\xc7", b"\xff\xcb", b"\xff\xcf")
 _DCT_FACTORS: Final = (8, 4, 2)
 _MIN_SCALE_LEFT: Final = 3.3
 """A JPEG decoded at a fraction of its size keeps this many times the target: 740 pixels for a model of 224.
@@ -95,6 +104,7 @@ def _quiet_pillow() -> None:
 
 
 _quiet_pillow()
+bound_directories()
 
 
 @dataclass(frozen=True)
@@ -213,6 +223,11 @@ def open_image(data: bytes, options: DecodeOptions) -> tuple[Image.Image, int, I
     if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
         message = f"a progressive JPEG of {scans} scans, more than {MAX_JPEG_SCANS}: decoding it could take minutes"
         raise ImageError(reasons.UNSUPPORTED_IMAGE, message, facts)
+    pixels = facts.width * facts.height
+    # Pillow's table of decoders holds those written in Python.
+    if pixels > MAX_SLOW_PIXELS and any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ())):
+        message = f"a {facts.format} image of {pixels} pixels, the limit for this slow encoding is {MAX_SLOW_PIXELS}"
+        raise ImageError(reasons.TOO_MANY_PIXELS, message, facts)
     return image, orientation, facts
 
 
@@ -244,7 +259,10 @@ def _decode_jpeg_fast(data: bytes, image: Image.Image, size: int) -> npt.NDArray
     import simplejpeg
 
     colourspace = {"RGB": "RGB", "L": "GRAY"}.get(image.mode)
-    if colourspace is None:
+    # A lossless JPEG has no fractions: simplejpeg (1.9) makes room for the fraction, and libjpeg-turbo writes the whole image
+    # into it. The markers are looked for in all bytes, so that no two readers can see them differently; in those of other
+    # JPEGs they hardly occur, since a 0xff of compressed data is followed by 0 or by a restart marker.
+    if colourspace is None or any(marker in data for marker in _LOSSLESS_MARKERS):
         return None
     width, height = image.size
     factor = _dct_factor(width, height, size)

@@ -16,6 +16,7 @@ from beam_curate.reasons import (
 )
 from beam_curate.records import Failure, Member, Sample, SampleRef, Shard
 from beam_curate.tar import TarEntry
+from beam_curate.tar_writing import safe_key
 
 IMAGE_EXTENSIONS: Final = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "jp2")
@@ -24,6 +25,8 @@ IMAGE_EXTENSIONS: Final = frozenset(
 
 MAX_NAME_CHARACTERS: Final = 4096
 MAX_MEMBERS: Final = 4096
+MAX_SAMPLE_SHARE: Final = 8
+"""All members of a sample together may have this many times the bytes that one may: they are held at once when it is copied."""
 MAX_TEXT_BYTES: Final = 1 << 20
 """The largest .txt or .json member that is looked into."""
 MAX_CAPTION_CHARACTERS: Final = 16384
@@ -44,6 +47,7 @@ class SampleGroup:
 
     key: str
     extensions: set[str] = field(default_factory=set)
+    _written: set[str] = field(default_factory=set)
     _members: list[Member] = field(default_factory=list)
     _image: str = ""
     _image_rank: int = 0
@@ -79,7 +83,7 @@ class SampleGroup:
             extension: Its extension as it stands in the tar.
             read_body: Gives the member's bytes.
             image_extension: The extension of the image, lower case, or None for any known one.
-            max_member_bytes: The limit on the image's size.
+            max_member_bytes: The limit on a member's size.
         """
         if len(entry.name) > MAX_NAME_CHARACTERS:
             self.fail(
@@ -90,14 +94,17 @@ class SampleGroup:
             self.fail(TOO_MANY_MEMBERS, f"the sample has more than {MAX_MEMBERS} members")
             return
         lower = extension.lower()
-        if lower in self.extensions:
-            self.fail(DUPLICATE_MEMBER, f"two members have the extension {encodable(lower)}")
+        suffix = encodable(extension)
+        # Readers of the output compare what is written there, where two hostile extensions may become one.
+        written = safe_key(f".{suffix}").lower()
+        if written in self._written:
+            self.fail(DUPLICATE_MEMBER, f"two members have the extension {encodable(lower)!r:.200}")
         elif lower in RESERVED:
             self.fail(DUPLICATE_MEMBER, f"the extension {lower} collides with webdataset's own name")
         if entry.sparse:
-            self.fail(UNSUPPORTED_MEMBER, f"the member {encodable(extension)} is stored sparse; store it whole")
-        suffix = encodable(extension)
+            self.fail(UNSUPPORTED_MEMBER, f"the member {suffix!r:.200} is stored sparse; store it whole")
         self.extensions.add(lower)
+        self._written.add(written)
         self._members.append(Member(suffix, entry.offset, entry.size))
         rank = _image_rank(lower, image_extension)
         if rank > self._image_rank:
@@ -116,6 +123,8 @@ class SampleGroup:
             self.fail(NO_IMAGE, "no member has a known image extension")
         elif self._image_size > max_member_bytes:
             self.fail(MEMBER_TOO_LARGE, f"the image has {self._image_size} bytes, more than {max_member_bytes}")
+        else:
+            self._bound(max_member_bytes)
         ref = SampleRef(
             shard_index=shard.index,
             shard=shard.path,
@@ -127,6 +136,16 @@ class SampleGroup:
             url=self._url,
         )
         return Sample(ref, self._data, self._failure)
+
+    def _bound(self, max_member_bytes: int) -> None:
+        """Fails the sample if its other members are too large to be held when they are copied."""
+        largest = max(self._members, key=lambda member: member.size)
+        total, most = sum(member.size for member in self._members), MAX_SAMPLE_SHARE * max_member_bytes
+        if largest.size > max_member_bytes:
+            message = f"the member {largest.suffix!r:.200} has {largest.size} bytes, more than {max_member_bytes}"
+            self.fail(MEMBER_TOO_LARGE, message)
+        elif total > most:
+            self.fail(MEMBER_TOO_LARGE, f"the sample's members have {total} bytes, more than {most}")
 
 
 def _image_rank(extension: str, wanted: str | None) -> int:

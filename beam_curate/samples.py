@@ -17,7 +17,15 @@ from typing import BinaryIO, Final
 
 from beam_curate.compression import CompressionError, open_decompressed
 from beam_curate.member_names import APPLE_DOUBLE, METADATA, skipped_as, split_name
-from beam_curate.reasons import CORRUPT_TAR, DUPLICATE_KEY, EMPTY_SHARD, NOT_A_TAR, READ, TRUNCATED_TAR
+from beam_curate.reasons import (
+    CORRUPT_TAR,
+    DUPLICATE_KEY,
+    EMPTY_SHARD,
+    NOT_A_TAR,
+    READ,
+    SHARD_TOO_LARGE,
+    TRUNCATED_TAR,
+)
 from beam_curate.records import Failure, Sample, SampleRef, Shard
 from beam_curate.sample_group import SampleGroup
 from beam_curate.tar import Damage, TarEntry, TarReader
@@ -27,6 +35,9 @@ DEFAULT_MAX_MEMBER_BYTES: Final = 1 << 27
 
 DEFAULT_MAX_SHARD_BYTES: Final = 1 << 38
 """256 GiB: beyond any real shard, and what a gzip bomb of 256 MiB expands to."""
+
+MAX_SAMPLES: Final = 1 << 20
+"""The most rows of a shard, which are held in memory until its part of the score table is written; real shards have thousands."""
 
 _MAX_SHAPES = 64  # distinct sets of extensions that are remembered, each of at most so many
 _MAX_SHAPE_SIZE = 64
@@ -67,7 +78,7 @@ def read_samples(
         stream: The shard as it is stored, at its start.
         shard: What goes into the rows' references.
         image_extension: The exact extension of the image members, any case, with or without a leading dot; None for any.
-        max_member_bytes: Larger images fail and are not read.
+        max_member_bytes: Samples with a larger member fail, and it is not read.
         max_shard_bytes: How far a compressed shard may expand; None for no limit.
         seekable: Whether the stream has a cheap `seek`, to skip large members by (if the shard is not compressed).
         skipped: Is added to while reading, if given.
@@ -85,6 +96,9 @@ def read_samples(
         tar = open_decompressed(stream, max_bytes=max_shard_bytes)
         reader = TarReader(tar, seekable=seekable and tar is stream)
         for event in reader.events():
+            if grouping.rows >= MAX_SAMPLES:
+                message = f"the shard has more than {MAX_SAMPLES} samples, and the rest is not read; split it"
+                raise CompressionError(SHARD_TOO_LARGE, message)
             if isinstance(event, Damage):
                 grouping.damage(event)
                 continue
@@ -142,6 +156,11 @@ class _Grouping:
         self._is_witness = (
             False  # whether instead the spot lies before the waiting one, which is the first of the shard
         )
+
+    @property
+    def rows(self) -> int:
+        """The rows so far."""
+        return self._rows
 
     def ready(self) -> Iterator[Sample]:
         """Hands out the rows that are complete, and forgets them."""

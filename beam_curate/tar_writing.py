@@ -16,7 +16,6 @@ END: Final = bytes(2 * BLOCK)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _PARENT = re.compile(r"(?:^|(?<=/))\.\.(?=/|\Z)")
 _DRIVE = re.compile(r"([A-Za-z]):")
-_METADATA = re.compile(r"__[^/]*__/")
 
 
 class Writable(Protocol):
@@ -32,7 +31,7 @@ def safe_key(key: str) -> str:
     Ordinary keys stay as they are, directories included. Leading slashes go. In the rest a character is replaced by its
     code point in hex between tildes where it is: a control character or a backslash (which separates directories on
     Windows; `a\b` becomes `a~5c~b`), the second dot of a component `..` (`.~2e~`), the colon of a leading drive letter
-    (`C~3a~`), half a surrogate pair. What is left of a key that webdataset would now take for metadata (`/__x__/a`) gets
+    (`C~3a~`), half a surrogate pair. What is left of a key that webdataset might now take for metadata (`/__x__/a`) gets
     its first underscore replaced, and a key of nothing but slashes becomes `~2f~`.
 
     The result is safe: a second call changes nothing. Two keys may become one; the caller keeps keys unique.
@@ -41,7 +40,7 @@ def safe_key(key: str) -> str:
     safe = _UNSAFE.sub(_escaped, stripped)
     safe = _PARENT.sub(".~2e~", safe)
     safe = _DRIVE.sub(r"\1~3a~", safe, count=1) if _DRIVE.match(safe) else safe
-    if stripped != key and _METADATA.match(safe):
+    if stripped != key and safe.startswith("__"):
         safe = "~5f~" + safe[1:]
     return safe or "~2f~"
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from beam_curate.heads import Head
+    from beam_curate.model_description import ModelDescription
     from beam_curate.records import Shard
-    from beam_curate.visual_tower import ModelDescription
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
@@ -42,12 +42,12 @@ class Job:
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the results: a run is continued only with the same."""
-        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "device",
-                   "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement", "resume", "retry_failed",
-                   "overwrite")  # fmt: skip
+        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained",
+                   "quick_gelu", "device", "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement",
+                   "resume", "retry_failed", "overwrite")  # fmt: skip
         return {
             **self.options.without(*skipped),
-            # The weights' checksum decides, not the path or tag under which they were found.
+            # The weights' checksum and the activation decide, not the path, tag or option that they came by.
             "model": {
                 k: v for k, v in dataclasses.asdict(self.model).items() if k not in ("pretrained", "quick_gelu_by")
             },
@@ -74,8 +74,8 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.dali_decoding import require_dali
     from beam_curate.head_files import find_heads
     from beam_curate.listing import list_shards
+    from beam_curate.model_description import describe_model
     from beam_curate.reasons import DESCRIPTIONS
-    from beam_curate.visual_tower import describe_model
 
     unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
     if unknown:
@@ -85,7 +85,13 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     elif "dali_device" in given:
         raise OptionError(f"--dali_device {options.dali_device} is for --decoder dali, not {options.decoder}")
     shards = list_shards(options.input)
-    model = describe_model(options.clip_model, options.pretrained, model_dir=options.model_dir or None, fetch=True)
+    model = describe_model(
+        options.clip_model,
+        options.pretrained,
+        model_dir=options.model_dir or None,
+        quick_gelu=options.forced_quick_gelu,
+        fetch=True,
+    )
     heads = find_heads(
         options.model_dir,
         options.clip_model,
@@ -95,20 +101,6 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         nsfw_chain=options.nsfw_chain,
     )
     return Job(_without_idle_rules(options, given, {head.name for head in heads}), shards, model, heads)
-
-
-def check_device(device: str, option: str = "device") -> None:
-    """Refuses a device that this machine does not have, before a local run starts.
-
-    Raises:
-        OptionError: CUDA was asked for and is not there.
-    """
-    from beam_curate.visual_tower import choose_device
-
-    try:
-        choose_device(device)
-    except RuntimeError as error:
-        raise OptionError(f"--{option} {device}: {error}") from error
 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
@@ -156,13 +148,18 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         precision=options.precision,
         batch_size=options.batch_size,
         model_copies=options.model_copies if options.model_copies > 1 else None,
+        quick_gelu=options.forced_quick_gelu,
     )
     hints = inference_hints(options, runner_name(root.options))
     score = ScoreAndFilter(job.heads, options.min_aesthetic, options.max_nsfw, options.min_side)
     run = root | ContinueRun(output, options.retried_reasons)
     return (
         run.pending
-        | ReadTarShards(image_extension=options.image_extension or None, max_member_bytes=options.max_member_bytes)
+        | ReadTarShards(
+            image_extension=options.image_extension or None,
+            max_member_bytes=options.max_member_bytes,
+            max_shard_bytes=options.max_shard_bytes,
+        )
         | DecodeImages(decode, options.decode_threads, options.dali_device)
         | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         | score
@@ -213,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.run_state import prepare_output
     from beam_curate.storage import absolute, clean_temporary, join, read_json
     from beam_curate.summary import SUMMARY
-    from pipelines.launch import LOCAL_RUNNER, pipeline_options, run_pipeline, runner_name
+    from pipelines.launch import LOCAL_RUNNER, check_device, pipeline_options, run_pipeline, runner_name
 
     started = time.monotonic()
     try:
@@ -221,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam_options = pipeline_options(dataflow_arguments(options, rest), CurateOptions)
         job = prepare(options, given)
         if runner_name(beam_options) == LOCAL_RUNNER:
-            check_device(options.device)
+            check_device(options.device, precision=options.precision)
             if options.decoder == "dali":
                 check_device(options.dali_device, "dali_device")
         output = absolute(options.output)

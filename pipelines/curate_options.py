@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.dataflow_options import ACCELERATORS, PLACEMENTS
 from pipelines.options import OptionError, number_or_none, option, required
@@ -20,6 +20,12 @@ class CurateOptions:
     clip_model: str = option("ViT-L-14", "any open_clip model")
     pretrained: str = option(
         "openai", "weights: an open_clip tag, a local file or folder, or random (to try things out)"
+    )
+    quick_gelu: str = option(
+        "auto",
+        "activation of the model. OpenAI's weights need QuickGELU (yes). auto: as the model's name, the tag, the folder or "
+        "file name, or the configuration beside the weights says; an error if none does and the model exists with both",
+        choices=("auto", "yes", "no"),
     )
     aesthetic_head: str = option("", "file of the aesthetic head; none turns the score off; default: from --model_dir")
     nsfw_head: str = option("", "file of the NSFW head; none turns the score off; default: from --model_dir")
@@ -55,7 +61,8 @@ class CurateOptions:
     decode_threads: int = option(0, "decoding threads of a worker process; 0: one per core")
     exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))
     max_pixels: int = option(178_956_970, "images with more pixels fail (decompression bombs)")
-    max_member_bytes: int = option(1 << 27, "image files with more bytes fail")
+    max_member_bytes: int = option(1 << 27, "samples with a member of more bytes fail")
+    max_shard_bytes: int = option(1 << 38, "a gzip or zstd shard that expands to more bytes fails from there on")
     image_extension: str = option("", "extension of the image member, such as jpg; default: the first known one")
     accelerator: str = option(
         "none",
@@ -80,7 +87,7 @@ class CurateOptions:
     def __post_init__(self) -> None:
         for name, low in (
             ("samples_per_shard", 1), ("batch_size", 1), ("model_copies", 1), ("decode_threads", 0), ("max_pixels", 1),
-            ("max_member_bytes", 1),
+            ("max_member_bytes", 1), ("max_shard_bytes", 1),
         ):  # fmt: skip
             if getattr(self, name) < low:
                 raise OptionError(f"--{name} is {getattr(self, name)}; give at least {low}")
@@ -88,6 +95,11 @@ class CurateOptions:
             raise OptionError(f"--max_nsfw is {self.max_nsfw}; it is a probability, give 0 to 1 (or none)")
         if (self.resume or self.retry_failed) and self.overwrite:
             raise OptionError("--resume or --retry_failed and --overwrite exclude each other; give one of them")
+
+    @property
+    def forced_quick_gelu(self) -> bool | Literal["auto"]:
+        """What --quick_gelu says, as the model handler takes it."""
+        return "auto" if self.quick_gelu == "auto" else self.quick_gelu == "yes"
 
     @property
     def retried_reasons(self) -> tuple[str, ...]:

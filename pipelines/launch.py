@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from beam_curate.progress import progress_line
 from beam_curate.run_state import input_shards, part_paths
-from pipelines.options import refuse_unknown
+from pipelines.options import OptionError, refuse_unknown
 
 # Beam's DirectRunner looks for the Prism binary on the network first (without a time limit) and then changes to this engine
 # by itself, depending on the transforms. Asking for the engine by its name keeps a run offline and the same every time.
@@ -47,6 +47,24 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 def runner_name(options: PipelineOptions) -> str:
     """The runner's name as given to Beam."""
     return str(options.view_as(StandardOptions).runner)
+
+
+def check_device(device: str, option: str = "device", precision: str = "auto") -> None:
+    """Refuses a device that this machine does not have, and a precision that it is not for, before a local run starts.
+
+    Raises:
+        OptionError: CUDA was asked for and is not there, or fp16 for a CPU.
+    """
+    from beam_curate.model_description import choose_device, choose_precision
+
+    try:
+        chosen = choose_device(device)
+    except RuntimeError as error:
+        raise OptionError(f"--{option} {device}: {error}") from error
+    try:
+        choose_precision(precision, chosen)
+    except ValueError as error:
+        raise OptionError(f"--precision {precision} with --{option} {device}: {error}") from error
 
 
 def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str) -> bool:

@@ -108,7 +108,13 @@ def refuse_unknown(rest: Sequence[str], own: Sequence[str], beam_flags: Sequence
             raise OptionError(f"unknown option --{name}{hint}")
 
 
+def printable(text: object) -> str:
+    """A text on one line, with `?` for characters that would act on a terminal (escapes, directions of writing)."""
+    line = " ".join(str(text).split())
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
 def fail(error: object) -> int:
     """Prints one line on standard error and gives the exit status of a wrong command."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {printable(error)}", file=sys.stderr)
     return 2

@@ -13,8 +13,8 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate import visual_tower
 from beam_curate.clip_handler import NAMESPACE, ClipModelHandler
+from beam_curate.model_description import describe_model
 from beam_curate.reasons import DECODE, INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING, TRUNCATED_IMAGE
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, ImageFacts, SampleRef
 
@@ -56,7 +56,7 @@ class Stub:
         self.bad, self.nan, self.largest, self.broken, self.calls = set(bad), set(nan), largest, broken, []
 
     def describe(self):
-        return visual_tower.describe_model("tiny-handled", "random")
+        return describe_model("tiny-handled", "random")
 
     def embed(self, pixels):
         first = pixels.reshape(len(pixels), -1)[:, 0]

@@ -7,14 +7,13 @@ import torch
 from safetensors.torch import save_file
 
 from beam_curate import clip_weights
+from beam_curate.clip_checkpoint import WeightsError, read_visual_state
+from beam_curate.clip_config import model_config
 from beam_curate.clip_weights import (
-    WeightsError,
     fetch_weights,
     find_weights,
     hub_reachable,
-    model_config,
     model_dir_places,
-    read_visual_state,
 )
 
 STATE = {"visual.conv1.weight": torch.arange(12.0).view(1, 3, 2, 2), "text.x": torch.ones(1)}
@@ -80,8 +79,20 @@ def test_a_tag_is_looked_for_in_the_models_directory(tmp_path, place):
         find_weights("ViT-L-14", str(tmp_path)),
     ):
         assert source.path == str(path)
-    assert find_weights("ViT-L-14", "openai", model_dir=str(tmp_path)).quick_gelu is True
+        # Nothing lies beside the file, and its name says nothing: the folder tells the tag.
+        assert (source.quick_gelu, source.said_by) == (True, "open_clip's record of the tag 'openai'")
+    assert find_weights("ViT-L-14", str(path)).quick_gelu is True
     assert fetch_weights(source) is source
+
+
+def test_a_file_of_the_hubs_cache_is_known_by_its_repository(tmp_path):
+    snapshot = tmp_path / "models--timm--vit_large_patch14_clip_224.openai" / "snapshots" / "0123"
+    blob = put(tmp_path / "blobs", "0123.safetensors")
+    snapshot.mkdir(parents=True)
+    (snapshot / "open_clip_model.safetensors").symlink_to(blob)
+    assert find_weights("ViT-L-14", str(snapshot)).quick_gelu is True
+    assert find_weights("ViT-L-14", str(snapshot / "open_clip_model.safetensors")).quick_gelu is True
+    assert find_weights("ViT-L-14", str(blob)).quick_gelu is None
 
 
 def test_neMo_curators_layout_is_one_of_the_places():

@@ -8,6 +8,8 @@ import tarfile
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipelines import curate
 from pipelines.demo_data import build_demo_dataset
@@ -138,6 +140,7 @@ def test_resume_scores_only_what_is_missing(demo, capsys, monkeypatch):
 @pytest.fixture
 def tiny(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_bytes([("1.jpg", encoded(photo(1))), ("2.jpg", encoded(photo(2)))]))
+    save_file({"visual.x": torch.ones(1)}, tmp_path / "mine.safetensors")
     return tmp_path
 
 
@@ -158,6 +161,9 @@ def tiny(tmp_path):
         (["--resume", "--overwrite"], "exclude each other"),
         (["--max_pixels=0"], "--max_pixels is 0"),
         (["--device=cuda"], "cuda"),
+        (["--device=cpu", "--precision=fp16"], "--precision fp16 with --device cpu"),
+        (["--quick_gelu=maybe"], "argument --quick_gelu: invalid choice: 'maybe'"),
+        (["--clip_model=ViT-L-14", "--pretrained={root}/mine.safetensors"], "give --quick_gelu yes"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_no_work(tiny, capsys, arguments, message):

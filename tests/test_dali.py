@@ -150,22 +150,26 @@ def test_chunks_keep_the_order_and_the_limits(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_region_is_that_of_the_crop(orientation, mode):
+@pytest.mark.parametrize(
+    ("width", "height"), [(110, 64), (64, 110)]
+)  # resized to 12 x 7: no crop of 7 is in the middle
+def test_the_region_is_that_of_the_crop(orientation, mode, width, height):
     """Painted with its own coordinates, the stored image shows in the region's corners what the upright crop begins with."""
-    width, height = 101, 64
     y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
     stored = [Image.fromarray(values) for values in (y, x)]
     turned = [ImageOps.exif_transpose(_marked(image, orientation)) for image in stored]
     facts = ImageFacts(*turned[0].size, "JPEG", "", 0)
     target = Target(7, mode)
     start, end = dali_plans.region(facts, orientation, target)
-    new_width, new_height = (7, 7) if mode == "squash" else (11, 7) if facts.width > facts.height else (7, 11)
+    new_width, new_height = (7, 7) if mode == "squash" else (12, 7) if facts.width > facts.height else (7, 12)
     left, top = (0, 0) if mode == "squash" else (2, 0) if new_width > 7 else (0, 2)
     box = (left * facts.width / new_width, top * facts.height / new_height,
            (left + 7) * facts.width / new_width, (top + 7) * facts.height / new_height)  # fmt: skip
+    middle_x, middle_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     for axis in (0, 1):
-        # A linear ramp: its mean over any region is the value at the middle of it.
-        middle = np.asarray(turned[axis].resize((1, 1), Image.Resampling.BOX, box))[0, 0]
+        ramp = np.asarray(turned[axis])  # linear: two steps tell its value anywhere
+        steps = ramp[1, 0] - ramp[0, 0], ramp[0, 1] - ramp[0, 0]
+        middle = ramp[0, 0] + steps[0] * (middle_y - 0.5) + steps[1] * (middle_x - 0.5)
         assert middle == pytest.approx((start[axis] + end[axis]) / 2, abs=1e-3)
     lengths = (end[0] - start[0], end[1] - start[1])
     assert lengths[:: -1 if orientation >= 5 else 1] == pytest.approx((box[3] - box[1], box[2] - box[0]))
@@ -235,12 +239,16 @@ def test_each_image_has_its_own_result_and_reason(decoder):
 
 
 @needs_dali
-def test_pixels_do_not_depend_on_the_neighbours(decoder):
+def test_pixels_do_not_depend_on_the_neighbours(decoder, monkeypatch):
     good = [encoded(photo(i, 90 + i, 70)) for i in range(9)]
     alone = [decoder.decode([data]).images[0][1].tobytes() for data in good]
     mixed = [*good[:4], corrupt(good[0]), *good[4:], corrupt(good[1])]
+    builds = []
+    build = dali_decoding._build
+    monkeypatch.setattr(dali_decoding, "_build", lambda *arguments: builds.append(1) or build(*arguments))
     decoded = decoder.decode(mixed)
     assert decoded.by_dali == len(good)
+    assert len(builds) == 9  # one after each failed run: 0-10, then 0-4, 2-4, 3-4, 4 and 5-10, 8-10, 9-10, 10
     assert [decoded.images[i][1].tobytes() for i in range(len(mixed)) if i not in (4, 10)] == alone
     assert decoder.decode([]).images == []
 

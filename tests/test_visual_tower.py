@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from beam_curate import visual_tower
-from beam_curate.clip_weights import WeightsError, find_weights
-from beam_curate.visual_tower import build_visual_tower, choose_device, choose_precision, describe_model
+from beam_curate.clip_checkpoint import WeightsError
+from beam_curate.clip_weights import find_weights
+from beam_curate.model_description import choose_device, choose_precision, describe_model
+from beam_curate.visual_tower import build_visual_tower
 
 FIRST_OF_SEED_5 = [-0.2196207344532013, 0.3381994664669037]
 TEXT = {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 1, "layers": 1}
@@ -123,7 +125,7 @@ def test_the_last_block_runs_for_the_class_token_alone(tmp_path):
     assert seen == [(4, 1, 64)]
 
 
-def test_quick_gelu_changes_the_embeddings_and_is_decided_openly(tmp_path, exact, caplog):
+def test_quick_gelu_changes_the_embeddings_and_is_decided_openly(tmp_path, exact):
     model = reference("tiny-vit", force_quick_gelu=True)
     plain, openai = saved(model, tmp_path), saved(model, tmp_path, "vit-openai.safetensors")
     right = expected(model, photos(4))
@@ -137,11 +139,28 @@ def test_quick_gelu_changes_the_embeddings_and_is_decided_openly(tmp_path, exact
     assert error("tiny-vit-quickgelu", plain)[:2] == (pytest.approx(0, abs=1e-6), True)
     assert error("tiny-vit", plain, quick_gelu=True)[0] < 1e-6
     assert error("tiny-vit", openai, quick_gelu=False)[0] > 1e-3
-    assert "QuickGELU" not in caplog.text
-    wrong, used, _ = error("tiny-vit", plain)
+    wrong, used, by = error("tiny-vit", plain)
     assert wrong > 1e-3
-    assert used is False
-    assert "give quick_gelu=True" in caplog.text
+    assert (used, by) == (False, "the configuration of tiny-vit")
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14", "RN50"])
+def test_weights_that_may_need_quick_gelu_are_not_guessed(tmp_path, name):
+    path = tmp_path / "mine.safetensors"
+    save_file({"visual.x": torch.ones(1), "logit_scale": torch.tensor(4.6052)}, path)
+    with pytest.raises(WeightsError, match=r"mine\.safetensors.*give --quick_gelu yes"):
+        describe_model(name, str(path))
+    for choice in (True, False):
+        model = describe_model(name, str(path), quick_gelu=choice)
+        assert (model.quick_gelu, model.quick_gelu_by) == (choice, "the option quick_gelu")
+    assert describe_model(f"{name}-quickgelu", str(path)).quick_gelu is True
+    assert describe_model(name, "random").quick_gelu is False
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "ViT-g-14", "EVA02-B-16"])
+def test_weights_of_models_that_never_use_quick_gelu_need_no_word(tmp_path, name):
+    save_file({"visual.x": torch.ones(1)}, tmp_path / "mine.safetensors")
+    assert describe_model(name, str(tmp_path / "mine.safetensors")).quick_gelu is False
 
 
 def test_transformers_directory_is_the_same_tower(tmp_path, exact):

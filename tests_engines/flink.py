@@ -18,7 +18,7 @@ _START_SECONDS = 120
 
 # A lost worker or TaskManager is a failure of the job: Flink starts what was lost again, at most this often.
 _CONFIGURATION = f"""
-jobmanager: {{bind-host: {MASTER}, rpc: {{address: {MASTER}, port: 6123}}, memory: {{process: {{size: 800m}}}}}}
+jobmanager: {{bind-host: 0.0.0.0, rpc: {{address: {MASTER}, port: 6123}}, memory: {{process: {{size: 800m}}}}}}
 rest: {{address: {MASTER}, bind-address: {MASTER}, port: {_REST_PORT}}}
 restart-strategy: {{type: fixed-delay, fixed-delay: {{attempts: 3, delay: 2 s}}}}
 heartbeat: {{interval: 2000, timeout: 15000}}

@@ -54,8 +54,11 @@ class ContinueRun(beam.PTransform):
         pending = (doors[_PENDING], parts[_PENDING]) | "Pending" >> beam.Flatten().with_output_types(Shard)
         return RunHalves(
             pending | "SpreadPending" >> beam.Reshuffle().with_input_types(Shard),
-            # Committed as well: a second look would find what this job has written.
-            parts[_DONE] | "SpreadDone" >> beam.Reshuffle().with_input_types(ScorePart),
+            # Committed as well: a second look would find what this job has written. The step after it is there because Beam's
+            # Flink runner refuses a Flatten, such as the next one, of a Reshuffle's own output and of a fused step's.
+            parts[_DONE]
+            | "SpreadDone" >> beam.Reshuffle().with_input_types(ScorePart)
+            | "Done" >> beam.Map(lambda part: part).with_output_types(ScorePart),
         )
 
 

@@ -10,7 +10,7 @@ from apache_beam.metrics import Metrics
 from beam_curate.listing import list_shards
 from beam_curate.progress import PROGRESS
 from beam_curate.records import Sample, Shard
-from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, SkippedMembers, read_samples
+from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES, SkippedMembers, read_samples
 from beam_curate.sources import SourceChangedError
 from beam_curate.storage import open_read
 
@@ -56,7 +56,8 @@ class ReadTarShards(beam.PTransform):
         input: The pattern, as in ListTarShards; None when applied to a PCollection[Shard].
         image_extension: The extension of the image member, such as `jpg` or `seg.png`; None takes the first member with
             a known image extension.
-        max_member_bytes: Image members larger than this are failed rows and are not read.
+        max_member_bytes: Samples with a larger member are failed rows, and it is not read.
+        max_shard_bytes: A compressed shard that expands to more ends there, with a failed row.
 
     Raises:
         OSError: When the job runs, if a shard cannot be opened or read; it names the shard.
@@ -65,16 +66,18 @@ class ReadTarShards(beam.PTransform):
     input: str | None = None
     image_extension: str | None = None
     max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES
 
     def __post_init__(self) -> None:
         super().__init__()
-        if self.max_member_bytes < 1:
-            raise ValueError(f"max_member_bytes is {self.max_member_bytes}; give at least 1")
+        for name in ("max_member_bytes", "max_shard_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
 
     def expand(self, source: "beam.pvalue.PBegin | beam.PCollection[Shard]") -> "beam.PCollection[Sample]":
         """Lists the shards if a pattern was given, and reads them."""
         shards = source if self.input is None else source | ListTarShards(self.input)
-        read = _ReadShard(self.image_extension, self.max_member_bytes)
+        read = _ReadShard(self.image_extension, self.max_member_bytes, self.max_shard_bytes)
         return shards | "Read" >> beam.ParDo(read).with_output_types(Sample)
 
 
@@ -100,9 +103,10 @@ def only_rows(samples: Iterator[Sample], shard: Shard) -> Iterator[Sample]:
 
 
 class _ReadShard(beam.DoFn):
-    def __init__(self, image_extension: str | None, max_member_bytes: int) -> None:
+    def __init__(self, image_extension: str | None, max_member_bytes: int, max_shard_bytes: int) -> None:
         self._image_extension = image_extension
         self._max_member_bytes = max_member_bytes
+        self._max_shard_bytes = max_shard_bytes
         self._shards = Metrics.counter("beam_curate.read", "shards")
         self._samples = Metrics.counter("beam_curate.read", "samples")
         self._failures = Metrics.counter("beam_curate.read", "failures")
@@ -119,6 +123,7 @@ class _ReadShard(beam.DoFn):
                     shard,
                     image_extension=self._image_extension,
                     max_member_bytes=self._max_member_bytes,
+                    max_shard_bytes=self._max_shard_bytes,
                     skipped=skipped,
                 )
                 for sample in only_rows(samples, shard):

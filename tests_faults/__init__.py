@@ -1,0 +1,1 @@
+"""The long tests of storage that fails: `make test-faults`."""
