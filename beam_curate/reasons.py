@@ -50,7 +50,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     UNSUPPORTED_COMPRESSION: "the shard is compressed with a method that is not read (gzip and zstd are)",
     SHARD_TOO_LARGE: "the compressed shard expands beyond the limit (a decompression bomb), or the shard has too many samples",
     UNSUPPORTED_MEMBER: "a member of this sample is stored sparse, which webdataset readers do not expand",
-    MEMBER_TOO_LARGE: "a member is larger than the limit",
+    MEMBER_TOO_LARGE: "the image member is larger than the limit, or all members together than 8 times the limit",
     TOO_MANY_MEMBERS: "the sample has more members than any real one (4096)",
     DUPLICATE_KEY: "an earlier sample of the same shard has this key (members of a key must be adjacent)",
     DUPLICATE_MEMBER: "two members of this sample have the same extension",

@@ -26,7 +26,7 @@ IMAGE_EXTENSIONS: Final = frozenset(
 MAX_NAME_CHARACTERS: Final = 4096
 MAX_MEMBERS: Final = 4096
 MAX_SAMPLE_SHARE: Final = 8
-"""All members of a sample together may have this many times the bytes that one may: they are held at once when it is copied."""
+"""All members of a sample together may have this many times the bytes of an image: they are held at once when they are copied."""
 MAX_TEXT_BYTES: Final = 1 << 20
 """The largest .txt or .json member that is looked into."""
 MAX_CAPTION_CHARACTERS: Final = 16384
@@ -83,7 +83,7 @@ class SampleGroup:
             extension: Its extension as it stands in the tar.
             read_body: Gives the member's bytes.
             image_extension: The extension of the image, lower case, or None for any known one.
-            max_member_bytes: The limit on a member's size.
+            max_member_bytes: The limit on the image's size.
         """
         if len(entry.name) > MAX_NAME_CHARACTERS:
             self.fail(
@@ -123,8 +123,9 @@ class SampleGroup:
             self.fail(NO_IMAGE, "no member has a known image extension")
         elif self._image_size > max_member_bytes:
             self.fail(MEMBER_TOO_LARGE, f"the image has {self._image_size} bytes, more than {max_member_bytes}")
-        else:
-            self._bound(max_member_bytes)
+        elif (total := sum(member.size for member in self._members)) > MAX_SAMPLE_SHARE * max_member_bytes:
+            most = MAX_SAMPLE_SHARE * max_member_bytes
+            self.fail(MEMBER_TOO_LARGE, f"the members of the sample have {total} bytes, more than {most}")
         ref = SampleRef(
             shard_index=shard.index,
             shard=shard.path,
@@ -136,16 +137,6 @@ class SampleGroup:
             url=self._url,
         )
         return Sample(ref, self._data, self._failure)
-
-    def _bound(self, max_member_bytes: int) -> None:
-        """Fails the sample if its other members are too large to be held when they are copied."""
-        largest = max(self._members, key=lambda member: member.size)
-        total, most = sum(member.size for member in self._members), MAX_SAMPLE_SHARE * max_member_bytes
-        if largest.size > max_member_bytes:
-            message = f"the member {largest.suffix!r:.200} has {largest.size} bytes, more than {max_member_bytes}"
-            self.fail(MEMBER_TOO_LARGE, message)
-        elif total > most:
-            self.fail(MEMBER_TOO_LARGE, f"the sample's members have {total} bytes, more than {most}")
 
 
 def _image_rank(extension: str, wanted: str | None) -> int:

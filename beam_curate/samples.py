@@ -78,7 +78,7 @@ def read_samples(
         stream: The shard as it is stored, at its start.
         shard: What goes into the rows' references.
         image_extension: The exact extension of the image members, any case, with or without a leading dot; None for any.
-        max_member_bytes: Samples with a larger member fail, and it is not read.
+        max_member_bytes: Larger images fail and are not read, and so do samples of more than 8 times as much in all.
         max_shard_bytes: How far a compressed shard may expand; None for no limit.
         seekable: Whether the stream has a cheap `seek`, to skip large members by (if the shard is not compressed).
         skipped: Is added to while reading, if given.

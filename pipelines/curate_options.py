@@ -61,7 +61,7 @@ class CurateOptions:
     decode_threads: int = option(0, "decoding threads of a worker process; 0: one per core")
     exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))
     max_pixels: int = option(178_956_970, "images with more pixels fail (decompression bombs)")
-    max_member_bytes: int = option(1 << 27, "samples with a member of more bytes fail")
+    max_member_bytes: int = option(1 << 27, "image files with more bytes fail, and samples with 8 times as many")
     max_shard_bytes: int = option(1 << 38, "a gzip or zstd shard that expands to more bytes fails from there on")
     image_extension: str = option("", "extension of the image member, such as jpg; default: the first known one")
     accelerator: str = option(

@@ -33,17 +33,28 @@ SIZE = 32
 GOOD = [encoded(photo(seed, 48, 40), format) for seed, format in enumerate(["JPEG", "PNG", "WEBP"] * 4)]
 GOOD_SUFFIXES = ["jpg", "png", "webp"] * 4
 READ_REASONS = {
-    getattr(reasons, name)
-    for name in (
-        "NOT_A_TAR EMPTY_SHARD TRUNCATED_TAR CORRUPT_TAR CORRUPT_COMPRESSION UNSUPPORTED_COMPRESSION SHARD_TOO_LARGE "
-        "UNSUPPORTED_MEMBER MEMBER_TOO_LARGE TOO_MANY_MEMBERS DUPLICATE_KEY DUPLICATE_MEMBER NO_IMAGE"
-    ).split()
+    reasons.NOT_A_TAR,
+    reasons.EMPTY_SHARD,
+    reasons.TRUNCATED_TAR,
+    reasons.CORRUPT_TAR,
+    reasons.CORRUPT_COMPRESSION,
+    reasons.UNSUPPORTED_COMPRESSION,
+    reasons.SHARD_TOO_LARGE,
+    reasons.UNSUPPORTED_MEMBER,
+    reasons.MEMBER_TOO_LARGE,
+    reasons.TOO_MANY_MEMBERS,
+    reasons.DUPLICATE_KEY,
+    reasons.DUPLICATE_MEMBER,
+    reasons.NO_IMAGE,
 }
 DECODE_REASONS = {
-    getattr(reasons, name)
-    for name in "NOT_AN_IMAGE TRUNCATED_IMAGE CORRUPT_IMAGE TOO_MANY_PIXELS UNSUPPORTED_IMAGE".split()
+    reasons.NOT_AN_IMAGE,
+    reasons.TRUNCATED_IMAGE,
+    reasons.CORRUPT_IMAGE,
+    reasons.TOO_MANY_PIXELS,
+    reasons.UNSUPPORTED_IMAGE,
 }
-_MACHINE = re.compile(r"0x[0-9a-f]{6,}| object at |/tmp/|/home/|site-packages|\.py\b|Traceback")
+_MACHINE = re.compile(r"0x[0-9a-f]{9,}|at 0x| object at |/tmp/|/home/|site-packages|\.py\b|Traceback")
 
 
 def is_plain(text):

@@ -56,7 +56,8 @@ class ReadTarShards(beam.PTransform):
         input: The pattern, as in ListTarShards; None when applied to a PCollection[Shard].
         image_extension: The extension of the image member, such as `jpg` or `seg.png`; None takes the first member with
             a known image extension.
-        max_member_bytes: Samples with a larger member are failed rows, and it is not read.
+        max_member_bytes: Image members larger than this are failed rows and are not read, and so are samples whose members
+            have more than 8 times as much in all.
         max_shard_bytes: A compressed shard that expands to more ends there, with a failed row.
 
     Raises:
