@@ -3,9 +3,10 @@
 `decode_image` gives the pixels and the facts of one image, or raises `ImageError` with a stable reason, and nothing else,
 whatever the bytes are. It holds no state and may be called from many threads at once.
 
-Two decoders. `pillow` is the reference: for RGB images its pixels are bit for bit those of open_clip's evaluation transform.
-`fast` decodes JPEG with libjpeg-turbo, at 1/2, 1/4 or 1/8 of its size if that is large enough, and resizes with
-torchvision's uint8 kernel: 3 to 6 times faster, and close (see `DecodeOptions`). What it refuses goes to Pillow.
+Three decoders. `pillow` is the reference: for RGB images its pixels are bit for bit those of open_clip's evaluation
+transform. `fast` decodes JPEG with libjpeg-turbo into the same pixels as Pillow, and resizes them at most 1 level away, in
+two thirds of the time (see `resizing`). `scaled` is `fast`, but decodes large JPEGs at 1/2, 1/4 or 1/8 of their size: twice
+as fast again at 12 megapixels, and not as close (see `DecodeOptions`). What these refuse goes to Pillow.
 
 What differs from open_clip's transform: EXIF orientation is applied (an option), and the image becomes RGB before it is
 resized, not after. So grey, palette and CMYK images are resized as what they show.
@@ -28,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from beam_curate import colours, exif, reasons, resizing
+from beam_curate import colours, exif, jpeg_decoding, reasons, resizing
 from beam_curate.image_errors import ImageError, pillow_errors
 from beam_curate.records import ImageFacts
 from beam_curate.tiff_bounds import bound_directories
@@ -39,6 +40,7 @@ __all__ = [
     "FAST",
     "MAX_PIXELS",
     "PILLOW",
+    "SCALED",
     "DecodeOptions",
     "ImageError",
     "decode_image",
@@ -48,9 +50,10 @@ __all__ = [
 
 FAST: Final = "fast"
 PILLOW: Final = "pillow"
+SCALED: Final = "scaled"
 DALI: Final = "dali"
 DECODERS: Final = (FAST, PILLOW)
-"""The decoders of one image at a time; `dali` decodes batches and is in `dali_decoding`."""
+"""The decoders for one image at a time; `scaled` is a variant of `fast`, and `dali` is for batches: see `DecodeOptions`."""
 
 MAX_PIXELS: Final = 178_956_970
 """The most pixels that Pillow decodes: twice its `Image.MAX_IMAGE_PIXELS`, where its warning turns into an error."""
@@ -69,21 +72,6 @@ MAX_SLOW_PIXELS: Final = 1 << 25
 Those take 0.1 to 1.6 microseconds a pixel (measured), so at most about a minute instead of five.
 """
 
-# Markers of lossless JPEGs: start of frame 3, 7, 11 and 15 (ITU-T T.81, table B.1).
-_LOSSLESS_MARKERS: Final = (b"\xff\xc3", b"\xff\xc7", b"\xff\xcb", b"\xff\xcf")
-_DCT_FACTORS: Final = (8, 4, 2)
-_MIN_SCALE_LEFT: Final = 3.3
-"""A JPEG decoded at a fraction of its size keeps this many times the target: 740 pixels for a model of 224.
-
-So photographs of 12 megapixels and a model of 224 use 1/4. On camera originals the result is then at most 5 levels from the
-reference, 0.2 in the mean. Pictures that are sharp to the pixel differ by 0.25 in the mean and by up to 13 in places; with
-2 instead it would be 0.5 and 22, to gain a quarter of the time on 1 megapixel (measured on 100 photographs).
-"""
-_MAX_SHIFT: Final = 0.05
-"""How far, in pixels of the result, decoding at a fraction may move the edge of the picture.
-
-A side that is no multiple of the fraction is rounded up. A shift of 0.15 made the differences above four times as large.
-"""
 _MAX_COPY_PIXELS: Final = 1 << 22  # to hand larger images from Pillow to torchvision costs what it gains (measured)
 
 # Pillow's formats except those that run a program (EPS: Ghostscript), that open what they embed without this list (IPTC), or
@@ -116,9 +104,10 @@ class DecodeOptions:
         resize_mode: `shortest` (resize the shorter side to S, crop the centre) or `squash` (both sides to S), by the names
             of open_clip's `preprocess_cfg`.
         interpolation: `bicubic` or `bilinear`, both antialiased.
-        decoder: `pillow` (the reference), or `fast`: 1 level from it in few pixels, except for large JPEGs (shorter side
-            from 6.6 times S on), which are decoded at a fraction of their size: there it is up to 5 on camera originals.
-            `dali`: JPEGs in batches, see `dali_decoding`; an image alone is decoded as with `pillow`.
+        decoder: `pillow` (the reference); `fast`: nowhere more than 1 level from it; `scaled`: like `fast`, but JPEGs whose
+            shorter side is 10 times S or more may be decoded at a fraction of their size: there it is at most 4 levels on
+            photographs as cameras take them, 8 where they are sharp to the pixel, and 25 in coloured text. `dali`: JPEGs
+            in batches, see `dali_decoding`; an image alone is decoded as with `pillow`.
         apply_exif_orientation: Turn images upright first. open_clip's transform does not. Pillow turns TIFF by itself in any
             case.
         extract_exif: Write the EXIF tags into the facts: 0.3 ms for the 40 tags of a camera, nothing where there are none.
@@ -144,7 +133,7 @@ class DecodeOptions:
         for name, value, choices in (
             ("resize_mode", self.resize_mode, resizing.RESIZE_MODES),
             ("interpolation", self.interpolation, tuple(resizing.INTERPOLATIONS)),
-            ("decoder", self.decoder, (*DECODERS, DALI)),
+            ("decoder", self.decoder, (*DECODERS, SCALED, DALI)),
         ):
             if value not in choices:
                 raise ValueError(f"{name} is {value!r}: use one of {', '.join(choices)}")
@@ -174,9 +163,10 @@ def decode_image(data: bytes, options: DecodeOptions) -> tuple[ImageFacts, npt.N
     """
     image, orientation, facts = open_image(data, options)
     target = options.target
-    fast = options.decoder == FAST
+    fast = options.decoder in (FAST, SCALED)
     if fast and image.format in ("JPEG", "MPO") and resizing.suits_array(*image.size, target):
-        small = _decode_jpeg_fast(data, image, target.size)
+        factor = jpeg_decoding.scale_factor(image, target.size) if options.decoder == SCALED else 1
+        small = jpeg_decoding.decode_jpeg(data, image, factor)
         if small is not None:
             pixels = resizing.resize_array(small, image.size, target, orientation)
             return facts, pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
@@ -189,7 +179,7 @@ def decode_image(data: bytes, options: DecodeOptions) -> tuple[ImageFacts, npt.N
     if not fast or not resizing.suits_array(*image.size, target):
         return facts, resizing.resize_image(image, target)
     if image.width * image.height > _MAX_COPY_PIXELS:
-        return facts, resizing.resize_image(image, target, crop_only=True)
+        return facts, resizing.resize_image(image, target)
     return facts, resizing.resize_array(np.array(image), image.size, target)
 
 
@@ -248,42 +238,6 @@ def _describe(image: Image.Image, options: DecodeOptions, facts: ImageFacts) -> 
         message = f"the image is {width} x {height} = {width * height} pixels, the limit is {options.max_pixels}"
         raise ImageError(reasons.TOO_MANY_PIXELS, message, facts)
     return orientation, facts
-
-
-def _decode_jpeg_fast(data: bytes, image: Image.Image, size: int) -> npt.NDArray[np.uint8] | None:
-    """Decodes a JPEG with libjpeg-turbo, at a fraction of its size where enough is left.
-
-    Returns:
-        (H, W, 3) uint8 RGB or (H, W, 1) grey; None where Pillow is to decode: other colours, and whatever is not perfect.
-    """
-    import simplejpeg
-
-    colourspace = {"RGB": "RGB", "L": "GRAY"}.get(image.mode)
-    # A lossless JPEG has no fractions: simplejpeg (1.9) makes room for the fraction, and libjpeg-turbo writes the whole image
-    # into it. The markers are looked for in all bytes, so that no two readers can see them differently; in those of other
-    # JPEGs they hardly occur, since a 0xff of compressed data is followed by 0 or by a restart marker.
-    if colourspace is None or any(marker in data for marker in _LOSSLESS_MARKERS):
-        return None
-    width, height = image.size
-    factor = _dct_factor(width, height, size)
-    shape = (-(-height // factor), -(-width // factor))
-    try:
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, colourspace, min_height=shape[0], min_width=shape[1], min_factor=factor, strict=True
-        )
-    except ValueError:  # what simplejpeg raises for every error and, as it is strict, every warning of libjpeg
-        return None
-    return pixels if pixels.shape[:2] == shape else None
-
-
-def _dct_factor(width: int, height: int, size: int) -> int:
-    """Gives the fraction (1/1 to 1/8) at which to decode a JPEG that is to become `size` pixels on its shorter side."""
-    shorter = min(width, height)
-    for factor in _DCT_FACTORS:
-        moved = max(-width % factor, -height % factor) * size / shorter
-        if shorter // factor >= _MIN_SCALE_LEFT * size and moved <= _MAX_SHIFT:
-            return factor
-    return 1
 
 
 @functools.cache

@@ -174,7 +174,8 @@ class SourceReader:
         if entry is None or entry.size != size or not _is_named(encodable(entry.name), suffix, key):
             found = f"{encodable(entry.name)!r} of {entry.size} bytes" if entry else "no member"
             raise _changed(
-                self._path, f"at offset {offset} was a member {key}.{suffix} of {size} bytes, and is {found} now"
+                self._path,
+                f"at offset {offset} was a member {f'{key}.{suffix}'!r:.200} of {size} bytes, and is {found:.200} now",
             )
 
 

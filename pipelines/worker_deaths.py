@@ -1,10 +1,15 @@
 """Ends a local run when one of its worker processes dies; Beam's in-process runner would wait for its answer for ever."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Final
+
+GRACE_SECONDS: Final = 15.0
+"""How long the runner gets to end by itself after a worker died; it may wait for the dead one even then."""
 
 # The thread in which Beam's runner waits for a worker process (--direct_running_mode=multi_processing); it raises when the
 # process ends with an error, or by a signal, and nobody looks at it.
@@ -19,8 +24,9 @@ class WorkerDiedError(RuntimeError):
 def ends_with_its_workers() -> Iterator[None]:
     """Interrupts the block, as Ctrl-C does, when a worker process dies.
 
-    Use it in the main thread, around the wait for the pipeline; elsewhere no signal could interrupt the wait, and it does
-    nothing.
+    If the block has not ended, with all of its workers, GRACE_SECONDS later, this process ends with status 1; workers that
+    are left follow it, since their connection is gone. Use it in the main thread, around the wait for the pipeline: elsewhere
+    no signal could interrupt the wait, and it does nothing.
 
     Raises:
         WorkerDiedError: A worker process died, such as by the kernel's out-of-memory killer.
@@ -30,15 +36,17 @@ def ends_with_its_workers() -> Iterator[None]:
         yield
         return
     deaths: list[str] = []
+    left = threading.Event()
     hook_before = threading.excepthook
 
     def notice(args: threading.ExceptHookArgs) -> None:
         if args.thread is None or args.thread.name != _WAITING_THREAD or main.ident is None:
             hook_before(args)
-        else:
-            deaths.append(str(args.exc_value))
-            if len(deaths) == 1:
-                signal.pthread_kill(main.ident, signal.SIGINT)
+            return
+        deaths.append(str(args.exc_value))
+        if len(deaths) == 1:
+            threading.Thread(target=_end_after_grace, args=(left, deaths[0]), daemon=True).start()
+            signal.pthread_kill(main.ident, signal.SIGINT)
 
     threading.excepthook = notice
     try:
@@ -50,4 +58,19 @@ def ends_with_its_workers() -> Iterator[None]:
             f"{deaths[0]}; if the kernel killed it for want of memory, use fewer workers or a smaller batch"
         ) from error
     finally:
+        left.set()
         threading.excepthook = hook_before
+
+
+def _end_after_grace(left: threading.Event, death: str) -> None:
+    """Ends the process unless the block is left in time, and the threads of its workers too."""
+    dying = threading.current_thread()
+    waiting = [thread for thread in threading.enumerate() if thread.name == _WAITING_THREAD and thread is not dying]
+    if left.wait(GRACE_SECONDS):
+        for thread in waiting:
+            thread.join(GRACE_SECONDS / len(waiting))
+        if not any(thread.is_alive() for thread in waiting):
+            return
+    print(f"{death}, and the runner does not end; what is finished is kept: go on with --resume", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
