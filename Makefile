@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x8
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-image lock templates check format bench clean
+.PHONY: help demo test test-image lock templates check format bench clean engines test-engines
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-14s%s\n", $$1, $$2}'
@@ -53,3 +53,9 @@ bench: $(VENV)/.installed  ## measure speed and memory against baselines (about 
 
 clean:  ## remove the demo and caches (not the virtual environment)
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+engines: $(VENV)/.installed  ## install Prism and Flink into .tools/ (Go, Java and Maven needed; what lacks is left out)
+	engines/install.sh $(BIN)/python
+
+test-engines: engines  ## run the main job on Prism, Flink and remote workers (ten minutes; cut off from the network)
+	engines/isolated.sh $(BIN)/python -m pytest tests_engines

@@ -102,6 +102,14 @@ def model_dir_places(clip_model: str, tag: str) -> list[str]:
     return places
 
 
+def for_any_folder(clip_model: str, pretrained: str) -> str:
+    """The same `pretrained` for a worker that runs in another folder: a path is made absolute, all else stays."""
+    if pretrained == RANDOM or tags.get_pretrained_cfg(model_config(clip_model)[0], pretrained):
+        return pretrained
+    path = Path(pretrained)
+    return str(path.absolute()) if pretrained and path.exists() else pretrained
+
+
 def find_weights(clip_model: str, pretrained: str, *, model_dir: str | None = None, seed: int = 0) -> WeightsSource:
     """Finds the weights that `pretrained` names, without network and without reading tensors.
 

@@ -238,10 +238,13 @@ def match(patterns: Sequence[str]) -> list[dict[str, int]]:
     Raises:
         StorageError: A folder or bucket cannot be listed.
     """
-    if not patterns:
-        return []
-    found = retried("listing", ", ".join(patterns[:3]), lambda: FileSystems.match(list(patterns)))
-    return [{file.path: file.size_in_bytes for file in result.metadata_list} for result in found]
+    # One by one: Beam asks the first pattern's file system for all of them.
+    return [_matching(pattern) for pattern in patterns]
+
+
+def _matching(pattern: str) -> dict[str, int]:
+    (result,) = retried("listing", pattern, lambda: FileSystems.match([pattern]))
+    return {file.path: file.size_in_bytes for file in result.metadata_list}
 
 
 def files_under(output: str, pattern: str) -> dict[str, int]:
@@ -251,7 +254,7 @@ def files_under(output: str, pattern: str) -> dict[str, int]:
         StorageError: The folder cannot be listed.
     """
     if scheme(output):
-        return match([join(_literal(output), pattern)])[0]
+        return _matching(join(_literal(output), pattern))
     # Beam would walk through everything below the folder, and take a bracket in its name for a pattern.
     path = join(output, pattern)
     return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))

@@ -122,8 +122,10 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from apache_beam.ml.inference.base import RunInference
 
     from beam_curate.clip_handler import ClipModelHandler
+    from beam_curate.clip_weights import for_any_folder
     from beam_curate.images import DecodeOptions
     from beam_curate.records import EmbeddedSample
+    from beam_curate.storage import absolute
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards
@@ -142,8 +144,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     )
     model = ClipModelHandler(
         options.clip_model,
-        options.pretrained,
-        model_dir=options.model_dir or None,
+        for_any_folder(options.clip_model, options.pretrained),
+        model_dir=absolute(options.model_dir) if options.model_dir else None,
         device=options.device,
         precision=options.precision,
         batch_size=options.batch_size,

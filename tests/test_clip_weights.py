@@ -12,6 +12,7 @@ from beam_curate.clip_config import model_config
 from beam_curate.clip_weights import (
     fetch_weights,
     find_weights,
+    for_any_folder,
     hub_reachable,
     model_dir_places,
 )
@@ -93,6 +94,17 @@ def test_a_file_of_the_hubs_cache_is_known_by_its_repository(tmp_path):
     assert find_weights("ViT-L-14", str(snapshot)).quick_gelu is True
     assert find_weights("ViT-L-14", str(snapshot / "open_clip_model.safetensors")).quick_gelu is True
     assert find_weights("ViT-L-14", str(blob)).quick_gelu is None
+
+
+def test_a_worker_in_another_folder_gets_an_absolute_path(tmp_path, monkeypatch):
+    put(tmp_path / "models")
+    put(tmp_path / "openai")  # a folder with the name of a tag is not meant by it
+    monkeypatch.chdir(tmp_path)
+    file = "models/open_clip_model.safetensors"
+    assert for_any_folder("ViT-B-32", file) == str(tmp_path / file)
+    assert for_any_folder("ViT-B-32", "models") == str(tmp_path / "models")
+    for stays in ("openai", "random", "", "no/such/file", "gs://bucket/file"):
+        assert for_any_folder("ViT-B-32", stays) == stays
 
 
 def test_neMo_curators_layout_is_one_of_the_places():

@@ -17,6 +17,29 @@ from tests.made_heads import mlp_state, nsfw_state
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.M | re.S)
 DEAD_PROXY = "http://127.0.0.1:9"
+LAYERS = 2
+# The commands run as they stand in the README, with a ViT-L-14 of two layers instead of 24: python reads this file at its
+# start, and it changes open_clip's table of models when that is imported.
+SITECUSTOMIZE = f"""
+import importlib.machinery
+import sys
+
+class ShallowModel:
+    def find_spec(self, name, path, target=None):
+        if name != "open_clip.factory":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            module._MODEL_CONFIGS["ViT-L-14"]["vision_cfg"]["layers"] = {LAYERS}
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, ShallowModel())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +54,11 @@ def checkout(tmp_path_factory):
         if name != ".installed":
             os.symlink(os.path.join(sys.prefix, name), folder / ".venv" / name)
     (folder / ".venv" / ".installed").touch()
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     (folder / "data").mkdir()
     for number in range(100):
-        # A picture in every tenth shard: ViT-L/14 takes its time on a CPU.
+        # A picture in every tenth shard is enough.
         image = [(f"{number:05d}.jpg", encoded(photo(number)))] if number % 10 == 0 else []
         (folder / "data" / f"{number:05d}.tar").write_bytes(tar_bytes([*image, (f"{number:05d}.txt", b"a caption")]))
     return folder
@@ -47,7 +72,8 @@ def models(checkout):
     (folder / "ViT-L-14" / "openai").mkdir(parents=True)
     config = open_clip.get_model_config("ViT-L-14")
     torch.manual_seed(0)
-    tower = open_clip.model._build_vision_tower(config["embed_dim"], config["vision_cfg"]).bfloat16()
+    vision = {**config["vision_cfg"], "layers": LAYERS}
+    tower = open_clip.model._build_vision_tower(config["embed_dim"], vision).bfloat16()
     save_file(
         {f"visual.{name}": value for name, value in tower.state_dict().items()},
         folder / "ViT-L-14" / "openai" / "open_clip_model.safetensors",
@@ -61,7 +87,13 @@ def run(kind, code, folder):
     """Runs a block with this environment's python, and with no network."""
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     command = ["bash", "-ec", code] if kind == "sh" else [sys.executable, "-c", code]
-    settings = {"PATH": path, "HTTPS_PROXY": DEAD_PROXY, "HTTP_PROXY": DEAD_PROXY, "HF_HUB_OFFLINE": "1"}
+    settings = {
+        "PATH": path,
+        "PYTHONPATH": str(folder / "site"),
+        "HTTPS_PROXY": DEAD_PROXY,
+        "HTTP_PROXY": DEAD_PROXY,
+        "HF_HUB_OFFLINE": "1",
+    }
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=500
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests_engines.hosts import Host, namespaces, worker_hosts
-from tests_engines.job import ROOT, curate, make_dataset, written
+from tests_engines.job import ROOT, WEIGHTS, curate, make_dataset, make_weights, written
 
 TOOLS = ROOT / ".tools"
 
@@ -31,10 +31,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(shared: Path) -> Path:
-    """The input shards."""
+    """The input shards; beside them, the weights of the model."""
     folder = shared / "data"
     folder.mkdir()
     make_dataset(folder)
+    make_weights(shared / WEIGHTS)
     return folder
 
 

@@ -13,7 +13,9 @@ from tests_engines.processes import running, stop, tail, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 SHARDS = 8
 SAMPLES = 12
-_RUN_SECONDS = 240
+WEIGHTS = "models/clip.safetensors"
+_MODEL = "ViT-S-32-alt"
+_RUN_SECONDS = 420
 
 
 def make_dataset(folder: Path) -> None:
@@ -27,14 +29,26 @@ def make_dataset(folder: Path) -> None:
         (folder / f"{shard:05d}.tar").write_bytes(tar_bytes(members))
 
 
+def make_weights(file: Path) -> None:
+    """A file of weights of a small model, which mean nothing."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    file.parent.mkdir()
+    save_file(open_clip.create_model(_MODEL).state_dict(), file)
+
+
 def command(data: Path, output: Path, *flags: str) -> list[str]:
-    """The main job with a small random model; the rules split the samples."""
+    """The main job; the rules split the samples. Paths are relative to the folder that holds the data."""
+    folder = data.parent
     return [
         sys.executable,
         str(ROOT / "pipelines" / "curate.py"),
-        f"--input={data}/*.tar",
-        f"--output={output}",
-        *("--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"),
+        f"--input={data.relative_to(folder)}/*.tar",
+        f"--output={output.relative_to(folder)}",
+        *(f"--clip_model={_MODEL}", f"--pretrained={WEIGHTS}", "--aesthetic_head=random", "--nsfw_head=random"),
         *("--min_aesthetic=4.5", "--max_nsfw=none", "--samples_per_shard=10", "--batch_size=4"),
         *flags,
     ]
@@ -47,8 +61,8 @@ def environment() -> dict[str, str]:
 
 
 def start(data: Path, output: Path, log: Path, *flags: str) -> AbstractContextManager["subprocess.Popen[bytes]"]:
-    """Starts the main job from a folder that is not the project's."""
-    return running(command(data, output, *flags), log, environment(), log.parent)
+    """Starts the main job in the folder that holds the data; the workers' folder is another one."""
+    return running(command(data, output, *flags), log, environment(), data.parent)
 
 
 def finish(process: "subprocess.Popen[bytes]") -> int:
