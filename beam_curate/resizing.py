@@ -125,8 +125,9 @@ def exact_rows(length: int, new_length: int, interpolation: str) -> tuple[int, i
     Pillow resizes rows, rounds to whole levels, and then resizes columns. torchvision does the same with weights of fewer
     bits: of the first pass's pixels 1 in 400 is 1 level off (on photographs), and a pixel of the result becomes 2 levels
     off where enough of those that it is made of are off in the same direction: in columns of text and line art, in
-    one photograph in ten that is reduced to no less than 1/1.6, and in one in 300 of the others (a pixel each). It cannot be where the rows that may be off weigh at most
-    `MAX_INEXACT` together: their weights are of both signs, and sum up to 1.17 (bicubic) in magnitude.
+    one photograph in ten that is reduced to no less than 1/1.6, and in one in 300 of the others (a pixel each). It cannot be
+    where the rows that may be off weigh at most `MAX_INEXACT` together: the weights are of both signs, and their magnitudes
+    sum up to 1.17 (bicubic).
 
     Returns:
         (first, step): the rows `first`, `first + step`, ...; None where more than every second row would have to be exact.

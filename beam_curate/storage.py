@@ -9,64 +9,60 @@ that names the file. A write that fails starts again with a new temporary file, 
 """
 
 import contextlib
-import fnmatch
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from typing_extensions import Buffer
 
-from beam_curate.object_stores import GCS, S3, delete_gcs, scheme
-from beam_curate.ranged_reading import open_stream
-from beam_curate.retrying import STORAGE_ERRORS, Attempts, InterruptedTransferError, retried
+from beam_curate.file_operations import (
+    absolute,
+    delete,
+    delete_once,
+    exists,
+    files_under,
+    join,
+    make_parent,
+    match,
+    open_read,
+    size_of,
+)
+from beam_curate.object_stores import scheme
+from beam_curate.retrying import STORAGE_ERRORS, Attempts, InterruptedTransferError
+
+__all__ = [
+    "SPOOLED_BYTES",
+    "TEMPORARY",
+    "absolute",
+    "atomic_output",
+    "clean_temporary",
+    "delete",
+    "exists",
+    "files_under",
+    "join",
+    "match",
+    "open_read",
+    "read_bytes",
+    "read_json",
+    "write_atomic",
+    "write_json",
+]
 
 TEMPORARY: Final = "_temporary"
 SPOOLED_BYTES: Final = 1 << 24
 """What `atomic_output` holds in memory, 16 MiB; the rest of a larger file waits on the worker's disk."""
 
 _COPY_BYTES = 1 << 20
-_GLOB = re.compile(r"[*?\[]")
 
 T = TypeVar("T")
-
-
-def absolute(path: str) -> str:
-    """The path as any worker of this machine can open it: local paths made absolute, URLs as they are."""
-    return path if "://" in path else os.path.abspath(path)
-
-
-def join(folder: str, *names: str) -> str:
-    """The path of a file under a folder, local or not (a trailing slash on the folder is fine)."""
-    return FileSystems.join(folder.rstrip("/") or "/", *names)
-
-
-def exists(path: str) -> bool:
-    """Whether there is a file at the path.
-
-    Raises:
-        StorageError: It cannot be told.
-    """
-    return retried("looking for", path, lambda: bool(FileSystems.exists(path)))
-
-
-def open_read(path: str) -> BinaryIO:
-    """Opens a file for reading its bytes as they are (never decompressed by the file name), forward and with seeks.
-
-    A connection that breaks is opened again, and reading goes on where it was.
-
-    Raises:
-        StorageError: The file cannot be opened or, later, read; an OSError that names it.
-    """
-    return open_stream(path)
 
 
 def read_bytes(path: str) -> bytes:
@@ -122,36 +118,44 @@ class _Output(io.BufferedIOBase):
         self.length = 0
         self.crc = 0
         self._path = path
+        self._buffer = bytearray()
         self._stream: BinaryIO | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Buffer) -> int:
-        view = memoryview(data).cast("B")
         if self.failure is not None:
             raise self.failure
-        try:
-            if self._stream is None:
-                self._stream = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
-            self._stream.write(view)
-        except STORAGE_ERRORS as error:
-            self.failure = error
-            raise
+        view = memoryview(data).cast("B")
+        self._buffer += view
         self.length += len(view)
         self.crc = zlib.crc32(view, self.crc)
+        if len(self._buffer) >= _COPY_BYTES:
+            self._store()
         return len(view)
 
     def tell(self) -> int:
         return self.length
 
+    def _store(self) -> BinaryIO:
+        try:
+            if self._stream is None:
+                self._stream = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
+            if self._buffer:
+                self._stream.write(bytes(self._buffer))
+        except STORAGE_ERRORS as error:
+            self.failure = error
+            raise
+        self._buffer.clear()
+        return self._stream
+
     def finish(self) -> None:
         """Closes the file and makes sure that all of it is there."""
-        self.write(b"")  # also a file without bytes is made
+        stream = self._store()
         try:
-            if self._stream is not None:
-                self._stream.close()
-            stored = retried("measuring", self._path, lambda: _size(self._path))
+            stream.close()
+            stored = size_of(self._path)
             if stored != self.length:
                 raise InterruptedTransferError(f"{stored} bytes of {self.length} were stored")
         except STORAGE_ERRORS as error:
@@ -165,11 +169,7 @@ class _Output(io.BufferedIOBase):
         with contextlib.suppress(*STORAGE_ERRORS, ValueError):  # ValueError: closed already
             self._stream.close()
         with contextlib.suppress(*STORAGE_ERRORS):
-            _delete([self._path])
-
-
-def _size(path: str) -> int:
-    return int(FileSystems.get_filesystem(path).metadata(path).size_in_bytes)
+            delete_once([self._path])
 
 
 def _rename(temporary: str, destination: str, written: _Output) -> None:
@@ -177,7 +177,7 @@ def _rename(temporary: str, destination: str, written: _Output) -> None:
     attempts = Attempts("renaming to", destination)
     while True:
         try:
-            _make_parent(destination)
+            make_parent(destination)
             FileSystems.rename([temporary], [destination])
             return
         except STORAGE_ERRORS as error:
@@ -194,11 +194,6 @@ def _is_same(path: str, written: _Output) -> bool:
             crc = zlib.crc32(data, crc)
             length += len(data)
     return (length, crc) == (written.length, written.crc)
-
-
-def _make_parent(path: str) -> None:
-    if not scheme(path):  # object stores have no folders
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -230,87 +225,6 @@ def write_json(output: str, name: str, value: Any) -> None:
     """Writes a value as indented JSON, atomically, keys in the order given."""
     data = json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False).encode() + b"\n"
     write_atomic(output, name, lambda stream: stream.write(data))
-
-
-def match(patterns: Sequence[str]) -> list[dict[str, int]]:
-    """Paths and sizes of the files that match each pattern: `*` and `?` do not cross a folder, `[0-9]` is a set.
-
-    Raises:
-        StorageError: A folder or bucket cannot be listed.
-    """
-    # One by one: Beam asks the first pattern's file system for all of them.
-    return [_matching(pattern) for pattern in patterns]
-
-
-def _matching(pattern: str) -> dict[str, int]:
-    (result,) = retried("listing", pattern, lambda: FileSystems.match([pattern]))
-    return {file.path: file.size_in_bytes for file in result.metadata_list}
-
-
-def files_under(output: str, pattern: str) -> dict[str, int]:
-    """Paths and sizes of the files that match `output`/`pattern` (`*` does not cross a folder); empty if none.
-
-    Raises:
-        StorageError: The folder cannot be listed.
-    """
-    if scheme(output):
-        return _matching(join(_literal(output), pattern))
-    # Beam would walk through everything below the folder, and take a bracket in its name for a pattern.
-    path = join(output, pattern)
-    return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))
-
-
-def _local_files(folder: str, pattern: str) -> dict[str, int]:
-    if not os.path.isdir(folder):
-        return {}
-    found = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if fnmatch.fnmatchcase(entry.name, pattern):
-                with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-                    if entry.is_file():
-                        found[entry.path] = entry.stat().st_size
-    return found
-
-
-def _literal(path: str) -> str:
-    """A path as a pattern that matches nothing else."""
-    return _GLOB.sub(lambda found: f"[{found[0]}]", path)
-
-
-def delete(paths: list[str]) -> None:
-    """Deletes files; one that is already gone is fine.
-
-    Raises:
-        StorageError: A file is still there and could not be deleted.
-    """
-    left = list(paths)
-    attempts = Attempts("deleting", ", ".join(paths[:3]))
-    while left:
-        try:
-            _delete(left)
-            return
-        except STORAGE_ERRORS as error:
-            still = [path for path in left if exists(path)]
-            if len(still) < len(left):
-                attempts.progressed()
-            left = still
-            if left:
-                attempts.failed(error)
-
-
-def _delete(paths: list[str]) -> None:
-    kind = scheme(paths[0])
-    if kind == GCS:
-        delete_gcs(paths)
-    elif kind == S3:
-        FileSystems.delete(paths)
-    elif kind:
-        FileSystems.delete([_literal(path) for path in paths])
-    else:
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
 
 
 def clean_temporary(output: str) -> None:

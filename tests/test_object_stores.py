@@ -289,7 +289,7 @@ def test_the_job_fetches_only_what_is_kept(store, monkeypatch):
     print(
         f"{store.root}: {writing} bytes fetched for {kept} of 40 samples of {size:.0f} bytes, {len(data)} in the shard"
     )
-    assert kept * 60_000 < writing < kept * size + 2000
+    assert kept * 60_000 < writing < len(data) / 4
 
 
 def _rows(output):
@@ -356,6 +356,6 @@ def test_a_changed_member_is_named(store):
     store.put("swapped.tar", tar_bytes(swapped))
     with (
         SourceReader() as reader,
-        pytest.raises(SourceChangedError, match=r"swapped\.tar changed after it was scored: .* was a member 1\.txt"),
+        pytest.raises(SourceChangedError, match=r"swapped\.tar changed after it was scored: .* was a member '1\.txt'"),
     ):
         reader.read(f"{store.root}/swapped.tar", 512 + 1024 + 512, 3, "txt", "1")

@@ -113,13 +113,13 @@ def read_all(path, before):
 BEFORE = [("1.jpg", b"a" * 600), ("1.txt", b"one"), ("2.jpg", b"b" * 700), ("2.txt", b"two"), ("3.txt", b"123456")]
 CHANGES = {
     "shorter": (BEFORE[:3], "is shorter|no member"),
-    "renamed": ([*BEFORE[:3], ("5.txt", b"two"), BEFORE[4]], r"was a member 2\.txt of 3 bytes, and is '5\.txt'"),
+    "renamed": ([*BEFORE[:3], ("5.txt", b"two"), BEFORE[4]], r"was a member '2\.txt' of 3 bytes, and is '5\.txt'"),
     "other size": (
         [*BEFORE[:3], ("2.txt", b"other"), BEFORE[4]],
-        r"was a member 2\.txt of 3 bytes, and is '2\.txt' of 5",
+        r"was a member '2\.txt' of 3 bytes, and is '2\.txt' of 5",
     ),
-    "swapped": ([BEFORE[0], BEFORE[3], BEFORE[2], BEFORE[1], BEFORE[4]], r"was a member 1\.txt"),
-    "shifted": ([("0.txt", b""), *BEFORE], r"was a member 1\.jpg of 600 bytes, and is .0\.txt. of 0"),
+    "swapped": ([BEFORE[0], BEFORE[3], BEFORE[2], BEFORE[1], BEFORE[4]], r"was a member '1\.txt'"),
+    "shifted": ([("0.txt", b""), *BEFORE], r"was a member '1\.jpg' of 600 bytes, and is .0\.txt. of 0"),
 }
 
 

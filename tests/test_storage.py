@@ -58,14 +58,15 @@ def test_a_file_appears_whole(tmp_path):
 
 def test_a_streamed_file_is_not_visible_before_its_end(tmp_path):
     def write(stream):
-        stream.write(b"half")
-        assert files_of(tmp_path) == [os.listdir(tmp_path / "_temporary")[0]]
+        stream.write(b"half" * 500_000)
+        (temporary,) = files_of(tmp_path)
+        assert os.path.exists(tmp_path / "_temporary" / temporary)
         stream.write(memoryview(b" whole"))
-        assert stream.tell() == 10
+        assert stream.tell() == 2_000_006
         return "result"
 
     assert storage.write_atomic(str(tmp_path), "a.bin", write) == "result"
-    assert (tmp_path / "a.bin").read_bytes() == b"half whole"
+    assert (tmp_path / "a.bin").read_bytes() == b"half" * 500_000 + b" whole"
     assert files_of(tmp_path) == ["a.bin"]
 
 
@@ -325,7 +326,7 @@ def test_a_lost_answer_of_a_rename_is_no_excuse_for_other_bytes(pauses, faulty, 
 def test_parquet_survives_failed_writes(pauses, faulty):
     root, inject = faulty
     table = pa.table({"a": np.arange(50_000)})
-    faults = inject(seed=1, rates={"write_error": 0.03})
+    faults = inject(seed=1, rates={"write_error": 0.5})
 
     def write(stream):
         with pq.ParquetWriter(stream, table.schema) as writer:

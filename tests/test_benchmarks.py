@@ -1,0 +1,86 @@
+"""The benchmarks run on tiny input and report what they say; how fast is not looked at."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from tests.conftest import ROOT
+
+CORES = os.cpu_count() or 1
+
+
+def run(script, *options):
+    command = [sys.executable, f"{ROOT}/benchmarks/{script}", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_shards_hold_different_photographs_of_the_size_under_unique_keys(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import photo_shards
+    import webdataset as wds
+
+    paths = photo_shards.write_shards(tmp_path, "M", 2, 20)
+    samples = list(wds.WebDataset([str(path) for path in paths], shardshuffle=False).decode("pil"))
+    assert [sample["__key__"] for sample in samples] == [f"{number:09d}" for number in range(40)]
+    assert {sample["jpg"].size for sample in samples} == {(1024, 768)}
+    assert samples[7]["json"]["url"].endswith("/7.jpg")
+    assert samples[7]["txt"].startswith("Photograph number 7,")
+    jpegs = [tarfile.open(path).extractfile(f"{n:09d}.jpg").read() for path, n in ((paths[0], 0), (paths[1], 36))]
+    assert jpegs[0] == jpegs[1]  # 36 different images, then again
+    assert len({sample["jpg"].tobytes() for sample in samples}) == 36
+
+
+def test_overhead_compares_and_writes_its_figures(tmp_path):
+    file = tmp_path / "result.json"
+    done = run("overhead.py", "--images", 4 * CORES, "--rounds", 2, "--only", "loop_stub,pipeline_stub", "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert "pipeline_stub / loop_stub" in done.stdout
+    result = json.loads(file.read_text())
+    assert {name: len(rounds) for name, rounds in result["rounds"].items()} == {"pipeline_stub": 2, "loop_stub": 2}
+    (ratio,) = result["ratios"]
+    assert ratio["met"] == (ratio["ratio"] >= ratio["goal"] == 1)
+
+
+@pytest.mark.parametrize("options", [("--only", "nobody"), ("--images", 1), ("--rounds", 0), ("--size", "XL")])
+def test_overhead_refuses_wrong_options(options):
+    done = run("overhead.py", *options)
+    assert done.returncode == 2
+    assert f"{options[0]}" in done.stderr
+
+
+def test_every_contender_consumes_all_images(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import contenders
+    import numpy as np
+    import photo_shards
+
+    seen = []
+
+    class Counting(contenders.StubModel):
+        def embed(self, pixels):
+            seen.append(len(pixels))
+            return super().embed(np.ascontiguousarray(pixels))
+
+    model = Counting()
+    monkeypatch.setattr(contenders, "stub_model", lambda: model)
+    paths = [str(path) for path in photo_shards.write_shards(tmp_path, "S", 2, 5)]
+    for name, contender in contenders.CONTENDERS.items():
+        if not contender.clip:
+            seen.clear()
+            assert contenders.measure(name, paths, 10).images == 10
+            assert sum(seen) == 10, name
+
+
+def test_memory_measures_both_jobs(tmp_path):
+    file = tmp_path / "result.json"
+    done = run("memory.py", "--gb", "0.005", "--folder", tmp_path, "--json", file)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert [(run["samples"], run["kept"]) for run in result["runs"]] == [(4, 4), (40, 40)]
+    assert all(run["peak_gb"] > 0.1 for run in result["runs"])
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert run("memory.py", "--gb", "-1").returncode == 2
