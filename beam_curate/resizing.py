@@ -161,7 +161,12 @@ def _kernels(length: int, new_length: int, interpolation: str) -> tuple[npt.NDAr
 
 
 def resize_array(
-    pixels: npt.NDArray[np.uint8], full_size: tuple[int, int], target: Target, orientation: int = 1
+    pixels: npt.NDArray[np.uint8],
+    full_size: tuple[int, int],
+    target: Target,
+    orientation: int = 1,
+    *,
+    exact: bool = True,
 ) -> npt.NDArray[np.uint8]:
     """Resizes and crops an array: at most 1 level from what Pillow makes of it.
 
@@ -176,6 +181,8 @@ def resize_array(
         target: The size, resize mode and interpolation. The caller has asked `suits_array`.
         orientation: EXIF orientation (1 to 8) to apply first. Mirroring is done on the small result, where it is cheap and
             the same; exchanging the axes is not, since each pass of the resize rounds and clips.
+        exact: Holds the bound of 1 level by construction. Otherwise torchvision does it all where the image shrinks to half
+            or less: 0.9 ms less at 640 x 480, for a pixel that is 2 levels off in one photograph of 300.
 
     Returns:
         (S, S, C) uint8, C-contiguous.
@@ -184,7 +191,7 @@ def resize_array(
     if orientation >= 5:
         pixels, full_size = np.ascontiguousarray(pixels.transpose(1, 0, 2)), full_size[::-1]
     width, height = resized_size(*full_size, target)
-    turned = _resized(pixels, width, height, target.interpolation)
+    turned = _resized(pixels, width, height, target.interpolation, exact)
     # Exif 3.0, tag 0x0112; together with the exchange of axes it is what Pillow's ImageOps.exif_transpose does.
     if orientation in (3, 4, 7, 8):
         turned = turned[::-1]
@@ -194,10 +201,14 @@ def resize_array(
     return np.ascontiguousarray(turned[top : top + size, left : left + size])
 
 
-def _resized(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str) -> npt.NDArray[np.uint8]:
+def _resized(
+    pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str, exact: bool
+) -> npt.NDArray[np.uint8]:
     """Resizes (H, W, C) to (height, width, C)."""
     rows = (0, 1)
-    if pixels.shape[1] != width and pixels.shape[0] != height:
+    if not exact and pixels.shape[0] >= 2 * height:
+        pass  # torchvision does all rows
+    elif pixels.shape[1] != width and pixels.shape[0] != height:
         chosen = exact_rows(pixels.shape[0], height, interpolation)
         if chosen is None:
             return _by_pillow(pixels, width, height, interpolation)
@@ -205,8 +216,8 @@ def _resized(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolati
     first, step = rows
     resized = _by_torchvision(pixels, width, pixels.shape[0], interpolation)
     if step > 1:
-        exact = pixels[first::step]
-        resized[first::step] = _by_pillow(exact, width, exact.shape[0], interpolation)
+        every = pixels[first::step]
+        resized[first::step] = _by_pillow(every, width, every.shape[0], interpolation)
     return _by_torchvision(resized, width, height, interpolation)
 
 

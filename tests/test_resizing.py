@@ -158,3 +158,16 @@ def test_small_images_and_long_strips_are_left_to_pillow():
     assert resizing.suits_array(224, 300, target)
     assert not resizing.suits_array(223, 300, target)
     assert not resizing.suits_array(224, 224 * 400, target)
+
+
+def test_without_exactness_a_picture_that_shrinks_by_half_is_torchvisions_alone(monkeypatch):
+    from beam_curate import resizing
+
+    calls = []
+    monkeypatch.setattr(resizing, "_by_pillow", lambda *arguments: calls.append(arguments))
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    assert resize_array(pixels, (640, 480), Target(224), exact=False).shape == (224, 224, 3)
+    assert calls == []
+    monkeypatch.undo()
+    near = resize_array(pixels, (640, 480), Target(300), exact=False)
+    assert np.array_equal(near, resize_array(pixels, (640, 480), Target(300)))
