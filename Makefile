@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x8
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-image lock templates check format bench clean engines test-engines
+.PHONY: help demo test test-image lock templates check format bench clean engines test-engines test-faults
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-14s%s\n", $$1, $$2}'
@@ -59,3 +59,6 @@ engines: $(VENV)/.installed  ## install Prism and Flink into .tools/ (Go, Java a
 
 test-engines: engines  ## run the main job on Prism, Flink and remote workers (ten minutes; cut off from the network)
 	engines/isolated.sh $(BIN)/python -m pytest tests_engines
+
+test-faults: $(VENV)/.installed  ## storage that fails in every way, killed processes, hostile inputs (long)
+	$(BIN)/python -m pytest tests_faults -s

@@ -4,11 +4,10 @@ import posixpath
 import re
 from collections import defaultdict
 
-from apache_beam.io.filesystems import FileSystems
 from braceexpand import braceexpand
 
 from beam_curate.records import Shard
-from beam_curate.storage import absolute, open_read
+from beam_curate.storage import absolute, match, open_read
 
 _GLOB = re.compile(r"[*?\[]")
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
@@ -50,10 +49,10 @@ def list_shards(spec: str) -> list[Shard]:
         for path in _lines(pattern) if pattern.endswith(".txt") else [pattern]:
             (globs if _GLOB.search(path) else named).append(absolute(path))
     found: dict[str, int] = {}
-    for pattern, match in zip(globs, FileSystems.match(globs), strict=True):
-        if not match.metadata_list:
+    for pattern, files in zip(globs, match(globs), strict=True):
+        if not files:
             raise InputError(f"--input {pattern!r} matches no file; check the path and the wildcard")
-        found.update((file.path, file.size_in_bytes) for file in match.metadata_list)
+        found.update(files)
     found.update(_sizes(named))
     if not found:
         raise InputError(f"--input {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
@@ -78,8 +77,8 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for folder, members in by_folder.items():
         patterns = [f"{folder}/*"] if len(members) >= _LIST_FOLDER_FROM else members
-        for match in FileSystems.match(patterns):
-            sizes.update((file.path, file.size_in_bytes) for file in match.metadata_list)
+        for files in match(patterns):
+            sizes.update(files)
     missing = [path for path in paths if path not in sizes]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -80,7 +80,8 @@ def prepare_output(
             _delete(output, (SUMMARY, *_PACKED))
             write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards)})
             return False
-    elif files_under(output, "*"):
+    # A run that was stopped between writing these two has no mark yet.
+    elif set(files_under(output, "*")) - {join(output, INPUT_SHARDS)}:
         raise RunError(f"--output {output} is not empty and holds no run of beam_curate; give an empty or new folder")
     elif resume or retry:
         raise RunError(

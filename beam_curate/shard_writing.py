@@ -1,7 +1,7 @@
 """One output shard: its tar, the Parquet table of its samples, and its statistics."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,7 +13,7 @@ from beam_curate import score_table, tar_writing
 from beam_curate.packing import shard_name
 from beam_curate.records import Piece, ScorePart, WrittenShard
 from beam_curate.sources import SourceReader, check_sha256
-from beam_curate.storage import atomic_output, join, open_read, write_json
+from beam_curate.storage import atomic_output, join, open_read, write_atomic, write_json
 
 
 class HashingWriter:
@@ -48,6 +48,8 @@ class PartPieces(NamedTuple):
 def shard_rows(output: str, parts: Iterable[PartPieces]) -> pa.Table:
     """The rows of an output shard in their order, with the column `key` as it is to be written.
 
+    A column more than in the score table, `source_key`, holds the key as it stands in the source.
+
     Raises:
         RuntimeError: A part does not hold the rows that were counted in it; it was changed in between.
     """
@@ -64,12 +66,14 @@ def shard_rows(output: str, parts: Iterable[PartPieces]) -> pa.Table:
             raise RuntimeError(f"{part.path} holds {rows.num_rows} of {len(ranks)} kept rows that were counted in it")
         keys = [tar_writing.safe_key(key) for key in rows.column("key").to_pylist()]
         keys = [renamed.get(rank, key) for rank, key in zip(ranks.tolist(), keys, strict=True)]
+        rows = rows.append_column(_SOURCE_KEY, rows.column("key"))
         tables.append(rows.set_column(rows.schema.get_field_index("key"), "key", pa.array(keys, pa.string())))
         places.append(place)
     everything = pa.concat_tables([table.replace_schema_metadata(_METADATA) for table in tables])
     return everything.take(pa.array(np.argsort(np.concatenate(places)))).combine_chunks()
 
 
+_SOURCE_KEY = "source_key"
 _METADATA = {"beam_curate.schema_version": score_table.SCHEMA_VERSION}
 
 
@@ -80,14 +84,19 @@ def write_shard(output: str, index: int, rows: pa.Table) -> WrittenShard:
     and, within a sample, of its source. The three files' bytes depend on the rows and the sources alone.
 
     Raises:
-        SourceChangedError: An image is no longer what was scored.
+        SourceChangedError: A source is no longer what was scored.
     """
     name = shard_name(index)
-    with atomic_output(output, f"{name}.tar") as stream:
+
+    def write_tar(stream: BinaryIO) -> HashingWriter:
         tar = HashingWriter(stream)
         for member_name, data in _members(rows):
             tar_writing.write_member(tar, member_name, data)
         tar_writing.write_end(tar)
+        return tar
+
+    tar = write_atomic(output, f"{name}.tar", write_tar)
+    rows = rows.drop_columns([_SOURCE_KEY])
     with atomic_output(output, f"{name}.parquet") as stream:
         score_table.write_table(stream, rows)
     shard = WrittenShard(index, f"{name}.tar", rows.num_rows, tar.size, tar.md5)
@@ -101,11 +110,16 @@ def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
     A source is read forward. Rows in another order (a shuffle) are read in source order all the same, and held in memory
     until their turn comes: one output shard at most.
     """
-    columns = rows.select(["key", "shard", "image", "sha256", "members"]).to_pylist()
+    columns = rows.select(["key", _SOURCE_KEY, "shard", "image", "sha256", "members"]).to_pylist()
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in columns:
+        spans[row["shard"]] += [(member["offset"], member["size"]) for member in row["members"]]
     order = np.lexsort((rows.column("index").to_numpy(), rows.column("shard_index").to_numpy())).tolist()
     held: dict[int, list[tuple[str, bytes]]] = {}
     turn = 0
     with SourceReader() as source:
+        for shard, members in spans.items():
+            source.expect(shard, members)
         for place in order:
             held[place] = list(_sample_members(source, columns[place]))
             while turn in held:
@@ -115,7 +129,7 @@ def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
 
 def _sample_members(source: SourceReader, row: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     for member in row["members"]:
-        data = source.read(row["shard"], member["offset"], member["size"])
+        data = source.read(row["shard"], member["offset"], member["size"], member["suffix"], row[_SOURCE_KEY])
         if member["suffix"] == row["image"]:
             check_sha256(data, row["sha256"], row["key"], row["shard"])
         yield f"{row['key']}.{member['suffix']}", data

@@ -79,6 +79,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _in_process(task: str, *arguments: Any) -> Any:
+    """Calls a function of contenders.py; only the contenders' own processes import it, and all that it needs."""
+    import contenders
+
+    return getattr(contenders, task)(*arguments)
+
+
 class _Player:
     """A contender in its process."""
 
@@ -89,11 +96,8 @@ class _Player:
         self._per_shard = per_shard
 
     def _measure(self, shards: int) -> Any:
-        import contenders
-
-        return self._process.submit(
-            contenders.measure, self.name, self._paths[:shards], shards * self._per_shard
-        ).result()
+        images = shards * self._per_shard
+        return self._process.submit(_in_process, "measure", self.name, self._paths[:shards], images).result()
 
     def round(self) -> Marginal:
         """Runs a quarter and the whole."""
@@ -103,10 +107,8 @@ class _Player:
         return Marginal(1000 * wall, 1000 * cpu, few.wall - few.images * wall)
 
     def threads(self) -> int:
-        """Torch's threads in the process."""
-        import contenders
-
-        return self._process.submit(contenders.threads).result()
+        """The threads of torch in the process."""
+        return self._process.submit(_in_process, "threads").result()
 
 
 def _play(options: argparse.Namespace, folder: Path) -> tuple[int, dict[str, list[Marginal]]]:

@@ -209,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest, given = parse(CurateOptions, argv, str(__doc__).splitlines()[0], EPILOG)
     except OptionError as error:
         return fail(error)
+    from beam_curate.retrying import StorageError
     from beam_curate.run_state import prepare_output
     from beam_curate.storage import absolute, clean_temporary, join, read_json
     from beam_curate.summary import SUMMARY
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             overwrite=options.overwrite,
             retry=options.retried_reasons,
         )
-    except ValueError as error:
+    except (ValueError, StorageError) as error:
         return fail(error)
     if complete:
         print(f"the run in {options.output} is complete already; nothing to do")

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, TestOptions
 
 from beam_curate.progress import progress_line
 from beam_curate.run_state import input_shards, part_paths
 from pipelines.options import OptionError, refuse_unknown
+from pipelines.worker_deaths import ends_with_its_workers
 
 # Beam's DirectRunner looks for the Prism binary on the network first (without a time limit) and then changes to this engine
 # by itself, depending on the transforms. Asking for the engine by its name keeps a run offline and the same every time.
@@ -37,6 +39,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         standard.runner = LOCAL_RUNNER
+    FileSystems.set_options(options)  # the input is listed before there is a pipeline
     return options
 
 
@@ -84,7 +87,7 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     root = beam.Pipeline(options=options)
     build(root)
     try:
-        with progress_line(total, enabled=None if local else False):
+        with ends_with_its_workers(), progress_line(total, enabled=None if local else False):
             result = root.run()
             if options.view_as(StandardOptions).no_wait_until_finish:
                 return False
