@@ -25,7 +25,7 @@ from PIL import Image
 from beam_curate import ClipModelHandler, DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter
 from beam_curate import WriteWebDatasetShards as WriteShards
 from beam_curate.heads import random_head
-from beam_curate.images import decode_image
+from beam_curate.images import FAST, decode_image
 from beam_curate.records import DecodedImage, EmbeddedSample
 
 BATCH = 32
@@ -36,10 +36,21 @@ _SIDE = 224
 Paths = Sequence[str]
 
 
-class Run(NamedTuple):
-    """A timed run: images consumed, wall seconds, and CPU seconds of the process and its children."""
+class Settings(NamedTuple):
+    """The decoder of DecodeImages and of the loops that use it, and the precision of the CLIP tower."""
 
-    images: int
+    decoder: str = FAST
+    precision: str = "auto"
+
+    @property
+    def decode(self) -> DecodeOptions:
+        """The options of the decoder."""
+        return DecodeOptions(decoder=self.decoder)
+
+
+class Run(NamedTuple):
+    """A timed run: wall seconds, and CPU seconds of the process and its children."""
+
     wall: float
     cpu: float
 
@@ -65,14 +76,9 @@ def stub_model() -> StubModel:
 
 
 @functools.cache
-def tower() -> Any:
-    """The visual tower of this process, as the pipeline loads it: random weights, precision `auto`."""
-    return _handler().load_model()
-
-
-@functools.cache
-def _handler() -> ClipModelHandler:
-    return ClipModelHandler(CLIP_MODEL, "random", batch_size=BATCH)
+def tower(precision: str) -> Any:
+    """The visual tower of this process, as the pipeline loads it; random weights."""
+    return ClipModelHandler(CLIP_MODEL, "random", precision=precision).load_model()
 
 
 class StubHandler(ModelHandler[DecodedImage, EmbeddedSample, StubModel]):
@@ -99,12 +105,16 @@ class StubHandler(ModelHandler[DecodedImage, EmbeddedSample, StubModel]):
 class WarmClipHandler(ClipModelHandler):
     """The project's handler with a tower that the process holds already: loading is not what is measured."""
 
+    def __init__(self, precision: str) -> None:
+        super().__init__(CLIP_MODEL, "random", precision=precision, batch_size=BATCH)
+        self._held = precision
+
     def load_model(self):
         """Takes the process's tower."""
-        return tower()
+        return tower(self._held)
 
 
-def _pipeline(paths: Paths, handler: ModelHandler, dim: int, write: bool) -> None:
+def _pipeline(paths: Paths, settings: Settings, handler: ModelHandler, dim: int, write: bool) -> None:
     score = ScoreAndFilter((random_head("aesthetic", dim), random_head("nsfw", dim)), min_aesthetic=0.5, max_nsfw=2.0)
     output = tempfile.mkdtemp(prefix="beam-curate-bench-") if write else ""
     try:
@@ -112,7 +122,7 @@ def _pipeline(paths: Paths, handler: ModelHandler, dim: int, write: bool) -> Non
             rows = (
                 root
                 | ReadTarShards(",".join(paths))
-                | DecodeImages()
+                | DecodeImages(settings.decode)
                 | RunInference(handler).with_output_types(EmbeddedSample)
                 | score
             )
@@ -147,8 +157,9 @@ def _unzip(rows: list[Any]) -> tuple[list[Any], torch.Tensor]:
     return [row[0] for row in rows], _stack_arrays([row[1] for row in rows])
 
 
-def _decode_fast(data: bytes) -> np.ndarray:
-    return decode_image(data, DecodeOptions())[1]
+def _our_decode(settings: Settings) -> Callable[[bytes], np.ndarray]:
+    options = settings.decode
+    return lambda data: decode_image(data, options)[1]
 
 
 def _stack_arrays(images: list[np.ndarray]) -> torch.Tensor:
@@ -160,22 +171,22 @@ def _open_clip_decode() -> Callable[[bytes], torch.Tensor]:
     return lambda data: transform(Image.open(io.BytesIO(data)))
 
 
-def pipeline_stub(paths: Paths, write: bool) -> None:
+def pipeline_stub(paths: Paths, settings: Settings, write: bool) -> None:
     """Curates with the stub."""
-    _pipeline(paths, StubHandler(), STUB_DIM, write)
+    _pipeline(paths, settings, StubHandler(), STUB_DIM, write)
 
 
-def loop_stub(paths: Paths) -> None:
+def loop_stub(paths: Paths, settings: Settings) -> None:
     """The plain loop with the pipeline's decoder."""
-    for _, batch in _loop(paths, _decode_fast, _stack_arrays):
+    for _, batch in _loop(paths, _our_decode(settings), _stack_arrays):
         stub_model().embed(batch.numpy())
 
 
-def loop_stub_write(paths: Paths) -> None:
+def loop_stub_write(paths: Paths, settings: Settings) -> None:
     """The plain loop with the pipeline's decoder that writes the samples to shards again."""
-    members = ("__key__", "jpg", "txt", "json")
+    decode, members = _our_decode(settings), ("__key__", "jpg", "txt", "json")
     samples = wds.WebDataset(list(paths), shardshuffle=False, empty_check=False).to_tuple(*members)
-    samples = samples.map(lambda sample: (sample, _decode_fast(sample[1]))).batched(BATCH, collation_fn=_unzip)
+    samples = samples.map(lambda sample: (sample, decode(sample[1]))).batched(BATCH, collation_fn=_unzip)
     with (
         tempfile.TemporaryDirectory(prefix="beam-curate-bench-") as output,
         wds.ShardWriter(f"{output}/%05d.tar", maxcount=1000, verbose=0) as writer,
@@ -186,30 +197,31 @@ def loop_stub_write(paths: Paths) -> None:
                 writer.write(dict(zip(members, row, strict=True)))
 
 
-def open_clip_stub(paths: Paths) -> None:
+def open_clip_stub(paths: Paths, settings: Settings) -> None:
     """The plain loop with open_clip's own transform (Pillow)."""
     for _, batch in _loop(paths, _open_clip_decode(), torch.stack):
         stub_model().embed(batch.numpy())
 
 
-def pipeline_clip(paths: Paths, write: bool) -> None:
+def pipeline_clip(paths: Paths, settings: Settings, write: bool) -> None:
     """Curates with CLIP."""
-    _pipeline(paths, WarmClipHandler(CLIP_MODEL, "random", batch_size=BATCH), tower().describe().embed_dim, write)
+    dim = tower(settings.precision).describe().embed_dim
+    _pipeline(paths, settings, WarmClipHandler(settings.precision), dim, write)
 
 
 @functools.cache
-def _decoded(path: str) -> tuple[np.ndarray, ...]:
+def _decoded(path: str, settings: Settings) -> tuple[np.ndarray, ...]:
     """The batches of a shard, decoded; whole batches only if the shard's size is a multiple of the batch's."""
-    samples = wds.WebDataset([path], shardshuffle=False, empty_check=False).to_tuple("jpg").map_tuple(_decode_fast)
-    images = [image for (image,) in samples]
+    samples = wds.WebDataset([path], shardshuffle=False, empty_check=False).to_tuple("jpg")
+    images = list(map(_our_decode(settings), (data for (data,) in samples)))
     return tuple(np.stack(images[at : at + BATCH]) for at in range(0, len(images), BATCH))
 
 
-def model_alone(paths: Paths) -> None:
+def model_alone(paths: Paths, settings: Settings) -> None:
     """The bare model loop on batches that are decoded already."""
     for path in paths:
-        for batch in _decoded(path):
-            tower().embed(batch)
+        for batch in _decoded(path, settings):
+            tower(settings.precision).embed(batch)
 
 
 @functools.cache
@@ -217,7 +229,7 @@ def _open_clip_model() -> Any:
     return open_clip.create_model(CLIP_MODEL).eval()
 
 
-def user_loop(paths: Paths) -> None:
+def user_loop(paths: Paths, settings: Settings) -> None:
     """What one writes without this project: webdataset, open_clip's transform, open_clip's model, fp32, eager."""
     model = _open_clip_model()
     with torch.inference_mode():
@@ -229,7 +241,7 @@ def user_loop(paths: Paths) -> None:
 class Contender(NamedTuple):
     """A function to time, what the table calls it, and whether it runs the real model."""
 
-    run: Callable[[Paths], None]
+    run: Callable[[Paths, Settings], None]
     title: str
     clip: bool
 
@@ -253,11 +265,11 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def measure(name: str, paths: Paths, images: int) -> Run:
-    """Runs a contender in this process and times it."""
+def measure(name: str, paths: Paths, *settings: str) -> Run:
+    """Runs a contender in this process and times it; `settings` are those of `Settings`, in order."""
     start, cpu = time.perf_counter(), _cpu_seconds()
-    CONTENDERS[name].run(paths)
-    return Run(images, time.perf_counter() - start, _cpu_seconds() - cpu)
+    CONTENDERS[name].run(paths, Settings(*settings))
+    return Run(time.perf_counter() - start, _cpu_seconds() - cpu)
 
 
 def threads() -> int:

@@ -63,6 +63,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clip_images", type=int, default=256, help="images of a run with CLIP")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", choices=SIZES, default="S", help="S: 640 x 480, M: 1024 x 768")
+    parser.add_argument(
+        "--decoder", default="fast", help="of DecodeImages, and of the loops that use it: fast, pillow, …"
+    )
+    parser.add_argument("--precision", default="auto", help="of CLIP, in the pipeline and alone: auto, bf16, fp32")
     parser.add_argument("--only", default="", help=f"a comma list of {', '.join((*_STUB, *_CLIP))}; default: all")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args(argv)
@@ -89,22 +93,25 @@ def _in_process(task: str, *arguments: Any) -> Any:
 class _Player:
     """A contender in its process."""
 
-    def __init__(self, name: str, process: ProcessPoolExecutor, paths: Sequence[Path], per_shard: int) -> None:
+    def __init__(
+        self, name: str, process: ProcessPoolExecutor, paths: Sequence[Path], per_shard: int, settings: Sequence[str]
+    ) -> None:
         self.name = name
         self._process = process
         self._paths = [str(path) for path in paths]
         self._per_shard = per_shard
+        self._settings = settings
 
     def _measure(self, shards: int) -> Any:
-        images = shards * self._per_shard
-        return self._process.submit(_in_process, "measure", self.name, self._paths[:shards], images).result()
+        return self._process.submit(_in_process, "measure", self.name, self._paths[:shards], *self._settings).result()
 
     def round(self) -> Marginal:
-        """Runs a quarter and the whole."""
-        few, all_ = self._measure(len(self._paths) // 4), self._measure(len(self._paths))
-        images = all_.images - few.images
-        wall, cpu = (all_.wall - few.wall) / images, (all_.cpu - few.cpu) / images
-        return Marginal(1000 * wall, 1000 * cpu, few.wall - few.images * wall)
+        """Runs a quarter of the shards and all of them."""
+        few = len(self._paths) // 4
+        short, long = self._measure(few), self._measure(len(self._paths))
+        images = (len(self._paths) - few) * self._per_shard
+        wall, cpu = (long.wall - short.wall) / images, (long.cpu - short.cpu) / images
+        return Marginal(1000 * wall, 1000 * cpu, short.wall - few * self._per_shard * wall)
 
     def threads(self) -> int:
         """The threads of torch in the process."""
@@ -122,7 +129,9 @@ def _play(options: argparse.Namespace, folder: Path) -> tuple[int, dict[str, lis
             paths = write_shards(folder / kind, options.size, shards, per_shard) if chosen else []
             for name in chosen:
                 process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-                players.append(_Player(name, stack.enter_context(process), paths, per_shard))
+                players.append(
+                    _Player(name, stack.enter_context(process), paths, per_shard, (options.decoder, options.precision))
+                )
         (threads,) = {player.threads() for player in players}  # the same for all, or this fails
         for player in players:
             _say(f"warming up {player.name}")
@@ -156,9 +165,11 @@ def _ratios(rounds: Mapping[str, Sequence[Marginal]], size: str) -> Iterator[dic
 
 
 def _report(result: Mapping[str, Any]) -> None:
+    rounds = len(next(iter(result["rounds"].values())))
     print(
-        f"{result['size']}: {result['width']} x {result['height']} JPEG, {result['cores']} cores, {result['threads']} torch "
-        f"threads, {len(next(iter(result['rounds'].values())))} rounds, load {result['load']:.1f}; marginal cost, medians"
+        f"{result['size']}: {result['width']} x {result['height']} JPEG, decoder {result['decoder']}, "
+        f"precision {result['precision']}, {result['cores']} cores, {result['threads']} torch threads, {rounds} rounds, "
+        f"load {result['load']:.1f}; marginal cost, medians"
     )
     print(f"{'contender':<22}{'images/s':>9}{'ms':>8}{'(low':>8}{'high)':>8}{'CPU ms':>8}{'start-up s':>12}")
     for name, rounds in result["rounds"].items():
@@ -187,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     width, height = SIZES[options.size]
     result = {
         "size": options.size,
+        "decoder": options.decoder,
+        "precision": options.precision,
         "width": width,
         "height": height,
         "cores": os.cpu_count(),

@@ -71,7 +71,7 @@ def test_every_contender_consumes_all_images(tmp_path, monkeypatch):
     for name, contender in contenders.CONTENDERS.items():
         if not contender.clip:
             seen.clear()
-            assert contenders.measure(name, paths, 10).images == 10
+            assert contenders.measure(name, paths).cpu > 0
             assert sum(seen) == 10, name
 
 

@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests_engines.conftest import installed
 from tests_engines.job import assert_same, curate
 
 
-def test_same_bytes_as_the_local_runner(data: Path, shared: Path, reference: dict[str, bytes]) -> None:
+@pytest.fixture(scope="module")
+def prism() -> Path:
+    """Prism's binary."""
+    return installed("prism")
+
+
+def test_same_bytes_as_the_local_runner(prism: Path, data: Path, shared: Path, reference: dict[str, bytes]) -> None:
     """The worker is the command's own process (LOOPBACK, Prism's default); Prism holds the data between the steps."""
-    prism = installed("prism")
     curate(data, shared / "prism", shared / "prism.log", "--runner=PrismRunner", f"--prism_location={prism}")
     assert "PrismRunner" in (shared / "prism" / "summary.json").read_text()
     assert_same(shared / "prism", reference)
