@@ -61,4 +61,5 @@ test-engines: engines  ## run the main job on Prism, Flink and remote workers (t
 	engines/isolated.sh $(BIN)/python -m pytest tests_engines
 
 test-faults: $(VENV)/.installed  ## storage that fails in every way, killed processes, hostile inputs (long)
+	-$(UV) 'atheris>=3'  # the fuzz targets are skipped where it cannot be had
 	$(BIN)/python -m pytest tests_faults -s

@@ -147,7 +147,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def input_shards(output: str) -> list[Shard]:
     """The shards of the run, as listed when it was started."""
     with open_read(join(output, INPUT_SHARDS)) as stream:
-        table = pq.read_table(stream)
+        table = pq.ParquetFile(stream).read(use_threads=False)
     rows = zip(table.column("path").to_pylist(), table.column("size").to_pylist(), strict=True)
     return [Shard(index, path, size) for index, (path, size) in enumerate(rows)]
 
@@ -166,7 +166,7 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int]:
     """The indexes of a part's rows that failed with one of the reasons, ascending."""
     with open_read(join(output, path)) as stream:
         part = score_table.open_part(stream)
-        rows = part.read(columns=["index", "status", "reason"]).to_pylist()
+        rows = part.read(columns=["index", "status", "reason"], use_threads=False).to_pylist()
     return [row["index"] for row in rows if row["status"] == FAILED and row["reason"] in reasons]
 
 

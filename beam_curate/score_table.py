@@ -185,7 +185,10 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
 
 
 def open_part(stream: BinaryIO) -> pq.ParquetFile:
-    """Opens a part for reading.
+    """Opens a part for reading: read it with `use_threads=False`.
+
+    Arrow's own threads would call the Python stream, and one that still holds it when the interpreter ends aborts the process
+    ("terminate called without an active exception", seen once in a short command).
 
     Raises:
         ScoreTableError: It is no score table, or of a version that this package does not read.
@@ -225,16 +228,20 @@ def read_kept(part: pq.ParquetFile, ranks: np.ndarray) -> pa.Table:
     for group in range(part.num_row_groups):
         if rank > ranks[-1]:
             break
-        status = part.read_row_group(group, columns=["status"]).column("status").to_numpy(zero_copy_only=False)
+        status = (
+            part.read_row_group(group, columns=["status"], use_threads=False)
+            .column("status")
+            .to_numpy(zero_copy_only=False)
+        )
         kept = np.flatnonzero(status == records.KEPT)
         inside = ranks[np.searchsorted(ranks, rank) : np.searchsorted(ranks, rank + len(kept))]
         if len(inside):
-            tables.append(part.read_row_group(group).take(pa.array(kept[inside - rank])))
+            tables.append(part.read_row_group(group, use_threads=False).take(pa.array(kept[inside - rank])))
         rank += len(kept)
     return pa.concat_tables(tables)
 
 
 def kept_column(part: pq.ParquetFile, column: str) -> list[str]:
     """One column of the kept rows, in order."""
-    table = part.read(columns=[column, "status"])
+    table = part.read(columns=[column, "status"], use_threads=False)
     return table.filter(pc.equal(table.column("status"), records.KEPT)).column(column).to_pylist()

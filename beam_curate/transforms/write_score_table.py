@@ -76,7 +76,7 @@ class _PartWriter:
         path = score_table.part_name(ref.shard_index)
         if indexes != list(range(len(rows))):
             with open_read(join(self.output, path)) as stream:
-                table = score_table.replace_failed(score_table.open_part(stream).read(), table)
+                table = score_table.replace_failed(score_table.open_part(stream).read(use_threads=False), table)
         statuses, reason_counts = score_table.count(table)
         part = ScorePart(
             shard_index=ref.shard_index,
