@@ -56,16 +56,18 @@ class Run(NamedTuple):
 
 
 class StubModel:
-    """A fixed projection of every seventh pixel of every seventh row: it uses the batch and costs next to nothing."""
+    """A fixed projection of every seventh pixel of every seventh row: it uses the batch and costs next to nothing.
+
+    Each number of the embedding is a weighted sum of four values. No BLAS: its threads would spin beside the decoders.
+    """
 
     def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        self._projection = rng.normal(size=((_SIDE // 7) ** 2 * 3, STUB_DIM)).astype(np.float32)
+        self._weights = np.random.default_rng(0).normal(size=(STUB_DIM, 4)).astype(np.float32)
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         """(N, S, S, 3) or (N, 3, S, S) of any number type to (N, STUB_DIM) float16, L2-normalised."""
         seen = pixels[:, ::7, ::7] if pixels.shape[-1] == 3 else pixels[:, :, ::7, ::7]
-        features = seen.reshape(len(pixels), -1).astype(np.float32) @ self._projection
+        features = (seen.reshape(len(pixels), STUB_DIM, 4) * self._weights).sum(axis=2)
         return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
-from pipelines.options import OptionError, fail, parse
+from pipelines.options import OptionError, fail, leave, parse
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -288,4 +288,4 @@ def report(summary: dict[str, Any], output: str, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

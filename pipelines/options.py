@@ -4,8 +4,10 @@ Only the standard library is imported here, so that `--help` answers at once.
 """
 
 import argparse
+import atexit
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -118,3 +120,16 @@ def fail(error: object) -> int:
     """Prints one line on standard error and gives the exit status of a wrong command."""
     print(f"error: {printable(error)}", file=sys.stderr)
     return 2
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process: exit handlers run, buffers are flushed, and the interpreter is not torn down.
+
+    A thread of one of the native libraries sometimes outlives the interpreter and aborts the process ("terminate called
+    without an active exception", status 134) after all work is done: 3 of 16 times after a short command (measured). A
+    job's success must not be told as a failure.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -14,6 +14,7 @@ from apache_beam.ml.inference.base import ModelHandler
 import beam_curate.clip_handler
 from beam_curate.records import EmbeddedSample
 from pipelines import curate
+from pipelines.options import leave
 from tests.stubs import stub_embedding
 
 DIM = 256  # as ViT-S-32-alt, which the job is told to use
@@ -46,4 +47,4 @@ class LoggingHandler(ModelHandler):
 
 if __name__ == "__main__":
     beam_curate.clip_handler.ClipModelHandler = functools.partial(LoggingHandler, sys.argv[1])
-    sys.exit(curate.main(sys.argv[2:]))
+    leave(curate.main(sys.argv[2:]))
