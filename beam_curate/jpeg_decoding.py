@@ -33,10 +33,13 @@ def decode_jpeg(data: bytes, image: Image.Image, factor: int) -> npt.NDArray[np.
     import simplejpeg
 
     colourspace = {"RGB": "RGB", "L": "GRAY"}.get(image.mode)
+    if colourspace is None:
+        return None
     # A lossless JPEG has no fractions: simplejpeg (1.9) makes room for the fraction, and libjpeg-turbo writes the whole image
     # into it. The markers are looked for in all bytes, so that no two readers can see them differently; in those of other
-    # JPEGs they hardly occur, since a 0xff of compressed data is followed by 0 or by a restart marker.
-    if colourspace is None or any(marker in data for marker in _LOSSLESS_MARKERS):
+    # JPEGs they hardly occur, since a 0xff of compressed data is followed by 0 or by a restart marker. The whole image has
+    # room whatever it is, and the search takes 0.3 ms, all of it under Python's global lock.
+    if factor > 1 and any(marker in data for marker in _LOSSLESS_MARKERS):
         return None
     width, height = image.size
     shape = (-(-height // factor), -(-width // factor))
