@@ -11,7 +11,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "beam_curate" / "version.
 INSTALL_REQUIRES = [
     # The engine. The minor is pinned: RunInference hooks and the runners' names are checked against it.
     "apache-beam[gcp]==2.77.*",
-    # The model. torchvision must come from the same build as torch; its uint8 resize is the preprocessing.
+    # The model. open_clip needs torchvision, which must come from the same build as torch.
     "torch>=2.4",
     "torchvision>=0.19",
     # Builds the visual tower. The builder is private there, hence the pinned minor and the test on it.

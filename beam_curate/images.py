@@ -5,9 +5,9 @@ whatever the bytes are. It holds no state and may be called from many threads at
 
 Three decoders. `pillow` is the reference: for RGB images its pixels are bit for bit those of open_clip's evaluation
 transform. `fast` decodes JPEG with libjpeg-turbo into the same pixels as Pillow, and resizes them at most 1 level away (see
-`resizing`): 1.3 times faster than the reference at 640 x 480, 1.4 times at 1024 x 768, 1.7 times at 12 megapixels. `scaled`
-decodes large JPEGs at 1/2, 1/4 or 1/8 of their size and does without the construction that bounds `fast`: 1.8 times faster
-than the reference at 640 x 480, 1.7 times at 1024 x 768, 3 times at 12 megapixels, and not as close (see `DecodeOptions`).
+`resizing`): 1.4 times faster than the reference at 640 x 480, 1.6 times at 1024 x 768, 1.7 times at 12 megapixels. `scaled`
+decodes large JPEGs at 1/2, 1/4 or 1/8 of their size and does without the construction that bounds `fast`: 2 times faster
+than the reference at 640 x 480 and at 1024 x 768, 3 times at 12 megapixels, and not as close (see `DecodeOptions`).
 What these refuse goes to Pillow.
 
 What differs from open_clip's transform: EXIF orientation is applied (an option), and the image becomes RGB before it is
@@ -74,7 +74,7 @@ MAX_SLOW_PIXELS: Final = 1 << 25
 Those take 0.1 to 1.6 microseconds a pixel (measured), so at most about a minute instead of five.
 """
 
-_MAX_COPY_PIXELS: Final = 1 << 22  # to hand larger images from Pillow to torchvision costs what it gains (measured)
+_MAX_COPY_PIXELS: Final = 1 << 22  # to hand larger images from Pillow to torch costs what it gains (measured)
 
 # Pillow's formats except those that run a program (EPS: Ghostscript), that open what they embed without this list (IPTC), or
 # that it can only identify (BUFR, GRIB, HDF5, MPEG, WMF).

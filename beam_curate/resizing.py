@@ -1,7 +1,7 @@
 """The geometry of CLIP preprocessing: resize to the model's image size, then crop the centre.
 
 It is the geometry of open_clip's own evaluation transform, in two speeds. `resize_image` (Pillow) gives the same pixels
-as that transform; `resize_array` (torchvision's uint8 kernel, with Pillow's for some rows) is twice as fast and never more
+as that transform; `resize_array` (torch's uint8 kernel, with Pillow's for some rows) is twice as fast and never more
 than 1 level away. Both make the whole resized image before they crop it, as open_clip does, unless it is too large; then
 the crop alone is made.
 Source: open_clip 3.3 `image_transform(..., is_train=False)`, torchvision 0.29 `Resize` and `CenterCrop`.
@@ -10,7 +10,7 @@ Source: open_clip 3.3 `image_transform(..., is_train=False)`, torchvision 0.29 `
 import functools
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ MAX_RESIZED_PIXELS: Final = 1 << 24
 MAX_INEXACT: Final = 0.96
 """The most that rows one level off may weigh in a pixel of the result: see `exact_rows`.
 
-It is 1 less the error of the second pass itself: torchvision rounds the weights to 15 bits, so for n rows in a kernel whose
+It is 1 less the error of the second pass itself: torch rounds the weights to 15 bits, so for n rows in a kernel whose
 largest weight is w, 255 levels are off by at most 255 n w / 2^15 < 0.04.
 """
 _EXACT_STEPS: Final = (6, 5, 4, 3, 2)
@@ -122,7 +122,7 @@ def _resized_crop(image: Image.Image, resized: tuple[int, int], offset: tuple[in
 def exact_rows(length: int, new_length: int, interpolation: str) -> tuple[int, int] | None:
     """Gives which rows the first pass must resize exactly, so that the second is never more than 1 level off.
 
-    Pillow resizes rows, rounds to whole levels, and then resizes columns. torchvision does the same with weights of fewer
+    Pillow resizes rows, rounds to whole levels, and then resizes columns. torch does the same with weights of fewer
     bits: of the first pass's pixels 1 in 400 is 1 level off (on photographs), and a pixel of the result becomes 2 levels
     off where enough of those that it is made of are off in the same direction: in columns of text and line art, in
     one photograph in ten that is reduced to no less than 1/1.6, and in one in 300 of the others (a pixel each). It cannot be
@@ -170,7 +170,7 @@ def resize_array(
 ) -> npt.NDArray[np.uint8]:
     """Resizes and crops an array: at most 1 level from what Pillow makes of it.
 
-    torchvision's kernel works in the calling thread alone on processors with AVX2 (measured), so many threads may call this
+    torch's kernel works in the calling thread alone on processors with AVX2 (measured), so many threads may call this
     at once whatever `torch.set_num_threads` says. Rows, then columns, each rounded to whole levels, as Pillow does it;
     the rows that `exact_rows` names are Pillow's own. Where these would be too many, Pillow does it all.
 
@@ -181,8 +181,8 @@ def resize_array(
         target: The size, resize mode and interpolation. The caller has asked `suits_array`.
         orientation: EXIF orientation (1 to 8) to apply first. Mirroring is done on the small result, where it is cheap and
             the same; exchanging the axes is not, since each pass of the resize rounds and clips.
-        exact: Holds the bound of 1 level by construction. Otherwise torchvision does it all where the image shrinks to half
-            or less: 0.9 ms less at 640 x 480, for a pixel that is 2 levels off in one photograph of 300.
+        exact: Holds the bound of 1 level by construction. Otherwise torch does it all where the image shrinks to half
+            or less: 0.8 ms less at 640 x 480, for a pixel that is 2 levels off in one photograph of 300.
 
     Returns:
         (S, S, C) uint8, C-contiguous.
@@ -207,18 +207,18 @@ def _resized(
     """Resizes (H, W, C) to (height, width, C)."""
     rows = (0, 1)
     if not exact and pixels.shape[0] >= 2 * height:
-        pass  # torchvision does all rows
+        pass  # torch does all rows
     elif pixels.shape[1] != width and pixels.shape[0] != height:
         chosen = exact_rows(pixels.shape[0], height, interpolation)
         if chosen is None:
             return _by_pillow(pixels, width, height, interpolation)
         rows = chosen
     first, step = rows
-    resized = _by_torchvision(pixels, width, pixels.shape[0], interpolation)
+    resized = _by_torch(pixels, width, pixels.shape[0], interpolation)
     if step > 1:
         every = pixels[first::step]
         resized[first::step] = _by_pillow(every, width, every.shape[0], interpolation)
-    return _by_torchvision(resized, width, height, interpolation)
+    return _by_torch(resized, width, height, interpolation)
 
 
 def _by_pillow(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str) -> npt.NDArray[np.uint8]:
@@ -227,16 +227,24 @@ def _by_pillow(pixels: npt.NDArray[np.uint8], width: int, height: int, interpola
     return resized.reshape(height, width, pixels.shape[2])
 
 
-def _by_torchvision(
-    pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str
-) -> npt.NDArray[np.uint8]:
-    import torch
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional
+def _by_torch(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str) -> npt.NDArray[np.uint8]:
+    rows, columns, channels = pixels.shape
+    if (rows, columns) == (height, width):
+        return pixels
+    pixels = np.ascontiguousarray(pixels)
+    from_numpy, interpolate = _torch()
+    # torch gives the result the layout of the input, here channels last, only where the batch has a stride of its own, as
+    # torchvision knows too (`resize_image` restrides for the same reason): else it copies, and takes three times as long.
+    strides = (pixels.size, 1, columns * channels, channels)
+    image = from_numpy(pixels).as_strided((1, channels, rows, columns), strides)
+    resized = interpolate(image, size=(height, width), mode=interpolation, antialias=True)
+    result: npt.NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return result
 
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)
-    mode = InterpolationMode(interpolation)
-    resized: npt.NDArray[np.uint8] = (
-        functional.resize(planes, [height, width], interpolation=mode, antialias=True).permute(1, 2, 0).numpy()
-    )
-    return resized
+
+@functools.cache
+def _torch() -> tuple[Any, Any]:
+    """What is used of torch, which takes seconds to import; an import statement in every call takes the import lock."""
+    import torch
+
+    return torch.from_numpy, torch.nn.functional.interpolate

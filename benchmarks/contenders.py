@@ -274,7 +274,7 @@ def measure(name: str, paths: Paths, *settings: str) -> Run:
     return Run(time.perf_counter() - start, _cpu_seconds() - cpu)
 
 
-def threads() -> int:
+def threads(_: str) -> int:
     """Torch's threads within an operation, as every contender uses them."""
     return torch.get_num_threads()
 

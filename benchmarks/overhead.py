@@ -60,7 +60,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--images", type=int, default=1792, help="images of a run with the stub model")
-    parser.add_argument("--clip_images", type=int, default=256, help="images of a run with CLIP")
+    parser.add_argument("--clip_images", type=int, default=512, help="images of a run with CLIP")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", choices=SIZES, default="S", help="S: 640 x 480, M: 1024 x 768")
     parser.add_argument(
@@ -85,6 +85,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _in_process(task: str, *arguments: Any) -> Any:
     """Calls a function of contenders.py; only the contenders' own processes import it, and all that it needs."""
+    if str(arguments[0]).startswith("pipeline"):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as pipelines/curate.py does; read when torch is loaded
     import contenders
 
     return getattr(contenders, task)(*arguments)
@@ -115,7 +117,7 @@ class _Player:
 
     def threads(self) -> int:
         """The threads of torch in the process."""
-        return self._process.submit(_in_process, "threads").result()
+        return self._process.submit(_in_process, "threads", self.name).result()
 
 
 def _play(options: argparse.Namespace, folder: Path) -> tuple[int, dict[str, list[Marginal]]]:

@@ -160,7 +160,7 @@ def test_small_images_and_long_strips_are_left_to_pillow():
     assert not resizing.suits_array(224, 224 * 400, target)
 
 
-def test_without_exactness_a_picture_that_shrinks_by_half_is_torchvisions_alone(monkeypatch):
+def test_without_exactness_a_picture_that_shrinks_by_half_is_torchs_alone(monkeypatch):
     from beam_curate import resizing
 
     calls = []
