@@ -17,8 +17,8 @@ photographs the largest difference is 16 levels, at hard edges, the mean 0.12 (0
 EfficientNet-Lite0 trained on ImageNet have a cosine of at least 0.9992 (the decoder `fast`: 0.9993). Measured on the processor;
 nvJPEG rounds otherwise, so every decoder checks itself on one image before its first batch.
 
-Speed: on the processor DALI is slower than the decoder `fast`: more than 2 times at 640 x 480, 4.7 times at 12 megapixels (measured). Use
-it there to try things out. On a GPU it takes the decoding off the processor.
+Speed: on the processor DALI is slower than the decoder `fast`: more than 2 times at 640 x 480, 4.7 times at 12 megapixels
+(measured). Use it there to try things out. On a GPU it takes the decoding off the processor.
 
 Memory: DALI keeps the largest buffers that it ever needed: with chunks of `MAX_CHUNK_PIXELS` pixels 240 MB, 400 at the peak
 (measured on the processor).

@@ -11,15 +11,16 @@ from tests.conftest import encoded, photo, tar_bytes
 from tests_engines.processes import running, stop, tail, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARDS = 8
-SAMPLES = 12
+# Rows are scored 64 at a time: each of two workers has three such batches, so parts of the score table come one after another.
+SHARDS = 16
+SAMPLES = 24
 WEIGHTS = "models/clip.safetensors"
 _MODEL = "ViT-S-32-alt"
 _RUN_SECONDS = 420
 
 
 def make_dataset(folder: Path) -> None:
-    """Eight shards of twelve photographs of 0.5 megapixels with captions; the first of each odd shard is no image."""
+    """Shards of photographs of 0.5 megapixels with captions; the first of each odd shard is no image."""
     for shard in range(SHARDS):
         members = []
         for sample in range(SAMPLES):
@@ -49,7 +50,7 @@ def command(data: Path, output: Path, *flags: str) -> list[str]:
         f"--input={data.relative_to(folder)}/*.tar",
         f"--output={output.relative_to(folder)}",
         *(f"--clip_model={_MODEL}", f"--pretrained={WEIGHTS}", "--aesthetic_head=random", "--nsfw_head=random"),
-        *("--min_aesthetic=4.5", "--max_nsfw=none", "--samples_per_shard=10", "--batch_size=4"),
+        *("--min_aesthetic=4.5", "--max_nsfw=none", "--samples_per_shard=40", "--batch_size=4"),
         *flags,
     ]
 
