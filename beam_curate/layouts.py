@@ -1,0 +1,178 @@
+"""Layouts that other tools read, made from a finished run's score table: clip-retrieval's, DataComp's and LAION's.
+
+Kept rows only, in source order: that of the input shards and of the samples in them. It is the order of the output
+shards too, unless the run shuffled them with a seed; then a warning and `_layout.json` say that the orders differ. Keys
+are those of the source (the writer of the output shards changes one that two shards share). Files carry the number of
+the part of the score table that they come from, zero-padded so that names sort as the parts do; a part without kept
+rows has no files, because embedding-reader skips empty arrays without skipping the table that goes with them.
+
+`clip-retrieval`: `img_emb/img_emb_00000.npy`, (N, D) float16, L2-normalised, and `metadata/metadata_00000.parquet` with
+`image_path` (the key), `caption`, `url`, `width`, `height`, `sha256`, `shard` and the scores: for embedding-reader
+(`parquet_npy`), autofaiss, and clip-retrieval's index and back.
+
+`datacomp`: `metadata/00000.parquet` (`uid`, `url`, `text`, `original_width`, `original_height`,
+`clip_l14_similarity_score` if captions were scored, `sha256`, `shard`, `key`), `metadata/00000.npz` with the features
+(`l14_img`, `b32_img`, … by the model) and `subset.npy`, all uids as a sorted array of "u8,u8". The uids are ours (see
+`layout_files.uids`). DataComp's resharder looks for them under `uid` in each sample's `.json` member; the score table
+does not hold the uids that a pool of DataComp has there, so the subset does not select from that pool.
+
+`laion`: `part-00000.parquet` with `URL`, `TEXT`, `WIDTH`, `HEIGHT`, `sha256`, `key`, and of `similarity`, `punsafe` (our
+`nsfw`), `pwatermark` (a score named `watermark`) and `AESTHETIC_SCORE` (our `aesthetic`) those that the run has. LAION's
+`hash`, a murmur hash of URL and text, is left out; `sha256` is that of the image.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_curate import score_table
+from beam_curate.layout_files import EMBEDDING, LAYOUTS, SUBSET, Layout, model_code, write_subset
+from beam_curate.records import KEPT, ScorePart
+from beam_curate.run_state import part_paths, read_part_counts
+from beam_curate.storage import absolute, clean_temporary, exists, files_under, join, open_read, read_json, write_json
+from beam_curate.summary import SUMMARY
+
+DESCRIPTION: Final = "_layout.json"
+"""Says what lies in the folder, and whether it is complete. Readers of a folder of Parquet files skip names with a `_`."""
+
+_LOGGER = logging.getLogger(__name__)
+# At least as many digits as in the names of the score table's parts.
+_MIN_DIGITS = 5
+
+
+class LayoutError(ValueError):
+    """A layout that cannot be written as asked; the message says what can."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run: the parts of its score table that have kept rows, in source order, and what its summary says."""
+
+    output: str
+    parts: Sequence[ScorePart]
+    clip_model: str
+    shuffle_seed: int | None
+
+
+def write_layout(output: str, name: str, folder: str) -> list[str]:
+    """Writes a layout of a finished run's kept samples; of the score table one part at a time is in memory.
+
+    The same run gives the same bytes. A call that was stopped can be repeated with the same folder.
+
+    Args:
+        output: The run's folder.
+        name: `clip-retrieval`, `datacomp` or `laion`.
+        folder: Where the layout goes, on any Beam file system: new, or with an earlier writing of the same layout.
+
+    Returns:
+        The paths of the files, in the order written; the last is `_layout.json`, which describes the layout.
+
+    Raises:
+        LayoutError: There is no such layout, the run is not complete, or the folder holds other files; before any work.
+        ScoreTableError: The parts of the score table do not fit together.
+        StorageError: A file cannot be read or written.
+    """
+    layout = LAYOUTS.get(name)
+    if layout is None:
+        raise LayoutError(f"layout={name!r} is not known; choose one of {', '.join(LAYOUTS)}")
+    output, folder = absolute(output), absolute(folder)
+    run = _finished_run(output)
+    files = _file_names(layout, run.parts)
+    _check_folder(folder, name, layout, [file for names in files for file in names])
+    if run.shuffle_seed is not None:
+        _LOGGER.warning(
+            "the run shuffled its shards (shuffle_seed=%s); the %s layout is in source order", run.shuffle_seed, name
+        )
+    write_json(folder, DESCRIPTION, {"layout": name, "complete": False})
+    written = [*_write_parts(run, layout, folder, files), *_write_end(run, name, layout, folder, files)]
+    clean_temporary(folder)
+    return [join(folder, file) for file in written]
+
+
+def _write_parts(run: _Run, layout: Layout, folder: str, files: Sequence[Sequence[str]]) -> list[str]:
+    code = model_code(run.clip_model)
+    columns = layout.columns(_scores(run), code)
+    needed = sorted({*columns.values(), *([EMBEDDING] if layout.embeddings else [])})
+    for part, names in zip(run.parts, files, strict=True):
+        layout.write(folder, names, _kept_rows(run.output, part, needed), columns, code)
+    return [file for names in files for file in names]
+
+
+def _write_end(run: _Run, name: str, layout: Layout, folder: str, files: Sequence[Sequence[str]]) -> list[str]:
+    description: dict[str, Any] = {"layout": name, "complete": True, "rows": sum(part.kept for part in run.parts)}
+    description |= {"files": [file for names in files for file in names], "clip_model": run.clip_model or None}
+    description |= {"order": "source", "shuffle_seed_of_the_shards": run.shuffle_seed}
+    if layout.subset:
+        write_subset(folder, [names[0] for names in files])
+        description["uid"] = "first 32 hex digits of the sha256 of shard, NUL and key"
+    write_json(folder, DESCRIPTION, description)
+    return [*([SUBSET] if layout.subset else []), DESCRIPTION]
+
+
+def _finished_run(output: str) -> _Run:
+    if not exists(join(output, SUMMARY)):
+        raise LayoutError(
+            f"{output} holds no complete run ({SUMMARY} is missing); finish the run with --resume, or name its --output"
+        )
+    summary: Mapping[str, Any] = read_json(join(output, SUMMARY))
+    paths = part_paths(output)
+    parts = [read_part_counts(output, paths[index]) for index in sorted(paths)]
+    found = (len(parts), sum(part.kept for part in parts))
+    expected = (summary["input_shards"], summary["funnel"]["kept"])
+    if found != expected:
+        raise LayoutError(
+            f"{output} has {found[0]} parts of the score table with {found[1]} kept samples, and {SUMMARY} says "
+            f"{expected[0]} with {expected[1]}; restore the files, or run again with --resume or --overwrite"
+        )
+    configuration = summary.get("configuration", {})
+    return _Run(
+        output,
+        [part for part in parts if part.kept],
+        configuration.get("clip_model", ""),
+        configuration.get("shuffle_seed"),
+    )
+
+
+def _file_names(layout: Layout, parts: Sequence[ScorePart]) -> list[list[str]]:
+    digits = max([_MIN_DIGITS, *(len(str(part.shard_index)) for part in parts)])
+    return [[file.format(f"{part.shard_index:0{digits}d}") for file in layout.files] for part in parts]
+
+
+def _check_folder(folder: str, name: str, layout: Layout, files: Sequence[str]) -> None:
+    """Refuses a folder with files that a reader would take for the layout's, or that are not ours to replace."""
+    found = sorted(path for pattern in layout.owned for path in files_under(folder, pattern))
+    before = read_json(join(folder, DESCRIPTION))["layout"] if exists(join(folder, DESCRIPTION)) else None
+    others = found if before is None else sorted(set(found) - {join(folder, file) for file in files})
+    if others or before not in (None, name):
+        what = f"the layout {before}" if before not in (None, name) else f"other files, such as {others[0]}"
+        raise LayoutError(f"{folder} holds {what}; give an empty or new folder for the layout {name}")
+
+
+def _scores(run: _Run) -> list[str]:
+    if not run.parts:
+        return []
+    with open_read(join(run.output, run.parts[0].path)) as stream:
+        schema = score_table.open_part(stream).schema_arrow
+    fixed = score_table.schema((), 1).names
+    return [field.name for field in schema if pa.types.is_floating(field.type) and field.name not in fixed]
+
+
+def _kept_rows(output: str, part: ScorePart, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a part's kept rows, read row group by row group."""
+    with open_read(join(output, part.path)) as stream:
+        source = score_table.open_part(stream)
+        missing = sorted(set(columns) - set(source.schema_arrow.names))
+        if missing:
+            raise score_table.ScoreTableError(f"{part.path} has no column {missing[0]!r}, and the first part has")
+        tables = []
+        for group in range(source.num_row_groups):
+            table = source.read_row_group(group, columns=[*columns, "status"], use_threads=False)
+            tables.append(table.filter(pc.equal(table.column("status"), KEPT)).select(columns))
+    rows = pa.concat_tables(tables)
+    if rows.num_rows != part.kept:
+        raise score_table.ScoreTableError(f"{part.path} has {rows.num_rows} kept rows, and its counts say {part.kept}")
+    return rows
