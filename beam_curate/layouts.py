@@ -132,9 +132,16 @@ def _finished_run(output: str) -> _Run:
     return _Run(
         output,
         [part for part in parts if part.kept],
-        configuration.get("clip_model", ""),
+        _clip_model(configuration),
         configuration.get("shuffle_seed"),
     )
+
+
+def _clip_model(configuration: Mapping[str, Any]) -> str:
+    """The model that made the embeddings; a run that selects from another has that one's configuration inside its own."""
+    while "clip_model" not in configuration and "source" in configuration:
+        configuration = configuration["source"].get("configuration", {})
+    return configuration.get("clip_model", "")
 
 
 def _file_names(layout: Layout, parts: Sequence[ScorePart]) -> list[list[str]]:

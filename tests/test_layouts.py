@@ -252,6 +252,25 @@ def test_short_names_of_models(clip_model, code):
     assert model_code(clip_model) == code
 
 
+@pytest.mark.parametrize(
+    ("configuration", "name"),
+    [
+        ({"source": {"configuration": {"source": {"configuration": {"clip_model": "ViT-B-32"}}}}}, "b32_img"),
+        ({"source": {}}, "img"),
+        (None, "img"),
+    ],
+)
+def test_the_model_of_a_run_that_selects_from_another(configuration, name, tmp_path):
+    make_run(tmp_path / "run", statuses=["k"])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    del summary["configuration"]
+    about = {} if configuration is None else {"configuration": configuration}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({**summary, **about}))
+    write_layout(str(tmp_path / "run"), "datacomp", str(tmp_path / "layout"))
+    with np.load(tmp_path / "layout" / "metadata" / "00000.npz") as arrays:
+        assert arrays.files == [name]
+
+
 def test_names_sort_as_the_parts_do_beyond_five_digits(tmp_path):
     output = tmp_path / "run"
     make_run(output, statuses=["k"] * 3)
