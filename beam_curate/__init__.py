@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from beam_curate.head_files import find_heads as find_heads
     from beam_curate.images import DecodeOptions as DecodeOptions
     from beam_curate.rules import Rule as Rule
+    from beam_curate.rules import keep_rule as keep_rule
     from beam_curate.transforms.decode_images import DecodeImages as DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards as ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter as ScoreAndFilter
@@ -25,6 +26,7 @@ _HOMES = {
     "find_heads": "head_files",
     "DecodeOptions": "images",
     "Rule": "rules",
+    "keep_rule": "rules",
     "DecodeImages": "transforms.decode_images",
     "ReadTarShards": "transforms.read_tar_shards",
     "ScoreAndFilter": "transforms.score_and_filter",

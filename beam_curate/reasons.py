@@ -39,6 +39,8 @@ NON_FINITE_EMBEDDING: Final = "non_finite_embedding"
 AESTHETIC_BELOW_MIN: Final = "aesthetic_below_min"
 NSFW_ABOVE_MAX: Final = "nsfw_above_max"
 SIDE_BELOW_MIN: Final = "side_below_min"
+NOT_KEPT_BY_RULE: Final = "not_kept_by_rule"
+BELOW_TOP: Final = "below_top"
 
 DESCRIPTIONS: Final[dict[str, str]] = {
     UNREADABLE_SHARD: "the shard could not be opened or read at all",
@@ -65,4 +67,6 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     AESTHETIC_BELOW_MIN: "aesthetic < --min_aesthetic",
     NSFW_ABOVE_MAX: "nsfw >= --max_nsfw",
     SIDE_BELOW_MIN: "the shorter side in pixels < --min_side",
+    NOT_KEPT_BY_RULE: "the expression of --keep does not hold, or is unknown since a value is missing",
+    BELOW_TOP: "not among the best that --top or --top_fraction asks for",
 }

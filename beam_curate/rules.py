@@ -1,14 +1,49 @@
-"""Keep or reject: thresholds on the columns of a scored sample."""
+"""Keep or reject: conditions on the columns of the score table, carried out on whole columns."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_curate import reasons
-from beam_curate.records import ImageFacts
+from beam_curate.expressions import NUMBER, TEXT, Expression, parse_expression
 
-# Columns of the image itself that rules can use beside the scores.
-FACT_COLUMNS = ("width", "height", "side")
+Columns = Mapping[str, pa.Array | pa.ChunkedArray]
+
+FACT_KINDS: Final[Mapping[str, str]] = {
+    "width": NUMBER,
+    "height": NUMBER,
+    "side": NUMBER,
+    "size": NUMBER,
+    "format": TEXT,
+    "caption": TEXT,
+    "key": TEXT,
+    "url": TEXT,
+    "shard": TEXT,
+}
+"""The columns that rules can use beside the scores; `side` is the shorter of width and height, in pixels."""
+
+
+class Condition(Protocol):
+    """What decides on a row: `Rule` and `KeepRule`."""
+
+    @property
+    def reason(self) -> str:
+        """The stable name that a rejected row carries."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the columns that it reads."""
+
+    @property
+    def wanted(self) -> str:
+        """What keeps a row, in words."""
+
+    def keeps(self, columns: Columns, rows: int) -> pa.BooleanArray:
+        """Says for each of `rows` rows whether it passes: (N,) booleans without nulls."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +52,7 @@ class Rule:
 
     Attributes:
         reason: The stable name that a rejected row carries.
-        column: A score's name, or `width`, `height`, `side` (the shorter of the two), in pixels.
+        column: A score's name, or a number of FACT_KINDS.
         minimum: Keep if value >= minimum.
         maximum: Keep if value < maximum: the upper bound is rejected, as NeMo Curator's NSFW filter does.
     """
@@ -32,11 +67,54 @@ class Rule:
             if bound is not None and not math.isfinite(bound):
                 raise ValueError(f"rule {self.reason}: the threshold is {bound}; give a finite number")
 
-    def keeps(self, value: float) -> bool:
-        """Whether a value passes; NaN, a score that could not be computed, does not."""
-        above = self.minimum is None or value >= self.minimum
-        below = self.maximum is None or value < self.maximum
-        return above and below and not math.isnan(value)
+    @property
+    def columns(self) -> Sequence[str]:
+        """The one column."""
+        return (self.column,)
+
+    @property
+    def wanted(self) -> str:
+        """The bounds."""
+        low = "" if self.minimum is None else f">= {self.minimum:g}"
+        high = "" if self.maximum is None else f"< {self.maximum:g}"
+        return f"{low} {high}".strip()
+
+    def keeps(self, columns: Columns, rows: int) -> pa.BooleanArray:
+        """Compares; a score that could not be computed, NaN or null, does not pass."""
+        values = pc.cast(columns[self.column], pa.float64())
+        passed = pc.invert(pc.is_null(values, nan_is_null=True))
+        if self.minimum is not None:
+            passed = pc.and_(passed, pc.greater_equal(values, self.minimum))
+        if self.maximum is not None:
+            passed = pc.and_(passed, pc.less(values, self.maximum))
+        return pc.fill_null(passed, False)
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """Keeps a sample for which an expression holds: the option --keep.
+
+    Attributes:
+        expression: See `expressions`.
+        reason: The stable name that a rejected row carries.
+    """
+
+    expression: Expression
+    reason: str = reasons.NOT_KEPT_BY_RULE
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the expression."""
+        return self.expression.columns
+
+    @property
+    def wanted(self) -> str:
+        """The expression as written."""
+        return self.expression.text
+
+    def keeps(self, columns: Columns, rows: int) -> pa.BooleanArray:
+        """Evaluates the expression; unknown does not pass."""
+        return self.expression.keeps(columns, rows)
 
 
 def standard_rules(
@@ -51,28 +129,53 @@ def standard_rules(
     return tuple(rule for rule in rules if rule.minimum is not None or rule.maximum is not None)
 
 
-def check_columns(rules: Iterable[Rule], scores: Sequence[str]) -> None:
+def keep_rule(text: str, scores: Iterable[str]) -> tuple[KeepRule, ...]:
+    """The rule of --keep; none if the text is empty.
+
+    Raises:
+        ExpressionError: The expression cannot be understood or names a column that is not there.
+    """
+    kinds = {**dict.fromkeys(scores, NUMBER), **FACT_KINDS}
+    return (KeepRule(parse_expression(text, kinds)),) if text.strip() else ()
+
+
+def check_columns(rules: Iterable[Condition], scores: Sequence[str]) -> None:
     """Refuses a rule on a column that no score gives.
 
     Raises:
         ValueError: It names the rule, the column and the columns there are.
     """
-    known = (*scores, *FACT_COLUMNS)
+    known = (*scores, *FACT_KINDS)
     for rule in rules:
-        if rule.column not in known:
-            raise ValueError(
-                f"rule {rule.reason} needs the score {rule.column!r}, which is turned off; there are: "
-                f"{', '.join(known)}. Turn the rule off too, or the score on"
-            )
+        for column in rule.columns:
+            if column not in known:
+                raise ValueError(
+                    f"rule {rule.reason} needs the score {column!r}, which is turned off; there are: "
+                    f"{', '.join(known)}. Turn the rule off too, or the score on"
+                )
 
 
-def first_failure(rules: Iterable[Rule], scores: Mapping[str, float], facts: ImageFacts) -> tuple[str, str]:
-    """The reason and a message of the first rule that rejects; empty strings if all keep."""
-    values = {**scores, "width": facts.width, "height": facts.height, "side": min(facts.width, facts.height)}
+def judge(rules: Sequence[Condition], columns: Columns, rows: int) -> list[tuple[str, str]]:
+    """Tries the rules in order on every row.
+
+    Args:
+        rules: The rules.
+        columns: All columns that they read, each of `rows` values.
+        rows: N.
+
+    Returns:
+        N times the reason and a message of the first rule that rejects; empty strings where all keep.
+    """
+    verdicts = [("", "")] * rows
     for rule in rules:
-        value = values[rule.column]
-        if not rule.keeps(value):
-            low = "" if rule.minimum is None else f" >= {rule.minimum:g}"
-            high = "" if rule.maximum is None else f" < {rule.maximum:g}"
-            return rule.reason, f"{rule.column} is {value:g}; kept if{low}{high}"
-    return "", ""
+        for row, keeps in enumerate(rule.keeps(columns, rows).to_pylist()):
+            if not keeps and not verdicts[row][0]:
+                values = ", ".join(f"{name} is {_shown(columns[name][row].as_py())}" for name in rule.columns)
+                verdicts[row] = (rule.reason, f"{values}; kept if {rule.wanted}")
+    return verdicts
+
+
+def _shown(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "missing"
+    return f"{value:g}" if isinstance(value, int | float) else repr(value)[:80]

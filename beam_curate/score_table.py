@@ -152,6 +152,12 @@ def write_table(stream: BinaryIO, table: pa.Table, metadata: Mapping[str, str] |
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
 
 
+def score_names(table_schema: pa.Schema) -> list[str]:
+    """The names of the scores in a table's schema: all columns but the fixed ones and the embedding."""
+    fixed = {*(name for name, _ in _FIXED_COLUMNS), "embedding"}
+    return [name for name in table_schema.names if name not in fixed]
+
+
 def part_name(shard_index: int) -> str:
     """The path of a shard's part below the output folder."""
     return f"{FOLDER}/part-{shard_index:05d}.parquet"

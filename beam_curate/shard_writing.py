@@ -150,7 +150,10 @@ def shard_stats(shard: WrittenShard, rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def _summary(values: np.ndarray) -> dict[str, float]:
+def _summary(values: np.ndarray) -> dict[str, float] | None:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
     return {
         "min": float(np.min(values)),
         "mean": float(np.mean(values, dtype=np.float64)),

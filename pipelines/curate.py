@@ -6,10 +6,14 @@ python pipelines/curate.py --input 'data/{00000..00099}.tar' --output out/ --mod
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+
 import dataclasses
 import datetime
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, leave, parse
+from pipelines.outcome import report
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from beam_curate.heads import Head
     from beam_curate.model_description import ModelDescription
     from beam_curate.records import Shard
+    from beam_curate.rules import KeepRule
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
@@ -39,6 +45,7 @@ class Job:
     shards: Sequence[Shard]
     model: ModelDescription
     heads: tuple[Head, ...]
+    keep: tuple[KeepRule, ...]
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -77,6 +84,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.listing import list_shards
     from beam_curate.model_description import describe_model
     from beam_curate.reasons import DESCRIPTIONS
+    from beam_curate.rules import keep_rule
 
     unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
     if unknown:
@@ -101,7 +109,12 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         nsfw_head=options.nsfw_head or None,
         nsfw_chain=options.nsfw_chain,
     )
-    return Job(_without_idle_rules(options, given, {head.name for head in heads}), shards, model, heads)
+    names = [head.name for head in heads]
+    try:
+        keep = keep_rule(options.keep, names)
+    except ValueError as error:
+        raise OptionError(f"--keep: {error}") from error
+    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep)
 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
@@ -154,7 +167,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         quick_gelu=options.forced_quick_gelu,
     )
     hints = inference_hints(options, runner_name(root.options))
-    score = ScoreAndFilter(job.heads, options.min_aesthetic, options.max_nsfw, options.min_side)
+    score = ScoreAndFilter(job.heads, options.min_aesthetic, options.max_nsfw, options.min_side, job.keep)
     run = root | ContinueRun(output, options.retried_reasons)
     return (
         run.pending
@@ -263,32 +276,6 @@ def announce(job: Job, given: frozenset[str]) -> None:
             "4.5 to 6.5",
             file=sys.stderr,
         )
-
-
-def report(summary: dict[str, Any], output: str, seconds: float) -> int:
-    """Prints the funnel and where to look; returns the exit status."""
-    funnel = summary["funnel"]
-    width = len(f"{funnel['input']:,}")
-    print(f"input     {funnel['input']:>{width},} samples in {summary['input_shards']:,} shards")
-    for name in ("failed", "rejected", "kept"):
-        share = 100 * funnel[name] / funnel["input"] if funnel["input"] else 0
-        print(f"{name:9} {funnel[name]:>{width},} ({share:.1f} %)")
-    for reason, number in funnel["reasons"].items():
-        print(f"  {reason}: {number:,}")
-    print(
-        f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s; all scores: {output.rstrip('/')}/scores/*.parquet"
-    )
-    if summary["scores_meaningless"]:
-        print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
-    if funnel["failed"] == funnel["input"]:
-        print(f"error: all {funnel['input']} samples failed; the reasons are above", file=sys.stderr)
-        return 1
-    if funnel["failed"] + funnel["rejected"] + funnel["kept"] != funnel["input"]:
-        print("error: input = kept + rejected + failed does not hold", file=sys.stderr)
-        return 1
-    if not funnel["kept"]:
-        print("warning: no sample passed the rules, so there is no shard", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

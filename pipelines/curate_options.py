@@ -42,6 +42,11 @@ class CurateOptions:
     )
     max_nsfw: Any = option(0.5, "keep if the NSFW probability < this, or none", type=number_or_none(float))
     min_side: Any = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
+    keep: str = option(
+        "",
+        'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
+        "width >= 256 and format in ('JPEG', 'PNG')\"",
+    )
     samples_per_shard: int = option(1000, "samples in every output shard but the last")
     shuffle_seed: Any = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)

@@ -1,10 +1,14 @@
 """The demo: builds a small dataset from real photographs, curates it, and says where to look."""
 
+import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+
 import argparse
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -7,11 +7,15 @@ rescales of them make 78 good samples in many formats (.jpg, .txt and .json each
 The same library versions give the same bytes.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+
 import argparse
 import gzip
 import io
 import json
-import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

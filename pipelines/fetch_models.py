@@ -6,8 +6,12 @@ Run it again to go on after an interruption; what is there and right is not fetc
 it says which files to get and where to put them.
 """
 
-import argparse
 import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -7,11 +7,15 @@ Source: Google Cloud, "Configure Flex Templates" (docs.cloud.google.com/dataflow
 TemplateMetadata of its API dataflow/v1beta3, whose field names these are.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+
 import argparse
 import dataclasses
 import difflib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final

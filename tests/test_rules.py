@@ -1,39 +1,51 @@
 import math
 
+import pyarrow as pa
 import pytest
 
 from beam_curate import reasons
-from beam_curate.records import ImageFacts
-from beam_curate.rules import Rule, check_columns, first_failure, standard_rules
+from beam_curate.expressions import ExpressionError
+from beam_curate.rules import Rule, check_columns, judge, keep_rule, standard_rules
 
-FACTS = ImageFacts(100, 60, "JPEG", "", 1)
+COLUMNS = {
+    "aesthetic": pa.array([5.0, 4.99, 6.0, 1.0, 1.0, math.nan], pa.float32()),
+    "nsfw": pa.array([0.49, 0.1, 0.5, 0.9, 0.9, 0.1]),
+    "side": pa.array([60, 60, 60, 60, 49, 60], pa.int32()),
+    "format": pa.array(["JPEG", "JPEG", "PNG", "JPEG", None, "JPEG"]),
+}
 
 
-@pytest.mark.parametrize(
-    ("scores", "facts", "reason"),
-    [
-        ({"aesthetic": 5.0, "nsfw": 0.49}, FACTS, ""),
-        ({"aesthetic": 4.99, "nsfw": 0.1}, FACTS, reasons.AESTHETIC_BELOW_MIN),
-        ({"aesthetic": 6.0, "nsfw": 0.5}, FACTS, reasons.NSFW_ABOVE_MAX),
-        ({"aesthetic": 1.0, "nsfw": 0.9}, FACTS, reasons.AESTHETIC_BELOW_MIN),
-        ({"aesthetic": 1.0, "nsfw": 0.9}, ImageFacts(49, 100, "JPEG", "", 1), reasons.SIDE_BELOW_MIN),
-        ({"aesthetic": math.nan, "nsfw": 0.1}, FACTS, reasons.AESTHETIC_BELOW_MIN),
-    ],
-)
-def test_first_failure(scores, facts, reason):
-    assert first_failure(standard_rules(5.0, 0.5, 50), scores, facts)[0] == reason
+def judged(rules):
+    return judge(rules, COLUMNS, 6)
+
+
+def test_the_first_rule_that_rejects_gives_the_reason():
+    found = [reason for reason, _ in judged(standard_rules(5.0, 0.5, 50))]
+    low, high, small = reasons.AESTHETIC_BELOW_MIN, reasons.NSFW_ABOVE_MAX, reasons.SIDE_BELOW_MIN
+    assert found == ["", low, high, low, small, low]
 
 
 def test_none_is_off_and_zero_is_a_threshold():
     assert standard_rules() == ()
     (rule,) = standard_rules(min_aesthetic=0.0)
-    assert rule.keeps(0.0)
-    assert not rule.keeps(-0.1)
+    assert rule.keeps({"aesthetic": pa.array([0.0, -0.1, None])}, 3).to_pylist() == [True, False, False]
 
 
 def test_message_says_the_value():
-    _, message = first_failure(standard_rules(5.0), {"aesthetic": 4.25}, FACTS)
-    assert message == "aesthetic is 4.25; kept if >= 5"
+    assert judged(standard_rules(5.0))[1][1] == "aesthetic is 4.99; kept if >= 5"
+    assert judged([Rule("x", "side", 50, 60)])[0][1] == "side is 60; kept if >= 50 < 60"
+
+
+def test_an_expression_is_a_rule():
+    (rule,) = keep_rule("aesthetic > 4 and format == 'JPEG'", ["aesthetic"])
+    verdicts = judged([rule])
+    assert [reason for reason, _ in verdicts] == ["", "", *[reasons.NOT_KEPT_BY_RULE] * 4]
+    assert verdicts[2][1] == "aesthetic is 6, format is 'PNG'; kept if aesthetic > 4 and format == 'JPEG'"
+    assert verdicts[5][1].startswith("aesthetic is missing, format is 'JPEG'")
+    assert judged([*standard_rules(5.0), rule])[3][0] == reasons.AESTHETIC_BELOW_MIN
+    assert keep_rule(" ", []) == ()
+    with pytest.raises(ExpressionError, match="no column 'nsfw'"):
+        keep_rule("nsfw < 0.5", ["aesthetic"])
 
 
 def test_a_rule_on_a_missing_score_is_refused():

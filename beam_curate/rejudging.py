@@ -1,0 +1,206 @@
+"""Selecting again: new verdicts for the rows of a finished score table, without decoding or inference.
+
+A part of the table, one input shard, is read, judged and written as a part of a new table; whoever packs the kept rows of the
+new table need not know that they were not scored just now.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_curate import reasons, records, score_table
+from beam_curate.records import ScorePart
+from beam_curate.rules import Columns, Condition, judge
+from beam_curate.storage import atomic_output, join, open_read
+from beam_curate.top import Cutoff, Keys, TopRule, among_top, sort_keys
+
+
+class EmbeddingScorer(Protocol):
+    """A score of stored embeddings, such as a head or a prompt's."""
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+
+    def score(self, embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Scores (N, D) float16 embeddings: (N,) float32."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What decides which rows of a score table are kept.
+
+    Attributes:
+        source: Folder of the run that holds the table.
+        rules: The rules, in the order in which they are tried.
+        top: The rule on the whole table, tried last; None for none.
+        scorers: Scores to add to the table first.
+    """
+
+    source: str
+    rules: Sequence[Condition] = ()
+    top: TopRule | None = None
+    scorers: Sequence[EmbeddingScorer] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that the rules read."""
+        names = [name for rule in self.rules for name in rule.columns]
+        return list(dict.fromkeys([*names, *([self.top.column] if self.top else [])]))
+
+
+def read_rows(selection: Selection, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a part of the source table, with the new scores in front of the embedding.
+
+    Args:
+        selection: The selection.
+        path: The part, relative to the source folder.
+        columns: The columns to read, by the names that rules use, beside status, step and members; None reads all.
+    """
+    with open_read(join(selection.source, path)) as stream:
+        part = score_table.open_part(stream)
+        wanted = None
+        if columns is not None:
+            new = {scorer.name for scorer in selection.scorers}
+            stored = {name for column in columns for name in _stored(column) if name not in new}
+            wanted = sorted({*stored, "status", "step", "members", *(["embedding"] if new else [])})
+        table = part.read(columns=wanted, use_threads=False)
+    for scorer in selection.scorers:
+        table = table.add_column(
+            table.schema.get_field_index("embedding"), pa.field(scorer.name, pa.float32()), _scored(scorer, table)
+        )
+    return table
+
+
+def _stored(column: str) -> Sequence[str]:
+    return ("width", "height") if column == "side" else (column,)
+
+
+def _scored(scorer: EmbeddingScorer, table: pa.Table) -> pa.Array:
+    """Scores the rows that have an embedding; the others have none."""
+    vectors = table.column("embedding").combine_chunks()
+    width = vectors.type.list_size
+    matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    present = np.asarray(judgeable(table))
+    values = np.full(table.num_rows, np.nan, np.float32)
+    values[present] = scorer.score(matrix[present])
+    return pa.array(values, mask=np.isnan(values))
+
+
+def judgeable(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Says which rows the rules decide on: those that did not fail."""
+    found: npt.NDArray[np.bool_] = pc.not_equal(table.column("status"), records.FAILED).to_numpy(zero_copy_only=False)
+    return found
+
+
+def rule_columns(names: Sequence[str], table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The columns that rules read, from a table."""
+    found = {}
+    for name in names:
+        if name == "side":
+            found[name] = pc.min_element_wise(table.column("width"), table.column("height"))
+        else:
+            found[name] = table.column(name)
+    return found
+
+
+def passes(rules: Sequence[Condition], columns: Columns, rows: int) -> npt.NDArray[np.bool_]:
+    """Says which rows all rules keep."""
+    result = np.ones(rows, np.bool_)
+    for rule in rules:
+        result &= rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
+    return result
+
+
+def candidates(selection: Selection, path: str) -> Keys:
+    """The sort keys of the rows of a part among which the top rule chooses, in order."""
+    if selection.top is None:
+        raise ValueError("the selection has no top rule")
+    table = read_rows(selection, path, selection.columns)
+    rows = table.filter(pa.array(judgeable(table)))
+    columns = rule_columns(selection.columns, rows)
+    keys, present = sort_keys(columns[selection.top.column])
+    return keys[present & passes(selection.rules, columns, rows.num_rows)]
+
+
+def rejudge(table: pa.Table, selection: Selection, cutoff: Cutoff | None) -> pa.Table:
+    """A table with new verdicts; failed rows stay as they are.
+
+    Args:
+        table: All columns of a part, from `read_rows`.
+        selection: The rules.
+        cutoff: Of this part, where there is a top rule.
+    """
+    good = judgeable(table)
+    rows = table.filter(pa.array(good))
+    columns = rule_columns(selection.columns, rows)
+    verdicts = judge(selection.rules, columns, rows.num_rows)
+    if selection.top is not None:
+        if cutoff is None:
+            raise ValueError("a top rule needs its cutoff")
+        keys, present = sort_keys(columns[selection.top.column])
+        open_rows = np.array([not reason for reason, _ in verdicts], np.bool_) & present
+        best = np.zeros(rows.num_rows, np.bool_)
+        best[open_rows] = among_top(keys[open_rows], cutoff)
+        values = columns[selection.top.column].to_pylist()
+        for row in np.flatnonzero(~best).tolist():
+            if not verdicts[row][0]:
+                value = "missing" if values[row] is None else f"{values[row]:g}"
+                message = f"{selection.top.column} is {value}; kept if {selection.top.words}"
+                verdicts[row] = (selection.top.reason, message)
+    new = iter(verdicts)
+    old = table.select(["status", "step", "reason", "error_message"]).to_pylist()
+    verdict_rows = [_verdict(*next(new)) if is_good else row for row, is_good in zip(old, good.tolist(), strict=True)]
+    for name in ("status", "step", "reason", "error_message"):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(
+            place, table.schema.field(name), pa.array([row[name] for row in verdict_rows], pa.string())
+        )
+    return table
+
+
+def _verdict(reason: str, message: str) -> dict[str, str | None]:
+    if not reason:
+        return {"status": records.KEPT, "step": None, "reason": None, "error_message": None}
+    return {"status": records.REJECTED, "step": reasons.FILTER, "reason": reason, "error_message": message}
+
+
+def rejudge_part(selection: Selection, output: str, shard_index: int, cutoff: Cutoff | None = None) -> ScorePart:
+    """Reads a part of the source table, judges it, and writes it as a part of the table in `output`.
+
+    Raises:
+        ScoreTableError: The part is none, or has no counts.
+    """
+    path = score_table.part_name(shard_index)
+    with open_read(join(selection.source, path)) as stream:
+        before = score_table.part_counts(score_table.open_part(stream))
+    table = rejudge(read_rows(selection, path), selection, cutoff)
+    part = recount(before, table)
+    with atomic_output(output, path) as stream:
+        metadata = {score_table.PART_METADATA: json.dumps(asdict(part))}
+        score_table.write_table(stream, with_schema(table), metadata)
+    return part
+
+
+def recount(before: ScorePart, table: pa.Table) -> ScorePart:
+    """The counts of a part with new verdicts."""
+    statuses, found = score_table.count(table)
+    return replace(
+        before,
+        kept=statuses[records.KEPT],
+        rejected=statuses[records.REJECTED],
+        failed=statuses[records.FAILED],
+        reasons=dict(sorted(found.items())),
+    )
+
+
+def with_schema(table: pa.Table) -> pa.Table:
+    """The table as a new one of the score table's schema: lists read from Parquet name their items otherwise."""
+    width = table.schema.field("embedding").type.list_size
+    return table.cast(score_table.schema(score_table.score_names(table.schema), width))

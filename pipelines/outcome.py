@@ -1,0 +1,30 @@
+"""What a command says at its end."""
+
+import sys
+from typing import Any
+
+
+def report(summary: dict[str, Any], output: str, seconds: float) -> int:
+    """Prints the funnel and where to look; returns the exit status."""
+    funnel = summary["funnel"]
+    width = len(f"{funnel['input']:,}")
+    print(f"input     {funnel['input']:>{width},} samples in {summary['input_shards']:,} shards")
+    for name in ("failed", "rejected", "kept"):
+        share = 100 * funnel[name] / funnel["input"] if funnel["input"] else 0
+        print(f"{name:9} {funnel[name]:>{width},} ({share:.1f} %)")
+    for reason, number in funnel["reasons"].items():
+        print(f"  {reason}: {number:,}")
+    print(
+        f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s; all scores: {output.rstrip('/')}/scores/*.parquet"
+    )
+    if summary["scores_meaningless"]:
+        print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
+    if funnel["failed"] == funnel["input"]:
+        print(f"error: all {funnel['input']} samples failed; the reasons are above", file=sys.stderr)
+        return 1
+    if funnel["failed"] + funnel["rejected"] + funnel["kept"] != funnel["input"]:
+        print("error: input = kept + rejected + failed does not hold", file=sys.stderr)
+        return 1
+    if not funnel["kept"]:
+        print("warning: no sample passed the rules, so there is no shard", file=sys.stderr)
+    return 0

@@ -1,0 +1,192 @@
+"""Selects from a score table by other rules: new shards without decoding or inference.
+
+python pipelines/select.py --scores out/ --keep 'aesthetic >= 5 and nsfw < 0.3' --dry_run
+python pipelines/select.py --scores out/ --keep 'aesthetic >= 5 and nsfw < 0.3' --output best/
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder: this one would be taken for the standard library's `select`
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.options import OptionError, fail, leave, parse, printable
+from pipelines.outcome import report
+from pipelines.select_options import SelectOptions
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from beam_curate.records import Shard
+    from beam_curate.rejudging import Selection
+
+EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
+in-process one. Rules are off unless they are given: those of the run that made the table do not count any more. Failed
+samples stay failed. The samples' bytes are read from the source shards, which must be where they were."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known before any work starts.
+
+    Attributes:
+        options: Checked.
+        selection: The source and the rules.
+        shards: The input shards of the source's run.
+        source: The summary of that run.
+    """
+
+    options: SelectOptions
+    selection: Selection
+    shards: Sequence[Shard]
+    source: dict[str, Any]
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What decides the result: a run is continued only with the same."""
+        rules = self.options.without("scores", "output", "dry_run", "resume", "overwrite")
+        return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
+
+
+def prepare(options: SelectOptions) -> Job:
+    """Looks at the source and checks the rules; nothing is written.
+
+    Raises:
+        ValueError: Something does not fit; one line that names it and the remedy.
+    """
+    from beam_curate import score_table
+    from beam_curate.expressions import NUMBER
+    from beam_curate.rejudging import Selection
+    from beam_curate.rules import FACT_KINDS, check_columns, keep_rule, standard_rules
+    from beam_curate.run_state import RUN, input_shards
+    from beam_curate.storage import absolute, exists, join, open_read, read_json
+    from beam_curate.summary import SUMMARY
+    from beam_curate.top import parse_top
+
+    source = absolute(options.scores)
+    if not exists(join(source, SUMMARY)):
+        there = exists(join(source, RUN))
+        remedy = (
+            "is not finished; continue it with --resume first" if there else "is no run of curate.py; give its --output"
+        )
+        raise OptionError(f"--scores {options.scores} {remedy}")
+    shards = input_shards(source)
+    with open_read(join(source, score_table.part_name(0))) as stream:
+        names = score_table.score_names(score_table.open_part(stream).schema_arrow)
+    rules = standard_rules(options.min_aesthetic, options.max_nsfw, options.min_side)
+    try:
+        check_columns(rules, names)
+        keep = keep_rule(options.keep, names)
+    except ValueError as error:
+        raise OptionError(f"--scores {options.scores}: {error}") from error
+    top = parse_top(options.top, options.top_fraction)
+    numbers = [*names, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]
+    if top is not None and top.column not in numbers:
+        option = "top" if options.top else "top_fraction"
+        raise OptionError(
+            f"--{option}: there is no number {top.column!r} in the table; there are: {', '.join(numbers)}"
+        )
+    return Job(options, Selection(source, (*rules, *keep), top), shards, read_json(join(source, SUMMARY)))
+
+
+def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+    """The selection on a pipeline: what is left of the run in `output`, to shards and summary."""
+    import apache_beam as beam
+
+    from beam_curate.transforms.continue_run import ContinueRun
+    from beam_curate.transforms.select_rows import SelectRows
+    from beam_curate.transforms.write_webdataset_shards import PackShards
+
+    run = root | ContinueRun(output)
+    parts = (run.pending | SelectRows(job.selection, output), run.done) | "AddDone" >> beam.Flatten()
+    return parts | PackShards(output, job.options.samples_per_shard, job.options.shuffle_seed, about)
+
+
+def about_run(job: Job, runner: str) -> dict[str, Any]:
+    """What summary.json says beside the counts: the source's model and heads, and these rules."""
+    from importlib.metadata import version
+
+    source = job.source
+    return {
+        **{name: source[name] for name in ("scores_meaningless", "random", "heads") if name in source},
+        "configuration": job.configuration,
+        "input": {**source.get("input", {}), "scores": job.options.scores},
+        "runner": runner,
+        "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def dry_run(job: Job) -> str:
+    """A table of what each rule keeps: alone, and after the rules before it."""
+    from beam_curate.preview import Tally, preview
+
+    found = preview(job.selection, [shard.index for shard in job.shards])
+    per_shard = job.options.samples_per_shard
+
+    def cells(tally: Tally) -> str:
+        share = 100 * tally.samples / found.everything.samples if found.everything.samples else 0.0
+        shards = -(-tally.samples // per_shard)
+        return f"{tally.samples:>14,} {share:>6.1f} % {tally.size / 1e9:>10,.3f} GB {shards:>8,}"
+
+    head = f"{'samples':>14} {'share':>8} {'bytes':>13} {'shards':>8}"
+    lines = [
+        f"{'':>{len(head)}}   rule",
+        f"{head}   (each alone)",
+        f"{cells(found.everything)}   all that did not fail",
+    ]
+    lines += [f"{cells(line.alone)}   {printable(line.rule)}" for line in found.lines]
+    lines += [f"{head}   (one after the other)"]
+    lines += [f"{cells(line.together)}   {printable(line.rule)}" for line in found.lines]
+    return "\n".join([*lines[1:], f"{found.failed:,} samples failed and are not selected; nothing was written"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status.
+
+    0: done. 1: samples were lost. 2: a wrong option, before any work.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        options, rest, _ = parse(SelectOptions, argv, str(__doc__).splitlines()[0], EPILOG)
+    except OptionError as error:
+        return fail(error)
+    from beam_curate.retrying import StorageError
+    from beam_curate.run_state import prepare_output
+    from beam_curate.storage import absolute, clean_temporary, join, read_json
+    from beam_curate.summary import SUMMARY
+    from pipelines.launch import pipeline_options, run_pipeline, runner_name
+
+    started = time.monotonic()
+    try:
+        beam_options = pipeline_options(rest, SelectOptions)
+        job = prepare(options)
+        if options.dry_run:
+            print(dry_run(job))
+            return 0
+        output = absolute(options.output)
+        complete = prepare_output(
+            output, job.configuration, job.shards, resume=options.resume, overwrite=options.overwrite
+        )
+    except (ValueError, StorageError) as error:
+        return fail(error)
+    if complete:
+        print(f"the run in {options.output} is complete already; nothing to do")
+    else:
+        about = about_run(job, runner_name(beam_options))
+        if not run_pipeline(lambda root: build(root, job, output, about), beam_options, output):
+            print(f"the job goes on without this command; when it is done there is {join(options.output, SUMMARY)}")
+            return 0
+        clean_temporary(output)
+    return report(read_json(join(output, SUMMARY)), options.output, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    leave(main())

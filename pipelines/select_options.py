@@ -1,0 +1,52 @@
+"""The options of `select.py`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.options import OptionError, number_or_none, option, required
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """Which score table to select from, by which rules, and where to write."""
+
+    scores: str = required("folder of the run that made the score table: the --output of curate.py")
+    output: str = option("", "folder for the selected shards and their table; not needed with --dry_run")
+    min_aesthetic: Any = option(None, "keep if aesthetic >= this, or none", type=number_or_none(float))
+    max_nsfw: Any = option(None, "keep if the NSFW probability < this, or none", type=number_or_none(float))
+    min_side: Any = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
+    keep: str = option(
+        "",
+        'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
+        "width >= 256 and format in ('JPEG', 'PNG')\"",
+    )
+    top: str = option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
+    top_fraction: str = option(
+        "", "of what the other rules keep, keep this part, the highest: aesthetic=0.3", metavar="COLUMN=FRACTION"
+    )
+    samples_per_shard: int = option(1000, "samples in every output shard but the last")
+    shuffle_seed: Any = option(
+        None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
+    )
+    dry_run: bool = option(
+        False, "write nothing: print how many samples, bytes and shards each rule keeps", action="store_true"
+    )
+    resume: bool = option(False, "continue the run in --output", action="store_true")
+    overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
+
+    def __post_init__(self) -> None:
+        if self.samples_per_shard < 1:
+            raise OptionError(f"--samples_per_shard is {self.samples_per_shard}; give at least 1")
+        if not self.output and not self.dry_run:
+            raise OptionError("--output is missing; give a folder, or --dry_run to see what the rules keep")
+        if self.resume and self.overwrite:
+            raise OptionError("--resume and --overwrite exclude each other; give one of them")
+        if self.output and self.output.rstrip("/") == self.scores.rstrip("/"):
+            raise OptionError(
+                f"--output {self.output} is the folder of --scores; give another one: the table there stays as it is"
+            )
+
+    def without(self, *names: str) -> dict[str, Any]:
+        """All options as a dict but for the ones named."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in names}

@@ -1,0 +1,114 @@
+import pickle
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_curate.expressions import NUMBER, TEXT, ExpressionError, parse_expression
+
+KINDS = {"aesthetic": NUMBER, "nsfw": NUMBER, "width": NUMBER, "format": TEXT, "caption": TEXT}
+COLUMNS = {
+    "aesthetic": pa.array([4.0, 5.0, None, 6.5], pa.float32()),
+    "nsfw": pa.array([0.1, 0.9, 0.2, float("nan")], pa.float32()),
+    "width": pa.array([100, 200, 300, 400], pa.int32()),
+    "format": pa.array(["JPEG", "PNG", "GIF", "JPEG"]),
+    "caption": pa.array(["a cat", None, "", "Ein Hund"]),
+}
+
+
+def kept(text):
+    return [row for row, keeps in enumerate(parse_expression(text, KINDS).keeps(COLUMNS, 4).to_pylist()) if keeps]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("aesthetic >= 5", [1, 3]),
+        ("aesthetic >= 5 and nsfw < 0.3", []),
+        ("aesthetic >= 5 or nsfw < 0.3", [0, 1, 2, 3]),
+        ("not (nsfw > 0.5)", [0, 2]),
+        ("not (nsfw > 0.5) or nsfw is None", [0, 2, 3]),
+        ("aesthetic is not None", [0, 1, 3]),
+        ("150 < width <= 300", [1, 2]),
+        ("width / 100 == 3", [2]),
+        ("-width + 2 * 100 >= 0", [0, 1]),
+        ("format in ('JPEG', 'GIF')", [0, 2, 3]),
+        ("format not in ['JPEG', 'GIF']", [1]),
+        ("width in (100, 400)", [0, 3]),
+        ("length(caption) > 4", [0, 3]),
+        ("lower(caption) == 'ein hund'", [3]),
+        ("min(width, 250) == 250", [2, 3]),
+        ("max(width, 250) == 250", [0, 1]),
+        ("abs(aesthetic - 5) <= 1", [0, 1]),
+        ("min(aesthetic, 9) < 10", [0, 1, 3]),
+        ("caption != ''", [0, 3]),
+        ("1 < 2", [0, 1, 2, 3]),
+        ("width < 1e999", [0, 1, 2, 3]),
+    ],
+)
+def test_what_is_kept(text, rows):
+    assert kept(text) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("aestetic > 5", "no column 'aestetic'; did you mean aesthetic"),
+        ("zzz > 5", "there are: aesthetic, nsfw"),
+        ("aesthetic > 'a'", "'a'\" is a text, but the comparison with aesthetic needs a number"),
+        ("format > 5", "'5' is a number, but the comparison with format needs a text"),
+        ("width in ('a', 'b')", "is a text, but a choice for width needs a number"),
+        ("aesthetic", "is a number, not a condition"),
+        ("aesthetic and nsfw > 1", "'aesthetic' is a number, but and/or needs a condition"),
+        ("not width", "needs a condition"),
+        ("(nsfw > 1) > 2", "is a condition already"),
+        ("format + 'a' == 'b'", "arithmetic needs a number"),
+        ("length(width) > 1", r"length\(\) needs a text"),
+        ("min(width) > 1", "takes 2 argument"),
+        ("aesthetic >= ", "cannot be read"),
+        ("", "cannot be read"),
+        ("width > 1\0", "cannot be read"),
+        ("True", "not understood"),
+        ("width > True", "not understood"),
+        ("None", "not understood"),
+        ("width ** 2 > 1", r"'width \*\* 2' is not understood; use and, or, not"),
+        ("__import__('os').system('true')", "not understood"),
+        ("().__class__", "not understood"),
+        ("[x for x in (1, 2)]", "not understood"),
+        ("lambda: 1", "not understood"),
+        ("width.real > 1", "not understood"),
+        ("(1, 2) == (1, 2)", "not understood"),
+        ("(width := 3) > 1", "not understood"),
+        ("f'{width}' == 'a'", "not understood"),
+        ("eval(caption) == 1", "not understood"),
+        ("(width + 1) is None", "only a column can be missing"),
+        ("width in caption", "not understood"),
+        ("width in (width, 2)", "the choices after `in`"),
+        ("(" * 3000 + "1" + ")" * 3000, "at most 4096"),
+        ("(" * 1000 + "width" + ")" * 1000 + " > 1", "cannot be read"),
+    ],
+)
+def test_what_is_refused(text, message):
+    with pytest.raises(ExpressionError, match=message):
+        parse_expression(text, KINDS)
+
+
+@given(st.text(st.sampled_from("width nsfw<>=()'and or not+-*/0.1,\"[]:\0\n"), max_size=60))
+def test_any_text_is_read_or_refused(text):
+    try:
+        expression = parse_expression(text, KINDS)
+    except ExpressionError:
+        return
+    assert expression.keeps(COLUMNS, 4).null_count == 0
+
+
+def test_it_travels():
+    expression = parse_expression("nsfw < 0.3 and width > 1 and nsfw > 0", KINDS)
+    assert expression.columns == ("nsfw", "width")
+    assert pickle.loads(pickle.dumps(expression)) == expression
+
+
+def test_no_rows():
+    nothing = {name: column[:0] for name, column in COLUMNS.items()}
+    assert parse_expression("width > 1 and 1 < 2", KINDS).keeps(nothing, 0).to_pylist() == []

@@ -1,0 +1,198 @@
+"""Selecting again from a score table: what it keeps is what the main job keeps by the same rules, byte for byte."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import curate, select
+from tests.conftest import ROOT, encoded, photo, tar_bytes
+
+MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
+RULES = ["--min_aesthetic=4.5", "--max_nsfw=0.7", "--min_side=70", "--keep=format != 'GIF' and length(caption) >= 9"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three shards of 12 samples, one of them bad in each; two shards share their keys."""
+    folder = tmp_path_factory.mktemp("select")
+    (folder / "data").mkdir()
+    for shard in range(3):
+        members = []
+        for n in range(12):
+            side = 60 if n == 3 else 90
+            kind = "GIF" if n == 4 else "JPEG"
+            image = b"no image" if n == 5 else encoded(photo(100 * shard + n, side, side), kind)
+            key = f"{shard // 2}{n:03d}"
+            members += [(f"{key}.{'gif' if n == 4 else 'jpg'}", image), (f"{key}.txt", b"caption %d" % n)]
+        (folder / "data" / f"{shard}.tar").write_bytes(tar_bytes(members))
+    return folder
+
+
+def scored(folder, name, *flags):
+    output = folder / name
+    assert curate.main([f"--input={folder}/data/*.tar", f"--output={output}", *MODEL, "--samples_per_shard=4", *flags]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def table(data):
+    """A run that keeps all."""
+    return scored(data, "all", *OFF)
+
+
+def selected(table, name, *flags):
+    output = table.parent / name
+    assert select.main([f"--scores={table}", f"--output={output}", "--samples_per_shard=4", *flags]) == 0
+    return output
+
+
+def files(output):
+    """All files but those that tell of the run itself."""
+    own = ("summary.json", "run.json")
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name not in own
+    }
+
+
+def rows(output):
+    return pq.read_table(output / "scores").to_pylist()
+
+
+def test_the_same_rules_give_the_same_bytes_as_the_main_job(data, table):
+    direct = scored(data, "direct", *RULES)
+    again = selected(table, "again", *RULES)
+    assert files(direct) == files(again)
+    funnels = [json.loads((output / "summary.json").read_text())["funnel"] for output in (direct, again)]
+    assert funnels[0] == funnels[1]
+    reasons = funnels[0]["reasons"]
+    rejected = {"aesthetic_below_min", "nsfw_above_max", "not_kept_by_rule", "side_below_min"}
+    assert set(reasons) == {*rejected, "not_an_image"}
+    assert reasons["side_below_min"] == reasons["not_an_image"] == 3
+    assert 0 < funnels[0]["kept"] < 30
+
+
+def test_a_selection_of_a_selection_brings_back_what_was_rejected(table):
+    few = selected(table, "few", "--min_aesthetic=6")
+    assert files(selected(few, "back"))["scores/part-00001.parquet"] == files(selected(table, "same"))["scores/part-00001.parquet"]
+
+
+@pytest.mark.parametrize("seed", [[], ["--shuffle_seed=3"]])
+def test_the_top_fraction_is_exact(table, seed):
+    output = selected(table, f"top{len(seed)}", "--top_fraction=aesthetic=0.3", "--max_nsfw=0.8", *seed)
+    before = [row for row in rows(table) if row["status"] == "kept" and row["nsfw"] < 0.8]
+    best = sorted(before, key=lambda row: (-row["aesthetic"], row["shard_index"], row["index"]))
+    best = best[: round(0.3 * len(before))]
+    kept = [row for row in rows(output) if row["status"] == "kept"]
+    assert {(row["shard"], row["key"]) for row in kept} == {(row["shard"], row["key"]) for row in best}
+    out = [row for row in rows(output) if row["reason"] == "below_top"]
+    assert len(out) == len(before) - len(best)
+    assert re.fullmatch(r"aesthetic is [\d.]+; kept if among the top 0.3 by aesthetic", out[0]["error_message"])
+
+
+def test_ties_are_taken_in_source_order(table):
+    kept = [row for row in rows(selected(table, "ties", "--top=width=14")) if row["status"] == "kept"]
+    wide = [row for row in rows(table) if row["status"] == "kept" and row["width"] == 90]
+    assert [(row["shard"], row["index"]) for row in kept] == [(row["shard"], row["index"]) for row in wide[:14]]
+
+
+def test_a_dry_run_tells_what_a_run_keeps_and_writes_nothing(table, capsys):
+    before = files(table)
+    flags = ["--min_aesthetic=4.5", "--keep=nsfw < 0.7", "--top_fraction=aesthetic=1/2", "--samples_per_shard=4"]
+    assert select.main([f"--scores={table}", "--dry_run", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert files(table) == before
+    output = selected(table, "wet", *flags)
+    summary = json.loads((output / "summary.json").read_text())
+    last = printed.strip().splitlines()[-2].split()
+    assert int(last[0]) == summary["funnel"]["kept"]
+    assert int(last[5]) == summary["output_shards"]
+    assert "among the top 1/2 by aesthetic" in printed
+    alone = sum(row["status"] == "kept" and row["nsfw"] < 0.7 for row in rows(table))
+    assert re.search(rf"^ *{alone} .*nsfw < 0.7$", printed, re.MULTILINE)
+
+
+def test_the_bytes_of_a_dry_run_are_those_of_the_shards(table):
+    from beam_curate.preview import preview
+    from beam_curate.rejudging import Selection
+
+    tally = preview(Selection(str(table)), [0, 1, 2]).everything
+    shards = list(table.glob("*.tar"))
+    assert tally.samples == 33
+    ends = len(shards) * 1024
+    assert tally.size == sum(path.stat().st_size for path in shards) - ends
+
+
+def test_a_stopped_selection_goes_on(table):
+    flags = ["--top_fraction=aesthetic=0.5"]
+    output = selected(table, "stopped", *flags)
+    expected = files(output)
+    for name in ("summary.json", "index.json", "00001.tar", "scores/part-00001.parquet"):
+        (output / name).unlink()
+    time = (output / "scores" / "part-00000.parquet").stat().st_mtime_ns
+    selected(table, "stopped", *flags, "--resume")
+    assert files(output) == expected
+    assert (output / "scores" / "part-00000.parquet").stat().st_mtime_ns == time
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keep=aestetic > 5"], "no column 'aestetic'; did you mean aesthetic"),
+        (["--keep=caption > 5"], "needs a text"),
+        (["--top=caption=5"], "no number 'caption'"),
+        (["--top_fraction=aesthetic=2"], "--top_fraction is 'aesthetic=2'; give a column and a number above 0"),
+        (["--top=aesthetic=5", "--top_fraction=aesthetic=0.5"], "exclude each other"),
+        (["--samples_per_shard=0"], "give at least 1"),
+        (["--kep=1 < 2"], "did you mean --keep"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(table, capsys, flags, message):
+    assert select.main([f"--scores={table}", f"--output={table.parent / 'never'}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (table.parent / "never").exists()
+
+
+def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert select.main([f"--scores={tmp_path}/empty", "--dry_run"]) == 2
+    assert "is no run of curate.py" in capsys.readouterr().err
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "run.json").write_text("{}")
+    assert select.main([f"--scores={tmp_path}/half", "--dry_run"]) == 2
+    assert "continue it with --resume first" in capsys.readouterr().err
+    assert select.main([f"--scores={table}", f"--output={table}"]) == 2
+    assert "is the folder of --scores" in capsys.readouterr().err
+    assert select.main([f"--scores={table}"]) == 2
+    assert "--output is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["curate", "select", "fetch_models", "demo", "demo_data", "template_metadata"])
+def test_no_script_takes_this_one_for_the_standard_library(script):
+    """A module `select` beside a script comes before the standard library's, which subprocess needs."""
+    code = (
+        "import runpy, sys\nsys.argv = [sys.argv[1], '--help']\nsys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "import select, subprocess\nassert select.select\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "pipelines" / f"{script}.py")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_embeddings_are_still_there(table):
+    again = rows(selected(table, "embeddings", "--min_aesthetic=5"))
+    first = rows(table)
+    for old, new in zip(first, again, strict=True):
+        assert np.array_equal(old["embedding"], new["embedding"])
+        assert (old["key"], old["aesthetic"], old["members"]) == (new["key"], new["aesthetic"], new["members"])
