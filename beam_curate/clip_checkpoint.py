@@ -1,15 +1,16 @@
-"""The tensors of a CLIP checkpoint, as they lie in the file: visual ones only, one at a time, under open_clip's names.
+"""The tensors of a CLIP checkpoint, as they lie in the file: those of one tower, one at a time, under open_clip's names.
 
 Read are `.safetensors` and `torch.save` files (`.pt`, `.pth`, `.bin`; with `weights_only=True`, so no code is run). Names and
-shapes in a checkpoint are open_clip's (`visual.*`) or those of transformers' CLIPModel (`vision_model.*`,
-`visual_projection.weight`), which are mapped to open_clip's.
+shapes in a checkpoint are open_clip's or those of transformers' CLIPModel (`vision_model.*`, `text_model.*`, and the
+projections), which are mapped to open_clip's. open_clip's visual tower is `visual.*`; its text tower is `text.*` in a
+CustomTextCLIP and has no prefix in a CLIP (`transformer.*`, `token_embedding.weight`, ...), as in OpenAI's files.
 """
 
 import pickle
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,42 @@ _BLOCK_PARTS: Final = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
+# What of a CLIP's names without a prefix belongs to the text tower. Source: open_clip's class CLIP.
+_CLIP_TEXT: Final = frozenset({"transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection"})
+
+
+class _Half(NamedTuple):
+    """How transformers names a tower: its prefix, its projection (a Linear) and open_clip's, and other names by open_clip's."""
+
+    prefix: str
+    projection: tuple[str, str]
+    names: Mapping[str, str]
+
+
+# Source: transformers' CLIPVisionTransformer and CLIPTextTransformer, open_clip's VisionTransformer and TextTransformer.
+_VISION: Final = _Half(
+    "vision_model.",
+    ("visual_projection.weight", "proj"),
+    {
+        "embeddings.class_embedding": "class_embedding",
+        "embeddings.patch_embedding.weight": "conv1.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "pre_layrnorm.weight": "ln_pre.weight",
+        "pre_layrnorm.bias": "ln_pre.bias",
+        "post_layernorm.weight": "ln_post.weight",
+        "post_layernorm.bias": "ln_post.bias",
+    },
+)
+_TEXT: Final = _Half(
+    "text_model.",
+    ("text_projection.weight", "text_projection"),
+    {
+        "embeddings.token_embedding.weight": "token_embedding.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "final_layer_norm.weight": "ln_final.weight",
+        "final_layer_norm.bias": "ln_final.bias",
+    },
+)
 
 
 class WeightsError(ValueError):
@@ -89,7 +126,7 @@ def read_visual_state(path: str) -> Iterator[tuple[str, torch.Tensor]]:
             for name in visual:
                 yield name.removeprefix("visual."), get(name)
         elif any(name.startswith("vision_model.") for name in names):
-            yield from _from_transformers(names, get)
+            yield from _from_transformers(names, get, _VISION)
         else:
             raise WeightsError(
                 f"{path} has neither open_clip's `visual.*` nor transformers' `vision_model.*` tensors (it starts with "
@@ -97,29 +134,56 @@ def read_visual_state(path: str) -> Iterator[tuple[str, torch.Tensor]]:
             )
 
 
-def _from_transformers(
-    names: Collection[str], get: Callable[[str], torch.Tensor]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Maps CLIPModel's visual tensors to open_clip's; an unknown name is passed on, to be reported as unexpected.
+def read_text_state(path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Reads the tensors of the text tower from a checkpoint, as read_visual_state does those of the visual one.
 
-    Source: transformers' CLIPVisionTransformer and open_clip's VisionTransformer.
+    Yields:
+        `(name, tensor)`: the name within the tower (`token_embedding.weight`), the tensor as stored.
+
+    Raises:
+        WeightsError: For a file that is damaged, holds code, or has no text tower.
     """
-    fixed = {
-        "vision_model.embeddings.class_embedding": "class_embedding",
-        "vision_model.embeddings.patch_embedding.weight": "conv1.weight",
-        "vision_model.embeddings.position_embedding.weight": "positional_embedding",
-    }
-    norms = {"vision_model.pre_layrnorm": "ln_pre", "vision_model.post_layernorm": "ln_post"}
+    with _opened(path) as (names, get):
+        text = [name for name in names if name.startswith("text.")]
+        if text:
+            for name in text:
+                yield name.removeprefix("text."), get(name)
+        elif any(name.startswith("text_model.") for name in names):
+            yield from _from_transformers(names, get, _TEXT)
+        elif "token_embedding.weight" in names:
+            for name in names:
+                if name.partition(".")[0] in _CLIP_TEXT:
+                    yield name, get(name)
+        else:
+            raise WeightsError(
+                f"{path} has no text tower: neither open_clip's `text.*` or `token_embedding.weight` nor transformers' "
+                f"`text_model.*` tensors (it starts with {', '.join(names[:3]) or 'nothing'}): text needs the weights of a "
+                "whole CLIP model"
+            )
+
+
+def read_logit_scale(path: str) -> float | None:
+    """Reads a checkpoint's `logit_scale` as it is stored, the logarithm of the scale of the cosines; None if it has none."""
+    with _opened(path) as (names, get):
+        return float(get("logit_scale").item()) if "logit_scale" in names else None
+
+
+def _from_transformers(
+    names: Collection[str], get: Callable[[str], torch.Tensor], half: _Half
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Maps a tower's tensors in a CLIPModel to open_clip's; an unknown name is passed on, to be reported as unexpected."""
+    projection, projected = half.projection
     for name in names:
-        if name == "visual_projection.weight":
-            yield "proj", get(name).T  # a Linear there, x @ proj here
-        elif name in fixed:
-            yield fixed[name], get(name)
-        elif name.rpartition(".")[0] in norms:
-            owner, _, kind = name.rpartition(".")
-            yield f"{norms[owner]}.{kind}", get(name)
-        elif name.startswith("vision_model.encoder.layers."):
-            number, _, part = name.removeprefix("vision_model.encoder.layers.").partition(".")
+        if name == projection:
+            yield projected, get(name).T  # a Linear there, x @ projection here
+            continue
+        inner = name.removeprefix(half.prefix)
+        if inner == name:
+            continue
+        if inner in half.names:
+            yield half.names[inner], get(name)
+        elif inner.startswith("encoder.layers."):
+            number, _, part = inner.removeprefix("encoder.layers.").partition(".")
             owner, _, kind = part.rpartition(".")
             block = f"transformer.resblocks.{number}"
             if owner == "self_attn.q_proj":
@@ -127,5 +191,5 @@ def _from_transformers(
                 yield f"{block}.attn.in_proj_{kind}", torch.cat(fused)
             elif owner not in ("self_attn.k_proj", "self_attn.v_proj"):
                 yield f"{block}.{_BLOCK_PARTS.get(owner, owner)}.{kind}", get(name)
-        elif name.startswith("vision_model.") and not name.endswith("position_ids"):
+        elif not inner.endswith("position_ids"):
             yield name, get(name)
