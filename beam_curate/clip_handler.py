@@ -153,7 +153,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
             ValueError: If images are not of the model's size: the decoder was set up for another model.
             RuntimeError: If the model fails on every image, or runs out of memory with one.
         """
-        out = [EmbeddedSample(sample.ref, sample.facts, failure=sample.failure) for sample in batch]
+        out = [EmbeddedSample(sample.ref, sample.facts, b"", sample.failure, sample.scores) for sample in batch]
         places = [place for place, sample in enumerate(batch) if sample.failure is None]
         if not places:
             return out
@@ -168,9 +168,9 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
         for place, row in zip(places, rows, strict=True):
             sample = batch[place]
             if isinstance(row, Failure):
-                out[place] = EmbeddedSample(sample.ref, sample.facts, failure=row)
+                out[place] = EmbeddedSample(sample.ref, sample.facts, b"", row, sample.scores)
             else:
-                out[place] = EmbeddedSample(sample.ref, sample.facts, embedding=row)
+                out[place] = EmbeddedSample(sample.ref, sample.facts, row, None, sample.scores)
         failed = sum(isinstance(row, Failure) for row in rows)
         self._images.inc(len(rows) - failed)
         self._failures.inc(failed)

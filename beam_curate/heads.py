@@ -13,7 +13,7 @@ That costs up to some tens of microseconds a row, little beside the model that m
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,25 @@ _NSFW_HIDDEN: Final = ((64, 512, 256), (32, 32))
 
 class HeadError(ValueError):
     """A head that is missing, of an unknown kind, or does not fit the model. The message says what to do."""
+
+
+class EmbeddingScore(Protocol):
+    """A score of an embedding: a `Head`, or a prompt's (`prompts.PromptScore`)."""
+
+    @property
+    def name(self) -> str:
+        """The score's name, which is its column's."""
+
+    @property
+    def width(self) -> int:
+        """D, the width of the embeddings."""
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What a summary says of it: JSON values. `meaningless` is there, and True, where weights are random."""
+
+    def score(self, embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Scores (N, D) embeddings, each as if it were alone: (N,) float32, NaN where there is none."""
 
 
 class Layer(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Final
 
 READ: Final = "read"
 DECODE: Final = "decode"
+SCREEN: Final = "screen"
 INFER: Final = "infer"
 FILTER: Final = "filter"
 
@@ -40,6 +41,7 @@ AESTHETIC_BELOW_MIN: Final = "aesthetic_below_min"
 NSFW_ABOVE_MAX: Final = "nsfw_above_max"
 SIDE_BELOW_MIN: Final = "side_below_min"
 NOT_KEPT_BY_RULE: Final = "not_kept_by_rule"
+NOT_KEPT_BY_SCREEN: Final = "not_kept_by_screen"
 BELOW_TOP: Final = "below_top"
 
 DESCRIPTIONS: Final[dict[str, str]] = {
@@ -68,5 +70,6 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     NSFW_ABOVE_MAX: "nsfw >= --max_nsfw",
     SIDE_BELOW_MIN: "the shorter side in pixels < --min_side",
     NOT_KEPT_BY_RULE: "the expression of --keep does not hold, or is unknown since a value is missing",
+    NOT_KEPT_BY_SCREEN: "the expression of --screen does not hold, so the model has not seen the sample",
     BELOW_TOP: "not among the best that --top or --top_fraction asks for",
 }

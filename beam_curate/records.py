@@ -6,7 +6,7 @@ bytes live in `Sample` only, pixels in `DecodedImage` only; everything later is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import apache_beam as beam
@@ -112,30 +112,39 @@ class ImageFacts:
 
 @record
 class DecodedImage:
-    """A decoded sample: `pixels` are the bytes of a (S, S, 3) uint8 RGB array (empty if it failed)."""
+    """A decoded sample: `pixels` are the bytes of a (S, S, 3) uint8 RGB array (empty if it failed).
+
+    `scores` are those that the image gives, without the model. A sample that is rejected before inference has a `failure` of
+    the step `screen`.
+    """
 
     ref: SampleRef
     facts: ImageFacts | None = None
     pixels: bytes = b""
     failure: Failure | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @record
 class EmbeddedSample:
-    """A sample with its embedding: the bytes of a (D,) float16 little-endian array, L2-normalised."""
+    """A sample with its embedding: the bytes of a (D,) float16 little-endian array, L2-normalised.
+
+    `scores` are those of DecodedImage.
+    """
 
     ref: SampleRef
     facts: ImageFacts | None = None
     embedding: bytes = b""
     failure: Failure | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @record
 class ScoredSample:
     """A row of the score table: scores by name, and the verdict.
 
-    `status` is `kept`, `rejected` (then `step` is `filter` and `reason` the first rule that failed) or `failed` (then
-    `step`, `reason` and `message` are the failure's).
+    `status` is `kept`, `rejected` (then `step` is `filter`, or `screen` if that was before inference, and `reason` the first
+    rule that failed) or `failed` (then `step`, `reason` and `message` are the failure's).
     """
 
     ref: SampleRef

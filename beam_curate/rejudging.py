@@ -7,7 +7,6 @@ new table need not know that they were not scored just now.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,21 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_curate import reasons, records, score_table
+from beam_curate.heads import EmbeddingScore
 from beam_curate.records import ScorePart
 from beam_curate.rules import Columns, Condition, judge
 from beam_curate.storage import atomic_output, join, open_read
 from beam_curate.top import Cutoff, Keys, TopRule, among_top, sort_keys
-
-
-class EmbeddingScorer(Protocol):
-    """A score of stored embeddings, such as a head or a prompt's."""
-
-    @property
-    def name(self) -> str:
-        """The column's name."""
-
-    def score(self, embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Scores (N, D) float16 embeddings: (N,) float32."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,7 @@ class Selection:
     source: str
     rules: Sequence[Condition] = ()
     top: TopRule | None = None
-    scorers: Sequence[EmbeddingScorer] = ()
+    scorers: Sequence[EmbeddingScore] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -82,7 +71,7 @@ def _stored(column: str) -> Sequence[str]:
     return ("width", "height") if column == "side" else (column,)
 
 
-def _scored(scorer: EmbeddingScorer, table: pa.Table) -> pa.Array:
+def _scored(scorer: EmbeddingScore, table: pa.Table) -> pa.Array:
     """Scores the rows that have an embedding; the others have none."""
     vectors = table.column("embedding").combine_chunks()
     width = vectors.type.list_size
@@ -94,8 +83,10 @@ def _scored(scorer: EmbeddingScorer, table: pa.Table) -> pa.Array:
 
 
 def judgeable(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Says which rows the rules decide on: those that did not fail."""
-    found: npt.NDArray[np.bool_] = pc.not_equal(table.column("status"), records.FAILED).to_numpy(zero_copy_only=False)
+    """Says which rows the rules decide on: those that have an embedding, which neither failed nor were screened out."""
+    good = pc.not_equal(table.column("status"), records.FAILED)
+    screened = pc.fill_null(pc.equal(table.column("step"), reasons.SCREEN), False)
+    found: npt.NDArray[np.bool_] = pc.and_(good, pc.invert(screened)).to_numpy(zero_copy_only=False)
     return found
 
 
@@ -130,7 +121,7 @@ def candidates(selection: Selection, path: str) -> Keys:
 
 
 def rejudge(table: pa.Table, selection: Selection, cutoff: Cutoff | None) -> pa.Table:
-    """A table with new verdicts; failed rows stay as they are.
+    """A table with new verdicts; rows that failed or were screened out before inference stay as they are.
 
     Args:
         table: All columns of a part, from `read_rows`.

@@ -15,7 +15,7 @@ import dataclasses
 import datetime
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,11 @@ from pipelines.outcome import report
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from beam_curate.heads import Head
+    from beam_curate.heads import EmbeddingScore
     from beam_curate.model_description import ModelDescription
     from beam_curate.records import Shard
     from beam_curate.rules import KeepRule
+    from beam_curate.screening import Screening
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
@@ -44,8 +45,9 @@ class Job:
     options: CurateOptions
     shards: Sequence[Shard]
     model: ModelDescription
-    heads: tuple[Head, ...]
+    heads: tuple[EmbeddingScore, ...]
     keep: tuple[KeepRule, ...]
+    screening: Screening
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class Job:
             "model": {
                 k: v for k, v in dataclasses.asdict(self.model).items() if k not in ("pretrained", "quick_gelu_by")
             },
-            "heads": {head.name: {k: v for k, v in head.description.items() if k != "file"} for head in self.heads},
+            "heads": {head.name: _deciding(head.description) for head in self.heads},
         }
 
     @property
@@ -67,6 +69,12 @@ class Job:
         """What is random in this job, so that its scores mean nothing."""
         found = ["CLIP weights"] if self.model.random else []
         return found + [f"{head.name} head" for head in self.heads if head.description.get("meaningless")]
+
+
+def _deciding(description: Mapping[str, object]) -> dict[str, object]:
+    """What of a score's description decides its values: not where a file lies, nor the last bits of a prompt's matrix."""
+    skipped = ("file", "id") if "prompts" in description else ("file",)
+    return {name: value for name, value in description.items() if name not in skipped}
 
 
 def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
@@ -85,6 +93,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.model_description import describe_model
     from beam_curate.reasons import DESCRIPTIONS
     from beam_curate.rules import keep_rule
+    from beam_curate.screening import parse_screening
 
     unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
     if unknown:
@@ -101,7 +110,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         quick_gelu=options.forced_quick_gelu,
         fetch=True,
     )
-    heads = find_heads(
+    published = find_heads(
         options.model_dir,
         options.clip_model,
         model.embed_dim,
@@ -109,12 +118,36 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         nsfw_head=options.nsfw_head or None,
         nsfw_chain=options.nsfw_chain,
     )
-    names = [head.name for head in heads]
+    heads: tuple[EmbeddingScore, ...] = (*published, *_prompts(options))
+    repeated = {head.name for head in heads if [other.name for other in heads].count(head.name) > 1}
+    if repeated:
+        raise OptionError(f"--prompt {repeated.pop()}: there is a score of that name already; give another name")
+    screening = parse_screening(options.quality, options.screen)
+    names = [*screening.quality, *(head.name for head in heads)]
     try:
         keep = keep_rule(options.keep, names)
     except ValueError as error:
         raise OptionError(f"--keep: {error}") from error
-    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep)
+    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep, screening)
+
+
+def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
+    """The scores of --prompt, computed once with the text tower."""
+    if not options.prompt.strip():
+        return ()
+    from beam_curate.prompts import parse_prompts, prompt_scores
+
+    try:
+        specs = parse_prompts(options.prompt)
+    except ValueError as error:
+        raise OptionError(f"--prompt: {error}") from error
+    return prompt_scores(
+        specs,
+        options.clip_model,
+        options.pretrained,
+        model_dir=options.model_dir or None,
+        quick_gelu=options.forced_quick_gelu,
+    )
 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
@@ -167,7 +200,9 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         quick_gelu=options.forced_quick_gelu,
     )
     hints = inference_hints(options, runner_name(root.options))
-    score = ScoreAndFilter(job.heads, options.min_aesthetic, options.max_nsfw, options.min_side, job.keep)
+    score = ScoreAndFilter(
+        job.heads, options.min_aesthetic, options.max_nsfw, options.min_side, job.keep, job.screening.quality
+    )
     run = root | ContinueRun(output, options.retried_reasons)
     return (
         run.pending
@@ -176,7 +211,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             max_member_bytes=options.max_member_bytes,
             max_shard_bytes=options.max_shard_bytes,
         )
-        | DecodeImages(decode, options.decode_threads, options.dali_device)
+        | DecodeImages(decode, options.decode_threads, options.dali_device, job.screening)
         | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         | score
         | WriteWebDatasetShards(

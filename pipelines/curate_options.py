@@ -34,6 +34,12 @@ class CurateOptions:
         "laion: as published, with its lookup; plain: without it, as NeMo Curator; auto: laion if its file is there",
         choices=("auto", "laion", "plain"),
     )
+    prompt: str = option(
+        "",
+        'scores from words, by the model\'s own text tower: "watermark=a photo with a watermark,a clean photo" is the '
+        "probability of the first text against the others, one text alone its similarity; several are separated by ;",
+        metavar="NAME=TEXT,TEXT…",
+    )
     min_aesthetic: Any = option(
         0.5,
         "keep if aesthetic >= this, or none. The scale is nominally 1 to 10: 0.5 rejects almost nothing; 4.5 to 6.5 are "
@@ -46,6 +52,16 @@ class CurateOptions:
         "",
         'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
         "width >= 256 and format in ('JPEG', 'PNG')\"",
+    )
+    quality: str = option(
+        "",
+        "quality scores to compute without the model, a comma list of aspect_ratio, bytes_per_pixel, sharpness, brightness, "
+        "brightness_p5, brightness_p99, entropy, border, colourfulness, chroma_p99",
+    )
+    screen: str = option(
+        "",
+        "before inference, keep if this holds: a condition as for --keep on the image's facts and the --quality scores; the "
+        "model does not see the others",
     )
     samples_per_shard: int = option(1000, "samples in every output shard but the last")
     shuffle_seed: Any = option(

@@ -16,6 +16,7 @@ from beam_curate import reasons
 from beam_curate.dali_decoding import DaliDecoder, Decoded, DecodedBatch, require_dali
 from beam_curate.images import DALI, DecodeOptions, ImageError, decode_image
 from beam_curate.records import DecodedImage, Failure, Sample
+from beam_curate.screening import Screening
 
 # How far decoding may run ahead of the model: two batches of 32, unless the images are very large.
 _AHEAD_SAMPLES = 64
@@ -26,22 +27,25 @@ _BATCH_SAMPLES = 32
 _BATCH_BYTES = 64 << 20
 _AHEAD_BATCHES = 2
 
+_NOTHING = Screening()
 
-def decode_sample(sample: Sample, options: DecodeOptions) -> DecodedImage:
-    """Decodes one sample; never raises on bad data."""
+
+def decode_sample(sample: Sample, options: DecodeOptions, screening: Screening = _NOTHING) -> DecodedImage:
+    """Decodes one sample and looks at it; never raises on bad data."""
     if sample.failure is not None:
         return DecodedImage(sample.ref, failure=sample.failure)
     try:
-        return _decoded(sample, decode_image(sample.data, options))
+        return _decoded(sample, decode_image(sample.data, options), screening)
     except ImageError as error:
-        return _decoded(sample, error)
+        return _decoded(sample, error, screening)
 
 
-def _decoded(sample: Sample, result: Decoded) -> DecodedImage:
+def _decoded(sample: Sample, result: Decoded, screening: Screening) -> DecodedImage:
     if isinstance(result, ImageError):
         return DecodedImage(sample.ref, result.facts, failure=Failure(reasons.DECODE, result.reason, result.message))
     facts, pixels = result
-    return DecodedImage(sample.ref, facts, pixels.tobytes())
+    scores, rejection = screening.look(sample.ref, facts, pixels)
+    return DecodedImage(sample.ref, facts, b"" if rejection else pixels.tobytes(), rejection, scores)
 
 
 @dataclass(eq=False)
@@ -56,6 +60,7 @@ class DecodeImages(beam.PTransform):
         threads: Decoding threads of a worker process; 0 takes one per processor core. The decoders release the GIL, and
             decoding runs ahead of the model in the background.
         dali_device: Where the decoder `dali` decodes: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.
+        screening: Quality scores to compute, and rules that reject a sample here, so that the model does not see it.
 
     Raises:
         ValueError: At construction, on a negative number of threads, and where the decoder is `dali`, but DALI is not installed
@@ -66,6 +71,7 @@ class DecodeImages(beam.PTransform):
     options: DecodeOptions = field(default_factory=DecodeOptions)
     threads: int = 0
     dali_device: str = "auto"
+    screening: Screening = field(default_factory=Screening)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -77,9 +83,9 @@ class DecodeImages(beam.PTransform):
     def expand(self, samples: beam.PCollection[Sample]) -> beam.PCollection[DecodedImage]:
         """Wires the decoding DoFn."""
         if self.options.decoder == DALI:
-            decode: beam.DoFn = _DecodeDali(self.options, self.threads, self.dali_device)
+            decode: beam.DoFn = _DecodeDali(self.options, self.threads, self.dali_device, self.screening)
         else:
-            decode = _Decode(self.options, self.threads)
+            decode = _Decode(self.options, self.threads, self.screening)
         return samples | beam.ParDo(decode).with_output_types(DecodedImage)
 
 
@@ -89,6 +95,7 @@ class _Counting(beam.DoFn):
     def __init__(self) -> None:
         self._images = Metrics.counter("beam_curate.decode", "images")
         self._failures = Metrics.counter("beam_curate.decode", "failures")
+        self._screened = Metrics.counter("beam_curate.decode", "screened")
         self._pixels = Metrics.distribution("beam_curate.decode", "original_pixels")
 
     def _count(self, image: DecodedImage) -> DecodedImage:
@@ -97,16 +104,19 @@ class _Counting(beam.DoFn):
             self._pixels.update(image.facts.width * image.facts.height)
         elif image.failure is not None and image.failure.step == reasons.DECODE:
             self._failures.inc()
+        elif image.failure is not None and image.failure.step == reasons.SCREEN:
+            self._screened.inc()
         return image
 
 
 class _Decode(_Counting):
     """Keeps a window of samples decoding in a thread pool and emits them in order."""
 
-    def __init__(self, options: DecodeOptions, threads: int) -> None:
+    def __init__(self, options: DecodeOptions, threads: int, screening: Screening) -> None:
         super().__init__()
         self._options = options
         self._threads = threads
+        self._screening = screening
 
     def setup(self) -> None:
         self._pool = ThreadPoolExecutor(self._threads or os.cpu_count() or 1, thread_name_prefix="decode")
@@ -119,7 +129,7 @@ class _Decode(_Counting):
         self._ahead_bytes = 0
 
     def process(self, sample: Sample) -> Iterator[DecodedImage]:
-        self._ahead.append((len(sample.data), self._pool.submit(decode_sample, sample, self._options)))
+        self._ahead.append((len(sample.data), self._pool.submit(decode_sample, sample, self._options, self._screening)))
         self._ahead_bytes += len(sample.data)
         while len(self._ahead) > _AHEAD_SAMPLES or self._ahead_bytes > _AHEAD_BYTES:
             yield self._take()
@@ -137,11 +147,12 @@ class _Decode(_Counting):
 class _DecodeDali(_Counting):
     """Collects batches of samples, decodes them in the background, and emits them in order."""
 
-    def __init__(self, options: DecodeOptions, threads: int, device: str) -> None:
+    def __init__(self, options: DecodeOptions, threads: int, device: str, screening: Screening) -> None:
         super().__init__()
         self._options = options
         self._threads = threads
         self._device = device
+        self._screening = screening
         self._shared = Shared()
         self._by_dali = Metrics.counter("beam_curate.decode", "by_dali")
 
@@ -180,6 +191,6 @@ class _DecodeDali(_Counting):
         results = iter(decoded.images)
         for sample in samples:
             if sample.failure is None:
-                yield self._count(_decoded(sample, next(results)))
+                yield self._count(_decoded(sample, next(results), self._screening))
             else:
                 yield DecodedImage(sample.ref, failure=sample.failure)
