@@ -50,7 +50,9 @@ def decode_jpeg(data: bytes, image: Image.Image, factor: int) -> npt.NDArray[np.
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data, colourspace, min_height=shape[0], min_width=shape[1], min_factor=factor, strict=True
         )
-    except ValueError:  # what simplejpeg raises for every error and, as it is strict, every warning of libjpeg
+    except (ValueError, KeyError):
+        # ValueError: what simplejpeg raises for every error and, as it is strict, every warning of libjpeg. KeyError: colours
+        # stored at a quarter of the height (4:4:1), for which it has no name.
         return None
     return pixels if pixels.shape[:2] == shape else None
 

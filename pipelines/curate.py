@@ -68,7 +68,11 @@ class Job:
     def meaningless(self) -> list[str]:
         """What is random in this job, so that its scores mean nothing."""
         found = ["CLIP weights"] if self.model.random else []
-        return found + [f"{head.name} head" for head in self.heads if head.description.get("meaningless")]
+        return found + [
+            f"{head.name} {'score' if 'prompts' in head.description else 'head'}"
+            for head in self.heads
+            if head.description.get("meaningless")
+        ]
 
 
 def _deciding(description: Mapping[str, object]) -> dict[str, object]:

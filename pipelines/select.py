@@ -13,7 +13,7 @@ if __name__ == "__main__" and not __package__:
 
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from pipelines.select_options import SelectOptions
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from beam_curate.heads import EmbeddingScore
     from beam_curate.records import Shard
     from beam_curate.rejudging import Selection
 
@@ -51,7 +52,8 @@ class Job:
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the result: a run is continued only with the same."""
-        rules = self.options.without("scores", "output", "dry_run", "resume", "overwrite")
+        skipped = ("scores", "output", "dry_run", "model_dir", "pretrained", "resume", "overwrite")
+        rules = self.options.without(*skipped)
         return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
 
 
@@ -80,6 +82,12 @@ def prepare(options: SelectOptions) -> Job:
     shards = input_shards(source)
     with open_read(join(source, score_table.part_name(0))) as stream:
         names = score_table.score_names(score_table.open_part(stream).schema_arrow)
+    summary = read_json(join(source, SUMMARY))
+    scorers = _prompts(options, summary["configuration"])
+    clash = sorted({scorer.name for scorer in scorers} & {*names, *score_table.schema((), 1).names})
+    if clash:
+        raise OptionError(f"--prompt {clash[0]}: the table has a column of that name already; give another name")
+    names += [scorer.name for scorer in scorers]
     rules = standard_rules(options.min_aesthetic, options.max_nsfw, options.min_side)
     try:
         check_columns(rules, names)
@@ -93,7 +101,36 @@ def prepare(options: SelectOptions) -> Job:
         raise OptionError(
             f"--{option}: there is no number {top.column!r} in the table; there are: {', '.join(numbers)}"
         )
-    return Job(options, Selection(source, (*rules, *keep), top), shards, read_json(join(source, SUMMARY)))
+    return Job(options, Selection(source, (*rules, *keep), top, scorers), shards, summary)
+
+
+def _prompts(options: SelectOptions, configuration: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
+    """The scores of --prompt, by the model that made the embeddings: its weights' checksum must be the same."""
+    if not options.prompt.strip():
+        return ()
+    from beam_curate.model_description import describe_model
+    from beam_curate.prompts import parse_prompts, prompt_scores
+
+    try:
+        specs = parse_prompts(options.prompt)
+    except ValueError as error:
+        raise OptionError(f"--prompt: {error}") from error
+    scored = _scoring_configuration(configuration)["model"]
+    weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
+    here = describe_model(scored["clip_model"], options.pretrained, **weights, fetch=True)
+    if here.weights != scored["weights"]:
+        raise OptionError(
+            f"--pretrained {options.pretrained}: these are not the weights that made the embeddings of {options.scores}; give "
+            f"those of {scored['clip_model']} with the identity {scored['weights']}"
+        )
+    return prompt_scores(specs, scored["clip_model"], options.pretrained, **weights)
+
+
+def _scoring_configuration(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the run that scored: a table may have been selected from more than once since."""
+    while "source" in configuration:
+        configuration = configuration["source"]["configuration"]
+    return configuration
 
 
 def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
@@ -114,8 +151,12 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     from importlib.metadata import version
 
     source = job.source
+    new = [scorer.description for scorer in job.selection.scorers]
+    random = [*source["random"], *(f"{score['name']} score" for score in new if score.get("meaningless"))]
     return {
-        **{name: source[name] for name in ("scores_meaningless", "random", "heads") if name in source},
+        "scores_meaningless": bool(random),
+        "random": random,
+        "heads": [*source["heads"], *new],
         "configuration": job.configuration,
         "input": {**source.get("input", {}), "scores": job.options.scores},
         "runner": runner,

@@ -25,6 +25,15 @@ class SelectOptions:
     top_fraction: str = option(
         "", "of what the other rules keep, keep this part, the highest: aesthetic=0.3", metavar="COLUMN=FRACTION"
     )
+    prompt: str = option(
+        "",
+        'scores from words to add, by the text tower of the model that made the embeddings: "watermark=a photo with a '
+        'watermark,a clean photo" is the probability of the first text against the others, one text alone its similarity; '
+        "several are separated by ;",
+        metavar="NAME=TEXT,TEXT…",
+    )
+    model_dir: str = option("", "for --prompt: folder with the model files", type=str)
+    pretrained: str = option("openai", "for --prompt: weights: an open_clip tag, a local file or folder, or random")
     samples_per_shard: int = option(1000, "samples in every output shard but the last")
     shuffle_seed: Any = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)

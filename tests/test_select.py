@@ -36,7 +36,10 @@ def data(tmp_path_factory):
 
 def scored(folder, name, *flags):
     output = folder / name
-    assert curate.main([f"--input={folder}/data/*.tar", f"--output={output}", *MODEL, "--samples_per_shard=4", *flags]) == 0
+    assert (
+        curate.main([f"--input={folder}/data/*.tar", f"--output={output}", *MODEL, "--samples_per_shard=4", *flags])
+        == 0
+    )
     return output
 
 
@@ -81,7 +84,10 @@ def test_the_same_rules_give_the_same_bytes_as_the_main_job(data, table):
 
 def test_a_selection_of_a_selection_brings_back_what_was_rejected(table):
     few = selected(table, "few", "--min_aesthetic=6")
-    assert files(selected(few, "back"))["scores/part-00001.parquet"] == files(selected(table, "same"))["scores/part-00001.parquet"]
+    assert (
+        files(selected(few, "back"))["scores/part-00001.parquet"]
+        == files(selected(table, "same"))["scores/part-00001.parquet"]
+    )
 
 
 @pytest.mark.parametrize("seed", [[], ["--shuffle_seed=3"]])
@@ -176,6 +182,60 @@ def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
     assert "--output is missing" in capsys.readouterr().err
 
 
+def test_prompts_score_stored_embeddings_as_the_main_job_does(data, table, capsys):
+    prompts = "--prompt=cat=a photo of a cat,a photo of a dog;plain=a plain photo"
+    direct = scored(data, "prompts", *OFF, prompts, "--keep=cat > 0.5")
+    again = selected(table, "prompts-again", prompts, "--keep=cat > 0.5", "--pretrained=random")
+    assert files(direct) == files(again)
+    assert 0 < json.loads((again / "summary.json").read_text())["funnel"]["kept"] < 33
+    never = table.parent / "never"
+    assert select.main([f"--scores={table}", f"--output={never}", "--prompt=nsfw=a", "--pretrained=random"]) == 2
+    assert "--prompt nsfw: the table has a column of that name" in capsys.readouterr().err
+    assert select.main([f"--scores={table}", f"--output={never}", "--prompt=cat", "--pretrained=random"]) == 2
+    assert "--prompt: the prompt score 'cat' has no '='" in capsys.readouterr().err
+
+
+def test_other_weights_than_those_of_the_embeddings_are_refused(table, tmp_path, capsys):
+    import open_clip
+    from safetensors.torch import save_file
+
+    save_file(open_clip.create_model("ViT-S-32-alt").state_dict(), tmp_path / "other.safetensors")
+    flags = ["--dry_run", "--prompt=cat=a cat", f"--pretrained={tmp_path}/other.safetensors"]
+    assert select.main([f"--scores={table}", *flags]) == 2
+    assert "these are not the weights that made the embeddings" in capsys.readouterr().err
+
+
+def test_what_was_screened_out_stays_out(data):
+    screened = scored(data, "screened", *OFF, "--quality=sharpness,border", "--screen=side >= 70 and border < 0.9")
+    summary = json.loads((screened / "summary.json").read_text())
+    assert summary["funnel"]["reasons"]["not_kept_by_screen"] == 3
+    (first, *_) = [row for row in rows(screened) if row["step"] == "screen"]
+    assert (first["status"], first["aesthetic"], first["width"]) == ("rejected", None, 60)
+    assert first["sharpness"] > 0
+    assert first["error_message"].startswith("side is 60, border is 0; kept if side >= 70")
+    again = selected(screened, "screened-again", "--keep=sharpness > 0")
+    assert json.loads((again / "summary.json").read_text())["funnel"] == summary["funnel"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quality=sharpnes"], "--quality: "),
+        (["--screen=sharpness > 5"], "--screen: there is no column 'sharpness'"),
+        (["--screen=aesthetic > 5"], "--screen: there is no column 'aesthetic'"),
+        (["--keep=nothing > 5"], "--keep: there is no column 'nothing'"),
+        (["--prompt=aesthetic=a"], "--prompt aesthetic: there is a score of that name"),
+        (["--prompt=a b=c"], "--prompt: the prompt score name 'a b'"),
+    ],
+)
+def test_wrong_options_of_the_main_job(data, tmp_path, capsys, flags, message):
+    assert curate.main([f"--input={data}/data/*.tar", f"--output={tmp_path}/out", *MODEL, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("script", ["curate", "select", "fetch_models", "demo", "demo_data", "template_metadata"])
 def test_no_script_takes_this_one_for_the_standard_library(script):
     """A module `select` beside a script comes before the standard library's, which subprocess needs."""
@@ -185,7 +245,10 @@ def test_no_script_takes_this_one_for_the_standard_library(script):
         "import select, subprocess\nassert select.select\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "pipelines" / f"{script}.py")], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(ROOT / "pipelines" / f"{script}.py")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
 

@@ -214,6 +214,21 @@ def test_lossless_jpegs_are_not_decoded_at_a_fraction():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
+def test_colours_at_a_quarter_of_the_height_are_left_to_pillow():
+    """4:4:1, which simplejpeg has no name for."""
+    data = bytearray(encoded(photo(3, 96, 96), "JPEG", subsampling=0, quality=90))
+    frame = data.index(b"\xff\xc0")
+    assert data[frame + 11] == 0x11
+    data[frame + 11] = 0x14
+    results = []
+    for decoder in ("pillow", "fast", "scaled"):
+        try:
+            results.append(decode_image(bytes(data), DecodeOptions(size=8, decoder=decoder))[1].tobytes())
+        except ImageError as error:
+            results.append((error.reason, error.message))
+    assert results[1:] == results[:1] * 2
+
+
 def directory_bomb(tags=60_000, size=1_000_000):
     """A TIFF whose entries all name the same bytes: 60 GB of values in 1.7 MB."""
     place = 8 + 2 + 12 * tags + 4
