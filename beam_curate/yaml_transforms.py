@@ -1,0 +1,300 @@
+"""The transforms for Beam YAML: constructors that take what YAML can say, and give PTransforms.
+
+A pipeline file names them in its block `providers` (see examples/curate.yaml and docs/beam-yaml.md):
+
+    providers:
+      - type: python
+        config: {}
+        transforms:
+          ReadTarShards: beam_curate.yaml_transforms.read_tar_shards
+
+Beam then imports them in its own process: no expansion service, no virtual environment, no network. The elements between
+the steps are the records of `beam_curate.records`, which are rows to Beam, so its own YAML transforms work on them.
+
+A constructor checks every value against its annotation, so that a wrong one is named (`size='32'`, which YAML's quotes make
+a text) and not found by what it breaks. It reads what the command reads before it starts: the head files, and for
+`curate_images` the model's weights; the input is listed when the job runs. The parameters are those of the classes named,
+whose docstrings tell them; docs/beam-yaml.md lists them.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, ParamSpec, Union
+
+import apache_beam as beam
+
+from beam_curate.images import FAST, MAX_PIXELS, DecodeOptions
+from beam_curate.records import FAILED, EmbeddedSample, ScoredSample, record
+from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES
+from beam_curate.storage import absolute
+
+Given = ParamSpec("Given")
+
+_EMPTY: Final[Mapping[str, Any]] = types.MappingProxyType({})
+_KINDS: Final[Mapping[Any, str]] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+    Sequence: "a list",
+    Mapping: "a map",
+}
+
+
+@record
+class FinishedRun:
+    """What `write_webdataset_shards` gives when all files are there: the counts of the folder's summary.json."""
+
+    output: str
+    input: int
+    kept: int
+    rejected: int
+    failed: int
+    output_shards: int
+    output_bytes: int
+
+
+def _takes_yaml(constructor: Callable[Given, beam.PTransform]) -> Callable[Given, beam.PTransform]:
+    """Makes a constructor refuse names and types of values that are not its own.
+
+    Raises:
+        ValueError: At construction; it names the option, its value, and what it takes.
+    """
+    signature = inspect.signature(constructor)
+    kinds = typing.get_type_hints(constructor)
+
+    @functools.wraps(constructor)
+    def checked(*args: Given.args, **options: Given.kwargs) -> beam.PTransform:
+        for name in options:
+            if name not in signature.parameters:
+                close = difflib.get_close_matches(name, signature.parameters, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise ValueError(f"there is no option {name!r}; {hint}there are: {', '.join(signature.parameters)}")
+        for name, value in signature.bind(*args, **options).arguments.items():
+            if not _fits(value, kinds[name]):
+                raise ValueError(f"{name}={value!r}: give {_in_words(kinds[name])}")
+        return constructor(*args, **options)
+
+    return checked
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return any(_fits(value, each) for each in typing.get_args(kind))
+    if typing.get_origin(kind) is Sequence:
+        return isinstance(value, list | tuple) and all(_fits(each, *typing.get_args(kind)) for each in value)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, typing.get_origin(kind) or kind)
+
+
+def _in_words(kind: Any) -> str:
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_in_words(each) for each in typing.get_args(kind))
+    return _KINDS[typing.get_origin(kind) or kind]
+
+
+@_takes_yaml
+def read_tar_shards(
+    input: str,
+    image_extension: str | None = None,
+    max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+) -> beam.PTransform:
+    """Reads WebDataset shards: the pipeline in, one row a sample out. See `transforms.read_tar_shards`."""
+    from beam_curate.transforms.read_tar_shards import ReadTarShards
+
+    return ReadTarShards(input, image_extension, max_member_bytes, max_shard_bytes)
+
+
+@_takes_yaml
+def decode_images(
+    size: int = 224,
+    resize_mode: str = "shortest",
+    interpolation: str = "bicubic",
+    decoder: str = FAST,
+    apply_exif_orientation: bool = True,
+    extract_exif: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    threads: int = 0,
+    dali_device: str = "auto",
+) -> beam.PTransform:
+    """Decodes, orients, resizes and crops images to what the model sees. See `images.DecodeOptions`."""
+    from beam_curate.transforms.decode_images import DecodeImages
+
+    options = DecodeOptions(size, resize_mode, interpolation, decoder, apply_exif_orientation, extract_exif, max_pixels)
+    return DecodeImages(options, threads, dali_device)
+
+
+@_takes_yaml
+def embed_images(
+    clip_model: str = "ViT-L-14",
+    pretrained: str = "openai",
+    model_dir: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 32,
+    model_copies: int | None = None,
+    large_model: bool = False,
+    seed: int = 0,
+    quick_gelu: bool | str = "auto",
+) -> beam.PTransform:
+    """Embeds decoded images with Beam's RunInference and a CLIP model. See `clip_handler.ClipModelHandler`."""
+    from apache_beam.ml.inference.base import RunInference
+
+    from beam_curate.clip_handler import ClipModelHandler
+    from beam_curate.clip_weights import for_any_folder
+
+    handler = ClipModelHandler(
+        clip_model,
+        for_any_folder(clip_model, pretrained),
+        model_dir=absolute(model_dir) if model_dir else None,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        model_copies=model_copies,
+        large_model=large_model,
+        seed=seed,
+        quick_gelu=typing.cast(Any, quick_gelu),
+    )
+    return RunInference(handler).with_output_types(EmbeddedSample)
+
+
+@_takes_yaml
+def score_and_filter(
+    clip_model: str = "ViT-L-14",
+    model_dir: str = "",
+    aesthetic_head: str | None = None,
+    nsfw_head: str | None = None,
+    nsfw_chain: str = "auto",
+    seed: int = 0,
+    min_aesthetic: float | None = None,
+    max_nsfw: float | None = None,
+    min_side: int | None = None,
+    keep: str = "",
+) -> beam.PTransform:
+    """Gives every sample its scores and its verdict: kept, rejected or failed. See `transforms.score_and_filter`."""
+    from beam_curate.clip_config import model_config
+    from beam_curate.head_files import find_heads
+    from beam_curate.rules import keep_rule
+    from beam_curate.transforms.score_and_filter import ScoreAndFilter
+
+    name, config = model_config(clip_model)
+    heads = find_heads(
+        model_dir,
+        name,
+        config["embed_dim"],
+        aesthetic_head=aesthetic_head,
+        nsfw_head=nsfw_head,
+        nsfw_chain=nsfw_chain,
+        seed=seed,
+    )
+    try:
+        rules = keep_rule(keep, [head.name for head in heads])
+    except ValueError as error:
+        raise ValueError(f"keep={keep!r}: {error}") from error
+    return ScoreAndFilter(heads, min_aesthetic, max_nsfw, min_side, rules)
+
+
+@_takes_yaml
+def write_webdataset_shards(
+    output: str,
+    score_names: Sequence[str] = ("aesthetic", "nsfw"),
+    embedding_dim: int = 768,
+    samples_per_shard: int = 1000,
+    seed: int | None = None,
+    about: Mapping[str, Any] = _EMPTY,
+) -> beam.PTransform:
+    """Writes the score table of all samples and WebDataset shards of the kept ones; gives one `FinishedRun`."""
+    from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
+
+    folder, names = absolute(output), tuple(score_names)
+    check = beam.Map(_with_scores, names).with_output_types(ScoredSample)
+    write = WriteWebDatasetShards(folder, names, embedding_dim, samples_per_shard, seed, about=dict(about))
+    counts = beam.Map(_finished, folder).with_output_types(FinishedRun)
+    return _named("WriteWebDatasetShards", "CheckScores" >> check | write | "Counts" >> counts)
+
+
+@_takes_yaml
+def curate_images(
+    input: str,
+    output: str,
+    model_dir: str = "",
+    read: Mapping[str, Any] = _EMPTY,
+    decode: Mapping[str, Any] = _EMPTY,
+    embed: Mapping[str, Any] = _EMPTY,
+    score: Mapping[str, Any] = _EMPTY,
+    write: Mapping[str, Any] = _EMPTY,
+) -> beam.PTransform:
+    """All five steps as one, from the pipeline to one `FinishedRun`; what must fit the model is taken from the model.
+
+    The weights are looked for, and a tag's downloaded, when the pipeline is built. What is random is told in summary.json.
+    """
+    from beam_curate.model_description import describe_model
+
+    embedding = _step("embed", embed_images, embed, model_dir=model_dir)
+    bound = inspect.signature(embed_images).bind(**embed)
+    bound.apply_defaults()
+    names = ("clip_model", "pretrained", "seed", "quick_gelu")
+    model = describe_model(model_dir=model_dir or None, fetch=True, **{name: bound.arguments[name] for name in names})
+    geometry = {"size": model.image_size, "resize_mode": model.resize_mode, "interpolation": model.interpolation}
+    scoring = _step("score", score_and_filter, score, model_dir=model_dir, clip_model=model.clip_model)
+    random = ["CLIP weights"] if model.random else []
+    random += [f"{head.name} head" for head in scoring.heads if head.description.get("meaningless")]
+    about = {
+        "scores_meaningless": bool(random),
+        "random": random,
+        "model": dataclasses.asdict(model),
+        "heads": [head.description for head in scoring.heads],
+        **write.get("about", {}),
+    }
+    writing = _step(
+        "write",
+        write_webdataset_shards,
+        {name: value for name, value in write.items() if name != "about"},
+        output=output,
+        score_names=scoring.score_names,
+        embedding_dim=model.embed_dim,
+        about=about,
+    )
+    reading = _step("read", read_tar_shards, read, input=input)
+    return _named(
+        "CurateImages", reading | _step("decode", decode_images, decode, **geometry) | embedding | scoring | writing
+    )
+
+
+# It reads by itself, which Beam takes from a name that begins with Read, or from this.
+vars(curate_images)["_yaml_requires_inputs"] = False
+
+
+def _step(name: str, constructor: Callable[..., Any], options: Mapping[str, Any], **fixed: Any) -> Any:
+    """Makes a step of `curate_images` from its map of options and what is decided elsewhere."""
+    try:
+        for taken in options.keys() & fixed.keys():
+            raise ValueError(f"{taken}={options[taken]!r}: leave it out, curate_images sets it")
+        return constructor(**options, **fixed)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _named(label: str, transform: beam.PTransform) -> beam.PTransform:
+    transform.label = label
+    return transform
+
+
+def _with_scores(row: ScoredSample, names: tuple[str, ...]) -> ScoredSample:
+    """A row whose scores are the table's columns: a column that no head fills would be null without a word."""
+    if row.status != FAILED and set(row.scores) != set(names):
+        raise ValueError(f"score_names={list(names)}, but the samples have the scores {list(row.scores)}: give these")
+    return row
+
+
+def _finished(summary: Mapping[str, Any], output: str) -> FinishedRun:
+    counts = {name: summary["funnel"][name] for name in ("input", "kept", "rejected", "failed")}
+    return FinishedRun(output, **counts, output_shards=summary["output_shards"], output_bytes=summary["output_bytes"])
