@@ -30,7 +30,7 @@ from beam_curate.summary import SUMMARY
 RUN = "run.json"
 INPUT_SHARDS = "input_shards.parquet"
 # All that a run writes below its folder.
-_PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json")
+_PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html")
 _OURS = (SUMMARY, *_PACKED, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")

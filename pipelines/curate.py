@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, leave, parse
-from pipelines.outcome import report
+from pipelines.outcome import report, write_missing_report
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -181,6 +181,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.transforms.decode_images import DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
+    from beam_curate.transforms.write_report import WriteReport
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
     from pipelines.launch import runner_name
 
@@ -227,6 +228,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             run.done,
             about,
         )
+        | WriteReport(output)
     )
 
 
@@ -293,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     if complete:
         print(f"the run in {options.output} is complete already; nothing to do")
+        write_missing_report(output)
     else:
         announce(job, given)
         about = about_run(job, runner_name(beam_options))

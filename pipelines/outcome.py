@@ -4,6 +4,15 @@ import sys
 from typing import Any
 
 
+def write_missing_report(output: str) -> None:
+    """Writes the report of a finished run that was stopped just before it."""
+    from beam_curate.report.writing import REPORT, write_report
+    from beam_curate.storage import exists, join
+
+    if not exists(join(output, REPORT)):
+        write_report(output)
+
+
 def report(summary: dict[str, Any], output: str, seconds: float) -> int:
     """Prints the funnel and where to look; returns the exit status."""
     funnel = summary["funnel"]
@@ -14,9 +23,8 @@ def report(summary: dict[str, Any], output: str, seconds: float) -> int:
         print(f"{name:9} {funnel[name]:>{width},} ({share:.1f} %)")
     for reason, number in funnel["reasons"].items():
         print(f"  {reason}: {number:,}")
-    print(
-        f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s; all scores: {output.rstrip('/')}/scores/*.parquet"
-    )
+    print(f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s")
+    print(f"look at {output.rstrip('/')}/report.html; all scores: {output.rstrip('/')}/scores/*.parquet")
     if summary["scores_meaningless"]:
         print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
     if funnel["failed"] == funnel["input"]:

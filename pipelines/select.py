@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.options import OptionError, fail, leave, parse, printable
-from pipelines.outcome import report
+from pipelines.outcome import report, write_missing_report
 from pipelines.select_options import SelectOptions
 
 if TYPE_CHECKING:
@@ -139,11 +139,13 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
 
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.select_rows import SelectRows
+    from beam_curate.transforms.write_report import WriteReport
     from beam_curate.transforms.write_webdataset_shards import PackShards
 
     run = root | ContinueRun(output)
     parts = (run.pending | SelectRows(job.selection, output), run.done) | "AddDone" >> beam.Flatten()
-    return parts | PackShards(output, job.options.samples_per_shard, job.options.shuffle_seed, about)
+    packed = parts | PackShards(output, job.options.samples_per_shard, job.options.shuffle_seed, about)
+    return packed | WriteReport(output)
 
 
 def about_run(job: Job, runner: str) -> dict[str, Any]:
@@ -220,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     if complete:
         print(f"the run in {options.output} is complete already; nothing to do")
+        write_missing_report(output)
     else:
         about = about_run(job, runner_name(beam_options))
         if not run_pipeline(lambda root: build(root, job, output, about), beam_options, output):

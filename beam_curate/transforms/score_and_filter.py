@@ -84,10 +84,10 @@ def score_samples(
     described = [(sample.ref, _facts(sample)) for sample in good]
     columns = {
         name: pa.array(scores[name]) if name in scores else fact_column(name, described)
-        for rule in rules
+        for rule in (rules if good else ())
         for name in rule.columns
     }
-    verdicts = zip(judge(rules, columns, len(good)), _rows(scores, len(good)), strict=True)
+    verdicts = zip(judge(rules if good else (), columns, len(good)), _rows(scores, len(good)), strict=True)
     for sample in samples:
         if sample.failure is not None:
             failure = sample.failure

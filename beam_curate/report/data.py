@@ -1,0 +1,157 @@
+"""What a report tells of a score table: exact histograms and a few samples, in bounded memory whatever its size.
+
+The parts are read twice, a row group at a time: for the range of each column, then for everything else. The longer columns are
+read of row groups only in which a row was found that is shown.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_curate import score_table
+from beam_curate.records import FAILED, KEPT, REJECTED, STATUSES
+from beam_curate.report.samples import Failures, Gallery, choose, make_galleries
+from beam_curate.report.table import Floats, Table
+from beam_curate.rules import Rule
+from beam_curate.storage import join
+
+if TYPE_CHECKING:
+    from beam_curate.rules import Condition
+
+BINS: Final = 40
+"""The most bins of a histogram, or two more; at least 16, since their width is a round number."""
+
+
+@dataclass
+class Distribution:
+    """Exact counts of a column's values over the samples that did not fail.
+
+    Attributes:
+        edges: (B + 1,) ascending; a bin is [edge, next edge). The first threshold is an edge.
+        kept: (B,) kept samples by bin, and
+        rejected: (B,) rejected ones.
+        bounds: The thresholds on this column: the name of each (`min_aesthetic`), its value, and how many samples are below.
+        missing: Samples without a finite value.
+    """
+
+    column: str
+    edges: Floats
+    kept: npt.NDArray[np.int64]
+    rejected: npt.NDArray[np.int64]
+    bounds: list[tuple[str, float]]
+    below: list[int]
+    lowest: float = math.inf
+    highest: float = -math.inf
+    total: float = 0.0
+    missing: int = 0
+
+    @property
+    def count(self) -> int:
+        """Samples with a value."""
+        return int(self.kept.sum() + self.rejected.sum())
+
+    def add(self, values: Floats, status: npt.NDArray[np.object_]) -> None:
+        """Counts the values of rows with these statuses."""
+        finite = np.isfinite(values)
+        for counts, name in ((self.kept, KEPT), (self.rejected, REJECTED)):
+            some = values[finite & (status == name)]
+            place = np.clip(np.searchsorted(self.edges, some, side="right") - 1, 0, len(counts) - 1)
+            np.add.at(counts, place, 1)
+        self.missing += int(np.count_nonzero(~finite & (status != FAILED)))
+        values = values[finite & (status != FAILED)]
+        if len(values):
+            self.lowest, self.highest = min(self.lowest, float(values.min())), max(self.highest, float(values.max()))
+            self.total += float(values.sum())
+        for place, (_, bound) in enumerate(self.bounds):
+            self.below[place] += int(np.count_nonzero(values < bound))
+
+
+@dataclass
+class ReportData:
+    """What was found in a score table.
+
+    Attributes:
+        parts: Number of its parts.
+        statuses: Number of rows by status.
+    """
+
+    parts: int
+    distributions: list[Distribution]
+    galleries: list[Gallery]
+    failures: Failures = field(default_factory=Failures)
+    statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
+
+
+def collect(
+    run: str, scores: str | None, rules: "Sequence[Condition] | None", thresholds: Sequence[Rule]
+) -> ReportData:
+    """Reads a score table.
+
+    Args:
+        run: The run's folder.
+        scores: The folder of the score table's parts, or of the run that made it; None: that of `run`.
+        rules: What decides on kept and rejected; None: the table's column `status`.
+        thresholds: The thresholds to draw and to look around.
+    """
+    folder = scores or run
+    table = Table(join(folder, score_table.FOLDER), rules)
+    table = table if table.paths else Table(folder, rules)
+    thresholds = [rule for rule in thresholds if rule.column in (*table.scores, "side", "width", "height")]
+    columns = list(dict.fromkeys([*table.scores, *(rule.column for rule in thresholds)]))
+    galleries = make_galleries(table.scores, thresholds)
+    data = ReportData(len(table.paths), _distributions(table, columns, thresholds), galleries)
+    for part in table.parts():
+        for number in range(part.num_row_groups):
+            group = table.read(part, number, columns)
+            for distribution in data.distributions:
+                distribution.add(group.values[distribution.column], group.status)
+            for status in STATUSES:
+                data.statuses[status] += int(np.count_nonzero(group.status == status))
+            choose(galleries, data.failures, part, number, group)
+    return data
+
+
+def _distributions(table: Table, columns: Sequence[str], thresholds: Sequence[Rule]) -> list[Distribution]:
+    ranges = dict.fromkeys(columns, (math.inf, -math.inf))
+    for part in table.parts() if columns else ():
+        for number in range(part.num_row_groups):
+            group = table.read(part, number, columns)
+            for name in columns:
+                values = group.values[name]
+                values = values[np.isfinite(values) & (group.status != FAILED)]
+                if len(values):
+                    ranges[name] = min(ranges[name][0], values.min()), max(ranges[name][1], values.max())
+    found = []
+    for name in columns:
+        bounds = [
+            (f"{end}_{name}", float(value))
+            for rule in thresholds
+            for end, value in (("min", rule.minimum), ("max", rule.maximum))
+            if rule.column == name and value is not None
+        ]
+        edges = _edges(*ranges[name], [value for _, value in bounds])
+        kept, rejected = np.zeros((2, len(edges) - 1), np.int64)
+        found.append(Distribution(name, edges, kept, rejected, bounds, [0] * len(bounds)))
+    return found
+
+
+def _edges(low: float, high: float, bounds: Sequence[float]) -> Floats:
+    """Edges of bins of a round width that hold low to high and all bounds; the first bound is one of them."""
+    low, high = min([low, *bounds]), max([high, *bounds])
+    if low > high:
+        return np.array([0.0, 1.0])
+    origin = bounds[0] if bounds else 0.0
+    width = round_up((high - low) / BINS) if high > low else round_up(max(abs(low), 1.0) / BINS)
+    first, last = math.floor((low - origin) / width), math.floor((high - origin) / width) + 1
+    edges: Floats = origin + width * np.arange(first, last + 1, dtype=np.float64)
+    return edges
+
+
+def round_up(width: float) -> float:
+    """The next larger 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(width))
+    return next((step * power for step in (1, 2, 5) if step * power >= width), 10 * power)

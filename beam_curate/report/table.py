@@ -1,0 +1,95 @@
+"""The rows of a score table for a report, a row group at a time: the columns that are asked for, as arrays."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_curate import score_table
+from beam_curate.records import FAILED, KEPT, REJECTED
+from beam_curate.storage import files_under, open_read
+
+if TYPE_CHECKING:
+    from beam_curate.rules import Condition
+
+Floats = npt.NDArray[np.float64]
+
+RANDOM: Final = ""
+"""The column of the numbers that samples are drawn by."""
+
+_PART = re.compile(r"part-(\d+)\.parquet$")
+
+
+class Group(NamedTuple):
+    """A row group: (N,) arrays; `values` by column are NaN where there is none."""
+
+    shard_index: npt.NDArray[np.int64]
+    row_index: npt.NDArray[np.int64]
+    status: npt.NDArray[np.object_]
+    reason: npt.NDArray[np.object_]
+    values: dict[str, Floats]
+
+
+class Table:
+    """The parts of a score table in the order of their shards.
+
+    Attributes:
+        paths: The files.
+        scores: The names of the scores.
+        rules: What decides on kept and rejected; None: the column `status`.
+    """
+
+    def __init__(self, folder: str, rules: "Sequence[Condition] | None") -> None:
+        found = {int(match[1]): path for path in files_under(folder, "part-*.parquet") if (match := _PART.search(path))}
+        self.paths = [found[number] for number in sorted(found)]
+        self.scores: tuple[str, ...] = ()
+        self.rules = rules
+        if self.paths:
+            with open_read(self.paths[0]) as stream:
+                schema = score_table.open_part(stream).schema_arrow
+            names = score_table.score_names(schema)
+            kinds = {name: schema.field(name).type for name in names}
+            self.scores = tuple(n for n in names if pa.types.is_floating(kinds[n]) or pa.types.is_integer(kinds[n]))
+
+    def parts(self) -> Iterator[pq.ParquetFile]:
+        """Opens one after the other."""
+        for path in self.paths:
+            with open_read(path) as stream:
+                yield score_table.open_part(stream)
+
+    def read(self, part: pq.ParquetFile, group: int, columns: Sequence[str]) -> Group:
+        """Reads these columns of a row group, decides its status by the rules, and draws its numbers."""
+        wanted = {"shard_index", "index", "status", "reason", "width", "height", *columns}
+        for rule in self.rules or ():
+            wanted |= set(rule.columns)
+        rows = part.read_row_group(group, columns=sorted(wanted & set(part.schema_arrow.names)), use_threads=False)
+        side = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
+        known = {"side": side, **{name: rows.column(name) for name in rows.column_names}}
+        status = rows.column("status").to_numpy(zero_copy_only=False)
+        if self.rules is not None:
+            keeps = np.ones(rows.num_rows, bool)
+            for rule in self.rules:
+                keeps &= rule.keeps(known, rows.num_rows).to_numpy(zero_copy_only=False)
+            status = np.where(status == FAILED, FAILED, np.where(keeps, KEPT, REJECTED)).astype(object)
+        shard_index, index = (rows.column(name).to_numpy().astype(np.int64) for name in ("shard_index", "index"))
+        values = {name: _floats(known[name]) for name in columns}
+        values[RANDOM] = _drawn(shard_index, index)
+        return Group(shard_index, index, status, rows.column("reason").to_numpy(zero_copy_only=False), values)
+
+
+def _floats(column: Any) -> Floats:
+    values: Floats = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _drawn(shard_index: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> Floats:
+    """A number within 0 to 1 for each row, by its place alone. Source of the mixing: Steele et al., SplitMix, OOPSLA 2014."""
+    mixed = (shard_index.astype(np.uint64) << np.uint64(32)) + index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed ^ (mixed >> np.uint64(31))).astype(np.float64) / 2.0**64

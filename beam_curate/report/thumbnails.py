@@ -1,0 +1,77 @@
+"""Small pictures of samples for a report, read back from the source shards; what cannot be read is a reason, not an error."""
+
+import base64
+import io
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from PIL import Image
+
+from beam_curate.image_errors import ImageError
+from beam_curate.images import MAX_PIXELS, SCALED, DecodeOptions, decode_image
+from beam_curate.report.samples import Row
+from beam_curate.retrying import StorageError
+from beam_curate.sources import SourceChangedError, SourceReader, check_sha256
+
+SIDE: Final = 160  # pixels of a thumbnail's longer side, at most
+QUALITY: Final = 70
+
+
+class Thumbnail(NamedTuple):
+    """A picture as a data: URI with its size in pixels; or, if `uri` is empty, why there is none."""
+
+    uri: str
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+def make_thumbnails(rows: Iterable[Row], max_pixels: int = MAX_PIXELS) -> dict[tuple[int, int], Thumbnail]:
+    """The pictures of samples by their place; each sample is read once, a shard forward.
+
+    A shard that cannot be read is not tried again for its other samples.
+    """
+    ordered = sorted({row.place: row for row in rows}.values(), key=lambda row: (row.shard_index, row.offset))
+    options = DecodeOptions(
+        size=SIDE, resize_mode="squash", decoder=SCALED, extract_exif=False, max_pixels=min(max_pixels, MAX_PIXELS)
+    )
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in ordered:
+        if row.size >= 0:
+            spans[row.shard].append((row.offset, row.size))
+    unreadable: set[str] = set()
+    found: dict[tuple[int, int], Thumbnail] = {}
+    with SourceReader() as source:
+        for shard, members in spans.items():
+            source.expect(shard, members)
+        for row in ordered:
+            if row.size < 0:
+                found[row.place] = Thumbnail("", problem="no image")
+            elif row.shard in unreadable:
+                found[row.place] = Thumbnail("", problem="source not readable")
+            else:
+                try:
+                    data = source.read(row.shard, row.offset, row.size, row.image, row.key)
+                    check_sha256(data, row.sha256, row.key, row.shard)
+                    found[row.place] = _thumbnail(data, options)
+                except StorageError:
+                    unreadable.add(row.shard)
+                    found[row.place] = Thumbnail("", problem="source not readable")
+                except SourceChangedError:
+                    found[row.place] = Thumbnail("", problem="source changed")
+                except ImageError as error:
+                    found[row.place] = Thumbnail("", problem=error.reason)
+    return found
+
+
+def _thumbnail(data: bytes, options: DecodeOptions) -> Thumbnail:
+    """Decodes to a square of SIDE pixels and brings the shorter side down to its length."""
+    facts, pixels = decode_image(data, options)
+    longest = max(facts.width, facts.height)
+    scale = min(SIDE, longest) / longest
+    size = max(1, round(facts.width * scale)), max(1, round(facts.height * scale))
+    buffer = io.BytesIO()
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS, reducing_gap=None)
+    picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return Thumbnail("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), *size)

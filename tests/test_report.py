@@ -1,0 +1,542 @@
+"""The report of a run: what it says, that it is the same twice, and that nothing in the data can become markup."""
+
+import base64
+import dataclasses
+import html.parser
+import io
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from beam_curate import score_table
+from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
+from beam_curate.report.data import BINS, collect
+from beam_curate.report.html import shorten, visible
+from beam_curate.report.samples import MAX_IMAGES
+from beam_curate.report.writing import ReportError, write_report
+from beam_curate.rules import Rule
+from beam_curate.storage import write_json
+from pipelines import curate
+from tests.conftest import encoded, photo, tar_bytes
+
+MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+HOSTILE_KEYS = [
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(2)>",
+    "</style><h1>fake",
+    "\u202egnp\u2066",
+    "new\nline\x1b[31m",
+    "日本é\U0001f600",
+]
+HOSTILE_CAPTION = "]]>--><script>alert(3)</script><a href='javascript:alert(4)'>\u202e\0&amp; caption"
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a document with their attributes, and its text without the style."""
+
+    def __init__(self, document):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.text, self.open = [], "", []
+        self.feed(document)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def named(self, name):
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def run(folder, members, *options):
+    (folder / "in").mkdir(parents=True)
+    for number, shard in enumerate(members):
+        (folder / "in" / f"{number}.tar").write_bytes(tar_bytes(shard))
+    status = curate.main([f"--input={folder}/in/*.tar", f"--output={folder}/out", *options])
+    return folder / "out", status
+
+
+def read(output):
+    path = pathlib.Path(write_report(str(output)))
+    assert path == output / "report.html"
+    return Page(path.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A run over two shards with pictures of many kinds, hostile keys and captions, and damaged images."""
+    first, second = [], []
+    for place, key in enumerate(HOSTILE_KEYS):
+        first += [(f"{key}.jpg", encoded(photo(place, 200, 120))), (f"{key}.txt", HOSTILE_CAPTION.encode())]
+    first += [(f"{key}-bad.jpg", b"<x>") for key in HOSTILE_KEYS]
+    first += [("<b>bad.jpg", b"no <i>image</i>"), ("cut.jpg", encoded(photo(7))[:500])]
+    for place in range(30):
+        second.append((f"{place:03}.png", encoded(photo(100 + place, 40 + 8 * place, 60), "PNG")))
+    second += [(f"bad{place}.jpg", b"<x>") for place in range(25)]
+    folder = tmp_path_factory.mktemp("report")
+    output, status = run(folder, [first, second], *MODEL, "--min_aesthetic=5", "--max_nsfw=0.6", "--min_side=48")
+    assert status == 0
+    return output
+
+
+def test_the_numbers_are_those_of_the_summary(hostile):
+    page = read(hostile)
+    summary = json.loads((hostile / "summary.json").read_text())
+    funnel = summary["funnel"]
+    for name in ("kept", "rejected", "failed"):
+        assert f"{name}{funnel[name]}{100 * funnel[name] / funnel['input']:.1f} %" in page.text
+    for reason, number in funnel["reasons"].items():
+        assert re.search(rf"{reason}(rejected|failed){number}{100 * number / funnel['input']:.1f} %", page.text)
+    assert f"Failures: {funnel['failed']} (" in page.text
+    assert "The scores are meaningless." in page.text
+    assert "Rules: --min_side 48 --min_aesthetic 5.0 --max_nsfw 0.6" in page.text
+    assert '"min_aesthetic": 5.0' in page.text
+
+
+def test_the_histograms_count_every_row(hostile):
+    rules = [Rule("a", "aesthetic", minimum=5), Rule("n", "nsfw", maximum=0.6), Rule("s", "side", minimum=48)]
+    data = collect(str(hostile), None, None, rules)
+    rows = [row for row in pq.read_table(hostile / "scores").to_pylist() if row["status"] != "failed"]
+    for row in rows:
+        row["side"] = min(row["width"], row["height"])
+    assert {found.column for found in data.distributions} == {"aesthetic", "nsfw", "side"}
+    for found in data.distributions:
+        values = {
+            status: [row[found.column] for row in rows if row["status"] == status] for status in ("kept", "rejected")
+        }
+        for counts, status in ((found.kept, "kept"), (found.rejected, "rejected")):
+            assert counts.tolist() == np.histogram(values[status], found.edges)[0].tolist()
+            assert counts.sum() == len(values[status]) > 0
+        (name, bound), everything = found.bounds[0], values["kept"] + values["rejected"]
+        assert found.below == [sum(value < bound for value in everything)]
+        assert bound in found.edges
+        assert len(found.kept) <= BINS + 2
+        assert (found.lowest, found.highest) == (min(everything), max(everything))
+        page = read(hostile)
+        assert f"{name} {bound:g} lets" in page.text
+        assert f"{found.below[0]} samples below it, {len(everything) - found.below[0]} at or above" in page.text
+
+
+def test_the_samples_are_those_nearest_to_the_threshold(hostile):
+    rules = [Rule("a", "aesthetic", minimum=5), Rule("n", "nsfw", maximum=0.6)]
+    galleries = collect(str(hostile), None, None, rules).galleries
+    rows = [row for row in pq.read_table(hostile / "scores").to_pylist() if row["status"] != "failed"]
+
+    def keys(title, column):
+        return [row.key for found in galleries if (found.title, found.column) == (title, column) for row in found.rows]
+
+    def expected(column, status, keep, sign):
+        some = [row for row in rows if row["status"] in status and keep(row[column])]
+        return [
+            row["key"] for row in sorted(some, key=lambda row: (sign * row[column], row["shard_index"], row["index"]))
+        ]
+
+    size = galleries[0].size
+    assert size == 6
+    kept, rejected, both = ("kept",), ("rejected",), ("kept", "rejected")
+    assert keys("Just kept", "aesthetic") == expected("aesthetic", kept, lambda x: x >= 5, 1)[:size]
+    assert keys("Just rejected", "aesthetic") == expected("aesthetic", rejected, lambda x: x < 5, -1)[:size]
+    assert keys("Just kept", "nsfw") == expected("nsfw", kept, lambda x: x < 0.6, -1)[:size]
+    assert keys("Just rejected", "nsfw") == expected("nsfw", rejected, lambda x: x >= 0.6, 1)[:size]
+    assert keys("Highest nsfw", "nsfw") == expected("nsfw", both, lambda x: True, -1)[:size]
+    assert keys("Lowest nsfw", "nsfw") == expected("nsfw", both, lambda x: True, 1)[:size]
+
+
+def test_nothing_in_the_data_becomes_markup(hostile):
+    page = read(hostile)
+    document = (hostile / "report.html").read_text("utf-8")
+    known = "html head meta title style body header main section div dl dt dd b p span strong h1 h2 h3 i bdi code table caption "
+    known += "thead tbody tr th td details summary pre svg rect line figure figcaption img"
+    assert {tag for tag, _ in page.elements} <= set(known.split())
+    for _, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name in ("href", "srcset", "action")]
+        assert attributes.get("src", "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
+    assert len(page.named("h1")) == len(page.named("style")) == 1
+    assert not re.search("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", document)
+    assert "http://" not in document
+    assert "url(" not in document
+    for key in HOSTILE_KEYS:
+        assert f"{shorten(key, 90)}-bad" in page.text
+    assert "⟨U+202E⟩gnp⟨U+2066⟩-bad" in page.text
+    assert "new⟨U+000A⟩line⟨U+001B⟩[31m-bad" in page.text
+    assert "]]>--><script>alert(3)</script>" in page.text
+    assert "<b>bad" in page.text
+
+
+def test_the_policy_forbids_everything_but_styles_and_pictures(hostile):
+    policies = [
+        meta["content"] for meta in read(hostile).named("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policies == [
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    ]
+
+
+def test_it_can_be_read_without_eyes(hostile):
+    page = read(hostile)
+    assert page.named("html") == [{"lang": "en"}]
+    assert all(image["alt"].startswith("Sample: ") for image in page.named("img"))
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.named("svg"))
+    assert all(cell["scope"] in ("col", "row") for cell in page.named("th"))
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
+
+
+def test_pictures_are_few_and_small(hostile):
+    images = read(hostile).named("img")
+    assert 20 < len(images) <= MAX_IMAGES
+    for image in images:
+        picture = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
+        assert picture.format == "JPEG"
+        assert (str(picture.width), str(picture.height)) == (image["width"], image["height"])
+        assert max(picture.size) <= 160
+    assert {("160", "96")} <= {(image["width"], image["height"]) for image in images}  # of 200 x 120
+    assert (hostile / "report.html").stat().st_size < 2_000_000
+
+
+def test_a_picture_shows_its_sample(tmp_path):
+    colours = [(250, 10, 10), (10, 10, 250)]
+    shard = [
+        (f"{place}.png", encoded(Image.new("RGB", (320, 80), colour), "PNG")) for place, colour in enumerate(colours)
+    ]
+    output, _ = run(tmp_path, [shard], *MODEL, "--min_aesthetic=none", "--max_nsfw=none")
+    images = read(output).named("img")
+    for place, colour in enumerate(colours):
+        sources = {image["src"] for image in images if image["alt"] == f"Sample: {place}"}
+        assert len(sources) == 1
+        picture = Image.open(io.BytesIO(base64.b64decode(sources.pop().partition(",")[2])))
+        assert picture.size == (160, 40)
+        assert np.abs(np.asarray(picture, int) - colour).max() < 8
+
+
+def test_failures_are_grouped_and_bounded(hostile):
+    page = read(hostile)
+    assert "not_an_image 32" in page.text
+    assert page.text.count("Pillow knows no format that begins with the bytes") == 20
+    assert "the first 20:" in page.text
+    assert "all of them:" in page.text  # truncated_image
+
+
+def test_the_same_run_gives_the_same_bytes(hostile):
+    read(hostile)
+    before = (hostile / "report.html").read_bytes()
+    (hostile / "report.html").unlink()
+    read(hostile)
+    assert (hostile / "report.html").read_bytes() == before
+
+
+def test_a_source_that_is_gone_or_changed_costs_its_pictures_only(hostile, tmp_path):
+    shutil.copytree(hostile.parent, tmp_path / "copy")
+    output, source = tmp_path / "copy" / "out", hostile.parent / "in"
+    moved = tmp_path / "moved"
+    shutil.move(source / "0.tar", moved)
+    whole = (source / "1.tar").read_bytes()
+    try:
+        (source / "1.tar").write_bytes(whole.replace(b"IEND", b"IEMD"))
+        page = read(output)
+    finally:
+        shutil.move(moved, source / "0.tar")
+        (source / "1.tar").write_bytes(whole)
+    labels = {span.get("aria-label") for span in page.named("span")}
+    assert "No picture: source not readable" in labels
+    assert "No picture: source changed" in labels
+    assert page.named("img") == []
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_scores_turned_off(tmp_path):
+    shard = [("1.jpg", encoded(photo(1))), ("2.jpg", encoded(photo(2)))]
+    output, status = run(tmp_path, [shard], *MODEL[:2], "--aesthetic_head=none", "--nsfw_head=none")
+    assert status == 0
+    page = read(output)
+    assert len(page.named("img")) == 2
+    assert "Histogram" not in "".join(svg["aria-label"] for svg in page.named("svg"))
+
+
+def test_all_failed(tmp_path):
+    rows = [
+        ScoredSample(
+            SampleRef(0, "gone.tar", index, f"{index}"), None, b"", {}, "failed", "decode", "not_an_image", "<no>"
+        )
+        for index in range(2)
+    ]
+    page = Page(write_and_read(made_run(tmp_path / "run", [rows])).decode())
+    assert "All samples failed." in page.text
+    assert "failed2100.0 %" in page.text
+    assert "not_an_image 2" in page.text
+    assert page.named("img") == []
+
+
+def test_nothing_kept(tmp_path):
+    output, status = run(
+        tmp_path, [[(f"{n}.jpg", encoded(photo(n))) for n in range(3)]], *MODEL, "--min_aesthetic=1000"
+    )
+    assert status == 0
+    page = read(output)
+    assert "Nothing was kept." in page.text
+    assert "min_aesthetic 1000 rejects almost everything: 100.0 %." in page.text
+    assert "No such sample." in page.text
+
+
+def made_run(folder, parts, configuration=None):
+    """A run's folder with these parts of the score table and no sources."""
+    (folder / "scores").mkdir(parents=True)
+    totals = {"input": 0, "failed": 0, "rejected": 0, "kept": 0, "reasons": {}}
+    for number, rows in enumerate(parts):
+        table = score_table.to_table(rows, ["aesthetic"], 4)
+        statuses, reasons = score_table.count(table)
+        for name in ("failed", "rejected", "kept"):
+            totals[name] += statuses[name]
+        totals["input"] += len(rows)
+        totals["reasons"].update(reasons)
+        part = ScorePart(
+            number,
+            "gone.tar",
+            "",
+            len(rows),
+            *(statuses[name] for name in ("kept", "rejected", "failed")),
+            dict(reasons),
+        )
+        with (folder / score_table.part_name(number)).open("wb") as stream:
+            metadata = {score_table.PART_METADATA: json.dumps(dataclasses.asdict(part))}
+            score_table.write_table(stream, table, metadata)
+    summary = {
+        "funnel": totals,
+        "configuration": configuration or {"min_aesthetic": 0.5},
+        "seconds": 4,
+    }
+    write_json(str(folder), "summary.json", summary)
+    return folder
+
+
+def row(shard, index, value, threshold=0.5, key=None):
+    ref = SampleRef(shard, "gone.tar", index, key or f"{index:06}", [Member("jpg", 512 * (index + 1), 10)], "jpg")
+    status = "kept" if value >= threshold else "rejected"
+    facts = ImageFacts(100, 80, "JPEG", "0" * 64, 10)
+    embedding = np.array([1, 0, 0, 0], "<f2").tobytes()
+    return ScoredSample(ref, facts, embedding, {"aesthetic": value}, status)
+
+
+def test_many_rows_ties_and_row_groups(tmp_path, monkeypatch):
+    """All rows have one of three values: ties go by place, however the table is cut into row groups."""
+    values = [[(0.25, 0.5, 0.75)[(shard + index) % 3] for index in range(500)] for shard in range(3)]
+    parts = [[row(shard, index, value) for index, value in enumerate(of)] for shard, of in enumerate(values)]
+    seen = []
+    for name, size in (("small", 7), ("large", 4096)):
+        monkeypatch.setattr(score_table, "ROW_GROUP_ROWS", size)
+        output = made_run(tmp_path / name, parts)
+        data = collect(str(output), None, None, [Rule("a", "aesthetic", minimum=0.5)])
+        places = [[found.place for found in gallery.rows] for gallery in data.galleries]
+        just_kept = next(gallery for gallery in data.galleries if gallery.title == "Just kept")
+        assert [found.place for found in just_kept.rows] == [(0, 1 + 3 * n) for n in range(6)]
+        drawn = places[-1] + places[-2]
+        assert len({shard for shard, _ in drawn}) > 1
+        assert data.distributions[0].below == [sum(value < 0.5 for of in values for value in of)]
+        seen.append((places, write_and_read(output)))
+    assert seen[0] == seen[1]
+
+
+def write_and_read(output):
+    return pathlib.Path(write_report(str(output))).read_bytes()
+
+
+def test_throughput_is_shown_if_known(tmp_path):
+    page = Page(write_and_read(made_run(tmp_path / "run", [[row(0, n, n / 10) for n in range(10)]])).decode())
+    assert "Samples a second2.5" in page.text
+
+
+def test_rules_decide_instead_of_the_column(tmp_path):
+    output = made_run(tmp_path / "run", [[row(0, n, n / 10) for n in range(10)]])
+    write_report(str(output), rules=[Rule("mine", "aesthetic", minimum=0.75)])
+    page = Page((output / "report.html").read_text("utf-8"))
+    assert "min_aesthetic 0.75 lets 20.0 % pass: 8 samples below it, 2 at or above." in page.text
+    assert (
+        "Charts and funnel differ: the score table, by the thresholds shown alone, gives 2 kept, 8 rejected"
+        in page.text
+    )
+
+
+@pytest.mark.parametrize("folder", ["", "scores"])
+def test_the_score_table_may_lie_elsewhere(tmp_path, folder):
+    scored = made_run(tmp_path / "scored", [[row(0, n, n / 10) for n in range(10)]])
+    selected = tmp_path / "selected"
+    selected.mkdir()
+    shutil.copy(scored / "summary.json", selected)
+    write_report(str(selected), scores=str(scored / folder))
+    assert "10 values, 0 to 0.9" in Page((selected / "report.html").read_text("utf-8")).text
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(ReportError, match=r"summary\.json is missing; finish the run with --resume"):
+        write_report(str(tmp_path))
+    output = made_run(tmp_path / "run", [])
+    with pytest.raises(ReportError, match=r"there is no score table in .*run: scores/part-\*\.parquet are missing"):
+        write_report(str(output))
+
+
+def test_the_worst_texts_stay_below_2_mb(tmp_path):
+    """Every sample fails, for 50 reasons, with long texts of characters that take the most bytes."""
+    worst = '&\u202e"' * 2000
+    rows = [
+        ScoredSample(SampleRef(0, worst, n, worst), None, b"", {}, "failed", "read", f"{n % 50} {worst}", worst)
+        for n in range(2000)
+    ]
+    output = made_run(tmp_path / "run", [rows])
+    assert len(write_and_read(output)) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("plain", 10, "plain"),
+        ("a\tb\r\nc", 40, "a⟨U+0009⟩b⟨U+000A⟩c"),
+        ("x" * 11, 10, "x" * 9 + "…"),
+        ("\u202e" * 5, 12, "⟨U+202E⟩⟨U+…"),
+        ("bad\udcff", 20, "bad⟨U+DCFF⟩"),
+        (" \u2028 ", 20, ""),
+    ],
+)
+def test_texts_are_cut_and_spelled_out(text, limit, expected):
+    assert shorten(text, limit) == expected
+    assert visible(expected) == expected
+
+
+class Browser:
+    """Chromium without a window, driven by its own protocol over a pipe, so that its console is seen too."""
+
+    def __init__(self, folder):
+        found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if not found:
+            pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+        theirs_in, to_it = os.pipe()
+        from_it, theirs_out = os.pipe()
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder}",
+            "--remote-debugging-pipe",
+        ]
+        command = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", found, *options]
+        self._process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._to, self._from = open(to_it, "wb"), open(from_it, "rb")
+        self._number = 0
+        self._session = {}
+        self._events = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **parameters):
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters, **self._session}
+        self._to.write(json.dumps(message).encode() + b"\0")
+        self._to.flush()
+        while (answer := self._receive()).get("id") != self._number:
+            self._events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def _receive(self):
+        text = bytearray()
+        while (byte := self._from.read(1)) != b"\0":
+            assert byte, "Chromium ended"
+            text += byte
+        return json.loads(text)
+
+    def open(self, path, width, scheme):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self._events.clear()
+        self.call("Page.navigate", url=path.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
+            self._events.append(self._receive())
+
+    def evaluate(self, expression):
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    @property
+    def complaints(self):
+        kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        return [event for event in self._events if event.get("method") in kinds]
+
+    def close(self):
+        self._session = {}
+        self.call("Browser.close")
+        self._process.wait(60)
+        self._to.close()
+        self._from.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    made = Browser(tmp_path_factory.mktemp("browser"))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1600])
+def test_a_browser_paints_it_in_both_schemes(hostile, browser, width, scheme):
+    read(hostile)
+    browser.open(hostile / "report.html", width, scheme)
+    shot = base64.b64decode(browser.call("Page.captureScreenshot")["data"])
+    picture = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), int)
+    kept, page = {"light": ((11, 122, 117), (246, 247, 249)), "dark": ((54, 184, 172), (18, 22, 27))}[scheme]
+    assert (np.abs(picture.reshape(-1, 3) - kept).max(axis=1) < 4).sum() > 100
+    assert np.abs(picture[:, :4] - page).max() < 4
+    assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert browser.evaluate("document.images.length") > 20
+    # Nothing wants sideways scrolling, not even with everything unfolded.
+    browser.evaluate("document.querySelectorAll('details').forEach(element => { element.open = true })")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
+
+
+def test_a_browser_takes_hostile_texts_for_text(hostile, browser):
+    read(hostile)
+    browser.open(hostile / "report.html", 1600, "light")
+    assert (
+        browser.evaluate("document.querySelectorAll('script, a, iframe, [onerror], img:not([src^=data])').length") == 0
+    )
+    assert browser.evaluate("document.querySelectorAll('h1').length") == 1
+    text = browser.evaluate("document.body.textContent")
+    for key in HOSTILE_KEYS:
+        assert f"{shorten(key, 90)}-bad" in text
+    assert browser.complaints == []
+
+
+def test_the_policy_holds_in_a_browser_and_the_console_is_seen(hostile, browser, tmp_path):
+    """The counterpart of the tests above: were markup let through, the policy would stop it, and the console tell."""
+    read(hostile)
+    page = (hostile / "report.html").read_text("utf-8")
+    (tmp_path / "x.html").write_text(page.replace("</main>", "<script>document.title='x'</script></main>"), "utf-8")
+    browser.open(tmp_path / "x.html", 1600, "light")
+    assert browser.evaluate("document.title") == "Curation report"
+    assert "Content Security Policy" in str(browser.complaints)
