@@ -199,7 +199,7 @@ def score_and_filter(
         rules = keep_rule(keep, [head.name for head in heads])
     except ValueError as error:
         raise ValueError(f"keep={keep!r}: {error}") from error
-    return ScoreAndFilter(heads, min_aesthetic, max_nsfw, min_side, rules)
+    return ScoreAndFilter(heads, min_aesthetic, max_nsfw, min_side, rules=rules)
 
 
 @_takes_yaml
