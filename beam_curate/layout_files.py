@@ -37,6 +37,10 @@ Columns = Mapping[str, str]
 """By name in the layout, the column of the score table that it shows."""
 
 
+FOLDER: Final = "layouts"
+"""Where the commands write layouts, below a run's folder."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """A layout that some tool reads.

@@ -77,6 +77,7 @@ def preview(selection: Selection, shards: Sequence[int]) -> Preview:
         selection: The source and the rules.
         shards: The indexes of its parts.
     """
+    selection.set_up()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="preview") as pool:
         parts = list(pool.map(lambda shard: _read(selection, shard), shards))
     lines = [Line(_words(rule.columns, rule.wanted)) for rule in selection.rules]

@@ -17,6 +17,7 @@ from beam_curate import reasons, records, score_table
 from beam_curate.heads import EmbeddingScore
 from beam_curate.records import ScorePart
 from beam_curate.rules import Columns, Condition, judge
+from beam_curate.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
 from beam_curate.storage import atomic_output, join, open_read
 from beam_curate.top import Cutoff, Keys, TopRule, among_top, sort_keys
 
@@ -29,13 +30,28 @@ class Selection:
         source: Folder of the run that holds the table.
         rules: The rules, in the order in which they are tried.
         top: The rule on the whole table, tried last; None for none.
-        scorers: Scores to add to the table first.
+        scorers: Scores of the embedding to add to the table first.
+        own: Scorers of the user's own whose columns are added after these; set up by whoever runs the selection.
     """
 
     source: str
     rules: Sequence[Condition] = ()
     top: TopRule | None = None
     scorers: Sequence[EmbeddingScore] = ()
+    own: Sequence[EmbeddingsScorer] = ()
+
+    @property
+    def added(self) -> list[str]:
+        """The names of the scores that are added."""
+        return [
+            *(scorer.name for scorer in self.scorers),
+            *(column for scorer in self.own for column in scorer.columns),
+        ]
+
+    def set_up(self) -> None:
+        """Sets up the user's scorers: once in a process, before the first part."""
+        for scorer in self.own:
+            set_up_scorer(scorer)
 
     @property
     def columns(self) -> list[str]:
@@ -56,14 +72,13 @@ def read_rows(selection: Selection, path: str, columns: Sequence[str] | None = N
         part = score_table.open_part(stream)
         wanted = None
         if columns is not None:
-            new = {scorer.name for scorer in selection.scorers}
+            new = set(selection.added)
             stored = {name for column in columns for name in _stored(column) if name not in new}
             wanted = sorted({*stored, "status", "step", "members", *(["embedding"] if new else [])})
         table = part.read(columns=wanted, use_threads=False)
-    for scorer in selection.scorers:
-        table = table.add_column(
-            table.schema.get_field_index("embedding"), pa.field(scorer.name, pa.float32()), _scored(scorer, table)
-        )
+    if selection.added:
+        for name, values in _scores(selection, table).items():
+            table = table.add_column(table.schema.get_field_index("embedding"), pa.field(name, pa.float32()), values)
     return table
 
 
@@ -71,15 +86,21 @@ def _stored(column: str) -> Sequence[str]:
     return ("width", "height") if column == "side" else (column,)
 
 
-def _scored(scorer: EmbeddingScore, table: pa.Table) -> pa.Array:
+def _scores(selection: Selection, table: pa.Table) -> dict[str, pa.Array]:
     """Scores the rows that have an embedding; the others have none."""
     vectors = table.column("embedding").combine_chunks()
-    width = vectors.type.list_size
-    matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    present = np.asarray(judgeable(table))
-    values = np.full(table.num_rows, np.nan, np.float32)
-    values[present] = scorer.score(matrix[present])
-    return pa.array(values, mask=np.isnan(values))
+    matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.type.list_size)
+    present = judgeable(table)
+    good = matrix[present]
+    found = {scorer.name: scorer.score(good) for scorer in selection.scorers}
+    for scorer in selection.own:
+        found |= run_embeddings(scorer, good)
+    columns = {}
+    for name, scores in found.items():
+        values = np.full(table.num_rows, np.nan, np.float32)
+        values[present] = scores
+        columns[name] = pa.array(values, mask=np.isnan(values))
+    return columns
 
 
 def judgeable(table: pa.Table) -> npt.NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate import score_table
+from beam_curate.layout_files import FOLDER, LAYOUTS
 from beam_curate.records import FAILED, ScorePart, Shard
 from beam_curate.storage import (
     atomic_output,
@@ -30,7 +31,10 @@ from beam_curate.summary import SUMMARY
 RUN = "run.json"
 INPUT_SHARDS = "input_shards.parquet"
 # All that a run writes below its folder.
-_PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html")
+_LAYOUTS = tuple(
+    f"{FOLDER}/{name}/{pattern}" for name, layout in LAYOUTS.items() for pattern in ("_layout.json", *layout.owned)
+)
+_PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
 _OURS = (SUMMARY, *_PACKED, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from beam_curate.records import Shard
     from beam_curate.rules import KeepRule
     from beam_curate.screening import Screening
+    from pipelines.own_scores import OwnScores
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
@@ -48,13 +49,14 @@ class Job:
     heads: tuple[EmbeddingScore, ...]
     keep: tuple[KeepRule, ...]
     screening: Screening
+    own: OwnScores
 
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the results: a run is continued only with the same."""
         skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained",
                    "quick_gelu", "device", "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement",
-                   "resume", "retry_failed", "overwrite")  # fmt: skip
+                   "layout", "head", "scorer", "resume", "retry_failed", "overwrite")  # fmt: skip
         return {
             **self.options.without(*skipped),
             # The weights' checksum and the activation decide, not the path, tag or option that they came by.
@@ -62,6 +64,7 @@ class Job:
                 k: v for k, v in dataclasses.asdict(self.model).items() if k not in ("pretrained", "quick_gelu_by")
             },
             "heads": {head.name: _deciding(head.description) for head in self.heads},
+            "scorers": self.own.descriptions,
         }
 
     @property
@@ -98,6 +101,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.reasons import DESCRIPTIONS
     from beam_curate.rules import keep_rule
     from beam_curate.screening import parse_screening
+    from pipelines.own_scores import load_own_scores, refuse_shared_names
 
     unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
     if unknown:
@@ -122,17 +126,20 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         nsfw_head=options.nsfw_head or None,
         nsfw_chain=options.nsfw_chain,
     )
-    heads: tuple[EmbeddingScore, ...] = (*published, *_prompts(options))
-    repeated = {head.name for head in heads if [other.name for other in heads].count(head.name) > 1}
-    if repeated:
-        raise OptionError(f"--prompt {repeated.pop()}: there is a score of that name already; give another name")
+    own = load_own_scores(options.head, options.scorer, options.clip_model, model.embed_dim)
+    heads: tuple[EmbeddingScore, ...] = (*published, *own.heads, *_prompts(options))
     screening = parse_screening(options.quality, options.screen)
-    names = [*screening.quality, *(head.name for head in heads)]
+    names = [
+        *screening.quality,
+        *(head.name for head in heads),
+        *(column for scorer in own.scorers for column in scorer.columns),
+    ]
+    refuse_shared_names(names)
     try:
         keep = keep_rule(options.keep, names)
     except ValueError as error:
         raise OptionError(f"--keep: {error}") from error
-    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep, screening)
+    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep, screening, own)
 
 
 def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
@@ -181,6 +188,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.transforms.decode_images import DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
+    from beam_curate.transforms.score_images import ScoreImages
+    from beam_curate.transforms.write_layouts import WriteLayouts
     from beam_curate.transforms.write_report import WriteReport
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
     from pipelines.launch import runner_name
@@ -206,7 +215,13 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     )
     hints = inference_hints(options, runner_name(root.options))
     score = ScoreAndFilter(
-        job.heads, options.min_aesthetic, options.max_nsfw, options.min_side, job.keep, job.screening.quality
+        job.heads,
+        options.min_aesthetic,
+        options.max_nsfw,
+        options.min_side,
+        job.keep,
+        (*job.screening.quality, *(column for scorer in job.own.of_images for column in scorer.columns)),
+        job.own.of_embeddings,
     )
     run = root | ContinueRun(output, options.retried_reasons)
     return (
@@ -217,6 +232,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             max_shard_bytes=options.max_shard_bytes,
         )
         | DecodeImages(decode, options.decode_threads, options.dali_device, job.screening)
+        | ScoreImages(job.own.of_images)
         | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         | score
         | WriteWebDatasetShards(
@@ -229,6 +245,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             about,
         )
         | WriteReport(output)
+        | WriteLayouts(output, options.layouts)
     )
 
 

@@ -40,6 +40,18 @@ class CurateOptions:
         "probability of the first text against the others, one text alone its similarity; several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
     )
+    head: tuple[str, ...] = option(
+        (),
+        "JSON description of a head of your own, with its safetensors file beside it; may be given several times",
+        action="append",
+        metavar="FILE",
+    )
+    scorer: tuple[str, ...] = option(
+        (),
+        "a scorer of your own, package.module:Class, with options as a JSON object behind it; may be given several times",
+        action="append",
+        metavar="MODULE:CLASS",
+    )
     min_aesthetic: Any = option(
         0.5,
         "keep if aesthetic >= this, or none. The scale is nominally 1 to 10: 0.5 rejects almost nothing; 4.5 to 6.5 are "
@@ -62,6 +74,11 @@ class CurateOptions:
         "",
         "before inference, keep if this holds: a condition as for --keep on the image's facts and the --quality scores; the "
         "model does not see the others",
+    )
+    layout: str = option(
+        "",
+        "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of clip-retrieval, datacomp, "
+        "laion",
     )
     samples_per_shard: int = option(1000, "samples in every output shard but the last")
     shuffle_seed: Any = option(
@@ -107,6 +124,9 @@ class CurateOptions:
     overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
 
     def __post_init__(self) -> None:
+        unknown = sorted(set(self.layouts) - {"clip-retrieval", "datacomp", "laion"})
+        if unknown:
+            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of clip-retrieval, datacomp, laion")
         for name, low in (
             ("samples_per_shard", 1), ("batch_size", 1), ("model_copies", 1), ("decode_threads", 0), ("max_pixels", 1),
             ("max_member_bytes", 1), ("max_shard_bytes", 1),
@@ -127,6 +147,11 @@ class CurateOptions:
     def retried_reasons(self) -> tuple[str, ...]:
         """The reasons of --retry_failed."""
         return tuple(reason.strip() for reason in self.retry_failed.split(",") if reason.strip())
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """The names of --layout."""
+        return tuple(name.strip() for name in self.layout.split(",") if name.strip())
 
     def without(self, *names: str) -> dict[str, Any]:
         """All options as a dict but for the ones named."""

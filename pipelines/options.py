@@ -73,6 +73,8 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
             settings["metavar"] = "true|false"
         elif "required" in settings:
             settings.pop("default", None)
+        elif settings.get("action") == "append":
+            settings["type"] = str
         else:
             settings["default"] = field.default
             settings.setdefault("type", type(field.default))
@@ -90,6 +92,10 @@ def parse(
     """
     parser = parser_of(options, description, epilog)
     namespace, rest = parser.parse_known_args(list(argv))
+    own: type[Any] = options
+    for field in dataclasses.fields(own):
+        if field.metadata.get("action") == "append":
+            setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
     given = frozenset(word[2:].split("=", 1)[0] for word in argv if word.startswith("--"))
     return options(**vars(namespace)), rest, given
 

@@ -14,7 +14,7 @@ if __name__ == "__main__" and not __package__:
 import datetime
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.options import OptionError, fail, leave, parse, printable
@@ -42,18 +42,35 @@ class Job:
         selection: The source and the rules.
         shards: The input shards of the source's run.
         source: The summary of that run.
+        scorers: The descriptions of the user's own scorers.
     """
 
     options: SelectOptions
     selection: Selection
     shards: Sequence[Shard]
     source: dict[str, Any]
+    scorers: Sequence[dict[str, object]]
 
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the result: a run is continued only with the same."""
-        skipped = ("scores", "output", "dry_run", "model_dir", "pretrained", "resume", "overwrite")
+        skipped = (
+            "scores",
+            "output",
+            "dry_run",
+            "model_dir",
+            "pretrained",
+            "layout",
+            "head",
+            "scorer",
+            "resume",
+            "overwrite",
+        )
         rules = self.options.without(*skipped)
+        heads = {
+            scorer.name: scorer.description for scorer in self.selection.scorers if "prompts" not in scorer.description
+        }
+        rules |= {"scorers": list(self.scorers), "heads": {name: {**said, "file": ""} for name, said in heads.items()}}
         return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
 
 
@@ -68,9 +85,11 @@ def prepare(options: SelectOptions) -> Job:
     from beam_curate.rejudging import Selection
     from beam_curate.rules import FACT_KINDS, check_columns, keep_rule, standard_rules
     from beam_curate.run_state import RUN, input_shards
+    from beam_curate.scorers import scorer_name
     from beam_curate.storage import absolute, exists, join, open_read, read_json
     from beam_curate.summary import SUMMARY
     from beam_curate.top import parse_top
+    from pipelines.own_scores import load_own_scores, refuse_shared_names
 
     source = absolute(options.scores)
     if not exists(join(source, SUMMARY)):
@@ -83,11 +102,20 @@ def prepare(options: SelectOptions) -> Job:
     with open_read(join(source, score_table.part_name(0))) as stream:
         names = score_table.score_names(score_table.open_part(stream).schema_arrow)
     summary = read_json(join(source, SUMMARY))
-    scorers = _prompts(options, summary["configuration"])
-    clash = sorted({scorer.name for scorer in scorers} & {*names, *score_table.schema((), 1).names})
+    model = _scoring_configuration(summary["configuration"])["model"]
+    own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
+    if own.of_images:
+        raise OptionError(
+            f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to curate.py"
+        )
+    selection = Selection(source, scorers=(*own.heads, *_prompts(options, model)), own=own.of_embeddings)
+    clash = sorted({*selection.added} & {*names, *score_table.schema((), 1).names})
     if clash:
-        raise OptionError(f"--prompt {clash[0]}: the table has a column of that name already; give another name")
-    names += [scorer.name for scorer in scorers]
+        raise OptionError(
+            f"the table has a column {clash[0]} already; give the score of --head, --scorer or --prompt another name"
+        )
+    refuse_shared_names(selection.added)
+    names += selection.added
     rules = standard_rules(options.min_aesthetic, options.max_nsfw, options.min_side)
     try:
         check_columns(rules, names)
@@ -101,10 +129,11 @@ def prepare(options: SelectOptions) -> Job:
         raise OptionError(
             f"--{option}: there is no number {top.column!r} in the table; there are: {', '.join(numbers)}"
         )
-    return Job(options, Selection(source, (*rules, *keep), top, scorers), shards, summary)
+    selection = replace(selection, rules=(*rules, *keep), top=top)
+    return Job(options, selection, shards, summary, own.descriptions)
 
 
-def _prompts(options: SelectOptions, configuration: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
+def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, by the model that made the embeddings: its weights' checksum must be the same."""
     if not options.prompt.strip():
         return ()
@@ -115,7 +144,6 @@ def _prompts(options: SelectOptions, configuration: Mapping[str, Any]) -> tuple[
         specs = parse_prompts(options.prompt)
     except ValueError as error:
         raise OptionError(f"--prompt: {error}") from error
-    scored = _scoring_configuration(configuration)["model"]
     weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
     here = describe_model(scored["clip_model"], options.pretrained, **weights, fetch=True)
     if here.weights != scored["weights"]:
@@ -139,13 +167,14 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
 
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.select_rows import SelectRows
+    from beam_curate.transforms.write_layouts import WriteLayouts
     from beam_curate.transforms.write_report import WriteReport
     from beam_curate.transforms.write_webdataset_shards import PackShards
 
     run = root | ContinueRun(output)
     parts = (run.pending | SelectRows(job.selection, output), run.done) | "AddDone" >> beam.Flatten()
     packed = parts | PackShards(output, job.options.samples_per_shard, job.options.shuffle_seed, about)
-    return packed | WriteReport(output)
+    return packed | WriteReport(output) | WriteLayouts(output, job.options.layouts)
 
 
 def about_run(job: Job, runner: str) -> dict[str, Any]:

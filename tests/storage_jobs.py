@@ -21,7 +21,7 @@ from tests.conftest import encoded, photo, tar_bytes
 from tests.stubs import DIM, StubHandler, stub_heads
 
 SAMPLES = 20
-NOT_COMPARED = ("summary.json", "run.json")
+NOT_COMPARED = ("summary.json", "run.json", "report.html")
 """They hold times, versions and paths."""
 
 

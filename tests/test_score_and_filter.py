@@ -33,6 +33,11 @@ def test_one_row_each_in_order_with_failures_between():
     assert all(0 <= row.scores["nsfw"] <= 1 for row in rows if row.status == "kept")
 
 
+def test_a_batch_of_nothing_but_failures_has_nothing_to_judge():
+    (row,) = score_samples([FAILED], stub_heads(), [Rule("low", "aesthetic", minimum=5), Rule("x", "side", minimum=5)])
+    assert (row.status, row.reason) == ("failed", "not_an_image")
+
+
 def test_scores_do_not_depend_on_the_batch():
     heads = stub_heads()
     together = [row.scores for row in score_samples([sample(n) for n in range(40)], heads, ())]

@@ -57,7 +57,7 @@ def selected(table, name, *flags):
 
 def files(output):
     """All files but those that tell of the run itself."""
-    own = ("summary.json", "run.json")
+    own = ("summary.json", "run.json", "report.html")
     return {
         str(path.relative_to(output)): path.read_bytes()
         for path in sorted(output.rglob("*"))
@@ -184,13 +184,13 @@ def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
 
 def test_prompts_score_stored_embeddings_as_the_main_job_does(data, table, capsys):
     prompts = "--prompt=cat=a photo of a cat,a photo of a dog;plain=a plain photo"
-    direct = scored(data, "prompts", *OFF, prompts, "--keep=cat > 0.5")
-    again = selected(table, "prompts-again", prompts, "--keep=cat > 0.5", "--pretrained=random")
+    direct = scored(data, "prompts", *OFF, prompts)
+    again = selected(table, "prompts-again", prompts, "--pretrained=random")
     assert files(direct) == files(again)
-    assert 0 < json.loads((again / "summary.json").read_text())["funnel"]["kept"] < 33
+    assert len({row["plain"] for row in rows(again) if row["status"] == "kept"}) > 20
     never = table.parent / "never"
     assert select.main([f"--scores={table}", f"--output={never}", "--prompt=nsfw=a", "--pretrained=random"]) == 2
-    assert "--prompt nsfw: the table has a column of that name" in capsys.readouterr().err
+    assert "the table has a column nsfw already" in capsys.readouterr().err
     assert select.main([f"--scores={table}", f"--output={never}", "--prompt=cat", "--pretrained=random"]) == 2
     assert "--prompt: the prompt score 'cat' has no '='" in capsys.readouterr().err
 
@@ -217,6 +217,57 @@ def test_what_was_screened_out_stays_out(data):
     assert json.loads((again / "summary.json").read_text())["funnel"] == summary["funnel"]
 
 
+def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table, tmp_path, monkeypatch, capsys):
+    from safetensors.numpy import save_file
+
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    width = len(rows(table)[0]["embedding"])
+    weight = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
+    save_file({"fc.weight": weight}, tmp_path / "taste.safetensors")
+    description = {"name": "taste", "weights": "taste.safetensors", "layers": ["fc"], "activation": "none", "output": "raw"}
+    (tmp_path / "taste.json").write_text(json.dumps(description))
+    np.save(tmp_path / "example.npy", np.eye(1, width)[0])
+    example = json.dumps({"example": str(tmp_path / "example.npy")})
+    own = [f"--head={tmp_path}/taste.json", f"--scorer=red_scorer:Likeness {example}"]
+    direct = scored(data, "own", *OFF, *own, "--keep=taste > 0")
+    again = selected(table, "own-again", *own, "--keep=taste > 0")
+    assert files(direct) == files(again)
+    summary = json.loads((again / "summary.json").read_text())
+    assert 0 < summary["funnel"]["kept"] < 33
+    assert summary["configuration"]["scorers"][0]["scorer"] == "red_scorer:Likeness"
+    for row in rows(again):
+        if row["status"] != "failed":
+            assert row["taste"] == pytest.approx(float(weight[0] @ np.array(row["embedding"], np.float32)), abs=1e-4)
+    assert select.main([f"--scores={table}", "--dry_run", *own, "--keep=taste > 0"]) == 0
+    assert f" {summary['funnel']['kept']} " in capsys.readouterr().out
+    assert select.main([f"--scores={table}", "--dry_run", "--scorer=red_scorer:Redness"]) == 2
+    assert "takes images, and a score table has none" in capsys.readouterr().err
+    assert select.main([f"--scores={again}", "--dry_run", own[0]]) == 2
+    assert "the table has a column taste already" in capsys.readouterr().err
+
+
+def test_a_scorer_of_images_scores_what_the_model_sees(data, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    output = scored(data, "red", *OFF, "--scorer=red_scorer:Redness", "--quality=border", "--keep=redness > 0")
+    found = rows(output)
+    assert {row["redness"] is None for row in found if row["status"] == "failed"} == {True}
+    values = {row["redness"] for row in found if row["status"] != "failed"}
+    assert len(values) > 10
+    assert all(0 <= value <= 1 for value in values)
+
+
+def test_layouts_come_with_a_run_and_go_with_it(table, capsys):
+    output = selected(table, "layouts", "--min_aesthetic=5", "--layout=clip-retrieval, laion")
+    kept = json.loads((output / "summary.json").read_text())["funnel"]["kept"]
+    images = [np.load(path) for path in sorted((output / "layouts" / "clip-retrieval" / "img_emb").iterdir())]
+    assert sum(len(image) for image in images) == kept > 0
+    assert (output / "layouts" / "laion" / "_layout.json").exists()
+    selected(table, "layouts", "--min_aesthetic=5", "--overwrite")
+    assert [path for path in (output / "layouts").rglob("*") if path.is_file()] == []
+    assert select.main([f"--scores={table}", "--dry_run", "--layout=odd"]) == 2
+    assert "--layout odd is none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -224,7 +275,7 @@ def test_what_was_screened_out_stays_out(data):
         (["--screen=sharpness > 5"], "--screen: there is no column 'sharpness'"),
         (["--screen=aesthetic > 5"], "--screen: there is no column 'aesthetic'"),
         (["--keep=nothing > 5"], "--keep: there is no column 'nothing'"),
-        (["--prompt=aesthetic=a"], "--prompt aesthetic: there is a score of that name"),
+        (["--prompt=aesthetic=a"], "two scores are named aesthetic"),
         (["--prompt=a b=c"], "--prompt: the prompt score name 'a b'"),
     ],
 )

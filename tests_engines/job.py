@@ -88,8 +88,9 @@ def wait_until_half_done(process: "subprocess.Popen[bytes]", output: Path, log: 
 
 
 def written(output: Path) -> dict[str, bytes]:
-    """All files of a run but the summary, which tells times and the runner."""
-    paths = sorted(path for path in output.rglob("*") if path.is_file() and path.name != "summary.json")
+    """All files of a run but the summary and the report, which tell times and the runner."""
+    own = ("summary.json", "report.html")
+    paths = sorted(path for path in output.rglob("*") if path.is_file() and path.name not in own)
     return {str(path.relative_to(output)): path.read_bytes() for path in paths}
 
 
@@ -99,3 +100,4 @@ def assert_same(output: Path, expected: dict[str, bytes]) -> None:
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
     assert (output / "summary.json").exists()
+    assert (output / "report.html").exists()

@@ -43,7 +43,7 @@ def start(data, output, log, *extra, **options):
 
 
 def files(folder):
-    skipped = ("run.json", "summary.json")
+    skipped = ("run.json", "summary.json", "report.html")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -14,6 +14,7 @@ from beam_curate.heads import EmbeddingScore
 from beam_curate.progress import PROGRESS
 from beam_curate.records import EmbeddedSample, ImageFacts, ScoredSample
 from beam_curate.rules import Condition, check_columns, judge, standard_rules
+from beam_curate.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
 from beam_curate.screening import fact_column
 
 _BATCH = 64
@@ -33,7 +34,8 @@ class ScoreAndFilter(beam.PTransform):
         max_nsfw: Keep if nsfw < this; None turns the rule off.
         min_side: Keep if the shorter side in pixels >= this; None turns the rule off.
         rules: More rules, tried after these: `Rule`, or `KeepRule` with an expression.
-        image_scores: Names of the scores that the samples bring with them (`DecodeImages.screening`).
+        image_scores: Names of the scores that the samples bring with them (`DecodeImages.screening`, `ScoreImages`).
+        scorers: Scorers of the user's own that take embeddings, see `scorers`.
 
     Raises:
         ValueError: At construction, if a rule needs a score that no head gives.
@@ -45,6 +47,7 @@ class ScoreAndFilter(beam.PTransform):
     min_side: int | None = None
     rules: Sequence[Condition] = field(default_factory=tuple)
     image_scores: Sequence[str] = ()
+    scorers: Sequence[EmbeddingsScorer] = ()
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -53,17 +56,18 @@ class ScoreAndFilter(beam.PTransform):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """The names of the scores: those that the samples bring, then those of the heads."""
-        return (*self.image_scores, *(head.name for head in self.heads))
+        """The names of the scores: those that the samples bring, those of the heads, those of the scorers."""
+        own = [column for scorer in self.scorers for column in scorer.columns]
+        return (*self.image_scores, *(head.name for head in self.heads), *own)
 
     def expand(self, samples: beam.PCollection[EmbeddedSample]) -> beam.PCollection[ScoredSample]:
         """Batches and scores."""
         return (
             samples
             | beam.BatchElements(min_batch_size=_BATCH, max_batch_size=_BATCH)
-            | beam.ParDo(_Score(tuple(self.heads), self._rules, tuple(self.image_scores))).with_output_types(
-                ScoredSample
-            )
+            | beam.ParDo(
+                _Score(tuple(self.heads), self._rules, tuple(self.image_scores), tuple(self.scorers))
+            ).with_output_types(ScoredSample)
         )
 
 
@@ -72,6 +76,7 @@ def score_samples(
     heads: Sequence[EmbeddingScore],
     rules: Sequence[Condition],
     image_scores: Sequence[str] = (),
+    scorers: Sequence[EmbeddingsScorer] = (),
 ) -> Iterator[ScoredSample]:
     """Scores and judges a batch; a failed sample keeps its failure and has NaN for the scores that it does not bring."""
     good = [sample for sample in samples if sample.failure is None]
@@ -79,8 +84,11 @@ def score_samples(
         name: np.array([sample.scores.get(name, math.nan) for sample in good], np.float32) for name in image_scores
     }
     if good:
-        embeddings = np.stack([np.frombuffer(sample.embedding, "<f2") for sample in good]).astype(np.float32)
+        embeddings = np.stack([np.frombuffer(sample.embedding, "<f2") for sample in good])
         scores |= {head.name: head.score(embeddings) for head in heads}
+        for scorer in scorers:
+            scores |= run_embeddings(scorer, embeddings)
+    names = (*image_scores, *(head.name for head in heads), *(name for scorer in scorers for name in scorer.columns))
     described = [(sample.ref, _facts(sample)) for sample in good]
     columns = {
         name: pa.array(scores[name]) if name in scores else fact_column(name, described)
@@ -91,9 +99,7 @@ def score_samples(
     for sample in samples:
         if sample.failure is not None:
             failure = sample.failure
-            known = {
-                name: sample.scores.get(name, math.nan) for name in (*image_scores, *(head.name for head in heads))
-            }
+            known = {name: sample.scores.get(name, math.nan) for name in names}
             status = records.REJECTED if failure.step == reasons.SCREEN else records.FAILED
             yield ScoredSample(
                 sample.ref, sample.facts, b"", known, status, failure.step, failure.reason, failure.message
@@ -117,20 +123,33 @@ def _facts(sample: EmbeddedSample) -> ImageFacts:
 
 class _Score(beam.DoFn):
     def __init__(
-        self, heads: tuple[EmbeddingScore, ...], rules: tuple[Condition, ...], image_scores: tuple[str, ...]
+        self,
+        heads: tuple[EmbeddingScore, ...],
+        rules: tuple[Condition, ...],
+        image_scores: tuple[str, ...],
+        scorers: tuple[EmbeddingsScorer, ...],
     ) -> None:
         self._heads = heads
         self._rules = rules
         self._image_scores = image_scores
+        self._scorers = scorers
         self._counters = {status: Metrics.counter("beam_curate.score", status) for status in records.STATUSES}
         # A distribution holds integers: thousandths of the score.
         self._scores = {
             name: Metrics.distribution("beam_curate.score", f"{name}_thousandths")
-            for name in (*image_scores, *(head.name for head in heads))
+            for name in (
+                *image_scores,
+                *(head.name for head in heads),
+                *(column for scorer in scorers for column in scorer.columns),
+            )
         }
 
+    def setup(self) -> None:
+        for scorer in self._scorers:
+            set_up_scorer(scorer)
+
     def process(self, batch: list[EmbeddedSample]) -> Iterator[ScoredSample]:
-        for row in score_samples(batch, self._heads, self._rules, self._image_scores):
+        for row in score_samples(batch, self._heads, self._rules, self._image_scores, self._scorers):
             self._counters[row.status].inc()
             if row.reason:
                 Metrics.counter("beam_curate.reasons", row.reason).inc()

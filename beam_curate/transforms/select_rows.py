@@ -94,6 +94,7 @@ def _part_numbers(output: str) -> Iterator[tuple[int, str]]:
 
 def _count_digits(part: tuple[int, str], selection: Selection, cutoff: Cutoff) -> dict[int, int]:
     _, path = part
+    selection.set_up()
     return top.count_digits(candidates(selection, path), cutoff)
 
 
@@ -110,6 +111,7 @@ def _narrow(cutoff: Cutoff, counts: Mapping[int, int], rule: TopRule) -> Cutoff:
 
 def _ties(part: tuple[int, str], selection: Selection, cutoff: Cutoff) -> Iterator[tuple[int, int]]:
     index, path = part
+    selection.set_up()
     count = top.ties(candidates(selection, path), cutoff)
     if count:
         yield index, count
@@ -125,6 +127,9 @@ class _Judge(beam.DoFn):
         self._output = output
         self._rows = Metrics.counter("beam_curate.select", "rows")
         self._kept = Metrics.counter("beam_curate.select", "kept")
+
+    def setup(self) -> None:
+        self._selection.set_up()
 
     def process(
         self, shard: Shard, cutoff: Cutoff | None = None, shares: Mapping[int, Cutoff] | None = None

@@ -1,0 +1,63 @@
+"""The scores of the user's own, from the options --head, --scorer and --prompt: loaded and checked before any work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from beam_curate.heads import EmbeddingScore
+from beam_curate.own_heads import load_own_head
+from beam_curate.scorers import EmbeddingsScorer, ImagesScorer, Scorer, describe_scorer, load_scorer
+from pipelines.options import OptionError
+
+
+@dataclass(frozen=True)
+class OwnScores:
+    """What the user adds.
+
+    Attributes:
+        heads: Of --head.
+        scorers: Of --scorer, in their order.
+    """
+
+    heads: tuple[EmbeddingScore, ...] = ()
+    scorers: tuple[Scorer, ...] = ()
+
+    @property
+    def of_images(self) -> tuple[ImagesScorer, ...]:
+        """The scorers that take pixels."""
+        return tuple(scorer for scorer in self.scorers if isinstance(scorer, ImagesScorer))
+
+    @property
+    def of_embeddings(self) -> tuple[EmbeddingsScorer, ...]:
+        """The scorers that take embeddings."""
+        return tuple(scorer for scorer in self.scorers if isinstance(scorer, EmbeddingsScorer))
+
+    @property
+    def descriptions(self) -> list[dict[str, object]]:
+        """What decides the scorers' values."""
+        return [describe_scorer(scorer) for scorer in self.scorers]
+
+
+def load_own_scores(heads: Sequence[str], scorers: Sequence[str], clip_model: str, width: int) -> OwnScores:
+    """Loads what the options name.
+
+    Raises:
+        ValueError: It names the option, what is wrong, and the remedy.
+    """
+    loaded = [load_own_head(path) for path in heads]
+    for head in loaded:
+        head.check_model(clip_model, width)
+    return OwnScores(tuple(loaded), tuple(load_scorer(text) for text in scorers))
+
+
+def refuse_shared_names(names: Sequence[str]) -> None:
+    """Refuses two scores of one name.
+
+    Raises:
+        OptionError: It names the score.
+    """
+    shared = sorted({name for name in names if list(names).count(name) > 1})
+    if shared:
+        raise OptionError(
+            f"two scores are named {shared[0]}: give each of --head, --scorer, --prompt and --quality a name of its own, other "
+            "than aesthetic and nsfw"
+        )
