@@ -106,7 +106,7 @@ def _parameter(field: Any) -> dict[str, Any]:
     found |= _SHAPES.get(field.name) or _shape(field.default, settings)
     if field.name in _CHOSEN:
         found["helpText"] += f" (default: {_text(field.default)}, or as the accelerator wants)"
-    elif optional and field.default != "":
+    elif optional and field.default not in ("", ()):
         found["defaultValue"] = _text(field.default)
     return found
 

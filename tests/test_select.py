@@ -224,7 +224,13 @@ def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table
     width = len(rows(table)[0]["embedding"])
     weight = np.random.default_rng(0).normal(size=(1, width)).astype(np.float32)
     save_file({"fc.weight": weight}, tmp_path / "taste.safetensors")
-    description = {"name": "taste", "weights": "taste.safetensors", "layers": ["fc"], "activation": "none", "output": "raw"}
+    description = {
+        "name": "taste",
+        "weights": "taste.safetensors",
+        "layers": ["fc"],
+        "activation": "none",
+        "output": "raw",
+    }
     (tmp_path / "taste.json").write_text(json.dumps(description))
     np.save(tmp_path / "example.npy", np.eye(1, width)[0])
     example = json.dumps({"example": str(tmp_path / "example.npy")})

@@ -86,7 +86,7 @@ def test_defaults_agree_with_the_options_and_with_their_own_rules():
         if "defaultValue" in parameter and parameter["paramType"] == "ENUM":
             assert parameter["defaultValue"] in [choice["value"] for choice in parameter["enumOptions"]]
     missing = {name for name in OWN if PARAMETERS[name]["isOptional"] and "defaultValue" not in PARAMETERS[name]}
-    assert missing == {name for name, field in OWN.items() if field.default == ""} | {"batch_size", "precision"}
+    assert missing == {name for name, field in OWN.items() if field.default in ("", ())} | {"batch_size", "precision"}
 
 
 def test_choices_are_enums_and_all_are_taken():
