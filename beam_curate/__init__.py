@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from beam_curate.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from beam_curate.caption_handler import CaptionHandler as CaptionHandler
     from beam_curate.clip_handler import ClipModelHandler as ClipModelHandler
     from beam_curate.head_files import find_heads as find_heads
     from beam_curate.images import DecodeOptions as DecodeOptions
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards as WriteWebDatasetShards
 
 _HOMES = {
+    "CaptionHandler": "caption_handler",
     "ClipModelHandler": "clip_handler",
     "find_heads": "head_files",
     "DecodeOptions": "images",

@@ -8,6 +8,7 @@ columns. Nothing is ever evaluated as Python: a node that is not listed here is 
     format in ("JPEG", "PNG"), format not in (...)
     caption is None, caption is not None
     length(caption)       characters of a text
+    words(caption)        words, separated by white space
     lower(key)            a text in lower case
     min(width, 512), max(a, b), abs(a)
 
@@ -48,6 +49,7 @@ _ARITHMETIC: Final[dict[type[ast.operator], Callable[..., Any]]] = {
 # Name: kinds of the arguments, kind of the result, kernel.
 _FUNCTIONS: Final[dict[str, tuple[tuple[str, ...], str, Callable[..., Any]]]] = {
     "length": ((TEXT,), NUMBER, lambda text: pc.cast(pc.utf8_length(text), pa.float64())),
+    "words": ((TEXT,), NUMBER, lambda text: pc.cast(pc.count_substring_regex(text, r"\S+"), pa.float64())),
     "lower": ((TEXT,), TEXT, pc.utf8_lower),
     "abs": ((NUMBER,), NUMBER, pc.abs),
     "min": ((NUMBER, NUMBER), NUMBER, lambda a, b: pc.min_element_wise(a, b, skip_nulls=False)),

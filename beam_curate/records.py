@@ -70,7 +70,8 @@ class SampleRef:
 
     `index` counts the rows of its shard from 0, failures included. `image` is the suffix of the image member, empty
     if there is none. `shard_rows` is the number of the shard's rows on its last row and 0 on all others: by it a later
-    step knows that the shard is complete. `caption` comes from a `.txt` member and `url` from a `.json` one.
+    step knows that the shard is complete. `caption` comes from a `.txt` member, or else from the field `caption` of a
+    `.json` one, and `url` from its field `url`.
     """
 
     shard_index: int

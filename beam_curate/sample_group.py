@@ -55,6 +55,7 @@ class SampleGroup:
     _data: bytes = b""
     _caption: str | None = None
     _url: str | None = None
+    _json_caption: str | None = None
     _failure: Failure | None = None
 
     def fail(self, reason: str, message: str) -> None:
@@ -115,7 +116,7 @@ class SampleGroup:
             if lower == "txt":
                 self._caption = _caption(read_body())
             elif lower == "json":
-                self._url = _url(read_body())
+                self._url, self._json_caption = _json_texts(read_body())
 
     def finish(self, shard: Shard, index: int, max_member_bytes: int) -> Sample:
         """The sample, all of whose members are known."""
@@ -133,7 +134,7 @@ class SampleGroup:
             key=encodable(self.key[:MAX_NAME_CHARACTERS]),
             members=tuple(self._members),
             image=self._image,
-            caption=self._caption,
+            caption=self._json_caption if self._caption is None else self._caption,
             url=self._url,
         )
         return Sample(ref, self._data, self._failure)
@@ -152,14 +153,20 @@ def _caption(data: bytes) -> str:
     return data.decode("utf-8", "replace").strip()[:MAX_CAPTION_CHARACTERS]
 
 
-def _url(data: bytes) -> str | None:
-    """The text under "url" in a JSON object, or None: JSON that is broken or too deep costs only the URL."""
+def _json_texts(data: bytes) -> tuple[str | None, str | None]:
+    """The texts under "url" and "caption" in a JSON object, or None: JSON that is broken or too deep costs only these."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        return None
-    url = value.get("url") if isinstance(value, dict) else None
-    if not isinstance(url, str) or len(url) > MAX_URL_CHARACTERS:
-        return None
+        return None, None
+    if not isinstance(value, dict):
+        return None, None
     # JSON can spell halves of surrogate pairs, which UTF-8 cannot.
-    return url.encode("utf-8", "replace").decode("utf-8")
+    url, caption = (
+        text.encode("utf-8", "replace") if isinstance(text := value.get(name), str) else None
+        for name in ("url", "caption")
+    )
+    return (
+        url.decode() if url is not None and len(url.decode()) <= MAX_URL_CHARACTERS else None,
+        None if caption is None else _caption(caption),
+    )

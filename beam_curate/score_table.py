@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -125,7 +126,12 @@ def _embeddings(rows: Sequence[ScoredSample], dim: int) -> pa.FixedSizeListArray
                     f"table's column {dim}; give embedding_dim={vector.size}"
                 )
             matrix[position] = vector
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), dim)
+    return embedding_column(matrix)
+
+
+def embedding_column(matrix: npt.NDArray[np.float16]) -> pa.FixedSizeListArray:
+    """A column of embeddings, (N, D) float16."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
 def write_table(stream: BinaryIO, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:

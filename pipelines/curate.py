@@ -11,14 +11,13 @@ import sys
 if __name__ == "__main__" and not __package__:
     del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
 
-import dataclasses
 import datetime
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.curate_job import Job, prepare
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, leave, parse
@@ -27,158 +26,16 @@ from pipelines.outcome import report, write_missing_report
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from beam_curate.heads import EmbeddingScore
-    from beam_curate.model_description import ModelDescription
-    from beam_curate.records import Shard
-    from beam_curate.rules import KeepRule
-    from beam_curate.screening import Screening
-    from pipelines.own_scores import OwnScores
-
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
 1 to 10 rejects almost nothing. Run once with the rules off, look at the scores, and choose."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that is known before any work starts: checked options, the input, the model and the heads."""
-
-    options: CurateOptions
-    shards: Sequence[Shard]
-    model: ModelDescription
-    heads: tuple[EmbeddingScore, ...]
-    keep: tuple[KeepRule, ...]
-    screening: Screening
-    own: OwnScores
-
-    @property
-    def configuration(self) -> dict[str, Any]:
-        """What decides the results: a run is continued only with the same."""
-        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained",
-                   "quick_gelu", "device", "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement",
-                   "layout", "head", "scorer", "resume", "retry_failed", "overwrite")  # fmt: skip
-        return {
-            **self.options.without(*skipped),
-            # The weights' checksum and the activation decide, not the path, tag or option that they came by.
-            "model": {
-                k: v for k, v in dataclasses.asdict(self.model).items() if k not in ("pretrained", "quick_gelu_by")
-            },
-            "heads": {head.name: _deciding(head.description) for head in self.heads},
-            "scorers": self.own.descriptions,
-        }
-
-    @property
-    def meaningless(self) -> list[str]:
-        """What is random in this job, so that its scores mean nothing."""
-        found = ["CLIP weights"] if self.model.random else []
-        return found + [
-            f"{head.name} {'score' if 'prompts' in head.description else 'head'}"
-            for head in self.heads
-            if head.description.get("meaningless")
-        ]
-
-
-def _deciding(description: Mapping[str, object]) -> dict[str, object]:
-    """What of a score's description decides its values: not where a file lies, nor the last bits of a prompt's matrix."""
-    skipped = ("file", "id") if "prompts" in description else ("file",)
-    return {name: value for name, value in description.items() if name not in skipped}
-
-
-def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
-    """Lists the input, describes the model and loads the heads; nothing is written.
-
-    Args:
-        options: The options.
-        given: The names of those that the user gave.
-
-    Raises:
-        ValueError: Something does not fit; one line that names it and the remedy.
-    """
-    from beam_curate.dali_decoding import require_dali
-    from beam_curate.head_files import find_heads
-    from beam_curate.listing import list_shards
-    from beam_curate.model_description import describe_model
-    from beam_curate.reasons import DESCRIPTIONS
-    from beam_curate.rules import keep_rule
-    from beam_curate.screening import parse_screening
-    from pipelines.own_scores import load_own_scores, refuse_shared_names
-
-    unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
-    if unknown:
-        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason; there are: {', '.join(DESCRIPTIONS)}")
-    if options.decoder == "dali":
-        require_dali(options.dali_device)
-    elif "dali_device" in given:
-        raise OptionError(f"--dali_device {options.dali_device} is for --decoder dali, not {options.decoder}")
-    shards = list_shards(options.input)
-    model = describe_model(
-        options.clip_model,
-        options.pretrained,
-        model_dir=options.model_dir or None,
-        quick_gelu=options.forced_quick_gelu,
-        fetch=True,
-    )
-    published = find_heads(
-        options.model_dir,
-        options.clip_model,
-        model.embed_dim,
-        aesthetic_head=options.aesthetic_head or None,
-        nsfw_head=options.nsfw_head or None,
-        nsfw_chain=options.nsfw_chain,
-    )
-    own = load_own_scores(options.head, options.scorer, options.clip_model, model.embed_dim)
-    heads: tuple[EmbeddingScore, ...] = (*published, *own.heads, *_prompts(options))
-    screening = parse_screening(options.quality, options.screen)
-    names = [
-        *screening.quality,
-        *(head.name for head in heads),
-        *(column for scorer in own.scorers for column in scorer.columns),
-    ]
-    refuse_shared_names(names)
-    try:
-        keep = keep_rule(options.keep, names)
-    except ValueError as error:
-        raise OptionError(f"--keep: {error}") from error
-    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep, screening, own)
-
-
-def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
-    """The scores of --prompt, computed once with the text tower."""
-    if not options.prompt.strip():
-        return ()
-    from beam_curate.prompts import parse_prompts, prompt_scores
-
-    try:
-        specs = parse_prompts(options.prompt)
-    except ValueError as error:
-        raise OptionError(f"--prompt: {error}") from error
-    return prompt_scores(
-        specs,
-        options.clip_model,
-        options.pretrained,
-        model_dir=options.model_dir or None,
-        quick_gelu=options.forced_quick_gelu,
-    )
-
-
-def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
-    """A default threshold on a score that is turned off is no rule; one that the user gave is a mistake."""
-    for name, score in (("min_aesthetic", "aesthetic"), ("max_nsfw", "nsfw")):
-        if score not in scores and getattr(options, name) is not None:
-            if name in given:
-                raise OptionError(
-                    f"--{name} {getattr(options, name)} needs the {score} score, which --{score}_head none turns off; "
-                    f"give a head, or --{name} none"
-                )
-            changes: dict[str, Any] = {name: None}
-            options = dataclasses.replace(options, **changes)
-    return options
 
 
 def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
     """The main job on a pipeline: what is left of the run in `output`, to shards and summary."""
     from apache_beam.ml.inference.base import RunInference
 
+    from beam_curate.caption_handler import CaptionHandler
     from beam_curate.clip_handler import ClipModelHandler
     from beam_curate.clip_weights import for_any_folder
     from beam_curate.images import DecodeOptions
@@ -220,11 +77,11 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         options.max_nsfw,
         options.min_side,
         job.keep,
-        (*job.screening.quality, *(column for scorer in job.own.of_images for column in scorer.columns)),
+        job.image_scores,
         job.own.of_embeddings,
     )
     run = root | ContinueRun(output, options.retried_reasons)
-    return (
+    embedded = (
         run.pending
         | ReadTarShards(
             image_extension=options.image_extension or None,
@@ -234,6 +91,19 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         | DecodeImages(decode, options.decode_threads, options.dali_device, job.screening)
         | ScoreImages(job.own.of_images)
         | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+    )
+    if options.caption_score:
+        captions = CaptionHandler(
+            options.clip_model,
+            for_any_folder(options.clip_model, options.pretrained),
+            model_dir=absolute(options.model_dir) if options.model_dir else None,
+            device=options.device,
+            quick_gelu=options.forced_quick_gelu,
+        )
+        compare = RunInference(captions).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+        embedded = embedded | "Captions" >> compare
+    return (
+        embedded
         | score
         | WriteWebDatasetShards(
             output,

@@ -65,6 +65,12 @@ class CurateOptions:
         'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
         "width >= 256 and format in ('JPEG', 'PNG')\"",
     )
+    caption_score: bool = option(
+        False,
+        "add caption_similarity, the cosine of an image with its own caption (.txt, or caption in .json); the text tower runs "
+        "beside the visual one",
+        action="store_true",
+    )
     quality: str = option(
         "",
         "quality scores to compute without the model, a comma list of aspect_ratio, bytes_per_pixel, sharpness, brightness, "

@@ -28,7 +28,7 @@ FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
 _GROUPS: Final = {
     "Input and output": ("input", "output", "image_extension", "samples_per_shard", "shuffle_seed", "resume", "overwrite"),
     "Models": ("model_dir", "clip_model", "pretrained", "aesthetic_head", "nsfw_head", "nsfw_chain", "prompt"),
-    "Rules": ("min_aesthetic", "max_nsfw", "min_side", "keep", "quality", "screen"),
+    "Rules": ("min_aesthetic", "max_nsfw", "min_side", "keep", "caption_score", "quality", "screen"),
     "GPU": ("accelerator", "gpu_placement", "batch_size", "precision", "device", "model_copies"),
 }  # fmt: skip
 _MORE: Final = "More"

@@ -37,6 +37,8 @@ def kept(text):
         ("format not in ['JPEG', 'GIF']", [1]),
         ("width in (100, 400)", [0, 3]),
         ("length(caption) > 4", [0, 3]),
+        ("words(caption) == 2", [0, 3]),
+        ("words(caption) == 0", [2]),
         ("lower(caption) == 'ein hund'", [3]),
         ("min(width, 250) == 250", [2, 3]),
         ("max(width, 250) == 250", [0, 1]),

@@ -1,0 +1,143 @@
+"""Measures selecting again from a large score table: beside copying the bytes that are kept, and as a dry run.
+
+    python benchmarks/selecting.py --rows 1000000 --keep 0.05
+
+The table has made-up scores and embeddings. All of its parts tell of one source shard of 1000 samples, so that a million
+samples of 100 KB need 0.1 GB; the kept ones are really read from it and written. The baseline copies the files that the
+selection wrote, once more, and syncs neither, as the selection does.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import resource
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from beam_curate import score_table
+from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart, Shard
+from beam_curate.run_state import prepare_output
+from beam_curate.storage import atomic_output, write_json
+from pipelines import select
+
+PER_PART = 1000
+_DIM = 768
+_MODEL = {"clip_model": "ViT-L-14", "embed_dim": _DIM, "weights": "none", "quick_gelu": True}
+
+
+def make_source(path: Path, size: int) -> list[ScoredSample]:
+    """Writes a tar of samples of `size` bytes, and gives their rows, scores and embeddings empty."""
+    rng = np.random.default_rng(0)
+    rows = []
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(PER_PART):
+            data, caption, key = rng.bytes(size), b"a caption of some words", f"{number:06d}"
+            members = []
+            for suffix, body in (("jpg", data), ("txt", caption)):
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(body)
+                members.append(Member(suffix, tar.offset + 512, len(body)))
+                tar.addfile(info, io.BytesIO(body))
+            last = PER_PART if number == PER_PART - 1 else 0
+            ref = SampleRef(0, str(path), number, key, tuple(members), "jpg", last, caption.decode())
+            facts = ImageFacts(640, 480, "JPEG", sha256(data).hexdigest(), len(data))
+            rows.append(ScoredSample(ref, facts, b"", {}, "kept"))
+    return rows
+
+
+def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
+    """Writes a finished run whose table has `parts` times these rows, with uniform scores from 0 to 1."""
+    rng = np.random.default_rng(1)
+    names = ["aesthetic", "nsfw"]
+    path = rows[0].ref.shard
+    size = os.path.getsize(path)
+    # A listing names a path once; only the selection's own input_shards.parquet is compared with it.
+    prepare_output(str(folder), {"model": _MODEL}, [Shard(number, f"{path}", size) for number in range(parts)])
+    plain = score_table.to_table(rows, names, _DIM)
+    for number in range(parts):
+        vectors = rng.standard_normal((PER_PART, _DIM), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        table = plain
+        for name, values in {
+            "shard_index": np.full(PER_PART, number, np.int32),
+            "aesthetic": rng.random(PER_PART, np.float32),
+            "nsfw": rng.random(PER_PART, np.float32),
+            "embedding": score_table.embedding_column(vectors.astype(np.float16)),
+        }.items():
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(name), [values])
+        part = ScorePart(number, path, score_table.part_name(number), PER_PART, PER_PART, 0, 0, {})
+        with atomic_output(str(folder), part.path) as stream:
+            score_table.write_table(stream, table, {score_table.PART_METADATA: json.dumps(asdict(part))})
+    total = parts * PER_PART
+    funnel = {"input": total, "failed": 0, "rejected": 0, "kept": total, "reasons": {}}
+    about = {"scores_meaningless": True, "random": ["scores"], "heads": [], "configuration": {"model": _MODEL}}
+    write_json(str(folder), "summary.json", {"funnel": funnel, "input_shards": parts, **about})
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Wall seconds of a call; what it prints is dropped."""
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        work()
+    return time.perf_counter() - start
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the table")
+    parser.add_argument("--keep", type=float, default=0.05, help="the share of them that is kept")
+    parser.add_argument("--image_kb", type=int, default=100, help="size of an image")
+    parser.add_argument("--workers", type=int, default=1, help="Beam's direct_num_workers, as processes")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="beam-curate-bench-") as name:
+        folder = Path(name)
+        make_run(
+            folder / "scored", make_source(folder / "source.tar", options.image_kb * 1000), -(-options.rows // PER_PART)
+        )
+        rule = [f"--scores={folder}/scored", f"--keep=aesthetic >= {1 - options.keep}"]
+        workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={options.workers}"]
+        flags = [*rule, f"--output={folder}/selected", *(workers if options.workers > 1 else [])]
+        dry = timed(lambda: select.main([*rule, "--dry_run"]))
+        dry_top = timed(lambda: select.main([f"--scores={folder}/scored", "--top_fraction=nsfw=0.1", "--dry_run"]))
+        chosen = timed(lambda: select.main(flags))
+        funnel = json.loads((folder / "selected" / "summary.json").read_text())["funnel"]
+        shards = sorted((folder / "selected").glob("*.tar"))
+        size = sum(path.stat().st_size for path in shards)
+        (folder / "copy").mkdir()
+        copied = timed(lambda: [shutil.copyfile(path, folder / "copy" / path.name) for path in shards])
+    figures = {
+        "rows": funnel["input"],
+        "kept": funnel["kept"],
+        "kept_gb": size / 1e9,
+        "dry_run_s": dry,
+        "dry_run_top_s": dry_top,
+        "select_s": chosen,
+        "copy_s": copied,
+        "ratio": chosen / copied,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "load": os.getloadavg()[0],
+    }
+    print("\n".join(f"{name:14}{value:>14,.3f}" for name, value in figures.items()))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""What `curate.py` knows before any work starts: checked options, the input, the model and all scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.curate_options import CurateOptions
+from pipelines.options import OptionError
+
+if TYPE_CHECKING:
+    from beam_curate.heads import EmbeddingScore
+    from beam_curate.model_description import ModelDescription
+    from beam_curate.records import Shard
+    from beam_curate.rules import KeepRule
+    from beam_curate.screening import Screening
+    from pipelines.own_scores import OwnScores
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known before any work starts: checked options, the input, the model and the heads."""
+
+    options: CurateOptions
+    shards: Sequence[Shard]
+    model: ModelDescription
+    heads: tuple[EmbeddingScore, ...]
+    keep: tuple[KeepRule, ...]
+    screening: Screening
+    own: OwnScores
+    image_scores: tuple[str, ...]
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What decides the results: a run is continued only with the same."""
+        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained",
+                   "quick_gelu", "device", "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement",
+                   "layout", "head", "scorer", "resume", "retry_failed", "overwrite")  # fmt: skip
+        return {
+            **self.options.without(*skipped),
+            # The weights' checksum and the activation decide, not the path, tag or option that they came by.
+            "model": {
+                k: v for k, v in dataclasses.asdict(self.model).items() if k not in ("pretrained", "quick_gelu_by")
+            },
+            "heads": {head.name: _deciding(head.description) for head in self.heads},
+            "scorers": self.own.descriptions,
+        }
+
+    @property
+    def meaningless(self) -> list[str]:
+        """What is random in this job, so that its scores mean nothing."""
+        found = ["CLIP weights"] if self.model.random else []
+        return found + [
+            f"{head.name} {'score' if 'prompts' in head.description else 'head'}"
+            for head in self.heads
+            if head.description.get("meaningless")
+        ]
+
+
+def _deciding(description: Mapping[str, object]) -> dict[str, object]:
+    """What of a score's description decides its values: not where a file lies, nor the last bits of a prompt's matrix."""
+    skipped = ("file", "id") if "prompts" in description else ("file",)
+    return {name: value for name, value in description.items() if name not in skipped}
+
+
+def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
+    """Lists the input, describes the model and loads the heads; nothing is written.
+
+    Args:
+        options: The options.
+        given: The names of those that the user gave.
+
+    Raises:
+        ValueError: Something does not fit; one line that names it and the remedy.
+    """
+    from beam_curate.caption_handler import CAPTION_SCORE
+    from beam_curate.dali_decoding import require_dali
+    from beam_curate.head_files import find_heads
+    from beam_curate.listing import list_shards
+    from beam_curate.model_description import describe_model
+    from beam_curate.reasons import DESCRIPTIONS
+    from beam_curate.rules import keep_rule
+    from beam_curate.screening import parse_screening
+    from pipelines.own_scores import load_own_scores, refuse_shared_names
+
+    unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
+    if unknown:
+        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason; there are: {', '.join(DESCRIPTIONS)}")
+    if options.decoder == "dali":
+        require_dali(options.dali_device)
+    elif "dali_device" in given:
+        raise OptionError(f"--dali_device {options.dali_device} is for --decoder dali, not {options.decoder}")
+    shards = list_shards(options.input)
+    model = describe_model(
+        options.clip_model,
+        options.pretrained,
+        model_dir=options.model_dir or None,
+        quick_gelu=options.forced_quick_gelu,
+        fetch=True,
+    )
+    published = find_heads(
+        options.model_dir,
+        options.clip_model,
+        model.embed_dim,
+        aesthetic_head=options.aesthetic_head or None,
+        nsfw_head=options.nsfw_head or None,
+        nsfw_chain=options.nsfw_chain,
+    )
+    own = load_own_scores(options.head, options.scorer, options.clip_model, model.embed_dim)
+    heads: tuple[EmbeddingScore, ...] = (*published, *own.heads, *_prompts(options))
+    screening = parse_screening(options.quality, options.screen)
+    with_images = (
+        *screening.quality,
+        *(column for scorer in own.of_images for column in scorer.columns),
+        *([CAPTION_SCORE] if options.caption_score else []),
+    )
+    names = [
+        *with_images,
+        *(head.name for head in heads),
+        *(column for scorer in own.of_embeddings for column in scorer.columns),
+    ]
+    refuse_shared_names(names)
+    try:
+        keep = keep_rule(options.keep, names)
+    except ValueError as error:
+        raise OptionError(f"--keep: {error}") from error
+    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep, screening, own, with_images)
+
+
+def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
+    """The scores of --prompt, computed once with the text tower."""
+    if not options.prompt.strip():
+        return ()
+    from beam_curate.prompts import parse_prompts, prompt_scores
+
+    try:
+        specs = parse_prompts(options.prompt)
+    except ValueError as error:
+        raise OptionError(f"--prompt: {error}") from error
+    return prompt_scores(
+        specs,
+        options.clip_model,
+        options.pretrained,
+        model_dir=options.model_dir or None,
+        quick_gelu=options.forced_quick_gelu,
+    )
+
+
+def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
+    """A default threshold on a score that is turned off is no rule; one that the user gave is a mistake."""
+    for name, score in (("min_aesthetic", "aesthetic"), ("max_nsfw", "nsfw")):
+        if score not in scores and getattr(options, name) is not None:
+            if name in given:
+                raise OptionError(
+                    f"--{name} {getattr(options, name)} needs the {score} score, which --{score}_head none turns off; "
+                    f"give a head, or --{name} none"
+                )
+            changes: dict[str, Any] = {name: None}
+            options = dataclasses.replace(options, **changes)
+    return options

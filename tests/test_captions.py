@@ -1,0 +1,84 @@
+"""Caption scores: from `.txt` or `.json`, missing ones, and what they are."""
+
+import json
+
+import apache_beam as beam
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+
+from beam_curate.caption_handler import CaptionHandler
+from beam_curate.clip_weights import find_weights
+from beam_curate.records import EmbeddedSample, Failure, ImageFacts, SampleRef
+from beam_curate.text_tower import build_text_tower
+from pipelines import curate, select
+from tests.conftest import encoded, photo, tar_bytes
+
+MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("captions")
+    texts = [
+        ("txt", b"a photo of a cat"),
+        ("json", b'{"caption": "a photo of a dog", "url": "u"}'),
+        ("txt", b"  "),
+        ("json", b'{"caption": 5}'),
+        ("cls", b"1"),
+    ]
+    members = []
+    for number, (extension, data) in enumerate(texts):
+        members += [(f"{number}.jpg", encoded(photo(number))), (f"{number}.{extension}", data)]
+    members += [("5.jpg", b"no image"), ("5.txt", b"a caption")]
+    (folder / "a.tar").write_bytes(tar_bytes(members))
+    flags = ["--min_aesthetic=none", "--max_nsfw=none", "--caption_score", "--keep=caption_similarity > -1"]
+    assert curate.main([f"--input={folder}/a.tar", f"--output={folder}/out", *MODEL, *flags]) == 0
+    return folder / "out"
+
+
+def test_scores_and_what_is_missing(run):
+    rows = pq.read_table(run / "scores").to_pylist()
+    assert [row["caption"] for row in rows] == ["a photo of a cat", "a photo of a dog", "", None, None, "a caption"]
+    assert [row["status"] for row in rows] == ["kept", "kept", "rejected", "rejected", "rejected", "failed"]
+    assert rows[3]["error_message"] == "caption_similarity is missing; kept if caption_similarity > -1"
+    tower = build_text_tower(find_weights("ViT-S-32-alt", "random"))
+    for row in rows[:2]:
+        image = np.array(row["embedding"], np.float64)  # of length 1 but for the rounding to float16
+        expected = float(image @ tower.embed([row["caption"]])[0] / np.linalg.norm(image))
+        assert row["caption_similarity"] == pytest.approx(expected, abs=1e-6)
+    assert {row["caption_similarity"] for row in rows[2:]} == {None}
+
+
+def test_a_later_selection_uses_them(run):
+    rows = pq.read_table(run / "scores").to_pylist()
+    low = min(row["caption_similarity"] for row in rows[:2])
+    output = run.parent / "better"
+    assert select.main([f"--scores={run}", f"--output={output}", f"--keep=caption_similarity > {low!r}"]) == 0
+    assert json.loads((output / "summary.json").read_text())["funnel"]["kept"] == 1
+
+
+def test_the_score_does_not_depend_on_the_batch():
+    def sample(number, caption, failure=None):
+        vector = np.random.default_rng(number).normal(size=256)
+        data = b"" if failure else (vector / np.linalg.norm(vector)).astype("<f2").tobytes()
+        return EmbeddedSample(
+            SampleRef(0, "s.tar", number, f"k{number}", caption=caption), ImageFacts(1, 1, "", "", 1), data, failure
+        )
+
+    samples = [sample(number, f"text {number}") for number in range(5)]
+    samples += [sample(5, None), sample(6, "failed", Failure("decode", "not_an_image", "no"))]
+    handler = CaptionHandler("ViT-S-32-alt", "random", batch_size=3)
+    tower = handler.load_model()
+    together = handler.run_inference(samples, tower)
+    alone = [handler.run_inference([one], tower)[0] for one in samples]
+    assert str(together) == str(alone)  # NaN equals itself here
+    assert together[6] == samples[6]
+    assert "caption_similarity" in together[5].scores
+
+    with TestPipeline(runner="FnApiRunner") as root:
+        out = root | beam.Create(samples) | RunInference(handler).with_output_types(EmbeddedSample)
+        assert_that(out | beam.Map(lambda row: row.ref.index), equal_to(list(range(7))))
