@@ -84,3 +84,13 @@ def test_memory_measures_both_jobs(tmp_path):
     assert all(run["peak_gb"] > 0.1 for run in result["runs"])
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert run("memory.py", "--gb", "-1").returncode == 2
+
+
+def test_selecting_times_a_selection_beside_a_copy(tmp_path):
+    file = tmp_path / "result.json"
+    done = run("selecting.py", "--rows", 3000, "--keep", 0.1, "--image_kb", 2, "--json", file)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert result["rows"] == 3000
+    assert 200 < result["kept"] < 400
+    assert result["ratio"] == pytest.approx(result["select_s"] / result["copy_s"])
