@@ -19,6 +19,7 @@ what is unknown is not kept: `not (watermark > 0.5)` does not keep a sample with
 
 import ast
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,6 +33,8 @@ _TRUTH: Final = "condition"
 
 _MAX_LENGTH: Final = 4096  # characters: Python's parser is recursive, and nobody writes more
 
+_LARGEST: Final = 1e308
+
 _COMPARISONS: Final[dict[type[ast.cmpop], Callable[..., Any]]] = {
     ast.Lt: pc.less,
     ast.LtE: pc.less_equal,
@@ -44,7 +47,7 @@ _ARITHMETIC: Final[dict[type[ast.operator], Callable[..., Any]]] = {
     ast.Add: pc.add,
     ast.Sub: pc.subtract,
     ast.Mult: pc.multiply,
-    ast.Div: pc.divide,
+    ast.Div: lambda left, right: _known(pc.divide(left, right)),
 }
 # Name: kinds of the arguments, kind of the result, kernel.
 _FUNCTIONS: Final[dict[str, tuple[tuple[str, ...], str, Callable[..., Any]]]] = {
@@ -104,7 +107,10 @@ def parse_expression(text: str, kinds: Mapping[str, str]) -> Expression:
         ExpressionError: It cannot be read, names a column that is not there, or compares what cannot be compared.
     """
     columns: dict[str, None] = {}
-    kind = _check(_tree(text), text, kinds, columns)
+    try:
+        kind = _check(_tree(text), text, kinds, columns)
+    except RecursionError as error:
+        raise ExpressionError("the expression is nested too deeply: write it with fewer parts") from error
     if kind != _TRUTH:
         raise ExpressionError(f"{text!r} is a {kind}, not a condition; compare it with something, such as {text} > 0")
     return Expression(text, tuple(columns))
@@ -120,7 +126,7 @@ def _tree(text: str) -> ast.expr:
         raise ExpressionError(f"{text!r} cannot be read ({reason}); {_GRAMMAR}") from error
 
 
-def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[str, None]) -> str:  # noqa: PLR0912
+def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[str, None]) -> str:  # noqa: PLR0912, PLR0915
     """Gives the kind of a node after checking what is below it, and collects the columns."""
 
     def part(inner: ast.AST) -> str:
@@ -154,7 +160,8 @@ def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[st
         case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[ast.Tuple() | ast.List() as choices]):
             wanted = _check(left, text, kinds, columns)
             for choice in choices.elts:
-                if not isinstance(choice, ast.Constant):
+                value = choice.operand if isinstance(choice, ast.UnaryOp) else choice
+                if not isinstance(value, ast.Constant):
                     raise ExpressionError(f"{part(choice)!r}: the choices after `in` are numbers or quoted texts")
                 expect(choice, wanted, f"a choice for {part(left)}")
             return _TRUTH
@@ -176,7 +183,9 @@ def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[st
             return result
         case ast.Constant(value=bool() | None):
             pass
-        case ast.Constant(value=int() | float()):
+        case ast.Constant(value=int() | float() as number):
+            if abs(number) > _LARGEST and number != math.inf:
+                raise ExpressionError(f"{part(node)[:40]!r} is too large a number")
             return NUMBER
         case ast.Constant(value=str()):
             return TEXT
@@ -192,11 +201,15 @@ def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[st
     raise ExpressionError(f"{part(node)!r} is not understood; {_GRAMMAR}")
 
 
+def _known(numbers: Any) -> Any:
+    """Null instead of NaN: 0 / 0 is as unknown as what is missing."""
+    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+
+
 def _values(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Numbers as float64, which holds every score and size exactly, null where they are missing."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        column = pc.cast(column, pa.float64(), safe=False)
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+        return _known(pc.cast(column, pa.float64(), safe=False))
     return column
 
 

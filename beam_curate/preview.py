@@ -9,8 +9,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_curate import score_table, top
+from beam_curate.records import FAILED
 from beam_curate.rejudging import Selection, judgeable, read_rows, rule_columns
 from beam_curate.tar_format import BLOCK
 from beam_curate.top import Cutoff, TopRule
@@ -48,11 +50,13 @@ class Preview:
 
     Attributes:
         failed: Samples that failed, which no rule brings back.
+        screened: Samples that were rejected before inference, which have no embedding: neither does it bring these back.
         everything: All others.
         lines: One for each rule, in the order in which they are tried.
     """
 
     failed: int
+    screened: int
     everything: Tally
     lines: list[Line]
 
@@ -62,6 +66,7 @@ class _Part:
     """The rows of a part that did not fail: bytes, what each rule says, and the sort keys of the top rule's column."""
 
     failed: int
+    screened: int
     sizes: npt.NDArray[np.int64]
     verdicts: Sequence[Flags]
     keys: npt.NDArray[np.uint64]
@@ -78,10 +83,12 @@ def preview(selection: Selection, shards: Sequence[int]) -> Preview:
         shards: The indexes of its parts.
     """
     selection.set_up()
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="preview") as pool:
+    threads = 1 if selection.own else _THREADS  # a scorer of the user's own need not bear several
+    with ThreadPoolExecutor(threads, thread_name_prefix="preview") as pool:
         parts = list(pool.map(lambda shard: _read(selection, shard), shards))
     lines = [Line(_words(rule.columns, rule.wanted)) for rule in selection.rules]
-    found = Preview(sum(part.failed for part in parts), Tally(), lines)
+    failed, screened = sum(part.failed for part in parts), sum(part.screened for part in parts)
+    found = Preview(failed, screened, Tally(), lines)
     left = []
     for part in parts:
         keeps = np.ones(len(part.sizes), np.bool_)
@@ -112,7 +119,8 @@ def _read(selection: Selection, shard: int) -> _Part:
     keys, present = np.zeros(rows.num_rows, np.uint64), np.ones(rows.num_rows, np.bool_)
     if selection.top is not None:
         keys, present = top.sort_keys(columns[selection.top.column])
-    return _Part(table.num_rows - rows.num_rows, _sizes(rows), verdicts, keys, present)
+    failed = pc.sum(pc.equal(table.column("status"), FAILED)).as_py() or 0
+    return _Part(failed, table.num_rows - rows.num_rows - failed, _sizes(rows), verdicts, keys, present)
 
 
 def _sizes(rows: pa.Table) -> npt.NDArray[np.int64]:

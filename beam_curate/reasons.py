@@ -44,6 +44,16 @@ NOT_KEPT_BY_RULE: Final = "not_kept_by_rule"
 NOT_KEPT_BY_SCREEN: Final = "not_kept_by_screen"
 BELOW_TOP: Final = "below_top"
 
+REJECTIONS: Final = (
+    AESTHETIC_BELOW_MIN,
+    NSFW_ABOVE_MAX,
+    SIDE_BELOW_MIN,
+    NOT_KEPT_BY_RULE,
+    NOT_KEPT_BY_SCREEN,
+    BELOW_TOP,
+)
+"""The reasons of rows that are rejected, not failed."""
+
 DESCRIPTIONS: Final[dict[str, str]] = {
     UNREADABLE_SHARD: "the shard could not be opened or read at all",
     NOT_A_TAR: "the shard's first block is no tar header, compressed or not",

@@ -70,8 +70,9 @@ class SampleRef:
 
     `index` counts the rows of its shard from 0, failures included. `image` is the suffix of the image member, empty
     if there is none. `shard_rows` is the number of the shard's rows on its last row and 0 on all others: by it a later
-    step knows that the shard is complete. `caption` comes from a `.txt` member, or else from the field `caption` of a
-    `.json` one, and `url` from its field `url`.
+    step knows that the shard is complete. `again` says that the shard's other rows are in the score table already and this
+    one takes the place of a failed one there: `shard_rows` then counts only the rows that are read again. `caption` comes
+    from a `.txt` member, or else from the field `caption` of a `.json` one, and `url` from its field `url`.
     """
 
     shard_index: int
@@ -83,6 +84,7 @@ class SampleRef:
     shard_rows: int = 0
     caption: str | None = None
     url: str | None = None
+    again: bool = False
 
 
 @record

@@ -7,6 +7,7 @@ new table need not know that they were not scored just now.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from beam_curate.rules import Columns, Condition, judge
 from beam_curate.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
 from beam_curate.storage import atomic_output, join, open_read
 from beam_curate.top import Cutoff, Keys, TopRule, among_top, sort_keys
+
+_BATCH: Final = 64  # embeddings that a scorer of the user's own is given at once, as in the main job
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,17 @@ def read_rows(selection: Selection, path: str, columns: Sequence[str] | None = N
         path: The part, relative to the source folder.
         columns: The columns to read, by the names that rules use, beside status, step and members; None reads all.
     """
+    added = selection.added
     with open_read(join(selection.source, path)) as stream:
         part = score_table.open_part(stream)
         wanted = None
         if columns is not None:
-            new = set(selection.added)
-            stored = {name for column in columns for name in _stored(column) if name not in new}
-            wanted = sorted({*stored, "status", "step", "members", *(["embedding"] if new else [])})
+            added = [name for name in selection.added if name in columns]
+            stored = {name for column in columns for name in _stored(column) if name not in added}
+            wanted = sorted({*stored, "status", "step", "members", *(["embedding"] if added else [])})
         table = part.read(columns=wanted, use_threads=False)
-    if selection.added:
-        for name, values in _scores(selection, table).items():
+    if added:
+        for name, values in _scores(selection, table, added).items():
             table = table.add_column(table.schema.get_field_index("embedding"), pa.field(name, pa.float32()), values)
     return table
 
@@ -86,17 +90,20 @@ def _stored(column: str) -> Sequence[str]:
     return ("width", "height") if column == "side" else (column,)
 
 
-def _scores(selection: Selection, table: pa.Table) -> dict[str, pa.Array]:
-    """Scores the rows that have an embedding; the others have none."""
+def _scores(selection: Selection, table: pa.Table, names: Sequence[str]) -> dict[str, pa.Array]:
+    """Scores the rows that have an embedding, for the columns named; the others have none."""
     vectors = table.column("embedding").combine_chunks()
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, vectors.type.list_size)
     present = judgeable(table)
     good = matrix[present]
-    found = {scorer.name: scorer.score(good) for scorer in selection.scorers}
+    found = {scorer.name: scorer.score(good) for scorer in selection.scorers if scorer.name in names}
     for scorer in selection.own:
-        found |= run_embeddings(scorer, good)
+        if set(scorer.columns) & set(names):
+            batches = [run_embeddings(scorer, good[at : at + _BATCH]) for at in range(0, max(1, len(good)), _BATCH)]
+            found |= {name: np.concatenate([batch[name] for batch in batches]) for name in scorer.columns}
     columns = {}
-    for name, scores in found.items():
+    for name in names:
+        scores = found[name]
         values = np.full(table.num_rows, np.nan, np.float32)
         values[present] = scores
         columns[name] = pa.array(values, mask=np.isnan(values))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate import score_table
-from beam_curate.layout_files import FOLDER, LAYOUTS
+from beam_curate.layout_files import FOLDER, LAYOUTS, SUBSET
 from beam_curate.records import FAILED, ScorePart, Shard
 from beam_curate.storage import (
     atomic_output,
@@ -32,7 +32,9 @@ RUN = "run.json"
 INPUT_SHARDS = "input_shards.parquet"
 # All that a run writes below its folder.
 _LAYOUTS = tuple(
-    f"{FOLDER}/{name}/{pattern}" for name, layout in LAYOUTS.items() for pattern in ("_layout.json", *layout.owned)
+    f"{FOLDER}/{name}/{pattern}"
+    for name, layout in LAYOUTS.items()
+    for pattern in ("_layout.json", SUBSET, *layout.owned)
 )
 _PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
 _OURS = (SUMMARY, *_PACKED, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
@@ -119,7 +121,9 @@ def _check_same(
     before = _flat(read_json(join(output, RUN))["configuration"])
     now = _flat(json.loads(json.dumps(configuration)))
     for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name) and name not in may_differ:
+        # An option that is newer than the run, and off, changes nothing.
+        off = name not in before and now[name] in (False, "", [], None)
+        if before.get(name) != now.get(name) and not off and name not in may_differ:
             raise RunError(
                 f"--resume: {name} was {before.get(name)!r} and is {now.get(name)!r} now; give the same as before, or "
                 f"start a new run in another --output"
@@ -166,12 +170,17 @@ def part_paths(output: str) -> dict[int, str]:
     return found
 
 
-def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int]:
-    """The indexes of a part's rows that failed with one of the reasons, ascending."""
+def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | None:
+    """The indexes of a part's rows that failed with one of the reasons, ascending.
+
+    None if one of them is no sample but a damaged spot, or the shard as a whole (its key is empty): what a better reading finds
+    there are other rows, so the shard is to be read again from its start.
+    """
     with open_read(join(output, path)) as stream:
         part = score_table.open_part(stream)
-        rows = part.read(columns=["index", "status", "reason"], use_threads=False).to_pylist()
-    return [row["index"] for row in rows if row["status"] == FAILED and row["reason"] in reasons]
+        rows = part.read(columns=["index", "key", "status", "reason"], use_threads=False).to_pylist()
+    failed = [row for row in rows if row["status"] == FAILED and row["reason"] in reasons]
+    return [row["index"] for row in failed] if all(row["key"] for row in failed) else None
 
 
 def read_part_counts(output: str, path: str) -> ScorePart:

@@ -134,7 +134,7 @@ class SampleGroup:
             key=encodable(self.key[:MAX_NAME_CHARACTERS]),
             members=tuple(self._members),
             image=self._image,
-            caption=self._json_caption if self._caption is None else self._caption,
+            caption=self._caption or self._json_caption or self._caption,
             url=self._url,
         )
         return Sample(ref, self._data, self._failure)

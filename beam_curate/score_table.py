@@ -64,7 +64,9 @@ def schema(score_names: Sequence[str], embedding_dim: int) -> pa.Schema:
     A failed row's embedding is all zeros rather than null: pyarrow (25.0) writes nulls in a fixed-size list to Parquet
     but cannot read them back. An L2-normalised embedding is never all zeros. Its scores are null.
     """
-    clash = sorted(set(score_names) & {name for name, _ in [*_FIXED_COLUMNS, ("embedding", None)]})
+    clash = sorted(
+        set(score_names) & {name for name, _ in [*_FIXED_COLUMNS, ("embedding", None), ("source_key", None)]}
+    )
     if clash:
         raise ScoreTableError(f"a score cannot be named {clash[0]!r}: the score table has a column of that name")
     return pa.schema(
@@ -179,17 +181,18 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
     """A part with some of its failed rows replaced by the same samples, scored again.
 
     Raises:
-        ScoreTableError: A row to replace is not there, has another key, or did not fail.
+        ScoreTableError: A row to replace is not there, or has another key. That it failed is not asked: a bundle that is
+            repeated finds what it has written itself.
     """
     places = {index: place for place, index in enumerate(table.column("index").to_pylist())}
-    keys, statuses = table.column("key").to_pylist(), table.column("status").to_pylist()
+    keys = table.column("key").to_pylist()
     order = list(range(table.num_rows))
     for position, (index, key) in enumerate(
         zip(again.column("index").to_pylist(), again.column("key").to_pylist(), strict=True)
     ):
         place = places.get(index)
-        if place is None or keys[place] != key or statuses[place] != records.FAILED:
-            raise ScoreTableError(f"row {index} with key {key!r} did not fail before, so it cannot be scored again")
+        if place is None or keys[place] != key:
+            raise ScoreTableError(f"row {index} with key {key!r} was not there before, so it cannot be scored again")
         order[place] = table.num_rows + position
     # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.
     both = pa.concat_tables([table.cast(again.schema), again])

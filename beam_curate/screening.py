@@ -44,7 +44,8 @@ class Screening:
             return scores, None
         names = [name for rule in self.rules for name in rule.columns]
         columns = {
-            name: pa.array([scores[name]]) if name in scores else fact_column(name, [(ref, facts)]) for name in names
+            name: pa.array([scores[name]], pa.float32()) if name in scores else fact_column(name, [(ref, facts)])
+            for name in names
         }
         ((reason, message),) = judge(self.rules, columns, 1)
         return scores, Failure(reasons.SCREEN, reason, message) if reason else None

@@ -21,7 +21,7 @@ from pipelines.curate_job import Job, prepare
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, leave, parse
-from pipelines.outcome import report, write_missing_report
+from pipelines.outcome import report, write_missing
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -181,8 +181,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, StorageError) as error:
         return fail(error)
     if complete:
-        print(f"the run in {options.output} is complete already; nothing to do")
-        write_missing_report(output)
+        print(f"the run in {options.output} is complete already; nothing to score")
+        try:
+            write_missing(output, options.layouts)
+        except (ValueError, StorageError) as error:
+            return fail(error)
     else:
         announce(job, given)
         about = about_run(job, runner_name(beam_options))

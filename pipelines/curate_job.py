@@ -80,14 +80,15 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.head_files import find_heads
     from beam_curate.listing import list_shards
     from beam_curate.model_description import describe_model
-    from beam_curate.reasons import DESCRIPTIONS
+    from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
     from beam_curate.rules import keep_rule
     from beam_curate.screening import parse_screening
-    from pipelines.own_scores import load_own_scores, refuse_shared_names
+    from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
-    unknown = [reason for reason in options.retried_reasons if reason not in DESCRIPTIONS]
+    failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
+    unknown = [reason for reason in options.retried_reasons if reason not in failures]
     if unknown:
-        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason; there are: {', '.join(DESCRIPTIONS)}")
+        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason of a failure; there are: {', '.join(failures)}")
     if options.decoder == "dali":
         require_dali(options.dali_device)
     elif "dali_device" in given:
@@ -122,6 +123,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         *(column for scorer in own.of_embeddings for column in scorer.columns),
     ]
     refuse_shared_names(names)
+    check_layouts(options.layouts, names)
     try:
         keep = keep_rule(options.keep, names)
     except ValueError as error:
@@ -134,9 +136,11 @@ def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
     if not options.prompt.strip():
         return ()
     from beam_curate.prompts import parse_prompts, prompt_scores
+    from pipelines.own_scores import refuse_columns
 
     try:
         specs = parse_prompts(options.prompt)
+        refuse_columns(spec.name for spec in specs)
     except ValueError as error:
         raise OptionError(f"--prompt: {error}") from error
     return prompt_scores(

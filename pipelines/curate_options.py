@@ -1,6 +1,7 @@
 """The options of `curate.py`."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,6 +131,10 @@ class CurateOptions:
     overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
 
     def __post_init__(self) -> None:
+        for name in ("min_aesthetic", "max_nsfw"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise OptionError(f"--{name} is {value}; give a finite number, or none")
         unknown = sorted(set(self.layouts) - {"clip-retrieval", "datacomp", "laion"})
         if unknown:
             raise OptionError(f"--layout {unknown[0]} is none; give a comma list of clip-retrieval, datacomp, laion")

@@ -1,16 +1,24 @@
 """What a command says at its end."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 
-def write_missing_report(output: str) -> None:
-    """Writes the report of a finished run that was stopped just before it."""
+def write_missing(output: str, layouts: Sequence[str]) -> None:
+    """Writes what a finished run lacks: the report, if the run was stopped just before it, and layouts asked for since."""
+    from beam_curate.layout_files import FOLDER
+    from beam_curate.layouts import DESCRIPTION, write_layout
     from beam_curate.report.writing import REPORT, write_report
-    from beam_curate.storage import exists, join
+    from beam_curate.storage import clean_temporary, exists, join, read_json
 
+    clean_temporary(output)
     if not exists(join(output, REPORT)):
         write_report(output)
+    for name in layouts:
+        folder = join(output, f"{FOLDER}/{name}")
+        if not exists(join(folder, DESCRIPTION)) or not read_json(join(folder, DESCRIPTION))["complete"]:
+            write_layout(output, name, folder)
 
 
 def report(summary: dict[str, Any], output: str, seconds: float) -> int:

@@ -1,11 +1,12 @@
 """The scores of the user's own, from the options --head, --scorer and --prompt: loaded and checked before any work."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from beam_curate.heads import EmbeddingScore
+from beam_curate.layout_files import LAYOUTS
 from beam_curate.own_heads import load_own_head
-from beam_curate.scorers import EmbeddingsScorer, ImagesScorer, Scorer, describe_scorer, load_scorer
+from beam_curate.scorers import EmbeddingsScorer, ImagesScorer, Scorer, column_problem, describe_scorer, load_scorer
 from pipelines.options import OptionError
 
 
@@ -43,10 +44,32 @@ def load_own_scores(heads: Sequence[str], scorers: Sequence[str], clip_model: st
     Raises:
         ValueError: It names the option, what is wrong, and the remedy.
     """
-    loaded = [load_own_head(path) for path in heads]
+    loaded = sorted((load_own_head(path) for path in heads), key=lambda head: head.name)  # the order of columns
     for head in loaded:
         head.check_model(clip_model, width)
     return OwnScores(tuple(loaded), tuple(load_scorer(text) for text in scorers))
+
+
+def refuse_columns(names: Iterable[str]) -> None:
+    """Refuses names that no score can have, since the table or the rules use them.
+
+    Raises:
+        ValueError: It says which and why.
+    """
+    for name in names:
+        problem = column_problem(name)
+        if problem:
+            raise ValueError(problem)
+
+
+def check_layouts(layouts: Sequence[str], scores: Sequence[str]) -> None:
+    """Refuses scores that would clash with the columns of a layout.
+
+    Raises:
+        LayoutError: It names the score.
+    """
+    for name in layouts:
+        LAYOUTS[name].columns(scores, "")
 
 
 def refuse_shared_names(names: Sequence[str]) -> None:

@@ -12,13 +12,14 @@ if __name__ == "__main__" and not __package__:
     del sys.path[0]  # the scripts' folder: this one would be taken for the standard library's `select`
 
 import datetime
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.options import OptionError, fail, leave, parse, printable
-from pipelines.outcome import report, write_missing_report
+from pipelines.outcome import report, write_missing
 from pipelines.select_options import SelectOptions
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def prepare(options: SelectOptions) -> Job:
     from beam_curate.storage import absolute, exists, join, open_read, read_json
     from beam_curate.summary import SUMMARY
     from beam_curate.top import parse_top
-    from pipelines.own_scores import load_own_scores, refuse_shared_names
+    from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
     source = absolute(options.scores)
     if not exists(join(source, SUMMARY)):
@@ -98,10 +99,15 @@ def prepare(options: SelectOptions) -> Job:
             "is not finished; continue it with --resume first" if there else "is no run of curate.py; give its --output"
         )
         raise OptionError(f"--scores {options.scores} {remedy}")
+    summary = read_json(join(source, SUMMARY))
+    if "model" not in _scoring_configuration(summary.get("configuration", {})) or not exists(join(source, RUN)):
+        raise OptionError(
+            f"--scores {options.scores} was not made by curate.py or select.py: its {RUN} or the configuration in its {SUMMARY} "
+            "is missing; give the --output of one of these"
+        )
     shards = input_shards(source)
     with open_read(join(source, score_table.part_name(0))) as stream:
         names = score_table.score_names(score_table.open_part(stream).schema_arrow)
-    summary = read_json(join(source, SUMMARY))
     model = _scoring_configuration(summary["configuration"])["model"]
     own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
     if own.of_images:
@@ -116,6 +122,7 @@ def prepare(options: SelectOptions) -> Job:
         )
     refuse_shared_names(selection.added)
     names += selection.added
+    check_layouts(options.layouts, names)
     rules = standard_rules(options.min_aesthetic, options.max_nsfw, options.min_side)
     try:
         check_columns(rules, names)
@@ -139,9 +146,11 @@ def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[Embeddi
         return ()
     from beam_curate.model_description import describe_model
     from beam_curate.prompts import parse_prompts, prompt_scores
+    from pipelines.own_scores import refuse_columns
 
     try:
         specs = parse_prompts(options.prompt)
+        refuse_columns(spec.name for spec in specs)
     except ValueError as error:
         raise OptionError(f"--prompt: {error}") from error
     weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
@@ -217,7 +226,10 @@ def dry_run(job: Job) -> str:
     lines += [f"{cells(line.alone)}   {printable(line.rule)}" for line in found.lines]
     lines += [f"{head}   (one after the other)"]
     lines += [f"{cells(line.together)}   {printable(line.rule)}" for line in found.lines]
-    return "\n".join([*lines[1:], f"{found.failed:,} samples failed and are not selected; nothing was written"])
+    left_out = (
+        f"{found.failed:,} samples failed, {found.screened:,} were rejected before inference: none of these is selected"
+    )
+    return "\n".join([*lines[1:], left_out, "nothing was written"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -244,14 +256,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dry_run(job))
             return 0
         output = absolute(options.output)
+        if os.path.realpath(output) == os.path.realpath(job.selection.source):
+            raise OptionError(
+                f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
+            )
         complete = prepare_output(
             output, job.configuration, job.shards, resume=options.resume, overwrite=options.overwrite
         )
     except (ValueError, StorageError) as error:
         return fail(error)
     if complete:
-        print(f"the run in {options.output} is complete already; nothing to do")
-        write_missing_report(output)
+        print(f"the run in {options.output} is complete already; nothing to score")
+        try:
+            write_missing(output, options.layouts)
+        except (ValueError, StorageError) as error:
+            return fail(error)
     else:
         about = about_run(job, runner_name(beam_options))
         if not run_pipeline(lambda root: build(root, job, output, about), beam_options, output):

@@ -228,6 +228,40 @@ def test_help_imports_neither_beam_nor_torch():
     assert shown.stdout.strip() == "[]"
 
 
+def test_retried_rows_at_the_start_of_a_shard_do_not_take_the_place_of_the_whole(tmp_path, capsys):
+    """The first two rows of a shard are scored again; the others stay."""
+    big, small = encoded(photo(5, 200, 150)), encoded(photo(6, 40, 30))
+    members = [("0.jpg", big), ("1.jpg", big), *((f"{n}.jpg", small) for n in range(2, 6))]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    base = [f"--input={tmp_path}/a.tar", *MODEL, "--min_aesthetic=none", "--max_nsfw=none"]
+    first = [*base, f"--output={tmp_path}/out"]
+    assert curate.main([*first, "--max_pixels=20000"]) == 0
+    assert curate.main([*first, "--max_pixels=100000", "--retry_failed=too_many_pixels"]) == 0
+    funnel = json.loads((tmp_path / "out" / "summary.json").read_text())["funnel"]
+    assert (funnel["input"], funnel["kept"]) == (6, 6)
+    assert curate.main([*base, f"--output={tmp_path}/whole", "--max_pixels=100000"]) == 0
+    name = "scores/part-00000.parquet"
+    assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    capsys.readouterr()
+    assert curate.main([*first, "--max_pixels=100000", "--retry_failed=aesthetic_below_min"]) == 2
+    assert "is no reason of a failure" in capsys.readouterr().err
+
+
+def test_a_damaged_shard_is_read_again_from_its_start(tmp_path):
+    """A row that stands for a shard is replaced by all rows that a better copy gives."""
+    whole = tar_bytes([(f"{n}.jpg", encoded(photo(n, 40, 30))) for n in range(4)])
+    (tmp_path / "a.tar").write_bytes(bytes(len(whole)))
+    (tmp_path / "b.tar").write_bytes(whole)
+    flags = [f"--input={tmp_path}/?.tar", f"--output={tmp_path}/out", *MODEL, "--min_aesthetic=none", "--max_nsfw=none"]
+    assert curate.main(flags) == 0
+    (row, *_) = pq.read_table(tmp_path / "out" / "scores" / "part-00000.parquet").to_pylist()
+    assert row["key"] == ""
+    (tmp_path / "a.tar").write_bytes(whole)
+    assert curate.main([*flags, f"--retry_failed={row['reason']}"]) == 0
+    funnel = json.loads((tmp_path / "out" / "summary.json").read_text())["funnel"]
+    assert (funnel["input"], funnel["kept"]) == (8, 8)
+
+
 def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys):
     """Two pictures are over the pixel limit at first; with a higher limit they alone are scored again."""
     big, small = encoded(photo(5, 200, 150)), encoded(photo(6, 40, 30))
@@ -239,7 +273,7 @@ def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys):
     assert "too_many_pixels: 2" in capsys.readouterr().out
     untouched = (tmp_path / "out" / "scores" / "part-00001.parquet").stat().st_mtime_ns
     assert curate.main([*first, "--max_pixels=100000", "--retry_failed=odd"]) == 2
-    assert "--retry_failed 'odd' is no reason" in capsys.readouterr().err
+    assert "--retry_failed 'odd' is no reason of a failure" in capsys.readouterr().err
     assert curate.main([*first, "--max_pixels=100000", "--retry_failed=too_many_pixels,corrupt_image"]) == 0
     assert "failed    1" in capsys.readouterr().out
     assert (tmp_path / "out" / "scores" / "part-00001.parquet").stat().st_mtime_ns == untouched

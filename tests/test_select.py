@@ -117,7 +117,7 @@ def test_a_dry_run_tells_what_a_run_keeps_and_writes_nothing(table, capsys):
     assert files(table) == before
     output = selected(table, "wet", *flags)
     summary = json.loads((output / "summary.json").read_text())
-    last = printed.strip().splitlines()[-2].split()
+    last = printed.strip().splitlines()[-3].split()
     assert int(last[0]) == summary["funnel"]["kept"]
     assert int(last[5]) == summary["output_shards"]
     assert "among the top 1/2 by aesthetic" in printed
@@ -178,6 +178,10 @@ def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
     assert "continue it with --resume first" in capsys.readouterr().err
     assert select.main([f"--scores={table}", f"--output={table}"]) == 2
     assert "is the folder of --scores" in capsys.readouterr().err
+    other_words = f"{table.parent}/./{table.name}/"
+    assert select.main([f"--scores={table}", f"--output={other_words}", "--overwrite"]) == 2
+    assert "is the folder of --scores" in capsys.readouterr().err
+    assert (table / "summary.json").exists()
     assert select.main([f"--scores={table}"]) == 2
     assert "--output is missing" in capsys.readouterr().err
 
@@ -262,6 +266,20 @@ def test_a_scorer_of_images_scores_what_the_model_sees(data, monkeypatch):
     assert all(0 <= value <= 1 for value in values)
 
 
+def test_what_a_stopped_run_lacks_is_written_when_it_goes_on(table, capsys):
+    output = selected(table, "lacking", "--min_aesthetic=5", "--layout=laion")
+    before = (output / "report.html").read_bytes()
+    (output / "report.html").unlink()
+    (output / "layouts" / "laion" / "_layout.json").write_text('{"layout": "laion", "complete": false}')
+    selected(table, "lacking", "--min_aesthetic=5", "--layout=laion,datacomp", "--resume")
+    assert "is complete already; nothing to score" in capsys.readouterr().out
+    assert (output / "report.html").read_bytes() == before
+    for name in ("laion", "datacomp"):
+        assert json.loads((output / "layouts" / name / "_layout.json").read_text())["complete"] is True
+    selected(table, "lacking", "--min_aesthetic=5", "--overwrite")
+    assert [path for path in (output / "layouts").rglob("*") if path.is_file()] == []
+
+
 def test_layouts_come_with_a_run_and_go_with_it(table, capsys):
     output = selected(table, "layouts", "--min_aesthetic=5", "--layout=clip-retrieval, laion")
     kept = json.loads((output / "summary.json").read_text())["funnel"]["kept"]
@@ -283,6 +301,11 @@ def test_layouts_come_with_a_run_and_go_with_it(table, capsys):
         (["--keep=nothing > 5"], "--keep: there is no column 'nothing'"),
         (["--prompt=aesthetic=a"], "two scores are named aesthetic"),
         (["--prompt=a b=c"], "--prompt: the prompt score name 'a b'"),
+        (["--prompt=side=a photo from the side"], "--prompt: "),
+        (["--prompt=None=nothing"], "--prompt: "),
+        (["--prompt=source_key=a"], "--prompt: "),
+        (["--max_nsfw=nan"], "--max_nsfw is nan; give a finite number"),
+        (["--min_aesthetic=inf"], "--min_aesthetic is inf; give a finite number"),
     ],
 )
 def test_wrong_options_of_the_main_job(data, tmp_path, capsys, flags, message):

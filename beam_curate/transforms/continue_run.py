@@ -73,8 +73,8 @@ def _look(output: str) -> Iterator[Any]:
 
 def _look_inside(output: str, shard: Shard, path: str, retry: Sequence[str]) -> Iterator[Any]:
     part = read_part_counts(output, path)
-    if set(retry) & set(part.reasons):
-        rows = tuple(failed_rows(output, path, retry))
-        yield beam.pvalue.TaggedOutput(_PENDING, Shard(shard.index, shard.path, shard.size, rows))
+    rows = failed_rows(output, path, retry) if set(retry) & set(part.reasons) else []
+    if rows or rows is None:
+        yield beam.pvalue.TaggedOutput(_PENDING, Shard(shard.index, shard.path, shard.size, tuple(rows or ())))
     else:
         yield part

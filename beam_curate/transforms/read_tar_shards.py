@@ -96,7 +96,7 @@ def only_rows(samples: Iterator[Sample], shard: Shard) -> Iterator[Sample]:
         if sample.ref.index in wanted:
             wanted.remove(sample.ref.index)
             number = 0 if wanted else len(shard.rows)
-            yield dataclasses.replace(sample, ref=dataclasses.replace(sample.ref, shard_rows=number))
+            yield dataclasses.replace(sample, ref=dataclasses.replace(sample.ref, shard_rows=number, again=True))
     if wanted:
         raise SourceChangedError(
             f"{shard.path} changed after it was scored: it has no rows {sorted(wanted)[:5]} any more"

@@ -18,6 +18,7 @@ from beam_curate.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
 from beam_curate.screening import fact_column
 
 _BATCH = 64
+_MOST = 2.0**53  # what a distribution is given at most: it holds 64-bit integers
 
 
 @dataclass(eq=False)
@@ -155,6 +156,6 @@ class _Score(beam.DoFn):
                 Metrics.counter("beam_curate.reasons", row.reason).inc()
             for name, value in row.scores.items():
                 if math.isfinite(value):
-                    self._scores[name].update(round(value * 1000))
+                    self._scores[name].update(round(min(max(value * 1000, -_MOST), _MOST)))
             PROGRESS.add(samples=1, failed=row.status == records.FAILED)
             yield row

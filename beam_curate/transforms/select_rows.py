@@ -78,11 +78,11 @@ class _FindCutoffs(beam.PTransform):
         for number in range(top.PASSES):
             counts = (
                 parts
-                | f"Count{number}" >> beam.Map(_count_digits, selection, beam.pvalue.AsSingleton(cutoff))
+                | f"Count{number}" >> beam.ParDo(_CountDigits(selection), beam.pvalue.AsSingleton(cutoff))
                 | f"Sum{number}" >> beam.CombineGlobally(_add)
             )
             cutoff = cutoff | f"Narrow{number}" >> beam.Map(_narrow, beam.pvalue.AsSingleton(counts), rule)
-        tied = parts | "Ties" >> beam.FlatMap(_ties, selection, beam.pvalue.AsSingleton(cutoff))
+        tied = parts | "Ties" >> beam.ParDo(_CountTies(selection), beam.pvalue.AsSingleton(cutoff))
         shares = cutoff | "Allot" >> beam.FlatMap(_allot, beam.pvalue.AsList(tied))
         return _Cutoffs(cutoff, shares)
 
@@ -92,10 +92,26 @@ def _part_numbers(output: str) -> Iterator[tuple[int, str]]:
         yield shard.index, score_table.part_name(shard.index)
 
 
-def _count_digits(part: tuple[int, str], selection: Selection, cutoff: Cutoff) -> dict[int, int]:
-    _, path = part
-    selection.set_up()
-    return top.count_digits(candidates(selection, path), cutoff)
+class _Look(beam.DoFn):
+    """Looks at the candidates of a part, with the user's scorers set up once."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+
+    def setup(self) -> None:
+        self._selection.set_up()
+
+
+class _CountDigits(_Look):
+    def process(self, part: tuple[int, str], cutoff: Cutoff) -> Iterator[dict[int, int]]:
+        yield top.count_digits(candidates(self._selection, part[1]), cutoff)
+
+
+class _CountTies(_Look):
+    def process(self, part: tuple[int, str], cutoff: Cutoff) -> Iterator[tuple[int, int]]:
+        count = top.ties(candidates(self._selection, part[1]), cutoff)
+        if count:
+            yield part[0], count
 
 
 def _add(counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
@@ -107,14 +123,6 @@ def _add(counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
 
 def _narrow(cutoff: Cutoff, counts: Mapping[int, int], rule: TopRule) -> Cutoff:
     return top.narrow(cutoff if cutoff.known else top.start(rule, counts), counts)
-
-
-def _ties(part: tuple[int, str], selection: Selection, cutoff: Cutoff) -> Iterator[tuple[int, int]]:
-    index, path = part
-    selection.set_up()
-    count = top.ties(candidates(selection, path), cutoff)
-    if count:
-        yield index, count
 
 
 def _allot(cutoff: Cutoff, tied: Iterable[tuple[int, int]]) -> Iterator[tuple[int, Cutoff]]:

@@ -70,11 +70,11 @@ class _PartWriter:
         rows = sorted(group, key=lambda row: row.ref.index)
         ref = rows[-1].ref
         indexes = [row.ref.index for row in rows]
-        if len(rows) != ref.shard_rows:
+        if len(rows) != ref.shard_rows or (not ref.again and indexes != list(range(len(rows)))):
             raise RuntimeError(f"{ref.shard}: {len(rows)} rows came to the score table, {ref.shard_rows} were read")
         table = score_table.to_table(rows, self.score_names, self.embedding_dim)
         path = score_table.part_name(ref.shard_index)
-        if indexes != list(range(len(rows))):
+        if ref.again:
             with open_read(join(self.output, path)) as stream:
                 table = score_table.replace_failed(score_table.open_part(stream).read(use_threads=False), table)
         statuses, reason_counts = score_table.count(table)
