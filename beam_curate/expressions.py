@@ -19,6 +19,7 @@ what is unknown is not kept: `not (watermark > 0.5)` does not keep a sample with
 
 import ast
 import difflib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def parse_expression(text: str, kinds: Mapping[str, str]) -> Expression:
     return Expression(text, tuple(columns))
 
 
+@functools.lru_cache(maxsize=16)  # read once, and evaluated on every batch
 def _tree(text: str) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise ExpressionError(f"the expression has {len(text)} characters; at most {_MAX_LENGTH} are read")

@@ -37,6 +37,9 @@ Columns = Mapping[str, str]
 """By name in the layout, the column of the score table that it shows."""
 
 
+DESCRIPTION: Final = "_layout.json"
+"""Says what lies in a layout's folder, and whether it is complete. Readers of a folder of Parquet files skip such names."""
+
 FOLDER: Final = "layouts"
 """Where the commands write layouts, below a run's folder."""
 

@@ -24,20 +24,17 @@ does not hold the uids that a pool of DataComp has there, so the subset does not
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_curate import score_table
-from beam_curate.layout_files import EMBEDDING, LAYOUTS, SUBSET, Layout, model_code, write_subset
+from beam_curate.layout_files import DESCRIPTION, EMBEDDING, LAYOUTS, SUBSET, Layout, model_code, write_subset
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.run_state import part_paths, read_part_counts
 from beam_curate.storage import absolute, clean_temporary, exists, files_under, join, open_read, read_json, write_json
 from beam_curate.summary import SUMMARY
-
-DESCRIPTION: Final = "_layout.json"
-"""Says what lies in the folder, and whether it is complete. Readers of a folder of Parquet files skip names with a `_`."""
 
 _LOGGER = logging.getLogger(__name__)
 # At least as many digits as in the names of the score table's parts.
@@ -164,8 +161,7 @@ def _scores(run: _Run) -> list[str]:
         return []
     with open_read(join(run.output, run.parts[0].path)) as stream:
         schema = score_table.open_part(stream).schema_arrow
-    fixed = score_table.schema((), 1).names
-    return [field.name for field in schema if pa.types.is_floating(field.type) and field.name not in fixed]
+    return score_table.score_names(schema)
 
 
 def _kept_rows(output: str, part: ScorePart, columns: Sequence[str]) -> pa.Table:

@@ -112,7 +112,7 @@ def _words(columns: Sequence[str], wanted: str) -> str:
 
 
 def _read(selection: Selection, shard: int) -> _Part:
-    table = read_rows(selection, score_table.part_name(shard), selection.columns)
+    table = read_rows(selection, score_table.part_name(shard), [*selection.columns, "members"])
     rows = table.filter(pa.array(judgeable(table)))
     columns = rule_columns(selection.columns, rows)
     verdicts = [rule.keeps(columns, rows.num_rows).to_numpy(zero_copy_only=False) for rule in selection.rules]
@@ -139,12 +139,12 @@ def _best(rule: TopRule, parts: Sequence[_Part], flags: Sequence[Flags]) -> list
     chosen = [flag & part.present for part, flag in zip(parts, flags, strict=True)]
     keys = [part.keys[choice] for part, choice in zip(parts, chosen, strict=True)]
     cutoff = Cutoff()
-    for number in range(top.PASSES):
+    for _ in range(top.PASSES):
         counts: Counter[int] = Counter()
         for one in keys:
             counts.update(top.count_digits(one, cutoff))
-        cutoff = top.narrow(top.start(rule, counts) if number == 0 else cutoff, counts)
+        cutoff = top.narrow(cutoff, counts, rule)
     shares = top.allot(cutoff, [(number, count) for number, one in enumerate(keys) if (count := top.ties(one, cutoff))])
     for number, (choice, one) in enumerate(zip(chosen, keys, strict=True)):
-        choice[choice] = top.among_top(one, shares.get(number, Cutoff(cutoff.prefix, cutoff.known, 0)))
+        choice[choice] = top.among_top(one, top.share(cutoff, shares, number))
     return chosen

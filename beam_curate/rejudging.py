@@ -4,9 +4,8 @@ A part of the table, one input shard, is read, judged and written as a part of a
 new table need not know that they were not scored just now.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,9 +16,10 @@ import pyarrow.compute as pc
 from beam_curate import reasons, records, score_table
 from beam_curate.heads import EmbeddingScore
 from beam_curate.records import ScorePart
-from beam_curate.rules import Columns, Condition, judge
+from beam_curate.rules import Condition, all_keep, explain, judge
+from beam_curate.score_parts import write_part
 from beam_curate.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
-from beam_curate.storage import atomic_output, join, open_read
+from beam_curate.storage import join, open_read
 from beam_curate.top import Cutoff, Keys, TopRule, among_top, sort_keys
 
 _BATCH: Final = 64  # embeddings that a scorer of the user's own is given at once, as in the main job
@@ -69,7 +69,7 @@ def read_rows(selection: Selection, path: str, columns: Sequence[str] | None = N
     Args:
         selection: The selection.
         path: The part, relative to the source folder.
-        columns: The columns to read, by the names that rules use, beside status, step and members; None reads all.
+        columns: The columns to read, by the names that rules use, beside status and step; None reads all.
     """
     added = selection.added
     with open_read(join(selection.source, path)) as stream:
@@ -78,7 +78,7 @@ def read_rows(selection: Selection, path: str, columns: Sequence[str] | None = N
         if columns is not None:
             added = [name for name in selection.added if name in columns]
             stored = {name for column in columns for name in _stored(column) if name not in added}
-            wanted = sorted({*stored, "status", "step", "members", *(["embedding"] if added else [])})
+            wanted = sorted({*stored, "status", "step", *(["embedding"] if added else [])})
         table = part.read(columns=wanted, use_threads=False)
     if added:
         for name, values in _scores(selection, table, added).items():
@@ -129,14 +129,6 @@ def rule_columns(names: Sequence[str], table: pa.Table) -> dict[str, pa.ChunkedA
     return found
 
 
-def passes(rules: Sequence[Condition], columns: Columns, rows: int) -> npt.NDArray[np.bool_]:
-    """Says which rows all rules keep."""
-    result = np.ones(rows, np.bool_)
-    for rule in rules:
-        result &= rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
-    return result
-
-
 def candidates(selection: Selection, path: str) -> Keys:
     """The sort keys of the rows of a part among which the top rule chooses, in order."""
     if selection.top is None:
@@ -145,7 +137,7 @@ def candidates(selection: Selection, path: str) -> Keys:
     rows = table.filter(pa.array(judgeable(table)))
     columns = rule_columns(selection.columns, rows)
     keys, present = sort_keys(columns[selection.top.column])
-    return keys[present & passes(selection.rules, columns, rows.num_rows)]
+    return keys[present & all_keep(selection.rules, columns, rows.num_rows)]
 
 
 def rejudge(table: pa.Table, selection: Selection, cutoff: Cutoff | None) -> pa.Table:
@@ -167,11 +159,9 @@ def rejudge(table: pa.Table, selection: Selection, cutoff: Cutoff | None) -> pa.
         open_rows = np.array([not reason for reason, _ in verdicts], np.bool_) & present
         best = np.zeros(rows.num_rows, np.bool_)
         best[open_rows] = among_top(keys[open_rows], cutoff)
-        values = columns[selection.top.column].to_pylist()
         for row in np.flatnonzero(~best).tolist():
             if not verdicts[row][0]:
-                value = "missing" if values[row] is None else f"{values[row]:g}"
-                message = f"{selection.top.column} is {value}; kept if {selection.top.words}"
+                message = explain([selection.top.column], columns, row, selection.top.words)
                 verdicts[row] = (selection.top.reason, message)
     new = iter(verdicts)
     old = table.select(["status", "step", "reason", "error_message"]).to_pylist()
@@ -196,27 +186,9 @@ def rejudge_part(selection: Selection, output: str, shard_index: int, cutoff: Cu
     Raises:
         ScoreTableError: The part is none, or has no counts.
     """
-    path = score_table.part_name(shard_index)
-    with open_read(join(selection.source, path)) as stream:
-        before = score_table.part_counts(score_table.open_part(stream))
-    table = rejudge(read_rows(selection, path), selection, cutoff)
-    part = recount(before, table)
-    with atomic_output(output, path) as stream:
-        metadata = {score_table.PART_METADATA: json.dumps(asdict(part))}
-        score_table.write_table(stream, with_schema(table), metadata)
-    return part
-
-
-def recount(before: ScorePart, table: pa.Table) -> ScorePart:
-    """The counts of a part with new verdicts."""
-    statuses, found = score_table.count(table)
-    return replace(
-        before,
-        kept=statuses[records.KEPT],
-        rejected=statuses[records.REJECTED],
-        failed=statuses[records.FAILED],
-        reasons=dict(sorted(found.items())),
-    )
+    table = read_rows(selection, score_table.part_name(shard_index))
+    before = score_table.part_counts(table.schema)
+    return write_part(output, shard_index, before.shard, with_schema(rejudge(table, selection, cutoff)))
 
 
 def with_schema(table: pa.Table) -> pa.Table:

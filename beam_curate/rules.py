@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -170,9 +172,22 @@ def judge(rules: Sequence[Condition], columns: Columns, rows: int) -> list[tuple
     for rule in rules:
         for row, keeps in enumerate(rule.keeps(columns, rows).to_pylist()):
             if not keeps and not verdicts[row][0]:
-                values = ", ".join(f"{name} is {_shown(columns[name][row].as_py())}" for name in rule.columns)
-                verdicts[row] = (rule.reason, f"{values}; kept if {rule.wanted}")
+                verdicts[row] = (rule.reason, explain(rule.columns, columns, row, rule.wanted))
     return verdicts
+
+
+def explain(names: Sequence[str], columns: Columns, row: int, wanted: str) -> str:
+    """Says why a row is rejected: its values in the columns named, and what would keep it."""
+    values = ", ".join(f"{name} is {_shown(columns[name][row].as_py())}" for name in names)
+    return f"{values}; kept if {wanted}"
+
+
+def all_keep(rules: Iterable[Condition], columns: Columns, rows: int) -> npt.NDArray[np.bool_]:
+    """Says for each of `rows` rows whether all rules keep it."""
+    result = np.ones(rows, np.bool_)
+    for rule in rules:
+        result &= rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
+    return result
 
 
 def _shown(value: object) -> str:

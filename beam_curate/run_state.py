@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate import score_table
-from beam_curate.layout_files import FOLDER, LAYOUTS, SUBSET
+from beam_curate.layout_files import DESCRIPTION, FOLDER, LAYOUTS, SUBSET
 from beam_curate.records import FAILED, ScorePart, Shard
 from beam_curate.storage import (
     atomic_output,
@@ -32,9 +32,7 @@ RUN = "run.json"
 INPUT_SHARDS = "input_shards.parquet"
 # All that a run writes below its folder.
 _LAYOUTS = tuple(
-    f"{FOLDER}/{name}/{pattern}"
-    for name, layout in LAYOUTS.items()
-    for pattern in ("_layout.json", SUBSET, *layout.owned)
+    f"{FOLDER}/{name}/{pattern}" for name, layout in LAYOUTS.items() for pattern in (DESCRIPTION, SUBSET, *layout.owned)
 )
 _PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
 _OURS = (SUMMARY, *_PACKED, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
@@ -186,4 +184,4 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
 def read_part_counts(output: str, path: str) -> ScorePart:
     """What a finished part counts."""
     with open_read(join(output, path)) as stream:
-        return score_table.part_counts(score_table.open_part(stream))
+        return score_table.part_counts(score_table.open_part(stream).schema_arrow)

@@ -220,13 +220,13 @@ def open_part(stream: BinaryIO) -> pq.ParquetFile:
     return part
 
 
-def part_counts(part: pq.ParquetFile) -> ScorePart:
-    """What the part's writer counted, from the file's metadata alone.
+def part_counts(part_schema: pa.Schema) -> ScorePart:
+    """What a part's writer counted, from the schema's metadata alone.
 
     Raises:
         ScoreTableError: The counts are missing.
     """
-    text = (part.schema_arrow.metadata or {}).get(PART_METADATA.encode())
+    text = (part_schema.metadata or {}).get(PART_METADATA.encode())
     if text is None:
         raise ScoreTableError("the file is a score table but no part of one: its counts are missing")
     return ScorePart(**json.loads(text))

@@ -119,12 +119,13 @@ def count_digits(keys: Keys, cutoff: Cutoff) -> dict[int, int]:
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
-def narrow(cutoff: Cutoff, counts: Mapping[int, int]) -> Cutoff:
+def narrow(cutoff: Cutoff, counts: Mapping[int, int], rule: TopRule) -> Cutoff:
     """Learns the next digit from the counts of all parts.
 
-    Where no row is wanted, the cutoff is above all of them; where there are no more rows than wanted, it is the lowest.
+    Where no row is wanted, the cutoff is above all of them; where there are no more rows than wanted, it is the lowest. With
+    nothing known, the counts are those of all rows, of which the rule says how many are wanted.
     """
-    left = cutoff.missing
+    left = cutoff.missing if cutoff.known else rule.wanted(sum(counts.values()))
     chosen = (1 << BITS) - 1
     for digit in sorted(counts, reverse=True):
         chosen = digit
@@ -132,11 +133,6 @@ def narrow(cutoff: Cutoff, counts: Mapping[int, int]) -> Cutoff:
             break
         left -= counts[digit]
     return Cutoff(cutoff.prefix << BITS | chosen, cutoff.known + BITS, left)
-
-
-def start(rule: TopRule, counts: Mapping[int, int]) -> Cutoff:
-    """The cutoff before the first digit: all rows, of which as many are wanted as the rule says."""
-    return Cutoff(missing=rule.wanted(sum(counts.values())))
 
 
 def ties(keys: Keys, cutoff: Cutoff) -> int:
@@ -152,7 +148,7 @@ def allot(cutoff: Cutoff, tied: Iterable[tuple[int, int]]) -> dict[int, Cutoff]:
         tied: (shard index, number of rows that equal it) of the parts that have any.
 
     Returns:
-        By shard index, the cutoff with `missing` of that part; a part that is not there has none to take.
+        By shard index, the cutoff with `missing` of that part; see `share` for the parts that are not there.
     """
     left = cutoff.missing
     found = {}
@@ -161,6 +157,11 @@ def allot(cutoff: Cutoff, tied: Iterable[tuple[int, int]]) -> dict[int, Cutoff]:
         found[shard] = replace(cutoff, missing=taken)
         left -= taken
     return found
+
+
+def share(cutoff: Cutoff, shares: Mapping[int, Cutoff], shard: int) -> Cutoff:
+    """Gives a part's share by its shard's index: of those that `allot` did not name, none."""
+    return shares.get(shard, replace(cutoff, missing=0))
 
 
 def among_top(keys: Keys, cutoff: Cutoff) -> npt.NDArray[np.bool_]:

@@ -21,7 +21,6 @@ from pipelines.curate_job import Job, prepare
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, leave, parse
-from pipelines.outcome import report, write_missing
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -60,15 +59,18 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         apply_exif_orientation=options.exif_orientation == "apply",
         max_pixels=options.max_pixels,
     )
+    weights: dict[str, Any] = {
+        "clip_model": options.clip_model,
+        "pretrained": for_any_folder(options.clip_model, options.pretrained),
+        "model_dir": absolute(options.model_dir) if options.model_dir else None,
+        "device": options.device,
+        "quick_gelu": options.forced_quick_gelu,
+    }
     model = ClipModelHandler(
-        options.clip_model,
-        for_any_folder(options.clip_model, options.pretrained),
-        model_dir=absolute(options.model_dir) if options.model_dir else None,
-        device=options.device,
+        **weights,
         precision=options.precision,
         batch_size=options.batch_size,
         model_copies=options.model_copies if options.model_copies > 1 else None,
-        quick_gelu=options.forced_quick_gelu,
     )
     hints = inference_hints(options, runner_name(root.options))
     score = ScoreAndFilter(
@@ -93,14 +95,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     )
     if options.caption_score:
-        captions = CaptionHandler(
-            options.clip_model,
-            for_any_folder(options.clip_model, options.pretrained),
-            model_dir=absolute(options.model_dir) if options.model_dir else None,
-            device=options.device,
-            quick_gelu=options.forced_quick_gelu,
-        )
-        compare = RunInference(captions).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+        compare = RunInference(CaptionHandler(**weights)).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         embedded = embedded | "Captions" >> compare
     return (
         embedded
@@ -156,9 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from beam_curate.retrying import StorageError
     from beam_curate.run_state import prepare_output
-    from beam_curate.storage import absolute, clean_temporary, join, read_json
-    from beam_curate.summary import SUMMARY
-    from pipelines.launch import LOCAL_RUNNER, check_device, pipeline_options, run_pipeline, runner_name
+    from beam_curate.storage import absolute
+    from pipelines.launch import LOCAL_RUNNER, check_device, pipeline_options, runner_name
+    from pipelines.outcome import finish_complete, finish_run, report
 
     started = time.monotonic()
     try:
@@ -178,23 +173,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             overwrite=options.overwrite,
             retry=options.retried_reasons,
         )
+        if complete:
+            finish_complete(output, options.output, options.layouts)
     except (ValueError, StorageError) as error:
         return fail(error)
-    if complete:
-        print(f"the run in {options.output} is complete already; nothing to score")
-        try:
-            write_missing(output, options.layouts)
-        except (ValueError, StorageError) as error:
-            return fail(error)
-    else:
+    if not complete:
         announce(job, given)
         about = about_run(job, runner_name(beam_options))
-        if not run_pipeline(lambda root: build(root, job, output, about), beam_options, output):
-            print(f"the job goes on without this command; when it is done there is {join(options.output, SUMMARY)}")
+        if not finish_run(lambda root: build(root, job, output, about), beam_options, output, options.output):
             return 0
-        clean_temporary(output)
-    summary = read_json(join(output, SUMMARY))
-    return report(summary, options.output, time.monotonic() - started)
+    return report(output, options.output, time.monotonic() - started)
 
 
 def announce(job: Job, given: frozenset[str]) -> None:

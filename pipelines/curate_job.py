@@ -133,18 +133,11 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
 
 def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, computed once with the text tower."""
-    if not options.prompt.strip():
-        return ()
-    from beam_curate.prompts import parse_prompts, prompt_scores
-    from pipelines.own_scores import refuse_columns
+    from beam_curate.prompts import prompt_scores
+    from pipelines.own_scores import read_prompts
 
-    try:
-        specs = parse_prompts(options.prompt)
-        refuse_columns(spec.name for spec in specs)
-    except ValueError as error:
-        raise OptionError(f"--prompt: {error}") from error
     return prompt_scores(
-        specs,
+        read_prompts(options.prompt),
         options.clip_model,
         options.pretrained,
         model_dir=options.model_dir or None,

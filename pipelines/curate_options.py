@@ -1,16 +1,15 @@
 """The options of `curate.py`."""
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.dataflow_options import ACCELERATORS, PLACEMENTS
 from pipelines.options import OptionError, number_or_none, option, required
+from pipelines.selecting_options import SelectingOptions, head_option, keep_option, layout_option, scorer_option
 
 
 @dataclass(frozen=True)
-class CurateOptions:
+class CurateOptions(SelectingOptions):
     """What to read, which model and heads to run, what to keep, and where to write."""
 
     input: str = required("shards: a glob, {00000..00099} braces, a comma list, or a .txt file of paths")
@@ -41,18 +40,8 @@ class CurateOptions:
         "probability of the first text against the others, one text alone its similarity; several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
     )
-    head: tuple[str, ...] = option(
-        (),
-        "JSON description of a head of your own, with its safetensors file beside it; may be given several times",
-        action="append",
-        metavar="FILE",
-    )
-    scorer: tuple[str, ...] = option(
-        (),
-        "a scorer of your own, package.module:Class, with options as a JSON object behind it; may be given several times",
-        action="append",
-        metavar="MODULE:CLASS",
-    )
+    head: tuple[str, ...] = head_option()
+    scorer: tuple[str, ...] = scorer_option()
     min_aesthetic: Any = option(
         0.5,
         "keep if aesthetic >= this, or none. The scale is nominally 1 to 10: 0.5 rejects almost nothing; 4.5 to 6.5 are "
@@ -61,11 +50,7 @@ class CurateOptions:
     )
     max_nsfw: Any = option(0.5, "keep if the NSFW probability < this, or none", type=number_or_none(float))
     min_side: Any = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
-    keep: str = option(
-        "",
-        'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
-        "width >= 256 and format in ('JPEG', 'PNG')\"",
-    )
+    keep: str = keep_option()
     caption_score: bool = option(
         False,
         "add caption_similarity, the cosine of an image with its own caption (.txt, or caption in .json); the text tower runs "
@@ -82,11 +67,7 @@ class CurateOptions:
         "before inference, keep if this holds: a condition as for --keep on the image's facts and the --quality scores; the "
         "model does not see the others",
     )
-    layout: str = option(
-        "",
-        "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of clip-retrieval, datacomp, "
-        "laion",
-    )
+    layout: str = layout_option()
     samples_per_shard: int = option(1000, "samples in every output shard but the last")
     shuffle_seed: Any = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
@@ -131,13 +112,7 @@ class CurateOptions:
     overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
 
     def __post_init__(self) -> None:
-        for name in ("min_aesthetic", "max_nsfw"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise OptionError(f"--{name} is {value}; give a finite number, or none")
-        unknown = sorted(set(self.layouts) - {"clip-retrieval", "datacomp", "laion"})
-        if unknown:
-            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of clip-retrieval, datacomp, laion")
+        self.check_selecting()
         for name, low in (
             ("samples_per_shard", 1), ("batch_size", 1), ("model_copies", 1), ("decode_threads", 0), ("max_pixels", 1),
             ("max_member_bytes", 1), ("max_shard_bytes", 1),
@@ -158,12 +133,3 @@ class CurateOptions:
     def retried_reasons(self) -> tuple[str, ...]:
         """The reasons of --retry_failed."""
         return tuple(reason.strip() for reason in self.retry_failed.split(",") if reason.strip())
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        """The names of --layout."""
-        return tuple(name.strip() for name in self.layout.split(",") if name.strip())
-
-    def without(self, *names: str) -> dict[str, Any]:
-        """All options as a dict but for the ones named."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in names}

@@ -1,17 +1,33 @@
 """What a command says at its end."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
-def write_missing(output: str, layouts: Sequence[str]) -> None:
-    """Writes what a finished run lacks: the report, if the run was stopped just before it, and layouts asked for since."""
-    from beam_curate.layout_files import FOLDER
-    from beam_curate.layouts import DESCRIPTION, write_layout
-    from beam_curate.report.writing import REPORT, write_report
-    from beam_curate.storage import clean_temporary, exists, join, read_json
+from beam_curate.layout_files import DESCRIPTION, FOLDER
+from beam_curate.layouts import write_layout
+from beam_curate.report.writing import REPORT, write_report
+from beam_curate.storage import clean_temporary, exists, join, read_json
+from beam_curate.summary import SUMMARY
+from pipelines.launch import run_pipeline
 
+
+def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
+    """Says that a run is complete, and writes what it lacks: the report, if it was stopped just before, and new layouts.
+
+    Args:
+        output: The run's folder.
+        shown: The folder as the user named it.
+        layouts: The layouts that are asked for.
+
+    Raises:
+        ValueError: A layout cannot be written.
+        StorageError: A file cannot be read or written.
+    """
+    print(f"the run in {shown} is complete already; nothing to score")
     clean_temporary(output)
     if not exists(join(output, REPORT)):
         write_report(output)
@@ -21,8 +37,31 @@ def write_missing(output: str, layouts: Sequence[str]) -> None:
             write_layout(output, name, folder)
 
 
-def report(summary: dict[str, Any], output: str, seconds: float) -> int:
-    """Prints the funnel and where to look; returns the exit status."""
+def finish_run(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str, shown: str) -> bool:
+    """Runs the pipeline of a run; returns whether it ran to its end, or goes on without this command.
+
+    Args:
+        build: Applies the transforms.
+        options: Beam's options.
+        output: The run's folder.
+        shown: The folder as the user named it.
+    """
+    if not run_pipeline(build, options, output):
+        print(f"the job goes on without this command; when it is done there is {join(shown, SUMMARY)}")
+        return False
+    clean_temporary(output)
+    return True
+
+
+def report(folder: str, output: str, seconds: float) -> int:
+    """Prints the funnel and where to look; returns the exit status.
+
+    Args:
+        folder: The run's folder.
+        output: The folder as the user named it.
+        seconds: How long it took.
+    """
+    summary = read_json(join(folder, SUMMARY))
     funnel = summary["funnel"]
     width = len(f"{funnel['input']:,}")
     print(f"input     {funnel['input']:>{width},} samples in {summary['input_shards']:,} shards")

@@ -1,11 +1,12 @@
 """The scores of the user's own, from the options --head, --scorer and --prompt: loaded and checked before any work."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_curate.heads import EmbeddingScore
 from beam_curate.layout_files import LAYOUTS
 from beam_curate.own_heads import load_own_head
+from beam_curate.prompts import PromptSpec, parse_prompts
 from beam_curate.scorers import EmbeddingsScorer, ImagesScorer, Scorer, column_problem, describe_scorer, load_scorer
 from pipelines.options import OptionError
 
@@ -50,16 +51,23 @@ def load_own_scores(heads: Sequence[str], scorers: Sequence[str], clip_model: st
     return OwnScores(tuple(loaded), tuple(load_scorer(text) for text in scorers))
 
 
-def refuse_columns(names: Iterable[str]) -> None:
-    """Refuses names that no score can have, since the table or the rules use them.
+def read_prompts(prompt: str) -> tuple[PromptSpec, ...]:
+    """Reads --prompt, and refuses names that no score can have, since the table or the rules use them.
 
     Raises:
-        ValueError: It says which and why.
+        OptionError: It says what is wrong.
     """
-    for name in names:
-        problem = column_problem(name)
+    if not prompt.strip():
+        return ()
+    try:
+        specs = parse_prompts(prompt)
+    except ValueError as error:
+        raise OptionError(f"--prompt: {error}") from error
+    for spec in specs:
+        problem = column_problem(spec.name)
         if problem:
-            raise ValueError(problem)
+            raise OptionError(f"--prompt: {problem}")
+    return specs
 
 
 def check_layouts(layouts: Sequence[str], scores: Sequence[str]) -> None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.options import OptionError, fail, leave, parse, printable
-from pipelines.outcome import report, write_missing
 from pipelines.select_options import SelectOptions
 
 if TYPE_CHECKING:
@@ -142,17 +141,13 @@ def prepare(options: SelectOptions) -> Job:
 
 def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, by the model that made the embeddings: its weights' checksum must be the same."""
-    if not options.prompt.strip():
-        return ()
     from beam_curate.model_description import describe_model
-    from beam_curate.prompts import parse_prompts, prompt_scores
-    from pipelines.own_scores import refuse_columns
+    from beam_curate.prompts import prompt_scores
+    from pipelines.own_scores import read_prompts
 
-    try:
-        specs = parse_prompts(options.prompt)
-        refuse_columns(spec.name for spec in specs)
-    except ValueError as error:
-        raise OptionError(f"--prompt: {error}") from error
+    specs = read_prompts(options.prompt)
+    if not specs:
+        return ()  # the weights need not be there
     weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
     here = describe_model(scored["clip_model"], options.pretrained, **weights, fetch=True)
     if here.weights != scored["weights"]:
@@ -244,9 +239,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     from beam_curate.retrying import StorageError
     from beam_curate.run_state import prepare_output
-    from beam_curate.storage import absolute, clean_temporary, join, read_json
-    from beam_curate.summary import SUMMARY
-    from pipelines.launch import pipeline_options, run_pipeline, runner_name
+    from beam_curate.storage import absolute
+    from pipelines.launch import pipeline_options, runner_name
+    from pipelines.outcome import finish_complete, finish_run, report
 
     started = time.monotonic()
     try:
@@ -263,21 +258,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete = prepare_output(
             output, job.configuration, job.shards, resume=options.resume, overwrite=options.overwrite
         )
+        if complete:
+            finish_complete(output, options.output, options.layouts)
     except (ValueError, StorageError) as error:
         return fail(error)
-    if complete:
-        print(f"the run in {options.output} is complete already; nothing to score")
-        try:
-            write_missing(output, options.layouts)
-        except (ValueError, StorageError) as error:
-            return fail(error)
-    else:
+    if not complete:
         about = about_run(job, runner_name(beam_options))
-        if not run_pipeline(lambda root: build(root, job, output, about), beam_options, output):
-            print(f"the job goes on without this command; when it is done there is {join(options.output, SUMMARY)}")
+        if not finish_run(lambda root: build(root, job, output, about), beam_options, output, options.output):
             return 0
-        clean_temporary(output)
-    return report(read_json(join(output, SUMMARY)), options.output, time.monotonic() - started)
+    return report(output, options.output, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,24 @@
 """The options of `select.py`."""
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.options import OptionError, number_or_none, option, required
+from pipelines.selecting_options import SelectingOptions, head_option, keep_option, layout_option, scorer_option
 
 
 @dataclass(frozen=True)
-class SelectOptions:
+class SelectOptions(SelectingOptions):
     """Which score table to select from, by which rules, and where to write."""
 
     scores: str = required("folder of the run that made the score table: the --output of curate.py")
     output: str = option("", "folder for the selected shards and their table; not needed with --dry_run")
-    head: tuple[str, ...] = option(
-        (),
-        "JSON description of a head of your own, with its safetensors file beside it; may be given several times",
-        action="append",
-        metavar="FILE",
-    )
-    scorer: tuple[str, ...] = option(
-        (),
-        "a scorer of your own, package.module:Class, with options as a JSON object behind it; may be given several times",
-        action="append",
-        metavar="MODULE:CLASS",
-    )
+    head: tuple[str, ...] = head_option()
+    scorer: tuple[str, ...] = scorer_option()
     min_aesthetic: Any = option(None, "keep if aesthetic >= this, or none", type=number_or_none(float))
     max_nsfw: Any = option(None, "keep if the NSFW probability < this, or none", type=number_or_none(float))
     min_side: Any = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
-    keep: str = option(
-        "",
-        'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
-        "width >= 256 and format in ('JPEG', 'PNG')\"",
-    )
+    keep: str = keep_option()
     top: str = option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
     top_fraction: str = option(
         "", "of what the other rules keep, keep this part, the highest: aesthetic=0.3", metavar="COLUMN=FRACTION"
@@ -47,11 +32,7 @@ class SelectOptions:
     )
     model_dir: str = option("", "for --prompt: folder with the model files", type=str)
     pretrained: str = option("openai", "for --prompt: weights: an open_clip tag, a local file or folder, or random")
-    layout: str = option(
-        "",
-        "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of clip-retrieval, datacomp, "
-        "laion",
-    )
+    layout: str = layout_option()
     samples_per_shard: int = option(1000, "samples in every output shard but the last")
     shuffle_seed: Any = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
@@ -63,13 +44,7 @@ class SelectOptions:
     overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
 
     def __post_init__(self) -> None:
-        for name in ("min_aesthetic", "max_nsfw"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise OptionError(f"--{name} is {value}; give a finite number, or none")
-        unknown = sorted(set(self.layouts) - {"clip-retrieval", "datacomp", "laion"})
-        if unknown:
-            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of clip-retrieval, datacomp, laion")
+        self.check_selecting()
         if self.samples_per_shard < 1:
             raise OptionError(f"--samples_per_shard is {self.samples_per_shard}; give at least 1")
         if not self.output and not self.dry_run:
@@ -80,12 +55,3 @@ class SelectOptions:
             raise OptionError(
                 f"--output {self.output} is the folder of --scores; give another one: the table there stays as it is"
             )
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        """The names of --layout."""
-        return tuple(name.strip() for name in self.layout.split(",") if name.strip())
-
-    def without(self, *names: str) -> dict[str, Any]:
-        """All options as a dict but for the ones named."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in names}

@@ -70,7 +70,7 @@ def test_read_kept_takes_ranks_across_row_groups(monkeypatch):
 def test_counts_travel_in_the_metadata():
     counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
     data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})
-    assert score_table.part_counts(score_table.open_part(io.BytesIO(data))) == counts
+    assert score_table.part_counts(score_table.open_part(io.BytesIO(data)).schema_arrow) == counts
 
 
 def test_other_files_are_refused():

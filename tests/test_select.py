@@ -339,3 +339,15 @@ def test_the_embeddings_are_still_there(table):
     for old, new in zip(first, again, strict=True):
         assert np.array_equal(old["embedding"], new["embedding"])
         assert (old["key"], old["aesthetic"], old["members"]) == (new["key"], new["aesthetic"], new["members"])
+
+
+def test_the_options_name_what_there_is():
+    """The options are read before anything else is imported, so they name layouts and quality scores themselves."""
+    from beam_curate.layout_files import LAYOUTS
+    from beam_curate.quality import QUALITY
+    from pipelines import selecting_options
+    from pipelines.curate_options import CurateOptions
+
+    assert tuple(LAYOUTS) == selecting_options.LAYOUTS
+    helped = CurateOptions.__dataclass_fields__["quality"].metadata["help"]
+    assert helped.rpartition("comma list of ")[2].split(", ") == list(QUALITY)

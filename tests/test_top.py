@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_curate.top import PASSES, TopRule, allot, among_top, count_digits, narrow, parse_top, sort_keys, start, ties
+from beam_curate.top import (
+    PASSES,
+    Cutoff,
+    TopRule,
+    allot,
+    among_top,
+    count_digits,
+    narrow,
+    parse_top,
+    share,
+    sort_keys,
+    ties,
+)
 
 
 def select(parts, rule):
@@ -15,19 +27,17 @@ def select(parts, rule):
     for part in parts:
         keys, present = sort_keys(pa.array(part, pa.float64()))
         keyed.append((keys[present], present))
-    cutoff = None
-    for number in range(PASSES):
+    cutoff = Cutoff()
+    for _ in range(PASSES):
         counts = Counter()
         for keys, _ in keyed:
-            counts.update(count_digits(keys, cutoff or start(rule, {})))
-        if number == 0:
-            cutoff = start(rule, counts)
-        cutoff = narrow(cutoff, counts)
+            counts.update(count_digits(keys, cutoff))
+        cutoff = narrow(cutoff, counts, rule)
     shares = allot(cutoff, [(shard, n) for shard, (keys, _) in enumerate(keyed) if (n := ties(keys, cutoff))])
     flags = []
     for shard, (keys, present) in enumerate(keyed):
         flag = np.zeros(len(present), bool)
-        flag[present] = among_top(keys, shares.get(shard, allot(cutoff, [(shard, 0)])[shard]))
+        flag[present] = among_top(keys, share(cutoff, shares, shard))
         flags.append(flag.tolist())
     return flags
 

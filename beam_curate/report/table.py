@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,8 @@ import pyarrow.parquet as pq
 
 from beam_curate import score_table
 from beam_curate.records import FAILED, KEPT, REJECTED
+from beam_curate.rules import Condition, all_keep
 from beam_curate.storage import files_under, open_read
-
-if TYPE_CHECKING:
-    from beam_curate.rules import Condition
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,9 +70,7 @@ class Table:
         known = {"side": side, **{name: rows.column(name) for name in rows.column_names}}
         status = rows.column("status").to_numpy(zero_copy_only=False)
         if self.rules is not None:
-            keeps = np.ones(rows.num_rows, bool)
-            for rule in self.rules:
-                keeps &= rule.keeps(known, rows.num_rows).to_numpy(zero_copy_only=False)
+            keeps = all_keep(self.rules, known, rows.num_rows)
             status = np.where(status == FAILED, FAILED, np.where(keeps, KEPT, REJECTED)).astype(object)
         shard_index, index = (rows.column(name).to_numpy().astype(np.int64) for name in ("shard_index", "index"))
         values = {name: _floats(known[name]) for name in columns}

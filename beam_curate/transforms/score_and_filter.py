@@ -58,8 +58,7 @@ class ScoreAndFilter(beam.PTransform):
     @property
     def score_names(self) -> tuple[str, ...]:
         """The names of the scores: those that the samples bring, those of the heads, those of the scorers."""
-        own = [column for scorer in self.scorers for column in scorer.columns]
-        return (*self.image_scores, *(head.name for head in self.heads), *own)
+        return _names(self.image_scores, self.heads, self.scorers)
 
     def expand(self, samples: beam.PCollection[EmbeddedSample]) -> beam.PCollection[ScoredSample]:
         """Batches and scores."""
@@ -70,6 +69,13 @@ class ScoreAndFilter(beam.PTransform):
                 _Score(tuple(self.heads), self._rules, tuple(self.image_scores), tuple(self.scorers))
             ).with_output_types(ScoredSample)
         )
+
+
+def _names(
+    image_scores: Sequence[str], heads: Sequence[EmbeddingScore], scorers: Sequence[EmbeddingsScorer]
+) -> tuple[str, ...]:
+    own = [column for scorer in scorers for column in scorer.columns]
+    return (*image_scores, *(head.name for head in heads), *own)
 
 
 def score_samples(
@@ -89,14 +95,16 @@ def score_samples(
         scores |= {head.name: head.score(embeddings) for head in heads}
         for scorer in scorers:
             scores |= run_embeddings(scorer, embeddings)
-    names = (*image_scores, *(head.name for head in heads), *(name for scorer in scorers for name in scorer.columns))
+    else:
+        rules = ()  # there is nothing to judge, nor a score to judge by
+    names = _names(image_scores, heads, scorers)
     described = [(sample.ref, _facts(sample)) for sample in good]
     columns = {
         name: pa.array(scores[name]) if name in scores else fact_column(name, described)
-        for rule in (rules if good else ())
+        for rule in rules
         for name in rule.columns
     }
-    verdicts = zip(judge(rules if good else (), columns, len(good)), _rows(scores, len(good)), strict=True)
+    verdicts = zip(judge(rules, columns, len(good)), _rows(scores, len(good)), strict=True)
     for sample in samples:
         if sample.failure is not None:
             failure = sample.failure
@@ -138,11 +146,7 @@ class _Score(beam.DoFn):
         # A distribution holds integers: thousandths of the score.
         self._scores = {
             name: Metrics.distribution("beam_curate.score", f"{name}_thousandths")
-            for name in (
-                *image_scores,
-                *(head.name for head in heads),
-                *(column for scorer in scorers for column in scorer.columns),
-            )
+            for name in _names(image_scores, heads, scorers)
         }
 
     def setup(self) -> None:

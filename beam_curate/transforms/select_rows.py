@@ -81,7 +81,7 @@ class _FindCutoffs(beam.PTransform):
                 | f"Count{number}" >> beam.ParDo(_CountDigits(selection), beam.pvalue.AsSingleton(cutoff))
                 | f"Sum{number}" >> beam.CombineGlobally(_add)
             )
-            cutoff = cutoff | f"Narrow{number}" >> beam.Map(_narrow, beam.pvalue.AsSingleton(counts), rule)
+            cutoff = cutoff | f"Narrow{number}" >> beam.Map(top.narrow, beam.pvalue.AsSingleton(counts), rule)
         tied = parts | "Ties" >> beam.ParDo(_CountTies(selection), beam.pvalue.AsSingleton(cutoff))
         shares = cutoff | "Allot" >> beam.FlatMap(_allot, beam.pvalue.AsList(tied))
         return _Cutoffs(cutoff, shares)
@@ -121,10 +121,6 @@ def _add(counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
     return dict(total)
 
 
-def _narrow(cutoff: Cutoff, counts: Mapping[int, int], rule: TopRule) -> Cutoff:
-    return top.narrow(cutoff if cutoff.known else top.start(rule, counts), counts)
-
-
 def _allot(cutoff: Cutoff, tied: Iterable[tuple[int, int]]) -> Iterator[tuple[int, Cutoff]]:
     yield from top.allot(cutoff, tied).items()
 
@@ -143,7 +139,7 @@ class _Judge(beam.DoFn):
         self, shard: Shard, cutoff: Cutoff | None = None, shares: Mapping[int, Cutoff] | None = None
     ) -> Iterator[ScorePart]:
         if cutoff is not None and shares is not None:
-            cutoff = shares.get(shard.index, Cutoff(cutoff.prefix, cutoff.known, 0))
+            cutoff = top.share(cutoff, shares, shard.index)
         part = rejudge_part(self._selection, self._output, shard.index, cutoff)
         self._rows.inc(part.rows)
         self._kept.inc(part.kept)

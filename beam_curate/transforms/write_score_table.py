@@ -1,18 +1,18 @@
 """WriteScoreTable: ScoredSample in, one Parquet part per input shard written, ScorePart out."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-from beam_curate import records, score_table
+from beam_curate import score_table
 from beam_curate.records import ScoredSample, ScorePart
-from beam_curate.storage import atomic_output, join, open_read
+from beam_curate.score_parts import write_part
+from beam_curate.storage import join, open_read
 
 _COMPLETE = "complete"
 _INCOMPLETE = "incomplete"
@@ -77,21 +77,7 @@ class _PartWriter:
         if ref.again:
             with open_read(join(self.output, path)) as stream:
                 table = score_table.replace_failed(score_table.open_part(stream).read(use_threads=False), table)
-        statuses, reason_counts = score_table.count(table)
-        part = ScorePart(
-            shard_index=ref.shard_index,
-            shard=ref.shard,
-            path=path,
-            rows=table.num_rows,
-            kept=statuses[records.KEPT],
-            rejected=statuses[records.REJECTED],
-            failed=statuses[records.FAILED],
-            reasons=dict(sorted(reason_counts.items())),
-        )
-        metadata = {score_table.PART_METADATA: json.dumps(asdict(part))}
-        with atomic_output(self.output, part.path) as stream:
-            score_table.write_table(stream, table, metadata)
-        return part
+        return write_part(self.output, ref.shard_index, ref.shard, table)
 
 
 class _WriteComplete(beam.DoFn):

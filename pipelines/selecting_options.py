@@ -1,0 +1,79 @@
+"""The options that `curate.py` and `select.py` share, and their checks."""
+
+import dataclasses
+import math
+from typing import Any, Final
+
+from pipelines.options import OptionError, option
+
+LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
+
+
+def head_option() -> Any:
+    """--head."""
+    return option(
+        (),
+        "JSON description of a head of your own, with its safetensors file beside it; may be given several times",
+        action="append",
+        metavar="FILE",
+    )
+
+
+def scorer_option() -> Any:
+    """--scorer."""
+    return option(
+        (),
+        "a scorer of your own, package.module:Class, with options as a JSON object behind it; may be given several times",
+        action="append",
+        metavar="MODULE:CLASS",
+    )
+
+
+def keep_option() -> Any:
+    """--keep."""
+    return option(
+        "",
+        'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
+        "width >= 256 and format in ('JPEG', 'PNG')\"",
+    )
+
+
+def layout_option() -> Any:
+    """--layout."""
+    return option(
+        "",
+        "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of "
+        + ", ".join(LAYOUTS),
+    )
+
+
+class SelectingOptions:
+    """What both options classes, which are dataclasses, do with the options that they share."""
+
+    min_aesthetic: Any
+    max_nsfw: Any
+    layout: str
+
+    def check_selecting(self) -> None:
+        """Checks thresholds and layouts.
+
+        Raises:
+            OptionError: It names the option, its value, and the remedy.
+        """
+        for name in ("min_aesthetic", "max_nsfw"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise OptionError(f"--{name} is {value}; give a finite number, or none")
+        unknown = sorted(set(self.layouts) - set(LAYOUTS))
+        if unknown:
+            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of {', '.join(LAYOUTS)}")
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """The names of --layout."""
+        return tuple(name.strip() for name in self.layout.split(",") if name.strip())
+
+    def without(self, *names: str) -> dict[str, Any]:
+        """All options as a dict but for the ones named."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in values.items() if name not in names}
