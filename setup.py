@@ -24,7 +24,12 @@ INSTALL_REQUIRES = [
     "pillow>=12.1.1,<13",
     # libjpeg-turbo with DCT scaling and strict mode; 3.4x the speed of the Pillow path at the same pixels.
     "simplejpeg>=1.8",
-    "numpy>=1.26",
+    # 2.0 has bitwise_count, which compares perceptual hashes.
+    "numpy>=2.0",
+    # Duplicates: k-means and nearest centroids of embeddings. MIT, by Meta; the fastest there is, on a CPU as well.
+    "faiss-cpu>=1.8",
+    # Duplicates: the pHash that other tools compute too. BSD, pure Python on scipy.
+    "imagehash>=4.3.2,<5",
     # The score table.
     "pyarrow>=16",
     # Model files without code in them.

@@ -1,0 +1,92 @@
+"""What a search for duplicates found, in numbers and in a few examples; the end of a search."""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from beam_curate.duplicates.candidates import FOREIGN, places_of
+from beam_curate.duplicates.edges import METHODS
+from beam_curate.duplicates.groups import Members
+from beam_curate.duplicates.semantic import PAIR, choose_pairs
+from beam_curate.duplicates.spilling import WORK
+from beam_curate.duplicates.table import FOLDER
+from beam_curate.storage import delete, exists, files_under, join, read_json, write_json
+
+SUMMARY: Final = f"{FOLDER}/summary.json"
+"""Written last: the mark of a complete duplicates table."""
+_GROUPS: Final = 12  # shown
+_SHOWN: Final = 6  # samples of each
+
+
+class Findings(NamedTuple):
+    """What was found: counts, the largest groups, and pairs of several similarities as places in the datasets."""
+
+    counts: dict[str, Any]
+    groups: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+
+    @staticmethod
+    def of(members: Members, pairs: bytes, eps: float, cut: int) -> "Findings":
+        """Counts the members of all groups, and chooses what is shown."""
+        duplicates = members[members["of"] != members["row"]]
+        methods = np.bincount(duplicates["method"], minlength=len(METHODS)).tolist()
+        groups, sizes = np.unique(members["group"], return_counts=True)
+        counts = {
+            "groups": len(groups),
+            "duplicates": len(duplicates),
+            "by_method": {name: number for name, number in zip(METHODS, methods, strict=True) if number},
+            "largest_group": int(sizes.max(initial=0)),
+            "compared_in_fewer_clusters": cut,
+        }
+        largest = groups[np.lexsort((groups, -sizes))[:_GROUPS]]
+        chosen = choose_pairs(np.frombuffer(pairs, PAIR), eps) if eps else np.zeros(0, PAIR)
+        return Findings(counts, [_group(members, int(group)) for group in largest], [_pair(pair) for pair in chosen])
+
+
+def _group(members: Members, group: int) -> dict[str, Any]:
+    rows = members[members["group"] == group]
+    shown = rows[np.argsort(rows["place"])][:_SHOWN]
+    samples = [
+        {
+            **place(int(row["row"])),
+            "method": METHODS[row["method"]] if row["of"] != row["row"] else None,
+            "similarity": round(float(row["similarity"]), 6),
+        }
+        for row in shown
+    ]
+    # The root of a group around a sample of the other dataset is no row of ours.
+    return {"size": len(rows), "root": place(group), "samples": samples}
+
+
+def _pair(pair: np.void) -> dict[str, Any]:
+    return {
+        "similarity": round(float(pair["similarity"]), 6),
+        "samples": [place(int(pair["first"])), place(int(pair["second"]))],
+    }
+
+
+def place(row: int) -> dict[str, Any]:
+    """Where a row is, by its id."""
+    shard_index, index = places_of(np.array([row], np.uint64))
+    return {"other": bool(row & int(FOREIGN)), "shard_index": int(shard_index[0]), "index": int(index[0])}
+
+
+def finish_search(output: str, parts: int, findings: Findings) -> dict[str, Any]:
+    """Writes what was found, and deletes what was put down on the way."""
+    counts = {**findings.counts, "parts": parts}
+    write_json(output, SUMMARY, {**counts, "largest": findings.groups, "pairs": findings.pairs})
+    work = list(files_under(output, f"{WORK}/*"))
+    if work:
+        delete(work)
+    return counts
+
+
+def is_finished(output: str) -> bool:
+    """Whether the duplicates table is complete."""
+    return exists(join(output, SUMMARY))
+
+
+def read_findings(output: str) -> dict[str, Any]:
+    """What `finish_search` wrote."""
+    found: dict[str, Any] = read_json(join(output, SUMMARY))
+    return found
