@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from beam_curate.images import DecodeOptions as DecodeOptions
     from beam_curate.rules import Rule as Rule
     from beam_curate.rules import keep_rule as keep_rule
+    from beam_curate.table_parts import read_score_table as read_score_table
     from beam_curate.transforms.decode_images import DecodeImages as DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards as ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter as ScoreAndFilter
@@ -29,6 +30,7 @@ _HOMES = {
     "DecodeOptions": "images",
     "Rule": "rules",
     "keep_rule": "rules",
+    "read_score_table": "table_parts",
     "DecodeImages": "transforms.decode_images",
     "ReadTarShards": "transforms.read_tar_shards",
     "ScoreAndFilter": "transforms.score_and_filter",

@@ -32,9 +32,10 @@ import pyarrow.compute as pc
 from beam_curate import score_table
 from beam_curate.layout_files import DESCRIPTION, EMBEDDING, LAYOUTS, SUBSET, Layout, model_code, write_subset
 from beam_curate.records import KEPT, ScorePart
-from beam_curate.run_state import part_paths, read_part_counts
-from beam_curate.storage import absolute, clean_temporary, exists, files_under, join, open_read, read_json, write_json
+from beam_curate.run_state import read_part_counts
+from beam_curate.storage import absolute, clean_temporary, exists, files_under, join, read_json, write_json
 from beam_curate.summary import SUMMARY
+from beam_curate.table_parts import TablePlace, finished_table
 
 _LOGGER = logging.getLogger(__name__)
 # At least as many digits as in the names of the score table's parts.
@@ -49,7 +50,7 @@ class LayoutError(ValueError):
 class _Run:
     """A finished run: the parts of its score table that have kept rows, in source order, and what its summary says."""
 
-    output: str
+    table: TablePlace
     parts: Sequence[ScorePart]
     clip_model: str
     shuffle_seed: int | None
@@ -95,7 +96,7 @@ def _write_parts(run: _Run, layout: Layout, folder: str, files: Sequence[Sequenc
     columns = layout.columns(_scores(run), code)
     needed = sorted({*columns.values(), *([EMBEDDING] if layout.embeddings else [])})
     for part, names in zip(run.parts, files, strict=True):
-        layout.write(folder, names, _kept_rows(run.output, part, needed), columns, code)
+        layout.write(folder, names, _kept_rows(run.table, part, needed), columns, code)
     return [file for names in files for file in names]
 
 
@@ -116,7 +117,7 @@ def _finished_run(output: str) -> _Run:
             f"{output} holds no complete run ({SUMMARY} is missing); finish the run with --resume, or name its --output"
         )
     summary: Mapping[str, Any] = read_json(join(output, SUMMARY))
-    paths = part_paths(output)
+    table, paths = finished_table(output)
     parts = [read_part_counts(output, paths[index]) for index in sorted(paths)]
     found = (len(parts), sum(part.kept for part in parts))
     expected = (summary["input_shards"], summary["funnel"]["kept"])
@@ -127,7 +128,7 @@ def _finished_run(output: str) -> _Run:
         )
     configuration = summary.get("configuration", {})
     return _Run(
-        output,
+        table,
         [part for part in parts if part.kept],
         _clip_model(configuration),
         configuration.get("shuffle_seed"),
@@ -159,22 +160,17 @@ def _check_folder(folder: str, name: str, layout: Layout, files: Sequence[str]) 
 def _scores(run: _Run) -> list[str]:
     if not run.parts:
         return []
-    with open_read(join(run.output, run.parts[0].path)) as stream:
-        schema = score_table.open_part(stream).schema_arrow
-    return score_table.score_names(schema)
+    with run.table.open(run.parts[0].shard_index) as part:
+        return score_table.score_names(part.schema)
 
 
-def _kept_rows(output: str, part: ScorePart, columns: Sequence[str]) -> pa.Table:
+def _kept_rows(table: TablePlace, part: ScorePart, columns: Sequence[str]) -> pa.Table:
     """Some columns of a part's kept rows, read row group by row group."""
-    with open_read(join(output, part.path)) as stream:
-        source = score_table.open_part(stream)
-        missing = sorted(set(columns) - set(source.schema_arrow.names))
-        if missing:
-            raise score_table.ScoreTableError(f"{part.path} has no column {missing[0]!r}, and the first part has")
+    with table.open(part.shard_index) as source:
         tables = []
         for group in range(source.num_row_groups):
-            table = source.read_row_group(group, columns=[*columns, "status"], use_threads=False)
-            tables.append(table.filter(pc.equal(table.column("status"), KEPT)).select(columns))
+            rows = source.read_row_group(group, [*columns, "status"])
+            tables.append(rows.filter(pc.equal(rows.column("status"), KEPT)).select(columns))
     rows = pa.concat_tables(tables)
     if rows.num_rows != part.kept:
         raise score_table.ScoreTableError(f"{part.path} has {rows.num_rows} kept rows, and its counts say {part.kept}")

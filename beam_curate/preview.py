@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate import score_table, top
+from beam_curate import top
 from beam_curate.records import FAILED
 from beam_curate.rejudging import Selection, judgeable, read_rows, rule_columns
 from beam_curate.tar_format import BLOCK
@@ -86,7 +86,7 @@ def preview(selection: Selection, shards: Sequence[int]) -> Preview:
     threads = 1 if selection.own else _THREADS  # a scorer of the user's own need not bear several
     with ThreadPoolExecutor(threads, thread_name_prefix="preview") as pool:
         parts = list(pool.map(lambda shard: _read(selection, shard), shards))
-    lines = [Line(_words(rule.columns, rule.wanted)) for rule in selection.rules]
+    lines = [Line(_words(rule.columns, rule.wanted)) for rule in selection.rules or ()]
     failed, screened = sum(part.failed for part in parts), sum(part.screened for part in parts)
     found = Preview(failed, screened, Tally(), lines)
     left = []
@@ -112,10 +112,10 @@ def _words(columns: Sequence[str], wanted: str) -> str:
 
 
 def _read(selection: Selection, shard: int) -> _Part:
-    table = read_rows(selection, score_table.part_name(shard), [*selection.columns, "members"])
+    table = read_rows(selection, shard, [*selection.columns, "members"])
     rows = table.filter(pa.array(judgeable(table)))
     columns = rule_columns(selection.columns, rows)
-    verdicts = [rule.keeps(columns, rows.num_rows).to_numpy(zero_copy_only=False) for rule in selection.rules]
+    verdicts = [rule.keeps(columns, rows.num_rows).to_numpy(zero_copy_only=False) for rule in selection.rules or ()]
     keys, present = np.zeros(rows.num_rows, np.uint64), np.ones(rows.num_rows, np.bool_)
     if selection.top is not None:
         keys, present = top.sort_keys(columns[selection.top.column])

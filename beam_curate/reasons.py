@@ -11,6 +11,7 @@ DECODE: Final = "decode"
 SCREEN: Final = "screen"
 INFER: Final = "infer"
 FILTER: Final = "filter"
+DEDUP: Final = "dedup"
 
 # --- read: one row for the shard (key is empty) or for the sample named
 UNREADABLE_SHARD: Final = "unreadable_shard"

@@ -146,8 +146,8 @@ class EmbeddedSample:
 class ScoredSample:
     """A row of the score table: scores by name, and the verdict.
 
-    `status` is `kept`, `rejected` (then `step` is `filter`, or `screen` if that was before inference, and `reason` the first
-    rule that failed) or `failed` (then `step`, `reason` and `message` are the failure's).
+    `status` is `kept`, `rejected` (then `step` is `filter`, `screen` if that was before inference, or `dedup`, and `reason` the
+    first rule that failed) or `failed` (then `step`, `reason` and `message` are the failure's).
     """
 
     ref: SampleRef
@@ -158,6 +158,18 @@ class ScoredSample:
     step: str = ""
     reason: str = ""
     message: str = ""
+
+
+@record
+class Removed:
+    """Rows of a part of the score table that are rejected by more than what they hold themselves, such as duplicates.
+
+    `rows` are their places in the part, from 0, and `messages` says for each why; `reason` is the stable name of it.
+    """
+
+    rows: Sequence[int]
+    reason: str
+    messages: Sequence[str]
 
 
 @record

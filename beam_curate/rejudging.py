@@ -1,10 +1,10 @@
 """Selecting again: new verdicts for the rows of a finished score table, without decoding or inference.
 
-A part of the table, one input shard, is read, judged and written as a part of a new table; whoever packs the kept rows of the
-new table need not know that they were not scored just now.
+A part of the table, one input shard, is read as far as the rules need it, judged, and an overlay with the verdicts written (see
+`table_parts`); whoever packs the kept rows of it need not know that they were not scored just now.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 
 from beam_curate import reasons, records, score_table
 from beam_curate.heads import EmbeddingScore
-from beam_curate.records import ScorePart
-from beam_curate.rules import Condition, all_keep, explain, judge
+from beam_curate.records import Removed, ScorePart
+from beam_curate.rules import Condition, all_keep, explain
 from beam_curate.score_parts import write_part
 from beam_curate.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
-from beam_curate.storage import join, open_read
+from beam_curate.table_parts import IDENTITY, SOURCE_METADATA, VERDICT, Part, TablePlace, footprint, group_rows
 from beam_curate.top import Cutoff, Keys, TopRule, among_top, sort_keys
+
+Flags = npt.NDArray[np.bool_]
 
 _BATCH: Final = 64  # embeddings that a scorer of the user's own is given at once, as in the main job
 
@@ -30,15 +32,15 @@ class Selection:
     """What decides which rows of a score table are kept.
 
     Attributes:
-        source: Folder of the run that holds the table.
-        rules: The rules, in the order in which they are tried.
+        table: Where the table lies.
+        rules: The rules on each row, in the order in which they are tried; None: the verdicts in the table stand.
         top: The rule on the whole table, tried last; None for none.
         scorers: Scores of the embedding to add to the table first.
         own: Scorers of the user's own whose columns are added after these; set up by whoever runs the selection.
     """
 
-    source: str
-    rules: Sequence[Condition] = ()
+    table: TablePlace
+    rules: Sequence[Condition] | None = ()
     top: TopRule | None = None
     scorers: Sequence[EmbeddingScore] = ()
     own: Sequence[EmbeddingsScorer] = ()
@@ -57,32 +59,34 @@ class Selection:
             set_up_scorer(scorer)
 
     @property
+    def rule_columns(self) -> list[str]:
+        """The columns that the rules on each row read."""
+        return list(dict.fromkeys(name for rule in self.rules or () for name in rule.columns))
+
+    @property
     def columns(self) -> list[str]:
-        """The columns that the rules read."""
-        names = [name for rule in self.rules for name in rule.columns]
-        return list(dict.fromkeys([*names, *([self.top.column] if self.top else [])]))
+        """The columns that all rules read."""
+        return list(dict.fromkeys([*self.rule_columns, *([self.top.column] if self.top else [])]))
 
 
-def read_rows(selection: Selection, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads a part of the source table, with the new scores in front of the embedding.
+def read_rows(selection: Selection, shard_index: int, columns: Sequence[str]) -> pa.Table:
+    """Reads columns of a part of the source table, and the new scores among them.
 
     Args:
         selection: The selection.
-        path: The part, relative to the source folder.
-        columns: The columns to read, by the names that rules use, beside status and step; None reads all.
+        shard_index: The part.
+        columns: The columns to read, by the names that rules use, beside status and step.
     """
-    added = selection.added
-    with open_read(join(selection.source, path)) as stream:
-        part = score_table.open_part(stream)
-        wanted = None
-        if columns is not None:
-            added = [name for name in selection.added if name in columns]
-            stored = {name for column in columns for name in _stored(column) if name not in added}
-            wanted = sorted({*stored, "status", "step", *(["embedding"] if added else [])})
-        table = part.read(columns=wanted, use_threads=False)
-    if added:
-        for name, values in _scores(selection, table, added).items():
-            table = table.add_column(table.schema.get_field_index("embedding"), pa.field(name, pa.float32()), values)
+    with selection.table.open(shard_index) as part:
+        return _read(selection, part, columns)
+
+
+def _read(selection: Selection, part: Part, columns: Sequence[str]) -> pa.Table:
+    added = [name for name in selection.added if name in columns]
+    stored = {name for column in columns for name in _stored(column) if name not in added}
+    table = part.read(list({*stored, "status", "step", *(["embedding"] if added else [])}))
+    for name, values in _scores(selection, table, added).items() if added else ():
+        table = table.append_column(pa.field(name, pa.float32()), values)
     return table
 
 
@@ -129,69 +133,126 @@ def rule_columns(names: Sequence[str], table: pa.Table) -> dict[str, pa.ChunkedA
     return found
 
 
-def candidates(selection: Selection, path: str) -> Keys:
-    """The sort keys of the rows of a part among which the top rule chooses, in order."""
-    if selection.top is None:
-        raise ValueError("the selection has no top rule")
-    table = read_rows(selection, path, selection.columns)
-    rows = table.filter(pa.array(judgeable(table)))
-    columns = rule_columns(selection.columns, rows)
-    keys, present = sort_keys(columns[selection.top.column])
-    return keys[present & all_keep(selection.rules, columns, rows.num_rows)]
+def passing(selection: Selection, shard_index: int) -> npt.NDArray[np.int64]:
+    """The places of a part's rows that pass the rules on each row, ascending; reads the columns of these rules alone."""
+    return np.flatnonzero(_passes(selection, read_rows(selection, shard_index, selection.rule_columns)))
 
 
-def rejudge(table: pa.Table, selection: Selection, cutoff: Cutoff | None) -> pa.Table:
-    """A table with new verdicts; rows that failed or were screened out before inference stay as they are.
+def _passes(selection: Selection, table: pa.Table) -> Flags:
+    """Says which rows pass the rules on each row."""
+    if selection.rules is None:
+        kept: Flags = pc.equal(table.column("status"), records.KEPT).to_numpy(zero_copy_only=False)
+        return kept
+    columns = rule_columns(selection.rule_columns, table)
+    return judgeable(table) & all_keep(selection.rules, columns, table.num_rows)
+
+
+def candidates(selection: Selection, shard_index: int, removed: Iterable[Removed] = ()) -> Keys:
+    """The sort keys of the rows of a part among which the top rule chooses, in order.
 
     Args:
-        table: All columns of a part, from `read_rows`.
+        selection: The selection.
+        shard_index: The part.
+        removed: Its rows that are rejected beside the rules.
+    """
+    if selection.top is None:
+        raise ValueError("the selection has no top rule")
+    table = read_rows(selection, shard_index, selection.columns)
+    left = _passes(selection, table)
+    for some in removed:
+        left[_places(some, table.num_rows)] = False
+    keys, present = sort_keys(rule_columns([selection.top.column], table)[selection.top.column])
+    return keys[present & left]
+
+
+def _places(removed: Removed, rows: int) -> npt.NDArray[np.int64]:
+    places = np.asarray(removed.rows, np.int64)
+    if len(places) != len(removed.messages) or ((places < 0) | (places >= rows)).any():
+        raise ValueError(
+            f"{len(places)} rows with {len(removed.messages)} messages are to be rejected for {removed.reason!r} in a part of "
+            f"{rows} rows: give a message for each, and places from 0 to {rows - 1}"
+        )
+    return places
+
+
+class _Verdicts:
+    """The verdicts of a part under way: (N,) texts or None in each column of VERDICT, and whether the row is kept so far."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.texts = {name: table.column(name).to_numpy(zero_copy_only=False).copy() for name in VERDICT}
+        self.kept: Flags = self.texts["status"] == records.KEPT
+
+    def keep(self, flags: Flags) -> None:
+        for name, value in zip(VERDICT, (records.KEPT, None, None, None), strict=True):
+            self.texts[name][flags] = value
+        self.kept |= flags
+
+    def reject(self, places: npt.NDArray[np.int64], step: str, reason: str, messages: npt.ArrayLike) -> None:
+        for name, value in zip(VERDICT, (records.REJECTED, step, reason, messages), strict=True):
+            self.texts[name][places] = value
+        self.kept[places] = False
+
+    def columns(self) -> list[pa.Array]:
+        return [pa.array(self.texts[name], pa.string()) for name in VERDICT]
+
+
+def rejudge(
+    table: pa.Table, selection: Selection, removed: Iterable[Removed] = (), cutoff: Cutoff | None = None
+) -> list[pa.Array]:
+    """New verdicts on rows, as the columns VERDICT; failed ones and those screened out before inference keep theirs.
+
+    Args:
+        table: The columns VERDICT of a part, and those that the rules read, from `read_rows`.
         selection: The rules.
+        removed: Rows of this part that are rejected beside the rules: tried after the rules on each row, before the top rule.
         cutoff: Of this part, where there is a top rule.
     """
-    good = judgeable(table)
-    rows = table.filter(pa.array(good))
-    columns = rule_columns(selection.columns, rows)
-    verdicts = judge(selection.rules, columns, rows.num_rows)
+    columns = rule_columns(selection.columns, table)
+    verdicts = _Verdicts(table)
+    if selection.rules is not None:
+        verdicts.keep(judgeable(table))
+    for rule in selection.rules or ():
+        keeps = rule.keeps(columns, table.num_rows).to_numpy(zero_copy_only=False)
+        out = np.flatnonzero(verdicts.kept & ~keeps)
+        verdicts.reject(out, reasons.FILTER, rule.reason, explain(rule.columns, columns, out, rule.wanted))
+    for some in sorted(removed, key=lambda each: (each.reason, *each.rows)):
+        places, messages = _places(some, table.num_rows), np.array(some.messages, object)
+        still = verdicts.kept[places]
+        verdicts.reject(places[still], reasons.DEDUP, some.reason, messages[still])
     if selection.top is not None:
         if cutoff is None:
             raise ValueError("a top rule needs its cutoff")
-        keys, present = sort_keys(columns[selection.top.column])
-        open_rows = np.array([not reason for reason, _ in verdicts], np.bool_) & present
-        best = np.zeros(rows.num_rows, np.bool_)
-        best[open_rows] = among_top(keys[open_rows], cutoff)
-        for row in np.flatnonzero(~best).tolist():
-            if not verdicts[row][0]:
-                message = explain([selection.top.column], columns, row, selection.top.words)
-                verdicts[row] = (selection.top.reason, message)
-    new = iter(verdicts)
-    old = table.select(["status", "step", "reason", "error_message"]).to_pylist()
-    verdict_rows = [_verdict(*next(new)) if is_good else row for row, is_good in zip(old, good.tolist(), strict=True)]
-    for name in ("status", "step", "reason", "error_message"):
-        place = table.schema.get_field_index(name)
-        table = table.set_column(
-            place, table.schema.field(name), pa.array([row[name] for row in verdict_rows], pa.string())
-        )
-    return table
+        top = selection.top
+        keys, present = sort_keys(columns[top.column])
+        left = np.flatnonzero(verdicts.kept & present)
+        best = left[among_top(keys[left], cutoff)]
+        verdicts.kept[best] = False
+        out = np.flatnonzero(verdicts.kept)
+        verdicts.reject(out, reasons.FILTER, top.reason, explain([top.column], columns, out, top.words))
+        verdicts.kept[best] = True
+    return verdicts.columns()
 
 
-def _verdict(reason: str, message: str) -> dict[str, str | None]:
-    if not reason:
-        return {"status": records.KEPT, "step": None, "reason": None, "error_message": None}
-    return {"status": records.REJECTED, "step": reasons.FILTER, "reason": reason, "error_message": message}
-
-
-def rejudge_part(selection: Selection, output: str, shard_index: int, cutoff: Cutoff | None = None) -> ScorePart:
-    """Reads a part of the source table, judges it, and writes it as a part of the table in `output`.
+def rejudge_part(
+    selection: Selection, output: str, shard_index: int, removed: Iterable[Removed] = (), cutoff: Cutoff | None = None
+) -> ScorePart:
+    """Reads a part of the source table, judges it, and writes an overlay of it in `output`.
 
     Raises:
         ScoreTableError: The part is none, or has no counts.
     """
-    table = read_rows(selection, score_table.part_name(shard_index))
-    before = score_table.part_counts(table.schema)
-    return write_part(output, shard_index, before.shard, with_schema(rejudge(table, selection, cutoff)))
-
-
-def with_schema(table: pa.Table) -> pa.Table:
-    """The table as a new one of the score table's schema: lists read from Parquet name their items otherwise."""
-    width = table.schema.field("embedding").type.list_size
-    return table.cast(score_table.schema(score_table.score_names(table.schema), width))
+    with selection.table.open(shard_index) as part:
+        added = [*part.added, *selection.added]
+        table = _read(selection, part, [*selection.columns, *IDENTITY, *VERDICT, *added])
+        metadata = {SOURCE_METADATA: footprint(part.scores)}
+        shard, groups = part.counts.shard, group_rows(part.scores)
+    schema = score_table.schema(added, 1)
+    names = [*IDENTITY, *VERDICT, *added]
+    schema = pa.schema([schema.field(name) for name in names], schema.metadata)
+    arrays = [
+        *table.select(IDENTITY).columns,
+        *rejudge(table, selection, removed, cutoff),
+        *table.select(added).columns,
+    ]
+    overlay = pa.Table.from_arrays(arrays, schema=schema)
+    return write_part(output, shard_index, shard, overlay, score_table.VERDICTS, metadata, groups)

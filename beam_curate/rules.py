@@ -169,17 +169,32 @@ def judge(rules: Sequence[Condition], columns: Columns, rows: int) -> list[tuple
         N times the reason and a message of the first rule that rejects; empty strings where all keep.
     """
     verdicts = [("", "")] * rows
+    left = np.ones(rows, np.bool_)
     for rule in rules:
-        for row, keeps in enumerate(rule.keeps(columns, rows).to_pylist()):
-            if not keeps and not verdicts[row][0]:
-                verdicts[row] = (rule.reason, explain(rule.columns, columns, row, rule.wanted))
+        keeps = rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
+        rejected = np.flatnonzero(left & ~keeps)
+        left &= keeps
+        messages = explain(rule.columns, columns, rejected, rule.wanted)
+        for row, message in zip(rejected.tolist(), messages, strict=True):
+            verdicts[row] = (rule.reason, message)
     return verdicts
 
 
-def explain(names: Sequence[str], columns: Columns, row: int, wanted: str) -> str:
-    """Says why a row is rejected: its values in the columns named, and what would keep it."""
-    values = ", ".join(f"{name} is {_shown(columns[name][row].as_py())}" for name in names)
-    return f"{values}; kept if {wanted}"
+def explain(names: Sequence[str], columns: Columns, places: npt.NDArray[np.int64], wanted: str) -> list[str]:
+    """Says why rows are rejected: their values in the columns named, and what would keep them.
+
+    Args:
+        names: The columns that a rule reads.
+        columns: These columns.
+        places: (M,) the rejected rows.
+        wanted: What keeps a row, in words.
+    """
+    taken = pa.array(places)
+    shown = [[f"{name} is {_shown(value)}" for value in columns[name].take(taken).to_pylist()] for name in names]
+    end = f"; kept if {wanted}"
+    if not shown:
+        return [end] * len(places)
+    return [", ".join(values) + end for values in zip(*shown, strict=True)]
 
 
 def all_keep(rules: Iterable[Condition], columns: Columns, rows: int) -> npt.NDArray[np.bool_]:

@@ -35,7 +35,8 @@ _LAYOUTS = tuple(
     f"{FOLDER}/{name}/{pattern}" for name, layout in LAYOUTS.items() for pattern in (DESCRIPTION, SUBSET, *layout.owned)
 )
 _PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
-_OURS = (SUMMARY, *_PACKED, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
+_VERDICTS = f"{score_table.VERDICTS}/part-*.parquet"
+_OURS = (SUMMARY, *_PACKED, _VERDICTS, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")
 _PART = re.compile(r"part-(\d+)\.parquet$")
@@ -53,6 +54,7 @@ def prepare_output(
     resume: bool = False,
     overwrite: bool = False,
     retry: Sequence[str] = (),
+    scores: str = "",
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
 
@@ -63,8 +65,10 @@ def prepare_output(
         resume: Continue the run that is there, which must have the same configuration and input.
         overwrite: Delete the files of the run that is there.
         retry: Reasons of failure: continue the run, complete or not, and score again the samples that failed for one of
-            them. The limits that failed them may have changed. Output shards that are there are deleted: what is kept,
-            and so the packing, may change.
+            them. The limits that failed them may have changed. Verdicts on the whole table and output shards that are there
+            are deleted: what is kept, and so the packing, may change.
+        scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
+            noted, and a run that is continued may name another: the table was moved.
 
     Raises:
         RunError: The folder holds something else, or another run; it names the difference and the remedy.
@@ -79,11 +83,11 @@ def prepare_output(
         else:
             _check_same(output, configuration, shards, _LIMITS if retry else ())
             clean_temporary(output)
-            if not retry:
-                return exists(join(output, SUMMARY))
-            _delete(output, (SUMMARY, *_PACKED))
-            write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards)})
-            return False
+            if retry:
+                _delete(output, (SUMMARY, *_PACKED, _VERDICTS))
+            if retry or scores_folder(output) != (scores or output):
+                _write_run(output, configuration, shards, scores)
+            return exists(join(output, SUMMARY))
     # A run that was stopped between writing these two has no mark yet.
     elif set(files_under(output, "*")) - {join(output, INPUT_SHARDS)}:
         raise RunError(f"--output {output} is not empty and holds no run of beam_curate; give an empty or new folder")
@@ -94,8 +98,19 @@ def prepare_output(
     with atomic_output(output, INPUT_SHARDS) as stream:
         columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
         pq.write_table(pa.table(columns), stream)
-    write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards)})
+    _write_run(output, configuration, shards, scores)
     return False
+
+
+def _write_run(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], scores: str) -> None:
+    table = {"scores": scores} if scores else {}
+    write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards), **table})
+
+
+def scores_folder(output: str) -> str:
+    """The folder of the run whose score table a run judges: its own, unless it was selected from another's."""
+    path = join(output, RUN)
+    return str(read_json(path).get("scores", output)) if exists(path) else output
 
 
 def _delete_run(output: str) -> None:
@@ -158,13 +173,13 @@ def input_shards(output: str) -> list[Shard]:
     return [Shard(index, path, size) for index, (path, size) in enumerate(rows)]
 
 
-def part_paths(output: str) -> dict[int, str]:
-    """The finished parts of the score table by input shard, as paths relative to the output folder."""
+def part_paths(output: str, folder: str = score_table.FOLDER) -> dict[int, str]:
+    """The finished parts of the score table, or of the verdicts on it, by input shard, as paths relative to `output`."""
     found: dict[int, str] = {}
-    for path in files_under(output, f"{score_table.FOLDER}/part-*.parquet"):
+    for path in files_under(output, f"{folder}/part-*.parquet"):
         match = _PART.search(path)
         if match:
-            found[int(match.group(1))] = f"{score_table.FOLDER}/{match.group(0)}"
+            found[int(match.group(1))] = f"{folder}/{match.group(0)}"
     return found
 
 

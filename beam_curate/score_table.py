@@ -16,14 +16,14 @@ from typing import BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_curate import records
 from beam_curate.records import ScoredSample, ScorePart
 
 SCHEMA_VERSION: Final = "1"
 FOLDER: Final = "scores"
+VERDICTS: Final = "verdicts"
+"""The folder of overlays: verdicts that stand in place of those in the score table, see `overlays`."""
 # Rows of a row group: about 5 MB with 768-d embeddings; a writer that needs a few rows reads few groups.
 ROW_GROUP_ROWS: Final = 4096
 # The key of a part's metadata under which its counts lie, as the JSON of a ScorePart.
@@ -136,11 +136,22 @@ def embedding_column(matrix: npt.NDArray[np.float16]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
-def write_table(stream: BinaryIO, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
+def write_table(
+    stream: BinaryIO,
+    table: pa.Table,
+    metadata: Mapping[str, str] | None = None,
+    group_rows: Sequence[int] | None = None,
+) -> None:
     """Writes a table as Parquet; the same table gives the same bytes.
 
     zstd level 1, BYTE_STREAM_SPLIT on the floats and no dictionary for them: 1306 bytes a row at 768 dimensions
     against 1560 plain (`benchmarks/`).
+
+    Args:
+        stream: Takes the file.
+        table: The rows.
+        metadata: Added to that of the table's schema.
+        group_rows: The number of rows of each row group; None: ROW_GROUP_ROWS each.
     """
     if metadata:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
@@ -157,7 +168,13 @@ def write_table(stream: BinaryIO, table: pa.Table, metadata: Mapping[str, str] |
         use_dictionary=dictionary,
         use_byte_stream_split=split,
     ) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        if group_rows is None:
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            return
+        start = 0
+        for rows in group_rows:
+            writer.write_table(table.slice(start, rows), row_group_size=max(1, rows))
+            start += rows
 
 
 def score_names(table_schema: pa.Schema) -> list[str]:
@@ -166,9 +183,9 @@ def score_names(table_schema: pa.Schema) -> list[str]:
     return [name for name in table_schema.names if name not in fixed]
 
 
-def part_name(shard_index: int) -> str:
+def part_name(shard_index: int, folder: str = FOLDER) -> str:
     """The path of a shard's part below the output folder."""
-    return f"{FOLDER}/part-{shard_index:05d}.parquet"
+    return f"{folder}/part-{shard_index:05d}.parquet"
 
 
 def count(table: pa.Table) -> tuple[Counter[str], Counter[str]]:
@@ -230,33 +247,3 @@ def part_counts(part_schema: pa.Schema) -> ScorePart:
     if text is None:
         raise ScoreTableError("the file is a score table but no part of one: its counts are missing")
     return ScorePart(**json.loads(text))
-
-
-def read_kept(part: pq.ParquetFile, ranks: np.ndarray) -> pa.Table:
-    """The kept rows with these ranks (ascending, counted from 0) among the part's kept rows.
-
-    Reads the status column, and of the other columns only the row groups that hold these rows. Ranks that the part does
-    not have are left out.
-    """
-    tables = [part.schema_arrow.empty_table()]
-    rank = 0
-    for group in range(part.num_row_groups):
-        if rank > ranks[-1]:
-            break
-        status = (
-            part.read_row_group(group, columns=["status"], use_threads=False)
-            .column("status")
-            .to_numpy(zero_copy_only=False)
-        )
-        kept = np.flatnonzero(status == records.KEPT)
-        inside = ranks[np.searchsorted(ranks, rank) : np.searchsorted(ranks, rank + len(kept))]
-        if len(inside):
-            tables.append(part.read_row_group(group, use_threads=False).take(pa.array(kept[inside - rank])))
-        rank += len(kept)
-    return pa.concat_tables(tables)
-
-
-def kept_column(part: pq.ParquetFile, column: str) -> list[str]:
-    """One column of the kept rows, in order."""
-    table = part.read(columns=[column, "status"], use_threads=False)
-    return table.filter(pc.equal(table.column("status"), records.KEPT)).column(column).to_pylist()

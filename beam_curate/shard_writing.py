@@ -13,7 +13,8 @@ from beam_curate import score_table, tar_writing
 from beam_curate.packing import shard_name
 from beam_curate.records import Piece, ScorePart, WrittenShard
 from beam_curate.sources import SourceReader, check_sha256
-from beam_curate.storage import atomic_output, join, open_read, write_atomic, write_json
+from beam_curate.storage import atomic_output, write_atomic, write_json
+from beam_curate.table_parts import TablePlace, counted_table
 
 
 class HashingWriter:
@@ -55,13 +56,15 @@ def shard_rows(output: str, parts: Iterable[PartPieces]) -> pa.Table:
     """
     tables: list[pa.Table] = []
     places: list[np.ndarray] = []
+    table: TablePlace | None = None
     for part, pieces, renamed in parts:
+        table = table or counted_table(output, part)
         ranks = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in pieces])
         place = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
         order = np.argsort(ranks)
         ranks, place = ranks[order], place[order]
-        with open_read(join(output, part.path)) as stream:
-            rows = score_table.read_kept(score_table.open_part(stream), ranks)
+        with table.open(part.shard_index) as opened:
+            rows = opened.read_kept(ranks)
         if rows.num_rows != len(ranks):
             raise RuntimeError(f"{part.path} holds {rows.num_rows} of {len(ranks)} kept rows that were counted in it")
         keys = [tar_writing.safe_key(key) for key in rows.column("key").to_pylist()]

@@ -86,8 +86,9 @@ def prepare(options: SelectOptions) -> Job:
     from beam_curate.rules import FACT_KINDS, check_columns, keep_rule, standard_rules
     from beam_curate.run_state import RUN, input_shards
     from beam_curate.scorers import scorer_name
-    from beam_curate.storage import absolute, exists, join, open_read, read_json
+    from beam_curate.storage import absolute, exists, join, read_json
     from beam_curate.summary import SUMMARY
+    from beam_curate.table_parts import finished_table
     from beam_curate.top import parse_top
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
@@ -105,15 +106,16 @@ def prepare(options: SelectOptions) -> Job:
             "is missing; give the --output of one of these"
         )
     shards = input_shards(source)
-    with open_read(join(source, score_table.part_name(0))) as stream:
-        names = score_table.score_names(score_table.open_part(stream).schema_arrow)
+    table, _ = finished_table(source)
+    with table.open(0) as part:
+        names = score_table.score_names(part.schema)
     model = _scoring_configuration(summary["configuration"])["model"]
     own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
     if own.of_images:
         raise OptionError(
             f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to curate.py"
         )
-    selection = Selection(source, scorers=(*own.heads, *_prompts(options, model)), own=own.of_embeddings)
+    selection = Selection(table, scorers=(*own.heads, *_prompts(options, model)), own=own.of_embeddings)
     clash = sorted({*selection.added} & {*names, *score_table.schema((), 1).names})
     if clash:
         raise OptionError(
@@ -169,13 +171,14 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     """The selection on a pipeline: what is left of the run in `output`, to shards and summary."""
     import apache_beam as beam
 
+    from beam_curate.score_table import VERDICTS
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.select_rows import SelectRows
     from beam_curate.transforms.write_layouts import WriteLayouts
     from beam_curate.transforms.write_report import WriteReport
     from beam_curate.transforms.write_webdataset_shards import PackShards
 
-    run = root | ContinueRun(output)
+    run = root | ContinueRun(output, folder=VERDICTS)
     parts = (run.pending | SelectRows(job.selection, output), run.done) | "AddDone" >> beam.Flatten()
     packed = parts | PackShards(output, job.options.samples_per_shard, job.options.shuffle_seed, about)
     return packed | WriteReport(output) | WriteLayouts(output, job.options.layouts)
@@ -247,16 +250,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         beam_options = pipeline_options(rest, SelectOptions)
         job = prepare(options)
+        table = job.selection.table
         if options.dry_run:
             print(dry_run(job))
             return 0
         output = absolute(options.output)
-        if os.path.realpath(output) == os.path.realpath(job.selection.source):
+        if os.path.realpath(output) in {
+            os.path.realpath(folder) for folder in (absolute(options.scores), table.scores)
+        }:
             raise OptionError(
                 f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
             )
         complete = prepare_output(
-            output, job.configuration, job.shards, resume=options.resume, overwrite=options.overwrite
+            output,
+            job.configuration,
+            job.shards,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            scores=table.scores,
         )
         if complete:
             finish_complete(output, options.output, options.layouts)

@@ -54,19 +54,6 @@ def test_a_score_must_not_shadow_a_column():
         score_table.schema(["width"], 8)
 
 
-def test_read_kept_takes_ranks_across_row_groups(monkeypatch):
-    monkeypatch.setattr(score_table, "ROW_GROUP_ROWS", 3)
-    rows = [row(index, "kept" if index % 2 else "rejected") for index in range(20)]
-    part = score_table.open_part(io.BytesIO(written(rows)))
-    assert part.num_row_groups == 7
-    kept = [index for index in range(20) if index % 2]
-    for ranks in ([0], [9], [0, 1, 4, 5], list(range(10))):
-        table = score_table.read_kept(part, np.array(ranks))
-        assert table.column("index").to_pylist() == [kept[rank] for rank in ranks]
-    assert score_table.read_kept(part, np.array([9, 10, 50])).num_rows == 1
-    assert score_table.kept_column(part, "key") == [f"k{index}" for index in kept]
-
-
 def test_counts_travel_in_the_metadata():
     counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
     data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate import score_table
 from beam_curate.records import FAILED, KEPT, REJECTED, STATUSES
 from beam_curate.report.samples import Failures, Gallery, choose, make_galleries
 from beam_curate.report.table import Floats, Table
 from beam_curate.rules import Rule
-from beam_curate.storage import join
 
 if TYPE_CHECKING:
     from beam_curate.rules import Condition
@@ -97,14 +95,12 @@ def collect(
         rules: What decides on kept and rejected; None: the table's column `status`.
         thresholds: The thresholds to draw and to look around.
     """
-    folder = scores or run
-    table = Table(join(folder, score_table.FOLDER), rules)
-    table = table if table.paths else Table(folder, rules)
+    table = Table(scores or run, rules)
     thresholds = [rule for rule in thresholds if rule.column in (*table.scores, "side", "width", "height")]
     columns = list(dict.fromkeys([*table.scores, *(rule.column for rule in thresholds)]))
     galleries = make_galleries(table.scores, thresholds)
-    data = ReportData(len(table.paths), _distributions(table, columns, thresholds), galleries)
-    for part in table.parts():
+    data = ReportData(len(table.parts), _distributions(table, columns, thresholds), galleries)
+    for part in table.open():
         for number in range(part.num_row_groups):
             group = table.read(part, number, columns)
             for distribution in data.distributions:
@@ -117,7 +113,7 @@ def collect(
 
 def _distributions(table: Table, columns: Sequence[str], thresholds: Sequence[Rule]) -> list[Distribution]:
     ranges = dict.fromkeys(columns, (math.inf, -math.inf))
-    for part in table.parts() if columns else ():
+    for part in table.open() if columns else ():
         for number in range(part.num_row_groups):
             group = table.read(part, number, columns)
             for name in columns:

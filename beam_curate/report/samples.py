@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.report.table import RANDOM, Group
 from beam_curate.rules import Rule
+from beam_curate.table_parts import Part
 
 MAX_IMAGES: Final = 60
 MAX_IMAGES_EACH: Final = 6
@@ -148,14 +148,14 @@ class Failures:
         return found
 
 
-def choose(galleries: Iterable[Gallery], failures: Failures, part: pq.ParquetFile, number: int, group: Group) -> None:
+def choose(galleries: Iterable[Gallery], failures: Failures, part: Part, number: int, group: Group) -> None:
     """Puts the rows of a row group where they belong, and reads of these what is shown."""
     picked = [(gallery, found) for gallery in galleries if (found := gallery.candidates(group))]
     failed = failures.candidates(group)
     positions = sorted({at for _, found in picked for _, at in found} | {at for _, at in failed})
     if not positions:
         return
-    details = part.read_row_group(number, columns=list(_DETAILS), use_threads=False).take(pa.array(positions))
+    details = part.read_row_group(number, _DETAILS).take(pa.array(positions))
     rows = {at: _row(group, at, detail) for at, detail in zip(positions, details.to_pylist(), strict=True)}
     for gallery, found in picked:
         for rank, at in found:

@@ -1,6 +1,6 @@
 """The rows of a score table for a report, a row group at a time: the columns that are asked for, as arrays."""
 
-import re
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -8,19 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_curate import score_table
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.rules import Condition, all_keep
-from beam_curate.storage import files_under, open_read
+from beam_curate.score_table import FOLDER
+from beam_curate.table_parts import Part, finished_table
 
 Floats = npt.NDArray[np.float64]
 
 RANDOM: Final = ""
 """The column of the numbers that samples are drawn by."""
-
-_PART = re.compile(r"part-(\d+)\.parquet$")
 
 
 class Group(NamedTuple):
@@ -37,35 +35,43 @@ class Table:
     """The parts of a score table in the order of their shards.
 
     Attributes:
-        paths: The files.
+        parts: The input shards' indexes.
         scores: The names of the scores.
         rules: What decides on kept and rejected; None: the column `status`.
     """
 
-    def __init__(self, folder: str, rules: "Sequence[Condition] | None") -> None:
-        found = {int(match[1]): path for path in files_under(folder, "part-*.parquet") if (match := _PART.search(path))}
-        self.paths = [found[number] for number in sorted(found)]
+    def __init__(self, run: str, rules: "Sequence[Condition] | None") -> None:
+        """Finds the table.
+
+        Args:
+            run: The run's folder, or the folder of the score table's parts.
+            rules: See above.
+        """
+        self._place, found = finished_table(run)
+        if not found and os.path.basename(run.rstrip("/")) == FOLDER:
+            self._place, found = finished_table(run.rstrip("/")[: -len(FOLDER)])
+        self.parts = sorted(found)
         self.scores: tuple[str, ...] = ()
         self.rules = rules
-        if self.paths:
-            with open_read(self.paths[0]) as stream:
-                schema = score_table.open_part(stream).schema_arrow
+        if self.parts:
+            with self._place.open(self.parts[0]) as part:
+                schema = part.schema
             names = score_table.score_names(schema)
             kinds = {name: schema.field(name).type for name in names}
             self.scores = tuple(n for n in names if pa.types.is_floating(kinds[n]) or pa.types.is_integer(kinds[n]))
 
-    def parts(self) -> Iterator[pq.ParquetFile]:
-        """Opens one after the other."""
-        for path in self.paths:
-            with open_read(path) as stream:
-                yield score_table.open_part(stream)
+    def open(self) -> Iterator[Part]:
+        """Opens one part after the other."""
+        for number in self.parts:
+            with self._place.open(number) as part:
+                yield part
 
-    def read(self, part: pq.ParquetFile, group: int, columns: Sequence[str]) -> Group:
+    def read(self, part: Part, group: int, columns: Sequence[str]) -> Group:
         """Reads these columns of a row group, decides its status by the rules, and draws its numbers."""
         wanted = {"shard_index", "index", "status", "reason", "width", "height", *columns}
         for rule in self.rules or ():
             wanted |= set(rule.columns)
-        rows = part.read_row_group(group, columns=sorted(wanted & set(part.schema_arrow.names)), use_threads=False)
+        rows = part.read_row_group(group, sorted(wanted & set(part.schema.names)))
         side = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
         known = {"side": side, **{name: rows.column(name) for name in rows.column_names}}
         status = rows.column("status").to_numpy(zero_copy_only=False)

@@ -8,6 +8,7 @@ import apache_beam as beam
 
 from beam_curate.records import ScorePart, Shard
 from beam_curate.run_state import failed_rows, input_shards, part_paths, read_part_counts
+from beam_curate.score_table import FOLDER
 
 _PENDING = "pending"
 _DONE = "done"
@@ -30,19 +31,23 @@ class ContinueRun(beam.PTransform):
     Attributes:
         output: Folder of the run, made ready by `run_state.prepare_output`.
         retry: Reasons; a finished part with rows that failed for one of them is pending again, with these rows only.
+        folder: Where the parts lie below `output`: `scores`, or `verdicts` of a run that judges another one's table.
     """
 
     output: str
     retry: Sequence[str] = ()
+    folder: str = FOLDER
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, pipeline: beam.pvalue.PBegin) -> "RunHalves":
         """Looks once on one worker, spreads, and looks into the parts."""
-        output, retry = self.output, tuple(self.retry)
+        output, retry, folder = self.output, tuple(self.retry), self.folder
         doors = (
-            pipeline | "Run" >> beam.Create([output]) | "Look" >> beam.FlatMap(_look).with_outputs(_DONE, main=_PENDING)
+            pipeline
+            | "Run" >> beam.Create([output])
+            | "Look" >> beam.FlatMap(_look, folder).with_outputs(_DONE, main=_PENDING)
         )
         parts = (
             doors[_DONE]
@@ -62,8 +67,8 @@ class ContinueRun(beam.PTransform):
         )
 
 
-def _look(output: str) -> Iterator[Any]:
-    parts = part_paths(output)
+def _look(output: str, folder: str) -> Iterator[Any]:
+    parts = part_paths(output, folder)
     for shard in input_shards(output):
         if shard.index in parts:
             yield beam.pvalue.TaggedOutput(_DONE, (shard, parts[shard.index]))

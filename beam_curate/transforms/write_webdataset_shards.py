@@ -8,14 +8,16 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_curate import score_table
 from beam_curate.keys import KeyHolder, rename_shared, stem
 from beam_curate.packing import Packing
 from beam_curate.records import Piece, ScoredSample, ScorePart, WrittenShard
+from beam_curate.rejudging import Selection
 from beam_curate.shard_writing import PartPieces, shard_rows, write_shard
-from beam_curate.storage import join, open_read
 from beam_curate.summary import finish_run
+from beam_curate.table_parts import TablePlace, counted_table
 from beam_curate.tar_writing import safe_key
+from beam_curate.top import TopRule
+from beam_curate.transforms.judge_parts import JudgeParts
 from beam_curate.transforms.write_score_table import WriteScoreTable
 
 
@@ -37,6 +39,7 @@ class WriteWebDatasetShards(beam.PTransform):
         seed: Shuffles the order of all kept samples; None keeps the source order.
         done: Parts of the score table that an earlier run has written already.
         about: What to add to the summary.
+        top: A rule on the whole table: what it rejects of the kept rows is written to `verdicts/` when the table is complete.
     """
 
     output: str
@@ -46,6 +49,7 @@ class WriteWebDatasetShards(beam.PTransform):
     seed: int | None = None
     done: beam.PCollection[ScorePart] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    top: TopRule | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -56,6 +60,10 @@ class WriteWebDatasetShards(beam.PTransform):
         parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim)
         if self.done is not None:
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()
+        if self.top is not None:
+            written = parts | "Number" >> beam.Map(lambda part: part.shard_index).with_output_types(int)
+            selection = Selection(TablePlace(self.output), rules=None, top=self.top)
+            parts = written | JudgeParts(selection, self.output, written)
         return parts | PackShards(self.output, self.samples_per_shard, self.seed, self.about)
 
 
@@ -123,8 +131,8 @@ def kept_keys(output: str, part: ScorePart) -> Iterator[tuple[str, tuple[str, in
     """The keys of a part's kept rows as they would be written, by their stem: (stem, (key, shard index, rank))."""
     if not part.kept:
         return
-    with open_read(join(output, part.path)) as stream:
-        keys = score_table.kept_column(score_table.open_part(stream), "key")
+    with counted_table(output, part).open(part.shard_index) as opened:
+        keys = opened.kept_column("key")
     for rank, key in enumerate(keys):
         written = safe_key(key)
         yield stem(written), (written, part.shard_index, rank)
