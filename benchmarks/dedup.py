@@ -32,8 +32,10 @@ from beam_curate.duplicates.clusters import BORDER, Clustering
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
-from beam_curate.run_state import input_shards, prepare_output, read_part_counts
+from beam_curate.rejudging import Selection
+from beam_curate.run_state import input_shards, prepare_output
 from beam_curate.score_parts import write_part
+from beam_curate.table_parts import TablePlace
 
 DIM = 768
 PER_PART = 10_000
@@ -102,10 +104,11 @@ def search_here(source: str, output: str, eps: float, border: float, n_clusters:
 
     from beam_curate.transforms.find_duplicates import FindDuplicates
 
-    parts: list[ScorePart] = [
-        read_part_counts(source, score_table.part_name(shard.index)) for shard in input_shards(source)
-    ]
-    search = DuplicateSearch(source, clustering=Clustering(eps, n_clusters, border))
+    parts: list[ScorePart] = []
+    for shard in input_shards(source):
+        with TablePlace(source).open(shard.index) as part:
+            parts.append(part.counts)
+    search = DuplicateSearch(Selection(TablePlace(source), None), clustering=Clustering(eps, n_clusters, border))
     start, processor = time.monotonic(), time.process_time()
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | beam.Create(parts) | FindDuplicates(search, output)

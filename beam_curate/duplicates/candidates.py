@@ -13,9 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate.records import KEPT
-from beam_curate.rejudging import Selection, judgeable, read_rows
-from beam_curate.score_table import part_name
+from beam_curate.rejudging import Selection, passing, read_rows
 from beam_curate.top import sort_keys
 
 Ids = npt.NDArray[np.uint64]
@@ -54,15 +52,13 @@ class CandidateRows:
     """Which rows of which table, and how they are ranked.
 
     Attributes:
-        source: Folder of the run that holds the table.
+        selection: The rows that pass its rules on each row.
         keep_by: The better of two duplicates has the higher value of this number of the table, or is chosen by one of RULES.
-        only_kept: Only rows that the run kept; else all that have an embedding.
         foreign: They are of the dataset to compare with: none is removed, and each is better than any of ours.
     """
 
-    source: str
+    selection: Selection
     keep_by: str = "aesthetic"
-    only_kept: bool = True
     foreign: bool = False
 
     def read(self, shard_index: int, columns: Sequence[str], centroids: Floats | None = None) -> Candidates:
@@ -79,8 +75,8 @@ class CandidateRows:
 
     def read_unranked(self, shard_index: int, columns: Sequence[str]) -> Candidates:
         """Likewise, without the ranks, which are all 0."""
-        table = read_rows(Selection(self.source), part_name(shard_index), [*columns, "index"])
-        table = table.filter(self._mask(table))
+        rows = passing(self.selection, shard_index)
+        table = read_rows(self.selection, shard_index, [*columns, "index"]).take(rows)
         ids = ids_of(shard_index, table.column("index").to_numpy())
         if self.foreign:
             ids = ids | FOREIGN
@@ -93,10 +89,6 @@ class CandidateRows:
         return {LARGEST: ("width", "height"), HARD: ("embedding",), EASY: ("embedding",)}.get(
             self.keep_by, (self.keep_by,)
         )
-
-    def _mask(self, table: pa.Table) -> pa.Array:
-        good = pa.array(judgeable(table))
-        return pc.and_(good, pc.equal(table.column("status"), KEPT)) if self.only_kept else good
 
     def _ranks(self, table: pa.Table, centroids: Floats | None) -> Ids:
         if self.keep_by == FIRST:

@@ -13,6 +13,8 @@ from beam_curate.duplicates.clusters import Clustering, assign
 from beam_curate.duplicates.edges import Edges
 from beam_curate.duplicates.image_hashes import read_hashes
 from beam_curate.duplicates.spilling import BucketRange, Rows, RunReader
+from beam_curate.rejudging import Selection
+from beam_curate.table_parts import TablePlace
 
 _RUN_ROWS: Final = 1 << 15
 _MOST_RUNS: Final = 4000
@@ -24,33 +26,31 @@ class DuplicateSearch:
     """What is looked for.
 
     Attributes:
-        source: Folder of the run that holds the score table.
+        selection: Where the score table lies, and among which of its rows.
         keep_by: See CandidateRows.
-        only_kept: Only among the rows that the run kept; else among all that have an embedding.
         exact: Equal bytes of the image.
         pixels: Equal pixels of the decoded image.
         perceptual: Perceptual hashes that differ in at most so many of 64 bits; None: not looked for.
         clustering: Near embeddings; None: not looked for.
-        against: Folder of another run; then duplicates are looked for between the two datasets only.
+        against: The table of another run; then duplicates are looked for between the two datasets only, of what was kept.
         max_pixels: Larger images are not decoded for `pixels` and `perceptual`.
         threads: Images that are decoded at once for these, in a process.
     """
 
-    source: str
+    selection: Selection
     keep_by: str = "aesthetic"
-    only_kept: bool = True
     exact: bool = True
     pixels: bool = False
     perceptual: int | None = None
     clustering: Clustering | None = None
-    against: str = ""
+    against: TablePlace | None = None
     max_pixels: int = 178_956_970
     threads: int = 2
 
     @property
     def methods(self) -> "list[Method]":
         """The methods, surest first."""
-        between = bool(self.against)
+        between = self.against is not None
         found: list[Method] = []
         if self.exact:
             found.append(Method("exact", between))
@@ -70,8 +70,20 @@ class DuplicateSearch:
     def rows(self, foreign: bool) -> CandidateRows:
         """The candidates of ours, or of the other dataset."""
         if foreign:
-            return CandidateRows(self.against, only_kept=True, foreign=True)
-        return CandidateRows(self.source, self.keep_by, self.only_kept)
+            return CandidateRows(Selection(self.table(foreign), None), foreign=True)
+        return CandidateRows(self.selection, self.keep_by)
+
+    def table(self, foreign: bool) -> TablePlace:
+        """The score table of ours, or of the other dataset.
+
+        Raises:
+            ValueError: There is no other dataset.
+        """
+        if not foreign:
+            return self.selection.table
+        if self.against is None:
+            raise ValueError("there is no other dataset to compare with")
+        return self.against
 
 
 def rows_of_run(total: int) -> int:

@@ -16,6 +16,7 @@ from beam_curate.duplicates.search import DuplicateSearch, Method, rows_of_run
 from beam_curate.duplicates.spilling import WORK, BucketRange, Run, RunReader, plan_ranges, write_run
 from beam_curate.records import ScorePart
 from beam_curate.storage import atomic_output
+from beam_curate.table_parts import TablePlace, finished_table
 from beam_curate.transforms.join_duplicates import Found, JoinDuplicates
 
 
@@ -45,12 +46,10 @@ class FindDuplicates(beam.PTransform):
     Attributes:
         search: What is looked for.
         output: Folder of the duplicates table. What is read again later lies below it too, until the end.
-        against: The parts of the other dataset.
     """
 
     search: DuplicateSearch
     output: str
-    against: Sequence[ScorePart] = ()
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -58,29 +57,30 @@ class FindDuplicates(beam.PTransform):
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[dict[str, Any]]:
         """Finds the clusters, then the edges by each method, then brings all edges together."""
         search, output = self.search, self.output
-        foreign = [_ref(part, True, True) for part in self.against]
-        refs = parts | "Refs" >> beam.Map(_ref, False, search.only_kept).with_output_types(PartRef)
-        all_refs = beam.pvalue.AsList(refs)
         one = parts.pipeline | "One" >> beam.Create([None])
-        if search.hashes:
-            refs_of_all = (
-                refs,
-                parts.pipeline | "Other" >> beam.Create(foreign).with_output_types(PartRef),
-            ) | "AllRefs" >> beam.Flatten()
-            hashed = refs_of_all | "SpreadRefs" >> beam.Reshuffle() | "Hash" >> beam.ParDo(_Hash(search, output))
-            ready: Any = beam.pvalue.AsList(hashed)
-        else:
-            ready = beam.pvalue.AsList(parts.pipeline | "NoHashes" >> beam.Create([], reshuffle=False))
+        only_kept = search.selection.rules is None
+        refs = parts | "Refs" >> beam.Map(_ref, False, only_kept).with_output_types(PartRef)
+        if search.against is not None:
+            refs = (refs, one | "Other" >> _ListOther(search.against)) | "AllRefs" >> beam.Flatten()
+        refs = refs | "SpreadRefs" >> beam.Reshuffle().with_input_types(PartRef)
+        # Only that the hashes are there.
+        ready = (
+            refs | "Hash" >> beam.ParDo(_Hash(search, output))
+            if search.hashes
+            else parts.pipeline | "NoHashes" >> beam.Create([0], reshuffle=False)
+        )
         batches = (
             one
-            | "Batch" >> beam.FlatMap(lambda _, own: plan_batches([*own, *foreign]), all_refs).with_output_types(Batch)
+            | "Batch"
+            >> beam.FlatMap(lambda _, some: plan_batches(some), beam.pvalue.AsList(refs)).with_output_types(Batch)
             | "SpreadBatches" >> beam.Reshuffle()
         )
         centroids = (
             self._centroids(one, batches) if search.clustering else one | "NoClusters" >> beam.Map(lambda _: None)
         )
         found = [
-            batches | method.name.capitalize() >> _FindEdges(search, method, output, centroids, ready)
+            batches
+            | method.name.capitalize() >> _FindEdges(search, method, output, centroids, beam.pvalue.AsList(ready))
             for method in search.methods
         ]
         return found | "AllEdges" >> beam.Flatten() | JoinDuplicates(search, output, parts)
@@ -125,6 +125,31 @@ class _FindEdges(beam.PTransform):
         )  # fmt: skip
         told = cut | "Cut" >> beam.Map(lambda rows: Found(method.name, "", 0, cut=rows)).with_output_types(Found)
         return (edges, told) | beam.Flatten().with_output_types(Found)
+
+
+@dataclass(eq=False)
+class _ListOther(beam.PTransform):
+    """One element in; PartRef out: the parts of the other dataset."""
+
+    table: TablePlace
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, one: beam.PCollection[None]) -> beam.PCollection[PartRef]:
+        table = self.table
+        return (
+            one
+            | "List"
+            >> beam.FlatMap(lambda _: sorted(finished_table(table.verdicts or table.scores)[1])).with_output_types(int)
+            | "Spread" >> beam.Reshuffle()
+            | "Count" >> beam.Map(_count_other, table).with_output_types(PartRef)
+        )
+
+
+def _count_other(shard_index: int, table: TablePlace) -> PartRef:
+    with table.open(shard_index) as part:
+        return _ref(part.counts, True, True)
 
 
 def _ref(part: ScorePart, foreign: bool, only_kept: bool) -> PartRef:

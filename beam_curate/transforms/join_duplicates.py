@@ -15,9 +15,7 @@ from beam_curate.duplicates.finding import Findings, finish_search
 from beam_curate.duplicates.groups import Members, resolve
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScorePart
-from beam_curate.rejudging import Selection, read_rows
 from beam_curate.run_state import input_shards
-from beam_curate.score_table import part_name
 from beam_curate.storage import join, read_bytes
 
 _FINDINGS: Final = "findings"
@@ -126,11 +124,12 @@ def _look_up(
 ) -> Iterator[tuple[int, tuple[_Ask, Places, list[str], str]]]:
     """The keys of the rows that were asked for, and the path of their shard, to whoever asked."""
     foreign, asked_shard = ask
-    folder = search.against if foreign else search.source
-    rows = read_rows(Selection(folder), part_name(asked_shard), ["index", "key"])
+    table = search.table(foreign)
+    with table.open(asked_shard) as part:
+        rows = part.read(["index", "key"])
     index = rows.column("index").to_numpy()
     order = np.argsort(index)
-    path = input_shards(folder)[asked_shard].path
+    path = input_shards(table.scores)[asked_shard].path
     for shard_index, wanted in asked:
         place = order[np.searchsorted(index, wanted, sorter=order)]
         yield shard_index, (ask, wanted, rows.column("key").take(place).to_pylist(), path)
