@@ -44,6 +44,12 @@ SIDE_BELOW_MIN: Final = "side_below_min"
 NOT_KEPT_BY_RULE: Final = "not_kept_by_rule"
 NOT_KEPT_BY_SCREEN: Final = "not_kept_by_screen"
 BELOW_TOP: Final = "below_top"
+# --- dedup (likewise)
+DUPLICATE_EXACT: Final = "duplicate_exact"
+DUPLICATE_PIXELS: Final = "duplicate_pixels"
+DUPLICATE_PERCEPTUAL: Final = "duplicate_perceptual"
+DUPLICATE_SEMANTIC: Final = "duplicate_semantic"
+NOT_IN_OTHER: Final = "not_in_other"
 
 REJECTIONS: Final = (
     AESTHETIC_BELOW_MIN,
@@ -52,6 +58,11 @@ REJECTIONS: Final = (
     NOT_KEPT_BY_RULE,
     NOT_KEPT_BY_SCREEN,
     BELOW_TOP,
+    DUPLICATE_EXACT,
+    DUPLICATE_PIXELS,
+    DUPLICATE_PERCEPTUAL,
+    DUPLICATE_SEMANTIC,
+    NOT_IN_OTHER,
 )
 """The reasons of rows that are rejected, not failed."""
 
@@ -83,4 +94,9 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     NOT_KEPT_BY_RULE: "the expression of --keep does not hold, or is unknown since a value is missing",
     NOT_KEPT_BY_SCREEN: "the expression of --screen does not hold, so the model has not seen the sample",
     BELOW_TOP: "not among the best that --top or --top_fraction asks for",
+    DUPLICATE_EXACT: "a better sample, or one of the other dataset, has the same bytes",
+    DUPLICATE_PIXELS: "a better sample, or one of the other dataset, has the same pixels",
+    DUPLICATE_PERCEPTUAL: "a better sample, or one of the other dataset, has a perceptual hash that differs in few bits",
+    DUPLICATE_SEMANTIC: "a better sample, or one of the other dataset, has a very similar embedding",
+    NOT_IN_OTHER: "not found in the other dataset (--against_action keep)",
 }

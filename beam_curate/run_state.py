@@ -36,7 +36,9 @@ _LAYOUTS = tuple(
 )
 _PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
 _VERDICTS = f"{score_table.VERDICTS}/part-*.parquet"
-_OURS = (SUMMARY, *_PACKED, _VERDICTS, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
+# The mark of a complete duplicates table goes first.
+_DUPLICATES = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/work/*")
+_OURS = (SUMMARY, *_PACKED, _VERDICTS, *_DUPLICATES, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")
 _PART = re.compile(r"part-(\d+)\.parquet$")

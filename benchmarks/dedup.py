@@ -178,6 +178,7 @@ def measure_recall(rows: int, eps: float, isotropic: bool, folder: Path) -> None
         found = removed(source, output)
         told = f"recall {len(found & expected) / len(expected):.5f}, {len(found - expected)} too many"
         print(f"  {told}, {used['seconds']:6.1f} s, {used['cpu_seconds']:6.1f} s CPU   {name}", flush=True)
+    shutil.rmtree(source)
 
 
 def measure_growth(sizes: list[int], eps: float, folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_curate.duplicates.finding import read_findings
 from beam_curate.layout_files import DESCRIPTION, FOLDER
 from beam_curate.layouts import write_layout
 from beam_curate.report.writing import REPORT, write_report
@@ -51,6 +52,23 @@ def finish_run(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, 
         return False
     clean_temporary(output)
     return True
+
+
+def report_duplicates(folder: str) -> None:
+    """Prints what a search for duplicates found.
+
+    Args:
+        folder: The folder of the duplicates table.
+    """
+    found = read_findings(folder)
+    methods = ", ".join(f"{name} {number:,}" for name, number in found["by_method"].items())
+    print(f"duplicates: {found['duplicates']:,} samples{f' ({methods})' if methods else ''} in {found['groups']:,} groups, "
+          f"the largest of {found['largest_group']:,}")  # fmt: skip
+    if found["compared_in_fewer_clusters"]:
+        print(
+            f"note: {found['compared_in_fewer_clusters']:,} embeddings are near to more clusters than they are compared in; "
+            "fewer --n_clusters, or a smaller --eps, finds all of their duplicates"
+        )
 
 
 def report(folder: str, output: str, seconds: float) -> int:

@@ -84,32 +84,19 @@ def prepare(options: SelectOptions) -> Job:
     from beam_curate.expressions import NUMBER
     from beam_curate.rejudging import Selection
     from beam_curate.rules import FACT_KINDS, check_columns, keep_rule, standard_rules
-    from beam_curate.run_state import RUN, input_shards
+    from beam_curate.run_state import input_shards
     from beam_curate.scorers import scorer_name
-    from beam_curate.storage import absolute, exists, join, read_json
-    from beam_curate.summary import SUMMARY
     from beam_curate.table_parts import finished_table
     from beam_curate.top import parse_top
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
+    from pipelines.source_run import finished_run, scoring_configuration
 
-    source = absolute(options.scores)
-    if not exists(join(source, SUMMARY)):
-        there = exists(join(source, RUN))
-        remedy = (
-            "is not finished; continue it with --resume first" if there else "is no run of curate.py; give its --output"
-        )
-        raise OptionError(f"--scores {options.scores} {remedy}")
-    summary = read_json(join(source, SUMMARY))
-    if "model" not in _scoring_configuration(summary.get("configuration", {})) or not exists(join(source, RUN)):
-        raise OptionError(
-            f"--scores {options.scores} was not made by curate.py or select.py: its {RUN} or the configuration in its {SUMMARY} "
-            "is missing; give the --output of one of these"
-        )
+    source, summary = finished_run("scores", options.scores)
     shards = input_shards(source)
     table, _ = finished_table(source)
     with table.open(0) as part:
         names = score_table.score_names(part.schema)
-    model = _scoring_configuration(summary["configuration"])["model"]
+    model = scoring_configuration(summary["configuration"])["model"]
     own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
     if own.of_images:
         raise OptionError(
@@ -158,13 +145,6 @@ def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[Embeddi
             f"those of {scored['clip_model']} with the identity {scored['weights']}"
         )
     return prompt_scores(specs, scored["clip_model"], options.pretrained, **weights)
-
-
-def _scoring_configuration(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the run that scored: a table may have been selected from more than once since."""
-    while "source" in configuration:
-        configuration = configuration["source"]["configuration"]
-    return configuration
 
 
 def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:

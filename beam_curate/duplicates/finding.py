@@ -1,5 +1,7 @@
 """What a search for duplicates found, in numbers and in a few examples; the end of a search."""
 
+import hashlib
+import json
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -9,7 +11,8 @@ from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
 from beam_curate.duplicates.semantic import PAIR, choose_pairs
 from beam_curate.duplicates.spilling import WORK
-from beam_curate.duplicates.table import FOLDER
+from beam_curate.duplicates.table import FOLDER, DuplicatesError
+from beam_curate.run_state import input_shards
 from beam_curate.storage import delete, exists, files_under, join, read_json, write_json
 
 SUMMARY: Final = f"{FOLDER}/summary.json"
@@ -71,14 +74,39 @@ def place(row: int) -> dict[str, Any]:
     return {"other": bool(row & int(FOREIGN)), "shard_index": int(shard_index[0]), "index": int(index[0])}
 
 
-def finish_search(output: str, parts: int, findings: Findings) -> dict[str, Any]:
-    """Writes what was found, and deletes what was put down on the way."""
-    counts = {**findings.counts, "parts": parts}
+def finish_search(output: str, parts: int, findings: Findings, scores: str) -> dict[str, Any]:
+    """Writes what was found, and deletes what was put down on the way.
+
+    Args:
+        output: Folder of the duplicates table.
+        parts: The number of its parts.
+        findings: What was found.
+        scores: The folder of the run that has the score table.
+    """
+    counts = {**findings.counts, "parts": parts, "input": input_digest(scores)}
     write_json(output, SUMMARY, {**counts, "largest": findings.groups, "pairs": findings.pairs})
     work = list(files_under(output, f"{WORK}/*"))
     if work:
         delete(work)
     return counts
+
+
+def input_digest(scores: str) -> str:
+    """What tells the input of a score table from others: a digest of the paths and sizes of its shards."""
+    listed = [[shard.path, shard.size] for shard in input_shards(scores)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def check_duplicates(folder: str, scores: str) -> None:
+    """Checks that a folder holds a finished duplicates table of the same input as a score table.
+
+    Raises:
+        DuplicatesError: It does not; the message says what to do.
+    """
+    if not is_finished(folder):
+        raise DuplicatesError(f"{folder} holds no finished duplicates table; give the --output of dedup.py")
+    if read_findings(folder)["input"] != input_digest(scores):
+        raise DuplicatesError(f"{folder} tells of duplicates among other input shards than those of the score table")
 
 
 def is_finished(output: str) -> bool:

@@ -114,8 +114,3 @@ def _checked(stream: BinaryIO, name: str) -> pq.ParquetFile:
             f"{name}: duplicates table version {version} is not read by this version of beam_curate, which reads {VERSION}"
         )
     return part
-
-
-def reason_of(method: str) -> str:
-    """The reason that a removed sample carries."""
-    return f"duplicate_{method}"

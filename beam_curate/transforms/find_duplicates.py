@@ -16,8 +16,8 @@ from beam_curate.duplicates.search import DuplicateSearch, Method, rows_of_run
 from beam_curate.duplicates.spilling import WORK, BucketRange, Run, RunReader, plan_ranges, write_run
 from beam_curate.records import ScorePart
 from beam_curate.storage import atomic_output
-from beam_curate.table_parts import TablePlace, finished_table
 from beam_curate.transforms.join_duplicates import Found, JoinDuplicates
+from beam_curate.transforms.list_parts import ListParts
 
 
 class PartRef(NamedTuple):
@@ -61,7 +61,8 @@ class FindDuplicates(beam.PTransform):
         only_kept = search.selection.rules is None
         refs = parts | "Refs" >> beam.Map(_ref, False, only_kept).with_output_types(PartRef)
         if search.against is not None:
-            refs = (refs, one | "Other" >> _ListOther(search.against)) | "AllRefs" >> beam.Flatten()
+            other = parts.pipeline | "Other" >> ListParts(search.against)
+            refs = (refs, other | "OtherRefs" >> beam.Map(_ref, True, True).with_output_types(PartRef)) | beam.Flatten()
         refs = refs | "SpreadRefs" >> beam.Reshuffle().with_input_types(PartRef)
         # Only that the hashes are there.
         ready = (
@@ -125,31 +126,6 @@ class _FindEdges(beam.PTransform):
         )  # fmt: skip
         told = cut | "Cut" >> beam.Map(lambda rows: Found(method.name, "", 0, cut=rows)).with_output_types(Found)
         return (edges, told) | beam.Flatten().with_output_types(Found)
-
-
-@dataclass(eq=False)
-class _ListOther(beam.PTransform):
-    """One element in; PartRef out: the parts of the other dataset."""
-
-    table: TablePlace
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, one: beam.PCollection[None]) -> beam.PCollection[PartRef]:
-        table = self.table
-        return (
-            one
-            | "List"
-            >> beam.FlatMap(lambda _: sorted(finished_table(table.verdicts or table.scores)[1])).with_output_types(int)
-            | "Spread" >> beam.Reshuffle()
-            | "Count" >> beam.Map(_count_other, table).with_output_types(PartRef)
-        )
-
-
-def _count_other(shard_index: int, table: TablePlace) -> PartRef:
-    with table.open(shard_index) as part:
-        return _ref(part.counts, True, True)
 
 
 def _ref(part: ScorePart, foreign: bool, only_kept: bool) -> PartRef:

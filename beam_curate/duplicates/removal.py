@@ -1,0 +1,101 @@
+"""Which samples are removed as duplicates: of each group the best one is kept, of those that the rules keep."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from beam_curate import reasons
+from beam_curate.duplicates.candidates import FOREIGN
+from beam_curate.duplicates.table import read_part
+from beam_curate.records import Removed
+from beam_curate.rejudging import Selection, passing, read_rows
+
+DROP: Final = "drop"
+KEEP: Final = "keep"
+ACTIONS: Final = (DROP, KEEP)
+"""What is done with samples that are in the other dataset too."""
+
+REASONS: Final = {
+    "exact": reasons.DUPLICATE_EXACT,
+    "pixels": reasons.DUPLICATE_PIXELS,
+    "perceptual": reasons.DUPLICATE_PERCEPTUAL,
+    "semantic": reasons.DUPLICATE_SEMANTIC,
+}
+_COLUMNS: Final = ("index", "group", "place", "method", "similarity", "duplicate_of_key", "duplicate_of_shard", "key",
+                   "shard")  # fmt: skip
+
+
+class Left(NamedTuple):
+    """A member of a group that the rules keep: its place in the group, where its row is, and what it is a duplicate of."""
+
+    place: int
+    shard_index: int
+    row: int
+    key: str
+    shard: str
+    method: str | None
+    similarity: float
+    of_key: str | None
+    of_shard: str | None
+
+
+def members_left(duplicates: str, selection: Selection, shard_index: int) -> Iterator[tuple[int, Left]]:
+    """The members of groups that are left in a part, by the group.
+
+    Args:
+        duplicates: Folder of the duplicates table.
+        selection: The rules on each row.
+        shard_index: The part.
+    """
+    table = read_part(duplicates, shard_index)
+    if not table.num_rows:
+        return
+    rows = passing(selection, shard_index)
+    index = read_rows(selection, shard_index, ["index"]).column("index").to_numpy()[rows]
+    order = np.argsort(index)
+    members = table.select(list(_COLUMNS)).to_pylist()
+    found = np.searchsorted(index, [member["index"] for member in members], sorter=order)
+    for member, place in zip(members, found.tolist(), strict=True):
+        if place < len(order) and index[order[place]] == member["index"]:
+            yield member["group"], _left(member, shard_index, int(rows[order[place]]))
+
+
+def _left(member: dict[str, Any], shard_index: int, row: int) -> Left:
+    similarity = 1.0 if member["similarity"] is None else member["similarity"]
+    of = member["duplicate_of_key"], member["duplicate_of_shard"]
+    return Left(member["place"], shard_index, row, member["key"], member["shard"], member["method"], similarity, *of)
+
+
+def removed_of_group(group: int, left: Iterable[Left]) -> Iterator[tuple[int, Removed]]:
+    """The members of a group that are removed: all but the best one, or all where the best is of the other dataset."""
+    ordered = sorted(left)
+    best = None if group & int(FOREIGN) else ordered[0]
+    for member in ordered[0 if best is None else 1 :]:
+        # Every member but the first of a group has an edge, so a method.
+        reason = REASONS[member.method or "exact"]
+        yield member.shard_index, Removed((member.row,), reason, (_message(member, best),))
+
+
+def _message(member: Left, best: Left | None) -> str:
+    like = {
+        "exact": "the same bytes as",
+        "pixels": "the same pixels as",
+        "perceptual": f"{member.similarity:.4f} of the perceptual hash's bits as in",
+        "semantic": f"a cosine similarity of {member.similarity:.4f} to",
+    }[member.method or "exact"]
+    words = f"{like} {member.of_key!r} of {member.of_shard}"
+    if best is None:
+        return f"{words}, in the other dataset"
+    if (best.key, best.shard) == (member.of_key, member.of_shard):
+        return words
+    return f"{words}; of this group {best.key!r} of {best.shard} is kept"
+
+
+def only_shared(duplicates: str, selection: Selection, shard_index: int) -> Iterator[tuple[int, Removed]]:
+    """The rows of a part that are removed where only samples are kept that are in the other dataset too."""
+    shared = {left.row for _, left in members_left(duplicates, selection, shard_index)}
+    rows = [row for row in passing(selection, shard_index).tolist() if row not in shared]
+    if rows:
+        message = "no sample of the other dataset is like it"
+        yield shard_index, Removed(rows, reasons.NOT_IN_OTHER, [message] * len(rows))

@@ -1,0 +1,207 @@
+"""Finds duplicates in a score table, and writes the dataset without them: no decoding, no inference.
+
+python pipelines/dedup.py --scores out/ --output unique/
+python pipelines/dedup.py --scores out/ --output clean/ --against benchmark/ --eps 0.05
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+
+import datetime
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.dedup_options import DedupOptions
+from pipelines.options import OptionError, fail, leave, parse
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from beam_curate.duplicates.search import DuplicateSearch
+    from beam_curate.records import Shard
+
+EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
+in-process one. The samples' bytes are read from the source shards, which must be where they were. Look at report.html for
+pairs of several similarities before you trust an --eps."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known before any work starts.
+
+    Attributes:
+        options: Checked.
+        search: What is looked for, in which table.
+        shards: The input shards of the source's run.
+        source: The summary of that run.
+    """
+
+    options: DedupOptions
+    search: DuplicateSearch
+    shards: Sequence[Shard]
+    source: dict[str, Any]
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What decides the result: a run is continued only with the same."""
+        skipped = ("scores", "output", "layout", "table_only", "resume", "overwrite")
+        rules = self.options.without(*skipped)
+        return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
+
+
+def prepare(options: DedupOptions) -> Job:
+    """Looks at the source; nothing is written.
+
+    Raises:
+        ValueError: Something does not fit; one line that names it and the remedy.
+    """
+    from beam_curate import score_table
+    from beam_curate.rejudging import Selection
+    from beam_curate.run_state import input_shards
+    from beam_curate.table_parts import finished_table
+    from pipelines.duplicate_options import check_keep_by
+    from pipelines.own_scores import check_layouts
+    from pipelines.source_run import finished_run, scoring_configuration
+
+    source, summary = finished_run("scores", options.scores)
+    table, _ = finished_table(source)
+    with table.open(0) as part:
+        names = score_table.score_names(part.schema)
+        width = part.schema.field("embedding").type.list_size
+    check_keep_by(options.keep_by, names)
+    check_layouts(options.layouts, names)
+    against = None
+    if options.against:
+        folder, other = finished_run("against", options.against)
+        against, _ = finished_table(folder)
+        with against.open(0) as part:
+            other_width = part.schema.field("embedding").type.list_size
+        models = [scoring_configuration(run["configuration"])["model"] for run in (summary, other)]
+        same = models[0]["weights"] == models[1]["weights"] and width == other_width
+        if not same and "semantic" in options.methods:
+            raise OptionError(
+                f"--against {options.against}: its embeddings are of {models[1]['clip_model']} with other weights than those of "
+                f"--scores, so they cannot be compared; leave semantic out of --methods"
+            )
+    selection = Selection(table, None if options.candidates == "kept" else ())
+    return Job(options, options.search(options.methods, selection, against), input_shards(source), summary)
+
+
+def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+    """The search and the selection on a pipeline: what is left of the run in `output`, to shards and summary."""
+    import apache_beam as beam
+
+    from beam_curate.duplicates.finding import is_finished, read_findings
+    from beam_curate.rejudging import Selection
+    from beam_curate.score_table import VERDICTS
+    from beam_curate.transforms.continue_run import ContinueRun
+    from beam_curate.transforms.find_duplicates import FindDuplicates
+    from beam_curate.transforms.list_parts import ListParts
+    from beam_curate.transforms.remove_duplicates import RemoveDuplicates
+    from beam_curate.transforms.select_rows import SelectRows
+    from beam_curate.transforms.write_layouts import WriteLayouts
+    from beam_curate.transforms.write_report import WriteReport
+    from beam_curate.transforms.write_webdataset_shards import PackShards
+
+    options, table = job.options, job.search.selection.table
+    if is_finished(output):
+        found = root | "Found" >> beam.Create([read_findings(output)], reshuffle=False)
+    else:
+        found = root | ListParts(table) | FindDuplicates(job.search, output)
+    if options.table_only:
+        return found
+    kept = Selection(table, None)
+    numbers = [shard.index for shard in job.shards]
+    removed = (
+        found
+        | "Parts" >> beam.FlatMap(lambda _: numbers).with_output_types(int)
+        | "SpreadFound" >> beam.Reshuffle()
+        | RemoveDuplicates(kept, output, options.against_action)
+    )
+    run = root | ContinueRun(output, folder=VERDICTS)
+    parts = (run.pending | SelectRows(kept, output, removed), run.done) | "AddDone" >> beam.Flatten()
+    packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
+    return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
+
+
+def about_run(job: Job, runner: str) -> dict[str, Any]:
+    """What summary.json says beside the counts: the source's model and heads, and what was looked for."""
+    from importlib.metadata import version
+
+    source = job.source
+    return {
+        "scores_meaningless": source["scores_meaningless"],
+        "random": source["random"],
+        "heads": source["heads"],
+        "configuration": job.configuration,
+        "input": {**source.get("input", {}), "scores": job.options.scores},
+        "runner": runner,
+        "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status.
+
+    0: done. 1: samples were lost. 2: a wrong option, before any work.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        options, rest, _ = parse(DedupOptions, argv, str(__doc__).splitlines()[0], EPILOG)
+    except OptionError as error:
+        return fail(error)
+    from beam_curate.duplicates.finding import is_finished
+    from beam_curate.retrying import StorageError
+    from beam_curate.run_state import prepare_output
+    from beam_curate.storage import absolute, clean_temporary
+    from pipelines.launch import pipeline_options, run_pipeline, runner_name
+    from pipelines.outcome import finish_complete, finish_run, report, report_duplicates
+
+    started = time.monotonic()
+    try:
+        beam_options = pipeline_options(rest, DedupOptions)
+        job = prepare(options)
+        output, table = absolute(options.output), job.search.selection.table
+        if os.path.realpath(output) in {os.path.realpath(path) for path in (absolute(options.scores), table.scores)}:
+            raise OptionError(
+                f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
+            )
+        complete = prepare_output(
+            output,
+            job.configuration,
+            job.shards,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            scores=table.scores,
+        )
+        if complete:
+            finish_complete(output, options.output, options.layouts)
+    except (ValueError, StorageError) as error:
+        return fail(error)
+    about = about_run(job, runner_name(beam_options))
+    if options.table_only:
+        if not is_finished(output) and not run_pipeline(
+            lambda root: build(root, job, output, about), beam_options, output
+        ):
+            return 0
+        clean_temporary(output)
+        report_duplicates(output)
+        return 0
+    if not complete and not finish_run(
+        lambda root: build(root, job, output, about), beam_options, output, options.output
+    ):
+        return 0
+    report_duplicates(output)
+    return report(output, options.output, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    leave(main())
