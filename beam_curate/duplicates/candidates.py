@@ -26,8 +26,8 @@ EASY: Final = "easy"
 RULES: Final = (LARGEST, FIRST, HARD, EASY)
 """What may stand in place of a score: most pixels, first in the input, farthest from and nearest to the cluster's centre."""
 
-FOREIGN: Final = np.uint64(1 << 63)
-"""The bit of an id of the other dataset."""
+FOREIGN: Final = np.uint64(1 << 62)
+"""The bit of an id of the other dataset; there are never a billion shards. An id is a signed number of 64 bits for Beam."""
 _BEST: Final = np.uint64((1 << 64) - 1)
 _BLOCK: Final = 8192
 
@@ -69,7 +69,7 @@ class CandidateRows:
             columns: Columns wanted beside those that the ranks need.
             centroids: (K, D) of all clusters, L2-normalised, for `hard` and `easy`.
         """
-        found = self.read_unranked(shard_index, [*columns, *self._ranked_by])
+        found = self.read_unranked(shard_index, list(dict.fromkeys([*columns, *self._ranked_by])))
         ranks = np.full(len(found.ids), _BEST) if self.foreign else self._ranks(found.table, centroids)
         return Candidates(found.ids, ranks, found.table.select(list(columns)))
 

@@ -1,0 +1,294 @@
+"""Duplicates end to end: real photographs with planted copies, through curate.py, dedup.py and select.py."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image, ImageEnhance
+
+from beam_curate import read_score_table
+from beam_curate.duplicates.candidates import normalised
+from beam_curate.duplicates.finding import SUMMARY, read_findings
+from beam_curate.duplicates.table import part_name, read_part
+from pipelines import curate, dedup
+from tests.conftest import tar_bytes
+
+MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
+
+
+def photographs():
+    from skimage import data
+
+    names = ("astronaut", "coffee", "chelsea", "rocket", "immunohistochemistry", "cat")
+    return {name: Image.fromarray(getattr(data, name)()) for name in names[:5]}
+
+
+def encode(image, form="JPEG", **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def planted(photos):
+    """Originals as PNG, and copies of each: what a person would call the same picture."""
+    first, second = [], []
+    for name, photo in photos.items():
+        png = encode(photo, "PNG")
+        first += [(f"{name}.png", png), (f"{name}.txt", name.encode())]
+        width, height = photo.size
+        small = photo.resize((width // 2, height // 2), Image.Resampling.LANCZOS)
+        cropped = photo.crop((width // 12, height // 12, width, height))
+        mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        second += [
+            (f"{name}-same.png", png),
+            (f"{name}-lossless.webp", encode(photo, "WEBP", lossless=True)),
+            (f"{name}-jpeg.jpg", encode(photo, quality=60)),
+            (f"{name}-small.jpg", encode(small, quality=85)),
+            (f"{name}-bright.jpg", encode(ImageEnhance.Brightness(photo).enhance(1.1), quality=85)),
+            (f"{name}-crop.jpg", encode(cropped, quality=85)),
+            (f"{name}-mirror.jpg", encode(mirrored, quality=85)),
+        ]
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A run that keeps all of two shards: originals, and copies with a damaged image among them."""
+    folder = tmp_path_factory.mktemp("dedup")
+    (folder / "data").mkdir()
+    first, second = planted(photographs())
+    (folder / "data" / "0.tar").write_bytes(tar_bytes(first))
+    (folder / "data" / "1.tar").write_bytes(tar_bytes([*second, ("broken.jpg", b"no image")]))
+    output = folder / "all"
+    assert curate.main([f"--input={folder}/data/*.tar", f"--output={output}", *MODEL, *OFF]) == 0
+    return output
+
+
+def deduplicated(table, name, *flags):
+    output = table.parent / name
+    assert dedup.main([f"--scores={table}", f"--output={output}", *flags]) == 0
+    return output
+
+
+def verdicts(output):
+    rows = read_score_table(str(output), ["key", "status", "step", "reason", "error_message"]).to_pylist()
+    return {row["key"]: row for row in rows}
+
+
+def keys(output):
+    paths = sorted(map(str, output.glob("*.tar")))
+    return [sample["__key__"] for path in paths for sample in webdataset.WebDataset(path, shardshuffle=False)]
+
+
+@pytest.fixture(scope="module")
+def output(table):
+    return deduplicated(table, "unique", "--methods=exact,pixels,perceptual", "--keep_by=first")
+
+
+class TestPlantedCopies:
+    @pytest.mark.parametrize(
+        ("copy", "method"),
+        [
+            ("same", "exact"),
+            ("lossless", "pixels"),
+            ("jpeg", "perceptual"),
+            ("small", "perceptual"),
+            ("bright", "perceptual"),
+        ],
+    )
+    def test_copies_are_found_by_the_surest_method(self, output, copy, method):
+        found = verdicts(output)
+        for name in photographs():
+            row = found[f"{name}-{copy}"]
+            assert (row["status"], row["step"], row["reason"]) == ("rejected", "dedup", f"duplicate_{method}")
+            assert f"{name}" in row["error_message"]
+
+    def test_mirrored_ones_are_not_found_by_bytes_pixels_and_hashes(self, output):
+        # The README says so.
+        found = verdicts(output)
+        assert {found[f"{name}-mirror"]["status"] for name in photographs()} == {"kept"}
+
+    def test_originals_are_kept_and_written(self, output):
+        found = verdicts(output)
+        assert {found[name]["status"] for name in photographs()} == {"kept"}
+        kept = [key for key, row in found.items() if row["status"] == "kept"]
+        assert keys(output) == kept
+        assert len(kept) < 0.5 * len(found)
+
+    def test_nothing_is_lost(self, output):
+        funnel = json.loads((output / "summary.json").read_text())["funnel"]
+        assert funnel["input"] == funnel["kept"] + funnel["rejected"] + funnel["failed"] == len(verdicts(output))
+        assert funnel["failed"] == 1
+        assert funnel["reasons"]["duplicate_exact"] == 5
+
+    def test_the_table_tells_of_groups(self, output):
+        first, second = (read_part(str(output), shard).to_pylist() for shard in (0, 1))
+        groups = {row["key"]: row["group"] for row in first}
+        assert len(groups) == 5 == len(set(groups.values()))
+        assert {row["place"] for row in first} == {0}
+        assert {row["method"] for row in first} == {None}
+        for row in second:
+            name = row["key"].split("-")[0]
+            assert row["group"] == groups[name]
+            assert row["place"] > 0
+            assert row["duplicate_of_shard"].endswith(".tar")
+            assert row["similarity"] >= 1 - 4 / 64
+
+    def test_what_was_put_down_on_the_way_is_gone(self, output):
+        left = {path.name for path in (output / "duplicates").iterdir()}
+        assert left == {"summary.json", "part-00000.parquet", "part-00001.parquet"} | ({"work"} & left)
+        assert not list(output.glob("duplicates/work/*"))
+
+    def test_the_same_again_is_the_same(self, table, output):
+        again = deduplicated(table, "again", "--methods=exact,pixels,perceptual", "--keep_by=first")
+        for path in [*output.glob("*.tar"), *output.glob("verdicts/*"), *output.glob("duplicates/*.parquet")]:
+            assert (again / path.relative_to(output)).read_bytes() == path.read_bytes()
+
+
+def test_the_largest_is_kept(table):
+    output = deduplicated(table, "largest", "--methods=perceptual", "--keep_by=largest")
+    found = verdicts(output)
+    for name in photographs():
+        assert found[f"{name}-small"]["status"] == "rejected"
+    rows = read_score_table(str(output), ["key", "status", "width", "height"]).to_pylist()
+    pixels = {row["key"]: row["width"] * row["height"] for row in rows if row["status"] != "failed"}
+    for shard in (0, 1):
+        for row in read_part(str(output), shard).to_pylist():
+            if row["duplicate_of_key"] is not None:
+                assert pixels[row["duplicate_of_key"]] >= pixels[row["key"]]
+
+
+@pytest.mark.parametrize("keep_by", ["aesthetic", "hard", "easy"])
+def test_semantic_duplicates_are_those_of_a_comparison_of_all_with_all(table, keep_by):
+    # Random weights see little, so embeddings are near each other: an eps between the distances that there are.
+    source = read_score_table(str(table), ["key", "status", "aesthetic", "embedding", "shard_index", "index"])
+    good = source.filter(np.array([status == "kept" for status in source.column("status").to_pylist()]))
+    vectors = normalised(np.array(good.column("embedding").to_pylist(), np.float16))
+    similarity = vectors @ vectors.T
+    eps = float(np.quantile(1 - similarity[np.triu_indices(len(vectors), 1)], 0.1))
+    flags = ["--methods=semantic", f"--eps={eps}", "--border=0.5", f"--keep_by={keep_by}", "--n_clusters=3"]
+    output = deduplicated(table, f"semantic-{keep_by}", *flags)
+    found = {key for key, row in verdicts(output).items() if row["status"] == "rejected"}
+    assert found
+    names = good.column("key").to_pylist()
+    if keep_by == "aesthetic":
+        order = np.lexsort((good.column("index"), good.column("shard_index"), -good.column("aesthetic").to_numpy()))
+        ranked = similarity[order][:, order]
+        expected = (np.tril(ranked, -1) >= np.float32(1 - eps)).any(axis=1)
+        assert found == {names[row] for row in order[expected]}
+    kept = [names.index(key) for key in names if key not in found]
+    left = similarity[np.ix_(kept, kept)][np.triu_indices(len(kept), 1)]
+    assert (left < np.float32(1 - eps)).all()
+
+
+@pytest.fixture(scope="module")
+def other(table):
+    """Another dataset, of two of the photographs."""
+    folder = table.parent
+    photos = photographs()
+    members = [(f"test/{name}.jpg", encode(photos[name], quality=90)) for name in ("coffee", "rocket")]
+    (folder / "other").mkdir()
+    (folder / "other" / "0.tar").write_bytes(tar_bytes(members))
+    output = folder / "benchmark"
+    assert curate.main([f"--input={folder}/other/*.tar", f"--output={output}", *MODEL, *OFF]) == 0
+    return output
+
+
+class TestAgainst:
+    def test_what_is_in_the_other_is_dropped_and_nothing_else(self, table, other):
+        output = deduplicated(table, "clean", "--methods=exact,perceptual", f"--against={other}")
+        found = verdicts(output)
+        removed = {key for key, row in found.items() if row["status"] == "rejected"}
+        copies = ("", "-same", "-lossless", "-jpeg", "-small", "-bright")
+        expected = {f"{name}{copy}" for name in ("coffee", "rocket") for copy in copies}
+        assert removed == expected
+        assert "other dataset" in found["coffee"]["error_message"]
+        assert "test/coffee" in found["coffee"]["error_message"]
+
+    def test_only_what_is_in_the_other_is_kept(self, table, other):
+        output = deduplicated(table, "shared", "--methods=perceptual", f"--against={other}", "--against_action=keep")
+        kept = {key for key, row in verdicts(output).items() if row["status"] == "kept"}
+        assert {key.split("-")[0] for key in kept} == {"coffee", "rocket"}
+        assert verdicts(output)["astronaut"]["reason"] == "not_in_other"
+
+    def test_embeddings_of_other_weights_are_refused(self, table, other, capsys):
+        output = table.parent / "weights"
+        summary = other / "summary.json"
+        said = summary.read_text()
+        changed = json.loads(said)
+        changed["configuration"]["model"]["weights"] = "other"
+        summary.write_text(json.dumps(changed))
+        try:
+            assert dedup.main([f"--scores={table}", f"--output={output}", f"--against={other}"]) == 2
+        finally:
+            summary.write_text(said)
+        assert "cannot be compared" in capsys.readouterr().err
+
+
+class TestRuns:
+    def test_the_table_alone_then_the_shards(self, table):
+        output = deduplicated(table, "alone", "--methods=exact", "--table_only")
+        assert read_findings(str(output))["duplicates"] == 5
+        assert not list(output.glob("*.tar"))
+        whole = deduplicated(table, "alone", "--methods=exact", "--resume")
+        assert len(keys(whole)) == 35
+
+    def test_a_run_that_was_stopped_goes_on(self, table, capsys):
+        flags = ["--methods=exact,semantic", "--samples_per_shard=4"]
+        output = deduplicated(table, "stopped", *flags)
+        before = {path.name: path.read_bytes() for path in output.glob("*.tar")}
+        (output / "summary.json").unlink()
+        (output / SUMMARY).unlink()
+        (output / part_name(1)).unlink()
+        (output / "verdicts" / "part-00000.parquet").unlink()
+        (output / "00001.tar").unlink()
+        deduplicated(table, "stopped", *flags, "--resume")
+        assert {path.name: path.read_bytes() for path in output.glob("*.tar")} == before
+        assert dedup.main([f"--scores={table}", f"--output={output}", *flags, "--resume"]) == 0
+        assert "complete already" in capsys.readouterr().out
+
+    def test_with_a_tiny_eps_only_equal_pixels_are_duplicates(self, table):
+        output = deduplicated(table, "tiny", "--methods=semantic", "--eps=1e-9", "--keep_by=first")
+        found = {key for key, row in verdicts(output).items() if row["status"] == "rejected"}
+        assert found == {f"{name}-{copy}" for name in photographs() for copy in ("same", "lossless")}
+
+    def test_a_run_without_duplicates(self, table):
+        output = deduplicated(table, "none", "--methods=exact", "--candidates=kept", "--keep_by=first")
+        again = table.parent / "none-again"
+        assert dedup.main([f"--scores={output}", f"--output={again}", "--methods=exact,semantic", "--eps=1e-12"]) == 0
+        assert read_findings(str(again))["by_method"].keys() <= {"semantic"}
+        twice = table.parent / "none-twice"
+        assert dedup.main([f"--scores={again}", f"--output={twice}", "--methods=exact", "--keep_by=first"]) == 0
+        assert read_findings(str(twice))["duplicates"] == 0
+        assert keys(twice) == keys(again)
+        assert [pq.read_table(twice / part_name(shard)).num_rows for shard in (0, 1)] == [0, 0]
+
+    @pytest.mark.parametrize(
+        ("flag", "words"),
+        [
+            ("--methods=exact,phash", "--methods 'phash' is none"),
+            ("--methods=", "--methods is empty"),
+            ("--eps=0", "--eps is 0"),
+            ("--eps=nan", "--eps is nan"),
+            ("--border=0.6", "--border is 0.6"),
+            ("--max_distance=9", "--max_distance is 9"),
+            ("--n_clusters=-1", "--n_clusters is -1"),
+            ("--keep_by=beauty", "--keep_by beauty"),
+            ("--samples_per_shard=0", "--samples_per_shard is 0"),
+            ("--against_action=keep", "needs --against"),
+            ("--against=nowhere", "--against nowhere"),
+        ],
+    )
+    def test_wrong_options_fail_before_any_work(self, table, tmp_path, capsys, flag, words):
+        assert dedup.main([f"--scores={table}", f"--output={tmp_path}/out", flag]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_hard_needs_clusters(self, table, tmp_path, capsys):
+        flags = ["--methods=exact", "--keep_by=hard"]
+        assert dedup.main([f"--scores={table}", f"--output={tmp_path}/out", *flags]) == 2
+        assert "needs the clusters" in capsys.readouterr().err
