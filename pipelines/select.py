@@ -143,13 +143,14 @@ def prepare(options: SelectOptions) -> Job:
 
 def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, by the model that made the embeddings: its weights' checksum must be the same."""
-    from beam_curate.model_description import describe_model
-    from beam_curate.prompts import prompt_scores
     from pipelines.own_scores import read_prompts
 
     specs = read_prompts(options.prompt)
     if not specs:
-        return ()  # the weights need not be there
+        return ()  # the weights need not be there, nor torch be loaded
+    from beam_curate.model_description import describe_model
+    from beam_curate.prompts import prompt_scores
+
     weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
     here = describe_model(scored["clip_model"], options.pretrained, **weights, fetch=True)
     if here.weights != scored["weights"]:

@@ -1,24 +1,30 @@
 """WriteWebDatasetShards: ScoredSample in; the score table, the output shards and the summary written."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.shared import Shared
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate.keys import KeyHolder, rename_shared, stem
 from beam_curate.packing import Packing
 from beam_curate.records import Piece, ScoredSample, ScorePart, WrittenShard
 from beam_curate.rejudging import Selection
-from beam_curate.shard_writing import PartPieces, shard_rows, write_shard
+from beam_curate.shard_writing import PartPieces, held_bytes, shard_rows, write_shard
 from beam_curate.summary import finish_run
 from beam_curate.table_parts import TablePlace, counted_table
 from beam_curate.tar_writing import safe_key
 from beam_curate.top import TopRule
 from beam_curate.transforms.judge_parts import JudgeParts
 from beam_curate.transforms.write_score_table import WriteScoreTable
+from beam_curate.writing_threads import WritingThreads
 
 
 @dataclass(eq=False)
@@ -156,15 +162,45 @@ def _by_output_shard(joined: Mapping[str, Iterable[Any]]) -> Iterator[tuple[int,
 
 
 class _WriteShard(beam.DoFn):
+    """Keeps as many shards under way as there are threads, and gives them in the order in which they were started."""
+
     def __init__(self, output: str) -> None:
         self._output = output
+        self._shared = Shared()
         self._samples = Metrics.counter("beam_curate.write", "samples")
         self._bytes = Metrics.counter("beam_curate.write", "bytes")
+
+    def setup(self) -> None:
+        # One for the process: a runner makes a DoFn for each of its own threads.
+        self._threads = self._shared.acquire(WritingThreads)
+
+    def start_bundle(self) -> None:
+        self._ahead: deque[Future[WrittenShard]] = deque()
 
     def process(self, group: tuple[int, Iterable[PartPieces]]) -> Iterator[WrittenShard]:
         index, parts = group
         ordered = sorted(parts, key=lambda member: member.part.shard_index)
-        shard = write_shard(self._output, index, shard_rows(self._output, ordered))
+        self._ahead.append(self._threads.submit(partial(_write, self._threads, self._output, index, ordered)))
+        while len(self._ahead) > self._threads.number:
+            yield self._take()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        while self._ahead:
+            yield GlobalWindows.windowed_value(self._take())
+
+    def _take(self) -> WrittenShard:
+        try:
+            shard = self._ahead.popleft().result()
+        except BaseException:
+            for waiting in self._ahead:
+                waiting.cancel()
+            raise
         self._samples.inc(shard.samples)
         self._bytes.inc(shard.size)
-        yield shard
+        return shard
+
+
+def _write(threads: WritingThreads, output: str, index: int, parts: Sequence[PartPieces]) -> WrittenShard:
+    rows = shard_rows(output, parts)
+    with threads.holding(held_bytes(rows)):
+        return write_shard(output, index, rows)
