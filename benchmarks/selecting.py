@@ -2,9 +2,9 @@
 
     python benchmarks/selecting.py --rows 1000000 --keep 0.05
 
-The table has made-up scores and embeddings. All of its parts tell of source shards that are one file of 1000 samples with many
-names (hard links), so that a million samples of 100 KB need 0.1 GB; the kept ones are really read from it and written. The baseline copies the files that the
-selection wrote, once more, and syncs neither, as the selection does.
+The table has made-up scores and embeddings. Its source shards are one file of 1000 samples under many names (hard links), so
+that a million samples of 100 KB need 0.1 GB; the kept ones are really read from it and written. The baseline copies the files
+that the selection wrote, once more, and syncs neither, as the selection does.
 """
 
 import argparse

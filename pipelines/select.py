@@ -81,15 +81,13 @@ def prepare(options: SelectOptions) -> Job:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
     from beam_curate import score_table
-    from beam_curate.expressions import NUMBER
     from beam_curate.rejudging import Selection
-    from beam_curate.rules import FACT_KINDS, check_columns, keep_rule, standard_rules
+    from beam_curate.rules import check_columns, keep_rule, standard_rules
     from beam_curate.run_state import RUN, input_shards
     from beam_curate.scorers import scorer_name
     from beam_curate.storage import absolute, exists, join, read_json
     from beam_curate.summary import SUMMARY
     from beam_curate.table_parts import finished_table
-    from beam_curate.top import parse_top
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
     source = absolute(options.scores)
@@ -130,14 +128,7 @@ def prepare(options: SelectOptions) -> Job:
         keep = keep_rule(options.keep, names)
     except ValueError as error:
         raise OptionError(f"--scores {options.scores}: {error}") from error
-    top = parse_top(options.top, options.top_fraction)
-    numbers = [*names, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]
-    if top is not None and top.column not in numbers:
-        option = "top" if options.top else "top_fraction"
-        raise OptionError(
-            f"--{option}: there is no number {top.column!r} in the table; there are: {', '.join(numbers)}"
-        )
-    selection = replace(selection, rules=(*rules, *keep), top=top)
+    selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     return Job(options, selection, shards, summary, own.descriptions)
 
 

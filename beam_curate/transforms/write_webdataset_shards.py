@@ -1,17 +1,12 @@
 """WriteWebDatasetShards: ScoredSample in; the score table, the output shards and the summary written."""
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.shared import Shared
-from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate.keys import KeyHolder, rename_shared, stem
 from beam_curate.packing import Packing
@@ -23,8 +18,8 @@ from beam_curate.table_parts import TablePlace, counted_table
 from beam_curate.tar_writing import safe_key
 from beam_curate.top import TopRule
 from beam_curate.transforms.judge_parts import JudgeParts
+from beam_curate.transforms.side_by_side import SideBySide
 from beam_curate.transforms.write_score_table import WriteScoreTable
-from beam_curate.writing_threads import WritingThreads
 
 
 @dataclass(eq=False)
@@ -103,7 +98,7 @@ class PackShards(beam.PTransform):
         renamed = (
             parts
             | "SpreadParts" >> beam.Reshuffle()
-            | "KeptKeys" >> beam.FlatMap(lambda part: kept_keys(output, part))
+            | "KeptKeys" >> beam.ParDo(_KeptKeys(output)).with_output_types(tuple[str, tuple[str, int, int]])
             | "ByStem" >> beam.GroupByKey()
             | "RenameShared" >> beam.FlatMapTuple(lambda _, holders: _renames(holders))
         )
@@ -161,46 +156,35 @@ def _by_output_shard(joined: Mapping[str, Iterable[Any]]) -> Iterator[tuple[int,
         yield index, PartPieces(part, pieces, {rank: renamed[rank] for rank in ranks if rank in renamed})
 
 
-class _WriteShard(beam.DoFn):
-    """Keeps as many shards under way as there are threads, and gives them in the order in which they were started."""
+class _KeptKeys(SideBySide):
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self._output = output
+
+    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[str, tuple[str, int, int]]]:
+        return kept_keys(self._output, element)
+
+
+class _WriteShard(SideBySide):
+    """Writes output shards.
+
+    A thread holds the rows of its shard (2 to 5 KB each with a 768-d embedding), at most 8 MiB of a source, a row group of a
+    part of the score table (about 7 MB), and small buffers: about 40 MB for shards of 1000 samples. What shuffled shards hold
+    back until its turn comes is bounded over all threads, see `threads.HELD_BYTES`.
+    """
 
     def __init__(self, output: str) -> None:
+        super().__init__()
         self._output = output
-        self._shared = Shared()
         self._samples = Metrics.counter("beam_curate.write", "samples")
         self._bytes = Metrics.counter("beam_curate.write", "bytes")
 
-    def setup(self) -> None:
-        # One for the process: a runner makes a DoFn for each of its own threads.
-        self._threads = self._shared.acquire(WritingThreads)
+    def work(self, element: tuple[int, Iterable[PartPieces]], *side: Any) -> Iterator[WrittenShard]:
+        index, parts = element
+        rows = shard_rows(self._output, sorted(parts, key=lambda member: member.part.shard_index))
+        with self.threads.holding(held_bytes(rows)):
+            yield write_shard(self._output, index, rows)
 
-    def start_bundle(self) -> None:
-        self._ahead: deque[Future[WrittenShard]] = deque()
-
-    def process(self, group: tuple[int, Iterable[PartPieces]]) -> Iterator[WrittenShard]:
-        index, parts = group
-        ordered = sorted(parts, key=lambda member: member.part.shard_index)
-        self._ahead.append(self._threads.submit(partial(_write, self._threads, self._output, index, ordered)))
-        while len(self._ahead) > self._threads.number:
-            yield self._take()
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        while self._ahead:
-            yield GlobalWindows.windowed_value(self._take())
-
-    def _take(self) -> WrittenShard:
-        try:
-            shard = self._ahead.popleft().result()
-        except BaseException:
-            for waiting in self._ahead:
-                waiting.cancel()
-            raise
-        self._samples.inc(shard.samples)
-        self._bytes.inc(shard.size)
-        return shard
-
-
-def _write(threads: WritingThreads, output: str, index: int, parts: Sequence[PartPieces]) -> WrittenShard:
-    rows = shard_rows(output, parts)
-    with threads.holding(held_bytes(rows)):
-        return write_shard(output, index, rows)
+    def count(self, result: WrittenShard) -> None:
+        self._samples.inc(result.samples)
+        self._bytes.inc(result.size)
