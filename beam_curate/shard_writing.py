@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,23 +19,39 @@ from beam_curate.table_parts import TablePlace, counted_table
 
 
 class HashingWriter:
-    """Passes writes on to a stream and keeps their number and md5 (the wids index wants both)."""
+    """Passes writes on to a stream, in large pieces, and keeps their number and md5 (the wids index wants both).
+
+    Attributes:
+        size: Bytes written so far.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._md5 = hashlib.md5(usedforsecurity=False)
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
         self.size = 0
 
     def write(self, data: bytes) -> int:
-        """Writes all of the data."""
-        self._stream.write(data)
-        self._md5.update(data)
+        """Takes all of the data."""
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
         self.size += len(data)
+        if self._waiting_bytes >= _PIECE_BYTES:
+            self._pass_on()
         return len(data)
 
-    @property
-    def md5(self) -> str:
-        """The hex digest of all that was written."""
+    def _pass_on(self) -> None:
+        # Hashing and writing give up Python's lock and wait for it again: once a piece rather than three times a member.
+        piece = b"".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._md5.update(piece)
+        self._stream.write(piece)
+
+    def finish(self) -> str:
+        """Passes on what is left; returns the md5 of all that was written, as hex digits."""
+        self._pass_on()
         return self._md5.hexdigest()
 
 
@@ -77,6 +94,7 @@ def shard_rows(output: str, parts: Iterable[PartPieces]) -> pa.Table:
 
 
 _SOURCE_KEY = "source_key"
+_PIECE_BYTES = 1 << 20
 _METADATA = {"beam_curate.schema_version": score_table.SCHEMA_VERSION}
 
 
@@ -91,20 +109,33 @@ def write_shard(output: str, index: int, rows: pa.Table) -> WrittenShard:
     """
     name = shard_name(index)
 
-    def write_tar(stream: BinaryIO) -> HashingWriter:
+    def write_tar(stream: BinaryIO) -> tuple[int, str]:
         tar = HashingWriter(stream)
         for member_name, data in _members(rows):
             tar_writing.write_member(tar, member_name, data)
         tar_writing.write_end(tar)
-        return tar
+        return tar.size, tar.finish()
 
-    tar = write_atomic(output, f"{name}.tar", write_tar)
+    size, md5 = write_atomic(output, f"{name}.tar", write_tar)
     rows = rows.drop_columns([_SOURCE_KEY])
     with atomic_output(output, f"{name}.parquet") as stream:
         score_table.write_table(stream, rows)
-    shard = WrittenShard(index, f"{name}.tar", rows.num_rows, tar.size, tar.md5)
+    shard = WrittenShard(index, f"{name}.tar", rows.num_rows, size, md5)
     write_json(output, f"{name}_stats.json", shard_stats(shard, rows))
     return shard
+
+
+def held_bytes(rows: pa.Table) -> int:
+    """What writing these rows may hold in memory of their members: nothing if they are in the order of their sources."""
+    order = _source_order(rows)
+    if (np.diff(order) > 0).all():
+        return 0
+    return pc.sum(pc.struct_field(pc.list_flatten(rows.column("members")), "size")).as_py() or 0
+
+
+def _source_order(rows: pa.Table) -> npt.NDArray[np.int64]:
+    """The places of the rows in the order in which they lie in the sources."""
+    return np.lexsort((rows.column("index").to_numpy(), rows.column("shard_index").to_numpy()))
 
 
 def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
@@ -117,13 +148,12 @@ def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in columns:
         spans[row["shard"]] += [(member["offset"], member["size"]) for member in row["members"]]
-    order = np.lexsort((rows.column("index").to_numpy(), rows.column("shard_index").to_numpy())).tolist()
     held: dict[int, list[tuple[str, bytes]]] = {}
     turn = 0
     with SourceReader() as source:
         for shard, members in spans.items():
             source.expect(shard, members)
-        for place in order:
+        for place in _source_order(rows).tolist():
             held[place] = list(_sample_members(source, columns[place]))
             while turn in held:
                 yield from held.pop(turn)

@@ -109,9 +109,9 @@ class SourceReader:
             raise _changed(path, f"it is damaged now: {error}") from error
         if len(data) != BLOCK + size:
             raise _changed(path, f"it is shorter, and has no {size} bytes at offset {offset}")
-        if not _fits(parse_header(data[:BLOCK]), size, suffix, key):
+        if not _fits(parse_header(bytes(data[:BLOCK])), size, suffix, key):
             self._look_closer(offset, size, suffix, key)
-        return data[BLOCK:]
+        return bytes(data[BLOCK:])
 
     def _start(self, path: str) -> None:
         self._open.close()
@@ -135,7 +135,7 @@ class SourceReader:
         self.requests += ranges.requests - before[0]
         self.fetched += ranges.fetched - before[1]
 
-    def _from_ranges(self, offset: int, size: int) -> bytes:
+    def _from_ranges(self, offset: int, size: int) -> memoryview:
         """Header block and body of a member, from what is held or fetched now."""
         start, stop = offset - BLOCK, offset + size
         if not (self._held.start <= start and stop <= self._held.stop):
@@ -145,9 +145,9 @@ class SourceReader:
                 self._fetch(expected[place])
             else:
                 self._fetch(_Range(start, stop))
-        return self._data[start - self._held.start : stop - self._held.start]
+        return memoryview(self._data)[start - self._held.start : stop - self._held.start]
 
-    def _from_stream(self, offset: int, size: int) -> bytes:
+    def _from_stream(self, offset: int, size: int) -> memoryview:
         """Header block and body of a member of a compressed shard."""
         stream = self._stream
         if stream is None:
@@ -155,11 +155,11 @@ class SourceReader:
         while self._position < offset - BLOCK:
             skipped = len(stream.read(min(_SKIP_BYTES, offset - BLOCK - self._position)))
             if not skipped:
-                return b""
+                return memoryview(b"")
             self._position += skipped
         data = stream.read(BLOCK + size)
         self._position += len(data)
-        return data
+        return memoryview(data)
 
     def _look_closer(self, offset: int, size: int, suffix: str, key: str) -> None:
         """Reads the shard's headers as scoring did: its own header block alone does not always tell a member's name."""

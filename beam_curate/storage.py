@@ -118,7 +118,8 @@ class _Output(io.BufferedIOBase):
         self.length = 0
         self.crc = 0
         self._path = path
-        self._buffer = bytearray()
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
         self._stream: BinaryIO | None = None
 
     def writable(self) -> bool:
@@ -127,13 +128,14 @@ class _Output(io.BufferedIOBase):
     def write(self, data: Buffer) -> int:
         if self.failure is not None:
             raise self.failure
-        view = memoryview(data).cast("B")
-        self._buffer += view
-        self.length += len(view)
-        self.crc = zlib.crc32(view, self.crc)
-        if len(self._buffer) >= _COPY_BYTES:
+        piece = data if isinstance(data, bytes) else bytes(data)
+        self._waiting.append(piece)
+        self._waiting_bytes += len(piece)
+        self.length += len(piece)
+        self.crc = zlib.crc32(piece, self.crc)
+        if self._waiting_bytes >= _COPY_BYTES:
             self._store()
-        return len(view)
+        return len(piece)
 
     def tell(self) -> int:
         return self.length
@@ -142,12 +144,13 @@ class _Output(io.BufferedIOBase):
         try:
             if self._stream is None:
                 self._stream = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
-            if self._buffer:
-                self._stream.write(bytes(self._buffer))
+            if self._waiting:
+                self._stream.write(b"".join(self._waiting))
         except STORAGE_ERRORS as error:
             self.failure = error
             raise
-        self._buffer.clear()
+        self._waiting.clear()
+        self._waiting_bytes = 0
         return self._stream
 
     def finish(self) -> None:

@@ -7,6 +7,7 @@ were added; the other columns are read from `scores/`, of the same run or of the
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,7 @@ class Part:
         names = self._overlay.schema_arrow.names if self._overlay is not None else []
         return [name for name in names if name not in (*IDENTITY, *VERDICT)]
 
-    @property
+    @functools.cached_property
     def schema(self) -> pa.Schema:
         """All columns: scores that were added come before the embedding."""
         schema = self.scores.schema_arrow

@@ -73,9 +73,10 @@ def write_end(out: Writable) -> int:
 
 def member_header(name: str, size: int) -> bytes:
     """The header of a member of `size` bytes: one block, or a pax header and one."""
-    info = tarfile.TarInfo(safe_key(name))
-    info.size = size
-    info.mode = 0o444
+    name = safe_key(name)
+    if len(name) <= _SHORT_NAME and size <= _SMALL_SIZE and name.isascii():
+        return _short_header(name.encode(), size)
+    info = _member_info(name, size)
     if info.name.isascii():
         try:
             return info.tobuf(tarfile.USTAR_FORMAT)
@@ -83,6 +84,38 @@ def member_header(name: str, size: int) -> bytes:
             # The name or the size does not fit into the ustar fields, which pax extends.
             pass
     return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _member_info(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o444
+    return info
+
+
+# An empty member's header, into which a short name and a size are put: `tarfile` takes 30 µs for each, which counts beside
+# the copying of small samples. Source of the offsets: POSIX.1-2017, pax, ustar Interchange Format.
+_PLAIN: Final = _member_info("", 0).tobuf(tarfile.USTAR_FORMAT)
+_SHORT_NAME: Final = 100
+_SMALL_SIZE: Final = 8**11 - 1
+_SIZE: Final = slice(124, 135)
+_CHECKSUM: Final = slice(148, 154)
+_PLAIN_SUM: Final = int(_PLAIN[_CHECKSUM], 8) - sum(_PLAIN[_SIZE])
+
+
+def _short_header(name: bytes, size: int) -> bytes:
+    digits = b"%011o" % size
+    checksum = b"%06o" % (_PLAIN_SUM + sum(name) + sum(digits))
+    return b"".join(
+        (
+            name,
+            _PLAIN[len(name) : _SIZE.start],
+            digits,
+            _PLAIN[_SIZE.stop : _CHECKSUM.start],
+            checksum,
+            _PLAIN[_CHECKSUM.stop :],
+        )
+    )
 
 
 def _escaped(match: re.Match[str]) -> str:

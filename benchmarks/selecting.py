@@ -2,9 +2,9 @@
 
     python benchmarks/selecting.py --rows 1000000 --keep 0.05
 
-The table has made-up scores and embeddings. All of its parts tell of one source shard of 1000 samples, so that a million
-samples of 100 KB need 0.1 GB; the kept ones are really read from it and written. The baseline copies the files that the
-selection wrote, once more, and syncs neither, as the selection does.
+The table has made-up scores and embeddings. Its source shards are one file of 1000 samples under many names (hard links), so
+that a million samples of 100 KB need 0.1 GB; the kept ones are really read from it and written. The baseline copies the files
+that the selection wrote, once more, and syncs neither, as the selection does.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from beam_curate import score_table
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart, Shard
@@ -60,16 +61,21 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
     """Writes a finished run whose table has `parts` times these rows, with uniform scores from 0 to 1."""
     rng = np.random.default_rng(1)
     names = ["aesthetic", "nsfw"]
-    path = rows[0].ref.shard
-    size = os.path.getsize(path)
-    # A listing names a path once; only the selection's own input_shards.parquet is compared with it.
-    prepare_output(str(folder), {"model": _MODEL}, [Shard(number, f"{path}", size) for number in range(parts)])
+    source = Path(rows[0].ref.shard)
+    paths = [source.with_name(f"{number:05d}.tar") for number in range(parts)]
+    for path in paths:
+        path.hardlink_to(source)
+    size = source.stat().st_size
+    prepare_output(
+        str(folder), {"model": _MODEL}, [Shard(number, str(path), size) for number, path in enumerate(paths)]
+    )
     plain = score_table.to_table(rows, names, _DIM)
-    for number in range(parts):
+    for number, path in enumerate(paths):
         vectors = rng.standard_normal((PER_PART, _DIM), np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         table = plain
         for name, values in {
+            "shard": pa.array([str(path)] * PER_PART),
             "shard_index": np.full(PER_PART, number, np.int32),
             "aesthetic": rng.random(PER_PART, np.float32),
             "nsfw": rng.random(PER_PART, np.float32),
@@ -77,7 +83,7 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
         }.items():
             place = table.schema.get_field_index(name)
             table = table.set_column(place, table.schema.field(name), [values])
-        part = ScorePart(number, path, score_table.part_name(number), PER_PART, PER_PART, 0, 0, {})
+        part = ScorePart(number, str(path), score_table.part_name(number), PER_PART, PER_PART, 0, 0, {})
         with atomic_output(str(folder), part.path) as stream:
             score_table.write_table(stream, table, {score_table.PART_METADATA: json.dumps(asdict(part))})
     total = parts * PER_PART

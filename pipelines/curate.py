@@ -108,6 +108,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             options.shuffle_seed,
             run.done,
             about,
+            job.top,
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)

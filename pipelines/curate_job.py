@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from beam_curate.records import Shard
     from beam_curate.rules import KeepRule
     from beam_curate.screening import Screening
+    from beam_curate.top import TopRule
     from pipelines.own_scores import OwnScores
 
 
@@ -31,6 +32,7 @@ class Job:
     screening: Screening
     own: OwnScores
     image_scores: tuple[str, ...]
+    top: TopRule | None = None
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -128,7 +130,9 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         keep = keep_rule(options.keep, names)
     except ValueError as error:
         raise OptionError(f"--keep: {error}") from error
-    return Job(_without_idle_rules(options, given, set(names)), shards, model, heads, keep, screening, own, with_images)
+    top = options.top_rule(names)
+    options = _without_idle_rules(options, given, set(names))
+    return Job(options, shards, model, heads, keep, screening, own, with_images, top)
 
 
 def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:

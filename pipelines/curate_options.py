@@ -5,7 +5,15 @@ from typing import Any, Literal
 
 from pipelines.dataflow_options import ACCELERATORS, PLACEMENTS
 from pipelines.options import OptionError, number_or_none, option, required
-from pipelines.selecting_options import SelectingOptions, head_option, keep_option, layout_option, scorer_option
+from pipelines.selecting_options import (
+    SelectingOptions,
+    head_option,
+    keep_option,
+    layout_option,
+    scorer_option,
+    top_fraction_option,
+    top_option,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class CurateOptions(SelectingOptions):
     max_nsfw: Any = option(0.5, "keep if the NSFW probability < this, or none", type=number_or_none(float))
     min_side: Any = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
     keep: str = keep_option()
+    top: str = top_option()
+    top_fraction: str = top_fraction_option()
     caption_score: bool = option(
         False,
         "add caption_similarity, the cosine of an image with its own caption (.txt, or caption in .json); the text tower runs "

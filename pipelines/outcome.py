@@ -89,7 +89,7 @@ def report(folder: str, output: str, seconds: float) -> int:
     for reason, number in funnel["reasons"].items():
         print(f"  {reason}: {number:,}")
     print(f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s")
-    print(f"look at {output.rstrip('/')}/report.html; all scores: {output.rstrip('/')}/scores/*.parquet")
+    print(f"look at {output.rstrip('/')}/report.html; all rows: beam_curate.read_score_table({output.rstrip('/')!r})")
     if summary["scores_meaningless"]:
         print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
     if funnel["failed"] == funnel["input"]:

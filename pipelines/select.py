@@ -81,13 +81,11 @@ def prepare(options: SelectOptions) -> Job:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
     from beam_curate import score_table
-    from beam_curate.expressions import NUMBER
     from beam_curate.rejudging import Selection
-    from beam_curate.rules import FACT_KINDS, check_columns, keep_rule, standard_rules
+    from beam_curate.rules import check_columns, keep_rule, standard_rules
     from beam_curate.run_state import input_shards
     from beam_curate.scorers import scorer_name
     from beam_curate.table_parts import finished_table
-    from beam_curate.top import parse_top
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
     from pipelines.source_run import finished_run, scoring_configuration
 
@@ -117,26 +115,20 @@ def prepare(options: SelectOptions) -> Job:
         keep = keep_rule(options.keep, names)
     except ValueError as error:
         raise OptionError(f"--scores {options.scores}: {error}") from error
-    top = parse_top(options.top, options.top_fraction)
-    numbers = [*names, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]
-    if top is not None and top.column not in numbers:
-        option = "top" if options.top else "top_fraction"
-        raise OptionError(
-            f"--{option}: there is no number {top.column!r} in the table; there are: {', '.join(numbers)}"
-        )
-    selection = replace(selection, rules=(*rules, *keep), top=top)
+    selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     return Job(options, selection, shards, summary, own.descriptions)
 
 
 def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, by the model that made the embeddings: its weights' checksum must be the same."""
-    from beam_curate.model_description import describe_model
-    from beam_curate.prompts import prompt_scores
     from pipelines.own_scores import read_prompts
 
     specs = read_prompts(options.prompt)
     if not specs:
-        return ()  # the weights need not be there
+        return ()  # the weights need not be there, nor torch be loaded
+    from beam_curate.model_description import describe_model
+    from beam_curate.prompts import prompt_scores
+
     weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
     here = describe_model(scored["clip_model"], options.pretrained, **weights, fetch=True)
     if here.weights != scored["weights"]:

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.options import OptionError, number_or_none, option, required
-from pipelines.selecting_options import SelectingOptions, head_option, keep_option, layout_option, scorer_option
+from pipelines.selecting_options import (
+    SelectingOptions,
+    head_option,
+    keep_option,
+    layout_option,
+    scorer_option,
+    top_fraction_option,
+    top_option,
+)
 
 
 @dataclass(frozen=True)
@@ -19,10 +27,8 @@ class SelectOptions(SelectingOptions):
     max_nsfw: Any = option(None, "keep if the NSFW probability < this, or none", type=number_or_none(float))
     min_side: Any = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
     keep: str = keep_option()
-    top: str = option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
-    top_fraction: str = option(
-        "", "of what the other rules keep, keep this part, the highest: aesthetic=0.3", metavar="COLUMN=FRACTION"
-    )
+    top: str = top_option()
+    top_fraction: str = top_fraction_option()
     prompt: str = option(
         "",
         'scores from words to add, by the text tower of the model that made the embeddings: "watermark=a photo with a '

@@ -1,10 +1,16 @@
 """The options that `curate.py` and `select.py` share, and their checks."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.options import OptionError, option
+
+if TYPE_CHECKING:
+    from beam_curate.top import TopRule
 
 LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
 
@@ -47,11 +53,25 @@ def layout_option() -> Any:
     )
 
 
+def top_option() -> Any:
+    """--top."""
+    return option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
+
+
+def top_fraction_option() -> Any:
+    """--top_fraction."""
+    return option(
+        "", "of what the other rules keep, keep this part, the highest: aesthetic=0.3", metavar="COLUMN=FRACTION"
+    )
+
+
 class SelectingOptions:
     """What both options classes, which are dataclasses, do with the options that they share."""
 
     min_aesthetic: Any
     max_nsfw: Any
+    top: str
+    top_fraction: str
     layout: str
 
     def check_selecting(self) -> None:
@@ -67,6 +87,26 @@ class SelectingOptions:
         unknown = sorted(set(self.layouts) - set(LAYOUTS))
         if unknown:
             raise OptionError(f"--layout {unknown[0]} is none; give a comma list of {', '.join(LAYOUTS)}")
+
+    def top_rule(self, scores: Sequence[str]) -> TopRule | None:
+        """The rule of --top or --top_fraction; None without them.
+
+        Args:
+            scores: The names of the scores.
+
+        Raises:
+            ValueError: It names the option, what is wrong, and the remedy.
+        """
+        from beam_curate.expressions import NUMBER
+        from beam_curate.rules import FACT_KINDS
+        from beam_curate.top import parse_top
+
+        rule = parse_top(self.top, self.top_fraction)
+        numbers = [*scores, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]
+        if rule is not None and rule.column not in numbers:
+            option = "top" if self.top else "top_fraction"
+            raise OptionError(f"--{option}: there is no number {rule.column!r}; there are: {', '.join(numbers)}")
+        return rule
 
     @property
     def layouts(self) -> tuple[str, ...]:

@@ -92,6 +92,29 @@ def test_the_same_rules_give_the_same_bytes_as_the_main_job(data, table):
     assert 0 < funnels[0]["kept"] < 30
 
 
+def test_scores_that_a_selection_added_go_on_to_the_next_one(table):
+    first = selected(table, "first", "--prompt=cat=a photo of a cat", "--pretrained=random", "--min_aesthetic=5")
+    second = selected(first, "second", "--prompt=plain=a plain photo", "--pretrained=random", "--keep=cat > -1")
+    both = ["--prompt=cat=a photo of a cat;plain=a plain photo", "--pretrained=random", "--keep=cat > -1"]
+    assert same(second, selected(table, "at-once", *both))
+    assert {"cat", "plain"} < set(rows(second)[0])
+
+
+def test_a_score_table_that_was_moved_is_named_before_any_work(data, table, tmp_path, capsys):
+    scored(data, "moving", *OFF)
+    source = table.parent / "moving"
+    best = selected(source, "best-of-moving", "--min_aesthetic=5")
+    before = rows(best)
+    moved = source.rename(table.parent / "moved")
+    assert select.main([f"--scores={best}", "--dry_run"]) == 2
+    error = capsys.readouterr().err
+    assert "moving/scores/part-00000.parquet is missing: " in error
+    assert "with --resume, and with the new folder as --scores" in error
+    selected(moved, "best-of-moving", "--min_aesthetic=5", "--resume")
+    assert rows(best) == before
+    moved.rename(source)
+
+
 def test_a_selection_of_a_selection_brings_back_what_was_rejected(table):
     few = selected(table, "few", "--min_aesthetic=6")
     back, again = selected(few, "back"), selected(table, "same")
@@ -112,6 +135,55 @@ def test_the_top_fraction_is_exact(table, seed):
     out = [row for row in rows(output) if row["reason"] == "below_top"]
     assert len(out) == len(before) - len(best)
     assert re.fullmatch(r"aesthetic is [\d.]+; kept if among the top 0.3 by aesthetic", out[0]["error_message"])
+
+
+TOP = ["--top_fraction=aesthetic=0.4", *RULES]
+
+
+@pytest.mark.parametrize("seed", [[], ["--shuffle_seed=3"]])
+def test_a_rule_on_the_whole_table_is_the_same_in_the_main_job(data, table, seed):
+    direct = scored(data, f"direct-top{len(seed)}", *TOP, *seed)
+    again = selected(table, f"again-top{len(seed)}", *TOP, *seed)
+    assert same(direct, again)
+    funnels = [json.loads((output / "summary.json").read_text())["funnel"] for output in (direct, again)]
+    assert funnels[0] == funnels[1]
+    assert funnels[0]["reasons"]["below_top"] > funnels[0]["kept"] > 0
+    plain = scored(data, "direct-plain", *RULES, "--overwrite")
+    assert not (plain / "verdicts").exists()
+    for number in range(3):
+        name = f"scores/part-{number:05d}.parquet"
+        assert (direct / name).read_bytes() == (plain / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        ["summary.json"],
+        ["summary.json", "index.json", "sizes.json", "*.tar", "0*", "verdicts/part-00001.parquet"],
+        ["summary.json", "index.json", "sizes.json", "*.tar", "0*", "verdicts/*"],
+        ["summary.json", "index.json", "sizes.json", "*.tar", "0*", "verdicts/*", "scores/part-00002.parquet"],
+    ],
+)
+def test_a_stopped_main_job_chooses_the_same_rows_when_it_goes_on(data, gone):
+    output = scored(data, "top-stopped", *TOP, "--overwrite")
+    expected = files(output)
+    for pattern in gone:
+        for path in output.glob(pattern):
+            path.unlink()
+    scored(data, "top-stopped", *TOP, "--resume")
+    assert files(output) == expected
+    assert json.loads((output / "summary.json").read_text())["funnel"]["kept"] > 0
+
+
+def test_failed_samples_that_are_tried_again_may_be_among_the_best(data):
+    tops = ["--top=width=9", *OFF, "--samples_per_shard=4"]
+    output = scored(data, "top-retried", *tops, "--max_pixels=5000")
+    funnel = json.loads((output / "summary.json").read_text())["funnel"]
+    assert (funnel["failed"], funnel["kept"]) == (33, 3)
+    scored(data, "top-retried", *tops, "--max_pixels=100000", "--retry_failed=too_many_pixels")
+    assert files(output) == files(scored(data, "top-whole", *tops, "--max_pixels=100000"))
+    # The main job's own verdicts are no table of their own: another selection begins with the scores.
+    assert same(selected(output, "top-all"), selected(scored(data, "top-off", *OFF), "top-off-all"))
 
 
 def test_ties_are_taken_in_source_order(table):
@@ -316,6 +388,9 @@ def test_layouts_come_with_a_run_and_go_with_it(table, capsys):
         (["--prompt=side=a photo from the side"], "--prompt: "),
         (["--prompt=None=nothing"], "--prompt: "),
         (["--prompt=source_key=a"], "--prompt: "),
+        (["--top=caption=5"], "--top: there is no number 'caption'"),
+        (["--top=aesthetic=0"], "--top is 'aesthetic=0'; give a column and a whole number"),
+        (["--top=aesthetic=5", "--top_fraction=aesthetic=0.5"], "exclude each other"),
         (["--max_nsfw=nan"], "--max_nsfw is nan; give a finite number"),
         (["--min_aesthetic=inf"], "--min_aesthetic is inf; give a finite number"),
     ],

@@ -53,6 +53,17 @@ def test_ustar_where_it_fits_and_pax_elsewhere():
     assert len(member_header("a.jpg", 8**11)) == 1536
 
 
+@given(st.text(st.characters(min_codepoint=1, max_codepoint=200), min_size=1, max_size=110), st.integers(0, 8**11 + 5))
+def test_a_short_header_is_the_one_of_the_standard_library(name, size):
+    name = safe_key(name)
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    ustar = name.isascii() and len(name) <= 100 and size < 8**11
+    expected = info.tobuf(tarfile.USTAR_FORMAT if ustar else tarfile.PAX_FORMAT)
+    # Longer ASCII names may still be split at a slash, which the other tests look at.
+    assert member_header(name, size) == expected or (name.isascii() and len(name) > 100)
+
+
 @pytest.mark.parametrize(
     "key",
     [

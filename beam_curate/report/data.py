@@ -1,6 +1,6 @@
 """What a report tells of a score table: exact histograms and a few samples, in bounded memory whatever its size.
 
-The parts are read twice, a row group at a time: for the range of each column, then for everything else. The longer columns are
+The parts are read twice, a few at a time: for the range of each column, then for everything else. The longer columns are
 read of row groups only in which a row was found that is shown.
 """
 
@@ -100,27 +100,23 @@ def collect(
     columns = list(dict.fromkeys([*table.scores, *(rule.column for rule in thresholds)]))
     galleries = make_galleries(table.scores, thresholds)
     data = ReportData(len(table.parts), _distributions(table, columns, thresholds), galleries)
-    for part in table.open():
-        for number in range(part.num_row_groups):
-            group = table.read(part, number, columns)
-            for distribution in data.distributions:
-                distribution.add(group.values[distribution.column], group.status)
-            for status in STATUSES:
-                data.statuses[status] += int(np.count_nonzero(group.status == status))
-            choose(galleries, data.failures, part, number, group)
+    for part, number, group in table.groups(columns):
+        for distribution in data.distributions:
+            distribution.add(group.values[distribution.column], group.status)
+        for status in STATUSES:
+            data.statuses[status] += int(np.count_nonzero(group.status == status))
+        choose(galleries, data.failures, table, part, number, group)
     return data
 
 
 def _distributions(table: Table, columns: Sequence[str], thresholds: Sequence[Rule]) -> list[Distribution]:
     ranges = dict.fromkeys(columns, (math.inf, -math.inf))
-    for part in table.open() if columns else ():
-        for number in range(part.num_row_groups):
-            group = table.read(part, number, columns)
-            for name in columns:
-                values = group.values[name]
-                values = values[np.isfinite(values) & (group.status != FAILED)]
-                if len(values):
-                    ranges[name] = min(ranges[name][0], values.min()), max(ranges[name][1], values.max())
+    for _, _, group in table.groups(columns) if columns else ():
+        for name in columns:
+            values = group.values[name]
+            values = values[np.isfinite(values) & (group.status != FAILED)]
+            if len(values):
+                ranges[name] = min(ranges[name][0], values.min()), max(ranges[name][1], values.max())
     found = []
     for name in columns:
         bounds = [

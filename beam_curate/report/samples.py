@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from beam_curate.records import FAILED, KEPT, REJECTED
-from beam_curate.report.table import RANDOM, Group
+from beam_curate.report.table import RANDOM, Group, Table
 from beam_curate.rules import Rule
-from beam_curate.table_parts import Part
 
 MAX_IMAGES: Final = 60
 MAX_IMAGES_EACH: Final = 6
@@ -148,15 +146,17 @@ class Failures:
         return found
 
 
-def choose(galleries: Iterable[Gallery], failures: Failures, part: Part, number: int, group: Group) -> None:
+def choose(
+    galleries: Iterable[Gallery], failures: Failures, table: Table, part: int, number: int, group: Group
+) -> None:
     """Puts the rows of a row group where they belong, and reads of these what is shown."""
     picked = [(gallery, found) for gallery in galleries if (found := gallery.candidates(group))]
     failed = failures.candidates(group)
     positions = sorted({at for _, found in picked for _, at in found} | {at for _, at in failed})
     if not positions:
         return
-    details = part.read_row_group(number, _DETAILS).take(pa.array(positions))
-    rows = {at: _row(group, at, detail) for at, detail in zip(positions, details.to_pylist(), strict=True)}
+    details = table.details(part, number, positions, _DETAILS)
+    rows = {at: _row(group, at, detail) for at, detail in zip(positions, details, strict=True)}
     for gallery, found in picked:
         for rank, at in found:
             gallery.add(rank, rows[at])

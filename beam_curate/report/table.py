@@ -14,6 +14,7 @@ from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.rules import Condition, all_keep
 from beam_curate.score_table import FOLDER
 from beam_curate.table_parts import Part, finished_table
+from beam_curate.threads import in_threads
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,20 +61,32 @@ class Table:
             kinds = {name: schema.field(name).type for name in names}
             self.scores = tuple(n for n in names if pa.types.is_floating(kinds[n]) or pa.types.is_integer(kinds[n]))
 
-    def open(self) -> Iterator[Part]:
-        """Opens one part after the other."""
-        for number in self.parts:
-            with self._place.open(number) as part:
-                yield part
+    def groups(self, columns: Sequence[str]) -> Iterator[tuple[int, int, Group]]:
+        """Reads these columns of all row groups: the part's index, the row group's number, and its rows, in order."""
+        for number, groups in in_threads(lambda number: (number, self._read_part(number, columns)), self.parts):
+            for place, group in enumerate(groups):
+                yield number, place, group
 
-    def read(self, part: Part, group: int, columns: Sequence[str]) -> Group:
+    def details(self, part: int, group: int, positions: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Reads more columns of a few rows of a row group."""
+        with self._place.open(part) as opened:
+            return opened.read_row_group(group, columns).take(pa.array(positions)).to_pylist()
+
+    def _read_part(self, number: int, columns: Sequence[str]) -> list[Group]:
+        with self._place.open(number) as part:
+            return [self._read(part, group, columns) for group in range(part.num_row_groups)]
+
+    def _read(self, part: Part, group: int, columns: Sequence[str]) -> Group:
         """Reads these columns of a row group, decides its status by the rules, and draws its numbers."""
-        wanted = {"shard_index", "index", "status", "reason", "width", "height", *columns}
+        wanted = {"shard_index", "index", "status", "reason", *columns}
         for rule in self.rules or ():
             wanted |= set(rule.columns)
-        rows = part.read_row_group(group, sorted(wanted & set(part.schema.names)))
-        side = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
-        known = {"side": side, **{name: rows.column(name) for name in rows.column_names}}
+        if "side" in wanted:
+            wanted |= {"width", "height"}
+        rows = part.read_row_group(group, sorted(wanted - {"side"}))
+        known = {name: rows.column(name) for name in rows.column_names}
+        if "side" in wanted:
+            known["side"] = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
         status = rows.column("status").to_numpy(zero_copy_only=False)
         if self.rules is not None:
             keeps = all_keep(self.rules, known, rows.num_rows)

@@ -104,9 +104,8 @@ def _resolve(found: Sequence[Found], output: str, search: DuplicateSearch) -> It
     cut = sum(one.cut for one in found)
     yield beam.pvalue.TaggedOutput(_FINDINGS, Findings.of(members, pairs, eps, cut))
     shards, _ = places_of(members["row"])
-    starts = np.flatnonzero(np.diff(shards, prepend=-1))
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(members)], strict=True):
-        yield int(shards[start]), members[start:stop]
+    numbers, starts = np.unique(shards, return_index=True)
+    yield from zip(numbers.tolist(), np.split(members, starts[1:]), strict=False)  # without any, one is empty
 
 
 def _asks(shard_index: int, members: Members) -> Iterator[tuple[_Ask, tuple[int, Places]]]:

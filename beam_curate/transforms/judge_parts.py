@@ -12,6 +12,7 @@ from beam_curate import top
 from beam_curate.records import Removed, ScorePart, record
 from beam_curate.rejudging import Selection, candidates, rejudge_part
 from beam_curate.top import Cutoff, TopRule
+from beam_curate.transforms.side_by_side import SideBySide
 
 
 @record
@@ -115,13 +116,15 @@ class _FindCutoffs(beam.PTransform):
         return _Cutoffs(cutoff, shares)
 
 
-class _Look(beam.DoFn):
+class _Look(SideBySide):
     """Looks at a part, with the user's scorers set up once."""
 
     def __init__(self, selection: Selection) -> None:
+        super().__init__(1 if selection.own else 0)  # a scorer of the user's own need not bear several threads
         self._selection = selection
 
     def setup(self) -> None:
+        super().setup()
         self._selection.set_up()
 
     def keys(self, task: _Task) -> top.Keys:
@@ -129,15 +132,17 @@ class _Look(beam.DoFn):
 
 
 class _CountDigits(_Look):
-    def process(self, task: _Task, cutoff: Cutoff) -> Iterator[dict[int, int]]:
-        yield top.count_digits(self.keys(task), cutoff)
+    def work(self, element: _Task, *side: Any) -> Iterator[dict[int, int]]:
+        (cutoff,) = side
+        yield top.count_digits(self.keys(element), cutoff)
 
 
 class _CountTies(_Look):
-    def process(self, task: _Task, cutoff: Cutoff) -> Iterator[tuple[int, int]]:
-        count = top.ties(self.keys(task), cutoff)
+    def work(self, element: _Task, *side: Any) -> Iterator[tuple[int, int]]:
+        (cutoff,) = side
+        count = top.ties(self.keys(element), cutoff)
         if count:
-            yield task.shard_index, count
+            yield element.shard_index, count
 
 
 def _add(counts: Iterable[Mapping[int, int]]) -> dict[int, int]:
@@ -158,12 +163,13 @@ class _Judge(_Look):
         self._rows = Metrics.counter("beam_curate.select", "rows")
         self._kept = Metrics.counter("beam_curate.select", "kept")
 
-    def process(
-        self, task: _Task, cutoff: Cutoff | None = None, shares: Mapping[int, Cutoff] | None = None
-    ) -> Iterator[ScorePart]:
-        if cutoff is not None and shares is not None:
-            cutoff = top.share(cutoff, shares, task.shard_index)
-        part = rejudge_part(self._selection, self._output, task.shard_index, task.removed, cutoff)
-        self._rows.inc(part.rows)
-        self._kept.inc(part.kept)
-        yield part
+    def work(self, element: _Task, *side: Any) -> Iterator[ScorePart]:
+        cutoff = None
+        if side:
+            found, shares = side
+            cutoff = top.share(found, shares, element.shard_index)
+        yield rejudge_part(self._selection, self._output, element.shard_index, element.removed, cutoff)
+
+    def count(self, result: ScorePart) -> None:
+        self._rows.inc(result.rows)
+        self._kept.inc(result.kept)

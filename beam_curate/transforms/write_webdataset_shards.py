@@ -12,12 +12,13 @@ from beam_curate.keys import KeyHolder, rename_shared, stem
 from beam_curate.packing import Packing
 from beam_curate.records import Piece, ScoredSample, ScorePart, WrittenShard
 from beam_curate.rejudging import Selection
-from beam_curate.shard_writing import PartPieces, shard_rows, write_shard
+from beam_curate.shard_writing import PartPieces, held_bytes, shard_rows, write_shard
 from beam_curate.summary import finish_run
 from beam_curate.table_parts import TablePlace, counted_table
 from beam_curate.tar_writing import safe_key
 from beam_curate.top import TopRule
 from beam_curate.transforms.judge_parts import JudgeParts
+from beam_curate.transforms.side_by_side import SideBySide
 from beam_curate.transforms.write_score_table import WriteScoreTable
 
 
@@ -97,7 +98,7 @@ class PackShards(beam.PTransform):
         renamed = (
             parts
             | "SpreadParts" >> beam.Reshuffle()
-            | "KeptKeys" >> beam.FlatMap(lambda part: kept_keys(output, part))
+            | "KeptKeys" >> beam.ParDo(_KeptKeys(output)).with_output_types(tuple[str, tuple[str, int, int]])
             | "ByStem" >> beam.GroupByKey()
             | "RenameShared" >> beam.FlatMapTuple(lambda _, holders: _renames(holders))
         )
@@ -155,16 +156,35 @@ def _by_output_shard(joined: Mapping[str, Iterable[Any]]) -> Iterator[tuple[int,
         yield index, PartPieces(part, pieces, {rank: renamed[rank] for rank in ranks if rank in renamed})
 
 
-class _WriteShard(beam.DoFn):
+class _KeptKeys(SideBySide):
     def __init__(self, output: str) -> None:
+        super().__init__()
+        self._output = output
+
+    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[str, tuple[str, int, int]]]:
+        return kept_keys(self._output, element)
+
+
+class _WriteShard(SideBySide):
+    """Writes output shards.
+
+    A thread holds the rows of its shard (2 to 5 KB each with a 768-d embedding), at most 8 MiB of a source, a row group of a
+    part of the score table (about 7 MB), and small buffers: about 40 MB for shards of 1000 samples. What shuffled shards hold
+    back until its turn comes is bounded over all threads, see `threads.HELD_BYTES`.
+    """
+
+    def __init__(self, output: str) -> None:
+        super().__init__()
         self._output = output
         self._samples = Metrics.counter("beam_curate.write", "samples")
         self._bytes = Metrics.counter("beam_curate.write", "bytes")
 
-    def process(self, group: tuple[int, Iterable[PartPieces]]) -> Iterator[WrittenShard]:
-        index, parts = group
-        ordered = sorted(parts, key=lambda member: member.part.shard_index)
-        shard = write_shard(self._output, index, shard_rows(self._output, ordered))
-        self._samples.inc(shard.samples)
-        self._bytes.inc(shard.size)
-        yield shard
+    def work(self, element: tuple[int, Iterable[PartPieces]], *side: Any) -> Iterator[WrittenShard]:
+        index, parts = element
+        rows = shard_rows(self._output, sorted(parts, key=lambda member: member.part.shard_index))
+        with self.threads.holding(held_bytes(rows)):
+            yield write_shard(self._output, index, rows)
+
+    def count(self, result: WrittenShard) -> None:
+        self._samples.inc(result.samples)
+        self._bytes.inc(result.size)

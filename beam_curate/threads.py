@@ -1,0 +1,84 @@
+"""Threads that a process's workers share, for work that mostly waits for storage or computes without Python's lock.
+
+What each piece of work holds in memory is small, or it says so: `holding` bounds the sum.
+"""
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+HELD_BYTES: Final = 1 << 30
+"""What all threads together may announce to hold, 1 GiB; more only if one thread alone announces it."""
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def default_threads() -> int:
+    """Threads of a process: two a core, since they also wait, and 4 to 16."""
+    return min(16, max(4, 2 * (os.cpu_count() or 1)))
+
+
+class Threads:
+    """Threads, and how much memory they hold.
+
+    Attributes:
+        number: How many there are.
+    """
+
+    def __init__(self, number: int = 0, held_bytes: int = HELD_BYTES) -> None:
+        self.number = number or default_threads()
+        self._most = held_bytes
+        self._held = 0
+        self._changed = threading.Condition()
+        self._pool = ThreadPoolExecutor(self.number, thread_name_prefix="side-by-side")
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Has a thread do the work."""
+        return self._pool.submit(work)
+
+    @contextlib.contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Waits until so many bytes more may be held, and holds them while the block runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + size <= self._most)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= size
+                self._changed.notify_all()
+
+
+class Queue(deque[Future[T]]):
+    """Work under way, in the order in which it was given to threads; after an error the rest is not started."""
+
+    def take(self) -> T:
+        """Waits for the first result.
+
+        Raises:
+            BaseException: What the work raised.
+        """
+        try:
+            return self.popleft().result()
+        except BaseException:
+            for waiting in self:
+                waiting.cancel()
+            raise
+
+
+def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """Does the work on each item side by side; the results come in order, and few wait at a time."""
+    threads = Threads()
+    queue: Queue[T] = Queue()
+    for item in items:
+        queue.append(threads.submit(lambda item=item: work(item)))  # type: ignore[misc]
+        if len(queue) > threads.number:
+            yield queue.take()
+    while queue:
+        yield queue.take()

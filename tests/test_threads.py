@@ -1,0 +1,63 @@
+import threading
+
+import pytest
+
+from beam_curate.threads import Queue, Threads, in_threads
+
+
+def test_results_come_in_order_and_few_are_ahead():
+    started = []
+
+    def work(number):
+        started.append(number)
+        return number * number
+
+    results = in_threads(work, range(100))
+    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
+    assert len(started) <= 5 + 16 + 1
+    assert list(results) == [number * number for number in range(5, 100)]
+
+
+def test_an_error_comes_to_the_one_who_waits_and_the_rest_is_not_started():
+    fails, goes_on, ran = threading.Event(), threading.Event(), []
+
+    def fail():
+        fails.wait()
+        raise ValueError("no")
+
+    def work(number):
+        goes_on.wait()
+        ran.append(number)
+
+    threads, queue = Threads(1), Queue()
+    queue.append(threads.submit(fail))
+    for number in range(5):
+        queue.append(threads.submit(lambda number=number: work(number)))
+    fails.set()
+    with pytest.raises(ValueError, match="no"):
+        queue.take()
+    goes_on.set()
+    threads.submit(lambda: None).result()
+    assert ran in ([], [0])  # the one thread may have begun the next one already
+
+
+def test_what_is_held_is_bounded_unless_one_alone_is_larger():
+    threads, held, most = Threads(8, held_bytes=10), [0], [0]
+    lock = threading.Lock()
+
+    def work(size):
+        with threads.holding(size):
+            with lock:
+                held[0] += size
+                most[0] = max(most[0], held[0])
+            threading.Event().wait(0.002)
+            with lock:
+                held[0] -= size
+
+    for future in [threads.submit(lambda size=size: work(size)) for size in [4, 5, 0, 6, 3, 2, 9, 1] * 5]:
+        future.result()
+    assert 5 < most[0] <= 10
+    with threads.holding(50):
+        assert most[0] <= 10
+    threads.submit(lambda: work(50)).result()
+    assert most[0] == 50
