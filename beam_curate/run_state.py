@@ -36,6 +36,19 @@ _LAYOUTS = tuple(
 )
 _PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
 _OURS = (SUMMARY, *_PACKED, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
+EXPORT = "export"
+# What runs of other kinds write beside it, by the kind that run.json names.
+_BESIDE = {
+    "": (),
+    EXPORT: (
+        "[0-9]*.tfrecord",
+        "[0-9]*.tfrecord.gz",
+        "[0-9]*.tfindex",
+        "failures.parquet",
+        "README.md",
+        "croissant.json",
+    ),
+}
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")
 _PART = re.compile(r"part-(\d+)\.parquet$")
@@ -53,6 +66,7 @@ def prepare_output(
     resume: bool = False,
     overwrite: bool = False,
     retry: Sequence[str] = (),
+    kind: str = "",
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
 
@@ -65,6 +79,7 @@ def prepare_output(
         retry: Reasons of failure: continue the run, complete or not, and score again the samples that failed for one of
             them. The limits that failed them may have changed. Output shards that are there are deleted: what is kept,
             and so the packing, may change.
+        kind: EXPORT for an export; empty for a run with a score table.
 
     Raises:
         RunError: The folder holds something else, or another run; it names the difference and the remedy.
@@ -77,6 +92,7 @@ def prepare_output(
                 f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
             )
         else:
+            _check_kind(output, kind)
             _check_same(output, configuration, shards, _LIMITS if retry else ())
             clean_temporary(output)
             if not retry:
@@ -94,13 +110,25 @@ def prepare_output(
     with atomic_output(output, INPUT_SHARDS) as stream:
         columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
         pq.write_table(pa.table(columns), stream)
-    write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards)})
+    named = {"kind": kind} if kind else {}
+    write_json(output, RUN, {**named, "configuration": dict(configuration), "input_shards": len(shards)})
     return False
+
+
+def _kind(output: str) -> str:
+    return str(read_json(join(output, RUN)).get("kind", ""))
+
+
+def _check_kind(output: str, kind: str) -> None:
+    there = _kind(output)
+    if there != kind:
+        words = {"": "a run of curate.py or select.py", EXPORT: "an export"}
+        raise RunError(f"--resume: --output {output} holds {words.get(there, there)}; give another --output")
 
 
 def _delete_run(output: str) -> None:
     # The mark of a run goes last, so that an interrupted deletion can be repeated.
-    _delete(output, _OURS)
+    _delete(output, (*_OURS, *_BESIDE.get(_kind(output), ())))
     clean_temporary(output)
     delete([join(output, RUN)])
 
