@@ -30,30 +30,26 @@ def dataset_card(export: Export, summary: Mapping[str, Any], files: Sequence[Exp
         pretty_name=export.name,
         size_categories=[next(name for least, name in reversed(_SIZES) if samples >= least)],
         tags=["image", export.format, "beam-curate", *(["croissant"] if export.croissant else [])],
-        configs=_configs(export),
-        dataset_info=_infos(export, summary, files),
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": _data_files(export)}]}],
+        dataset_info=_info(export, summary, files),
     )
     return f"---\n{data.to_yaml()}\n---\n\n{_text(export, summary)}"
 
 
-def _configs(export: Export) -> list[dict[str, Any]]:
-    """What load_dataset finds: the tars, and the rows beside the files. It has no reader of TFRecord."""
-    rows = {"config_name": "rows", "data_files": [{"split": "train", "path": "[0-9]*.parquet"}]}
+def _data_files(export: Export) -> str:
+    """What load_dataset reads: the tars, or the rows beside TFRecord files, of which it has no reader.
+
+    Not both: `datasets` takes one kind of files for all configurations of a data set.
+    """
+    return "[0-9]*.tar" if export.format == WEBDATASET else "[0-9]*.parquet"
+
+
+def _info(export: Export, summary: Mapping[str, Any], files: Sequence[ExportedFile]) -> dict[str, Any]:
     if export.format != WEBDATASET:
-        return [rows]
-    tars = {"config_name": "default", "data_files": [{"split": "train", "path": "[0-9]*.tar"}], "default": True}
-    return [tars, rows]
-
-
-def _infos(export: Export, summary: Mapping[str, Any], files: Sequence[ExportedFile]) -> list[dict[str, Any]]:
-    samples = summary["export"]["exported"]
-    features = [{"name": column.name, **hub_type(column.type)} for column in export.table_schema]
-    infos = [{"config_name": "rows", "features": features, "splits": [{"name": "train", "num_examples": samples}]}]
-    if export.format == WEBDATASET:
-        split = {"name": "train", "num_bytes": summary["output_bytes"], "num_examples": samples}
-        members = sorted({suffix for file in files for suffix in file.members})
-        infos.insert(0, {"config_name": "default", **_member_features(members), "splits": [split]})
-    return infos
+        return {"features": [{"name": column.name, **hub_type(column.type)} for column in export.table_schema]}
+    members = sorted({suffix for file in files for suffix in file.members})
+    split = {"name": "train", "num_bytes": summary["output_bytes"], "num_examples": summary["export"]["exported"]}
+    return {**_member_features(members), "splits": [split]}
 
 
 def _member_features(members: Sequence[str]) -> dict[str, Any]:

@@ -19,13 +19,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
-GZIP_LEVEL: Final = 1
-"""Encoded images hardly become smaller: with photographs level 6 takes 1.5 times as long for the same size (measured)."""
+GZIP_LEVEL: Final = 6
+"""zlib's own default. Of JPEG photographs every level takes away 0.2 % in the same time (measured): gzip is for the rest."""
 
 Value = bytes | str | int | float | Sequence[float]
-
-IMAGE_FEATURES: Final = ("image/encoded", "image/format", "image/height", "image/width", "image/filename",
-                         "image/source_id", "image/key/sha256")  # fmt: skip
 
 
 class Writable(Protocol):
