@@ -45,8 +45,9 @@ def finish_export(
     failures = sorted(failures, key=lambda failure: (failure.shard_index, failure.row))
     chosen = sorted(files_again if failures else files, key=lambda file: file.shard.index)
     _check(export, chosen, failures, failures_again)
-    if failures:
-        _delete_from(export, len(chosen))
+    for file in files:
+        if file.shard.index >= len(chosen):
+            _delete_file(export, file.shard.index)
     _write_failures(export.output, failures)
     shards = [file.shard for file in chosen]
     write_json(export.output, "sizes.json", {shard.name: shard.samples for shard in shards})
@@ -100,8 +101,8 @@ def _check(
         )
 
 
-def _delete_from(export: Export, index: int) -> None:
-    """Deletes what the first try wrote of a last file that there is not any more."""
+def _delete_file(export: Export, index: int) -> None:
+    """Deletes what the first try wrote of a file that there is not any more, without the samples that failed."""
     name = shard_name(index)
     index_file = [f"{name}.tfindex"] if export.format == TFRECORD else []
     for file in (f"{name}_stats.json", f"{name}.{export.extension}", f"{name}.parquet", *index_file):

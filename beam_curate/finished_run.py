@@ -94,7 +94,7 @@ def table_path(folder: str, index: int) -> str:
 
 
 def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
-    """The rows of a shard's samples in tar order; the spans in `members` are those in the shard itself.
+    """The rows of a shard's samples in tar order; `members` and `image` are as they are in the shard itself.
 
     Args:
         folder: The run's folder.
@@ -112,8 +112,19 @@ def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.
             f"{shard.path} has {shard.size} bytes, and by {shard_name(shard.index)}.parquet it would have {end}: the two do "
             "not belong together; make the run again"
         )
-    place = table.schema.get_field_index("members")
-    return table.set_column(place, "members", pa.array(members, table.schema.field("members").type))
+    columns = {"members": members}
+    if "image" in table.column_names:
+        pairs = zip(table.column("key").to_pylist(), table.column("image").to_pylist(), strict=True)
+        columns["image"] = [_written_suffix(key, suffix) for key, suffix in pairs]
+    for name, values in columns.items():
+        column = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
+    return table
+
+
+def _written_suffix(key: str, suffix: str) -> str:
+    """A member's extension as the tar has it: names that could do harm were changed when they were written."""
+    return safe_key(f"{key}.{suffix}")[len(key) + 1 :]
 
 
 def _spans(keys: Sequence[str], members: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[list[dict[str, Any]]], int]:
@@ -123,9 +134,9 @@ def _spans(keys: Sequence[str], members: Sequence[Sequence[dict[str, Any]]]) -> 
     for key, sources in zip(keys, members, strict=True):
         sample = []
         for member in sources:
-            name, size = safe_key(f"{key}.{member['suffix']}"), member["size"]
-            offset = position + _header_bytes(name, size)
-            sample.append({"suffix": name[len(key) + 1 :], "offset": offset, "size": size})
+            suffix, size = _written_suffix(key, member["suffix"]), member["size"]
+            offset = position + _header_bytes(f"{key}.{suffix}", size)
+            sample.append({"suffix": suffix, "offset": offset, "size": size})
             position = offset + padded(size)
         found.append(sample)
     return found, position + len(END)

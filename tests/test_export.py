@@ -20,7 +20,7 @@ from tfrecord import tfrecord_loader
 
 from pipelines import export, select
 from pipelines.demo_data import build_demo_dataset
-from tests.conftest import ROOT, tar_bytes
+from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.exporting_runs import awkward, curated
 
 DALI = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
@@ -322,6 +322,27 @@ def test_what_cannot_be_encoded_is_listed_and_the_files_stay_full(run, capsys, s
     assert not list(output.glob("00005*"))
     again = exported(run, f"failing{len(seed)}-again", "--image_format=webp", *seed, status=1)
     assert files(again)["00002.tar"] == files(output)["00002.tar"]
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_files_that_failures_leave_empty_go(tmp_path, good):
+    members = [(f"{n}.png", encoded(photo(n, 20 if n < good else 17000, 20), "PNG")) for n in range(6)]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    run = curated(tmp_path / "in.tar", tmp_path / "run")
+    output = exported(run, "out", "--image_format=webp", "--samples_per_file=2", status=1)
+    assert sizes(output) == [1] * good
+    assert sorted(path.name for path in output.glob("0*")) == ["00000.parquet", "00000.tar", "00000_stats.json"] * good
+    assert summary(output)["failed"] == 6 - good
+    exported(run, "out", "--image_format=webp", "--samples_per_file=2", "--resume", status=1)
+
+
+def test_workers_in_processes_of_their_own_write_the_same(run):
+    one = exported(run, "one", "--shuffle_seed=3", SMALL)
+    two = exported(
+        run, "two", "--shuffle_seed=3", SMALL, "--direct_running_mode=multi_processing", "--direct_num_workers=2"
+    )
+    tars = [{path.name: path.read_bytes() for path in output.glob("[0-9]*")} for output in (one, two)]
+    assert tars[0] == tars[1]
 
 
 def test_an_image_that_changed_in_the_run_stops_the_export(run, tmp_path):

@@ -22,8 +22,8 @@ class ExportFiles(beam.PTransform):
 
     Each sample's file and place in it follow from its position by arithmetic, so only rows are grouped (about 300 bytes each,
     and 2 bytes for a value of the embedding if that is exported), and each file reads its samples' bytes from the run's
-    shards. A sample that cannot be exported would leave its file short: if there is any, all is planned again without them,
-    and the files that change are written again.
+    shards. A sample that cannot be exported would leave its file short: if there is any, all is planned and written again
+    without them.
 
     Attributes:
         export: What, how, and where to; the folder is made ready by `run_state.prepare_output`.
