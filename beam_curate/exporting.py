@@ -13,7 +13,7 @@ from beam_curate.packing import shard_name
 from beam_curate.records import WrittenShard, record
 from beam_curate.reencoding import Reencoding
 from beam_curate.shard_writing import HashingWriter
-from beam_curate.storage import atomic_output, exists, join, read_json, write_atomic, write_json
+from beam_curate.storage import atomic_output, join, match, read_json, write_atomic, write_json
 from beam_curate.tfrecords import TFRecordFile, Value, example
 
 WEBDATASET: Final = "webdataset"
@@ -90,6 +90,11 @@ class Export:
         return "tfrecord.gz" if self.compressed else "tfrecord"
 
     @property
+    def indexed(self) -> bool:
+        """Whether files have an index for DALI, which reads no gzip."""
+        return self.format == TFRECORD and not self.compressed
+
+    @property
     def columns(self) -> list[str]:
         """What is read of the run's tables."""
         return [*FIXED, *self.fields.columns, SPANS]
@@ -117,16 +122,12 @@ def write_file(export: Export, index: int, rows: pa.Table, plan: str) -> tuple[E
         StorageError: A file cannot be read or written.
     """
     name = shard_name(index)
-    stats_name = f"{name}_stats.json"
-    if exists(join(export.output, stats_name)):
-        stats = read_json(join(export.output, stats_name))
-        if stats["plan"] == plan:
-            shard = WrittenShard(index, *(stats[key] for key in ("name", "samples", "size", "md5")))
-            left_out = [ExportFailure(**failure) for failure in stats["failures"]]
-            return ExportedFile(shard, stats["reencoded"], stats["members"]), left_out
     data_name = f"{name}.{export.extension}"
+    finished = _finished_file(export, index, data_name, plan)
+    if finished is not None:
+        return finished
     written = write_atomic(export.output, data_name, lambda stream: _write_data(export, stream, rows))
-    if export.format == TFRECORD and not export.compressed:
+    if export.indexed:
         lines = "".join(written.lines).encode()
         write_atomic(export.output, f"{name}.tfindex", lambda stream: stream.write(lines))
     with atomic_output(export.output, f"{name}.parquet") as stream:
@@ -139,8 +140,26 @@ def write_file(export: Export, index: int, rows: pa.Table, plan: str) -> tuple[E
         "plan": plan,
         "failures": [asdict(failure) for failure in written.failures],
     }
-    write_json(export.output, stats_name, stats)
+    write_json(export.output, f"{name}_stats.json", stats)
     return ExportedFile(shard, written.reencoded, written.members), written.failures
+
+
+def _finished_file(
+    export: Export, index: int, data_name: str, plan: str
+) -> tuple[ExportedFile, Sequence[ExportFailure]] | None:
+    """What an earlier try finished, if it is of this plan and all of it is still there."""
+    name = shard_name(index)
+    (found,) = match([join(export.output, f"{name}*")])
+    beside = [f"{name}_stats.json", f"{name}.parquet", *([f"{name}.tfindex"] if export.indexed else [])]
+    if not all(join(export.output, file) in found for file in beside):
+        return None
+    stats = read_json(join(export.output, f"{name}_stats.json"))
+    if stats["plan"] != plan or found.get(join(export.output, data_name)) != stats["size"]:
+        return None
+    shard = WrittenShard(index, *(stats[key] for key in ("name", "samples", "size", "md5")))
+    return ExportedFile(shard, stats["reencoded"], stats["members"]), [
+        ExportFailure(**one) for one in stats["failures"]
+    ]
 
 
 @dataclass(frozen=True)

@@ -112,11 +112,11 @@ def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.
             f"{shard.path} has {shard.size} bytes, and by {shard_name(shard.index)}.parquet it would have {end}: the two do "
             "not belong together; make the run again"
         )
-    columns = {"members": members}
+    written: dict[str, Sequence[Any]] = {"members": members}
     if "image" in table.column_names:
         pairs = zip(table.column("key").to_pylist(), table.column("image").to_pylist(), strict=True)
-        columns["image"] = [_written_suffix(key, suffix) for key, suffix in pairs]
-    for name, values in columns.items():
+        written["image"] = [_written_suffix(key, suffix) for key, suffix in pairs]
+    for name, values in written.items():
         column = table.schema.field(name)
         table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
     return table

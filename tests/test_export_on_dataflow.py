@@ -1,4 +1,4 @@
-"""An export as a Dataflow job: submitted to a service on this machine, and run from what was staged, in a bucket of an emulator."""
+"""An export as a Dataflow job: submitted to a service on this machine, and run from what was staged, in an emulated bucket."""
 
 import io
 import json
