@@ -20,8 +20,8 @@ class ExportFiles(beam.PTransform):
 
     In: the pipeline. Out: PCollection of one dict, the summary, when all files are there.
 
-    Each sample's file and place in it follow from its position by arithmetic, so only rows are grouped (about 300 bytes each,
-    and 2 bytes for a value of the embedding if that is exported), and each file reads its samples' bytes from the run's
+    Each sample's file and place in it follow from its position by arithmetic, so only rows are grouped (100 to 600 bytes
+    each, and 2 bytes for a value of the embedding if that is exported), and each file reads its samples' bytes from the run's
     shards. A sample that cannot be exported would leave its file short: if there is any, all is planned and written again
     without them.
 
