@@ -4,6 +4,7 @@
 #
 #   docker build -t IMAGE .
 #   docker build -t IMAGE --build-arg CLIP_MODEL=ViT-L-14 --build-arg PRETRAINED=openai .      # weights and heads in /models
+#   docker build -t IMAGE-export --build-arg TEMPLATE=export .    # its Flex Template starts export.py instead of curate.py
 #   docker build -t IMAGE --target portable .                     # not root: a worker pool for Flink, Spark or Kubernetes
 #
 # The base is Python's own slim image, not one of CUDA: torch's wheels bring CUDA 12.8, cuDNN and NCCL at the versions of
@@ -22,7 +23,7 @@ WORKDIR /build
 COPY docker/build.lock requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes --only-binary=:all: -r build.lock \
     && pip install --no-cache-dir --prefix=/packages --require-hashes --no-build-isolation \
-      --only-binary=:all: --no-binary=google-apitools -r requirements.lock
+      --only-binary=:all: --no-binary=google-apitools,tfrecord -r requirements.lock
 COPY setup.py pyproject.toml README.md ./
 COPY beam_curate beam_curate
 COPY pipelines pipelines
@@ -31,7 +32,7 @@ RUN pip install --no-cache-dir --prefix=/packages --no-deps --no-build-isolation
 FROM python:3.11-slim-bookworm AS runtime
 COPY --from=packages /packages /usr/local
 # A missing or unfitting package is an error of the build, not of a job.
-RUN pip check && python -c "import apache_beam, open_clip, simplejpeg, beam_curate, pipelines.curate"
+RUN pip check && python -c "import apache_beam, open_clip, simplejpeg, beam_curate, pipelines.curate, tfrecord.example_pb2"
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 # The paths of the driver; and all packages are here, so Beam's boot needs no virtual environment for each process.
 ENV PATH=/usr/local/nvidia/bin:${PATH} \
@@ -62,10 +63,16 @@ ENTRYPOINT ["/opt/apache/beam/boot"]
 FROM runtime AS dataflow
 COPY --from=models /models /models
 COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
-# Alone in its folder: Python looks for modules beside the script first.
+# Each script alone in its folder, and none in the working directory, which the workers look for modules in: select.py would
+# be taken for the standard library's `select`.
 WORKDIR /template
-COPY pipelines/curate.py ./
-ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/curate.py
+COPY pipelines/curate.py curate/
+COPY pipelines/select.py select/
+COPY pipelines/export.py export/
+# The command that the Flex Template of this image starts; the workers are the same for all of them.
+ARG TEMPLATE=curate
+ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/${TEMPLATE}/${TEMPLATE}.py
+RUN test -f "${FLEX_TEMPLATE_PYTHON_PY_FILE}"
 LABEL org.opencontainers.image.title="beam-curate" \
       org.opencontainers.image.description="Curates image datasets with Apache Beam on Dataflow, with GPUs" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -36,9 +36,12 @@ INSTALL_REQUIRES = [
     "safetensors>=0.4.5",
     # .tar.zst shards, streaming.
     "zstandard>=0.22",
+    # TFRecord files: the messages of tf.train.Example and the checksums, without TensorFlow. MIT; a small package that changes
+    # little (1.14, 2023 to 2025), hence the bound: its modules example_pb2 and writer are used. It needs crc32c (LGPL-2.1).
+    "tfrecord>=1.14.4,<2",
     # The progress line of a local run.
     "tqdm>=4.66",
-    # Fetches model files with resume (open_clip needs it as well).
+    # Fetches model files with resume, and writes the front matter of dataset cards (open_clip needs it as well).
     "huggingface_hub>=0.24",
 ]
 
@@ -66,6 +69,7 @@ EXTRAS_REQUIRE = {
         "import-linter>=2",
         "jinja2>=3,<3.2",
         "jsonschema>=4,<5",
+        "mlcroissant>=1,<2",
         "moto[s3]>=5",
         "mypy>=1.13",
         "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",

@@ -77,18 +77,44 @@ def permuted(position: int, total: int, seed: int) -> int:
     A four-round Feistel network on the smallest even number of bits that holds `total`, walked until it lands inside.
     Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002 (generalised Feistel, cycle walking).
     """
-    half = max(1, ((total - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
+    half, mask = _halves(total)
     value = position
     while True:
         left, right = value >> half, value & mask
-        for turn in range(4):
-            message = b"%d/%d/%d" % (seed, turn, right)
-            digest = hashlib.blake2b(message, digest_size=8).digest()
-            left, right = right, left ^ (int.from_bytes(digest, "little") & mask)
+        for turn in range(_TURNS):
+            left, right = right, left ^ _mixed(seed, turn, right, mask)
         value = (left << half) | right
         if value < total:
             return value
+
+
+def position_of(source: int, total: int, seed: int | None) -> int:
+    """The inverse of `permuted`: the position of the sample that comes from `source`; without a seed the same."""
+    if seed is None:
+        return source
+    half, mask = _halves(total)
+    value = source
+    while True:
+        left, right = value >> half, value & mask
+        for turn in reversed(range(_TURNS)):
+            left, right = right ^ _mixed(seed, turn, left, mask), left
+        value = (left << half) | right
+        if value < total:
+            return value
+
+
+_TURNS = 4
+
+
+def _halves(total: int) -> tuple[int, int]:
+    """Bits of half a block that holds 0 … total - 1, and their mask."""
+    half = max(1, ((total - 1).bit_length() + 1) // 2)
+    return half, (1 << half) - 1
+
+
+def _mixed(seed: int, turn: int, half_block: int, mask: int) -> int:
+    message = b"%d/%d/%d" % (seed, turn, half_block)
+    return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little") & mask
 
 
 def shard_name(output_index: int) -> str:

@@ -39,6 +39,19 @@ _VERDICTS = f"{score_table.VERDICTS}/part-*.parquet"
 # The mark of a complete duplicates table goes first.
 _DUPLICATES = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/work/*")
 _OURS = (SUMMARY, *_PACKED, _VERDICTS, *_DUPLICATES, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
+EXPORT = "export"
+# What runs of other kinds write beside it, by the kind that run.json names.
+_BESIDE = {
+    "": (),
+    EXPORT: (
+        "[0-9]*.tfrecord",
+        "[0-9]*.tfrecord.gz",
+        "[0-9]*.tfindex",
+        "failures.parquet",
+        "README.md",
+        "croissant.json",
+    ),
+}
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")
 _PART = re.compile(r"part-(\d+)\.parquet$")
@@ -57,6 +70,7 @@ def prepare_output(
     overwrite: bool = False,
     retry: Sequence[str] = (),
     scores: str = "",
+    kind: str = "",
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
 
@@ -71,6 +85,7 @@ def prepare_output(
             are deleted: what is kept, and so the packing, may change.
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
+        kind: EXPORT for an export; empty for a run with a score table.
 
     Raises:
         RunError: The folder holds something else, or another run; it names the difference and the remedy.
@@ -83,12 +98,13 @@ def prepare_output(
                 f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
             )
         else:
+            _check_kind(output, kind)
             _check_same(output, configuration, shards, _LIMITS if retry else ())
             clean_temporary(output)
             if retry:
                 _delete(output, (SUMMARY, *_PACKED, _VERDICTS))
             if retry or scores_folder(output) != (scores or output):
-                _write_run(output, configuration, shards, scores)
+                _write_run(output, configuration, shards, scores, kind)
             return exists(join(output, SUMMARY))
     # A run that was stopped between writing these two has no mark yet.
     elif set(files_under(output, "*")) - {join(output, INPUT_SHARDS)}:
@@ -100,12 +116,12 @@ def prepare_output(
     with atomic_output(output, INPUT_SHARDS) as stream:
         columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
         pq.write_table(pa.table(columns), stream)
-    _write_run(output, configuration, shards, scores)
+    _write_run(output, configuration, shards, scores, kind)
     return False
 
 
-def _write_run(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], scores: str) -> None:
-    table = {"scores": scores} if scores else {}
+def _write_run(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], scores: str, kind: str) -> None:
+    table = {**({"kind": kind} if kind else {}), **({"scores": scores} if scores else {})}
     write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards), **table})
 
 
@@ -115,9 +131,20 @@ def scores_folder(output: str) -> str:
     return str(read_json(path).get("scores", output)) if exists(path) else output
 
 
+def _kind(output: str) -> str:
+    return str(read_json(join(output, RUN)).get("kind", ""))
+
+
+def _check_kind(output: str, kind: str) -> None:
+    there = _kind(output)
+    if there != kind:
+        words = {"": "a run of curate.py or select.py", EXPORT: "an export"}
+        raise RunError(f"--resume: --output {output} holds {words.get(there, there)}; give another --output")
+
+
 def _delete_run(output: str) -> None:
     # The mark of a run goes last, so that an interrupted deletion can be repeated.
-    _delete(output, _OURS)
+    _delete(output, (*_OURS, *_BESIDE.get(_kind(output), ())))
     clean_temporary(output)
     delete([join(output, RUN)])
 

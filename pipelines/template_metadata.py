@@ -21,15 +21,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.curate_options import CurateOptions
+from pipelines.export_options import ExportOptions
+from pipelines.select_options import SelectOptions
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
 
 # Where the console shows an option; those not named here come last, under "More".
-_GROUPS: Final = {
-    "Input and output": ("input", "output", "image_extension", "samples_per_shard", "shuffle_seed", "resume", "overwrite"),
+_GROUPS: Final[Mapping[str, Sequence[str]]] = {
+    "Input and output": ("input", "scores", "output", "image_extension", "samples_per_shard", "shuffle_seed", "resume",
+                         "overwrite"),
     "Models": ("model_dir", "clip_model", "pretrained", "aesthetic_head", "nsfw_head", "nsfw_chain", "prompt"),
-    "Rules": ("min_aesthetic", "max_nsfw", "min_side", "keep", "caption_score", "quality", "screen"),
+    "Rules": ("min_aesthetic", "max_nsfw", "min_side", "keep", "top", "top_fraction", "caption_score", "quality", "screen"),
     "GPU": ("accelerator", "gpu_placement", "batch_size", "precision", "device", "model_copies"),
+}  # fmt: skip
+_EXPORT_GROUPS: Final[Mapping[str, Sequence[str]]] = {
+    "Input and output": ("input", "output", "format", "samples_per_file", "shuffle_seed", "compression", "fields", "resume",
+                         "overwrite"),
+    "Images": ("resize_shortest", "image_format", "quality"),
+    "Card": ("license", "dataset_name", "card", "croissant"),
 }  # fmt: skip
 _MORE: Final = "More"
 
@@ -37,6 +46,7 @@ _MORE: Final = "More"
 _BUCKET: Final = r"^(gs|s3)://[^/\s]+/\S+$"
 _SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "input": {"paramType": "TEXT", "regexes": [_BUCKET]},
+    "scores": {"paramType": "TEXT", "regexes": [_BUCKET]},
     "output": {"paramType": "TEXT", "regexes": [_BUCKET]},
 }
 # An accelerator chooses these unless they are given, and a console gives every default that it is told.
@@ -83,17 +93,21 @@ _BEAM: Final = (
 )
 
 
-def metadata(options: type[Any], name: str, description: str) -> dict[str, Any]:
+def metadata(
+    options: type[Any], name: str, description: str, groups: Mapping[str, Sequence[str]] = _GROUPS
+) -> dict[str, Any]:
     """The metadata of one template.
 
     Args:
         options: The options class of the command: a dataclass with `option` and `required` fields.
         name: Of the template, as a console shows it.
         description: What it does, one sentence.
+        groups: The options by where a console shows them.
     """
-    groups = {option: group for group, members in _GROUPS.items() for option in members}
-    order = [*_GROUPS, _MORE]
-    own = [_parameter(field) | {"groupName": groups.get(field.name, _MORE)} for field in dataclasses.fields(options)]
+    group_of = {option: group for group, members in groups.items() for option in members}
+    order = [*groups, _MORE]
+    fields = [field for field in dataclasses.fields(options) if field.name not in _LOCAL]
+    own = [_parameter(field) | {"groupName": group_of.get(field.name, _MORE)} for field in fields]
     own.sort(key=lambda parameter: order.index(parameter["groupName"]))  # stable: inside a group as in --help
     beam = [parameter | {"groupName": "Dataflow"} for parameter in _BEAM]
     return {"name": name, "description": description, "streaming": False, "parameters": [*own, *beam]}
@@ -101,7 +115,8 @@ def metadata(options: type[Any], name: str, description: str) -> dict[str, Any]:
 
 def _parameter(field: Any) -> dict[str, Any]:
     settings = dict(field.metadata)
-    optional = not settings.get("required", False)
+    # A command may do without a folder to write to, with --dry_run; a job that writes nothing is of no use.
+    optional = not settings.get("required", False) and field.name != "output"
     found = {"name": field.name, "label": _label(field.name), "helpText": settings["help"], "isOptional": optional}
     found |= _SHAPES.get(field.name) or _shape(field.default, settings)
     if field.name in _CHOSEN:
@@ -136,15 +151,34 @@ def _label(name: str) -> str:
     return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 
+# What only prints to a terminal.
+_LOCAL: Final = ("dry_run",)
+
+_COMMANDS: Final[Mapping[str, tuple[type[Any], str, str, Mapping[str, Sequence[str]]]]] = {
+    "curate": (
+        CurateOptions,
+        "Curate an image dataset",
+        "Reads WebDataset shards, embeds and scores the images with CLIP, filters them, and writes curated shards.",
+        _GROUPS,
+    ),
+    "select": (
+        SelectOptions,
+        "Select again from scored images",
+        "Reads the score table of a finished run, judges it by other rules without a model, and writes the selected shards.",
+        _GROUPS,
+    ),
+    "export": (
+        ExportOptions,
+        "Export curated images for training",
+        "Reads a finished run and writes WebDataset or TFRecord files, with smaller images and in shuffled order if asked for.",
+        _EXPORT_GROUPS,
+    ),
+}
+
+
 def templates() -> dict[str, dict[str, Any]]:
     """All templates, by the name of their file."""
-    return {
-        "curate.json": metadata(
-            CurateOptions,
-            "Curate an image dataset",
-            "Reads WebDataset shards, embeds and scores the images with CLIP, filters them, and writes curated shards.",
-        )
-    }
+    return {f"{command}.json": metadata(*about) for command, about in _COMMANDS.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -94,3 +94,17 @@ def test_selecting_times_a_selection_beside_a_copy(tmp_path):
     assert result["rows"] == 3000
     assert 200 < result["kept"] < 400
     assert result["ratio"] == pytest.approx(result["select_s"] / result["copy_s"])
+
+
+def test_exporting_measures_each_job_beside_its_loop(tmp_path):
+    file = tmp_path / "result.json"
+    done = run(
+        "exporting.py", "--gb", 0.01, "--only", "tfrecord_shuffled,resized", "--folder", tmp_path, "--json", file
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert result["samples"] == 1000
+    assert {"loop_tfrecord", "tfrecord_shuffled", "loop_resized", "resized"} <= result.keys()
+    assert result["resized"]["peak_gb"] > 0.05
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert run("exporting.py", "--only", "nobody").returncode == 2

@@ -15,7 +15,9 @@ import pytest
 from pipelines import curate
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import GPUS, dataflow_arguments, inference_hints, with_gpu_defaults
+from pipelines.export_options import ExportOptions
 from pipelines.options import OptionError, parse
+from pipelines.select_options import SelectOptions
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow
 
@@ -134,8 +136,8 @@ COMMANDS = [
 
 
 def test_the_documented_command_is_right():
-    (command,) = [words for words in COMMANDS if words[:2] == ["python", "curate.py"]]
-    options, arguments = settled(*command[2:])
+    (command,) = [words for words in COMMANDS if words[:3] == ["python", "-m", "pipelines.curate"]]
+    options, arguments = settled(*command[3:])
     assert options.accelerator == "l4"
     from pipelines.launch import pipeline_options
 
@@ -143,19 +145,33 @@ def test_the_documented_command_is_right():
 
 
 def test_the_documented_launches_are_right():
-    parameters = {
-        parameter["name"] for parameter in json.loads((ROOT / "templates/curate.json").read_text())["parameters"]
-    }
     launches = [words for words in COMMANDS if words[:4] == ["gcloud", "dataflow", "flex-template", "run"]]
     seen = set()
     for words in launches:
+        (place,) = [value for name, value in pairwise(words) if name == "--template-file-gcs-location"]
+        command = place.rpartition("/")[2].removesuffix(".json")
+        metadata = json.loads((ROOT / "templates" / f"{command}.json").read_text())
         pairs = [pair for name, value in pairwise(words) if name == "--parameters" for pair in value.split(",")]
         given = dict(pair.split("=", 1) for pair in pairs)
-        assert given.keys() <= parameters
-        assert given["sdk_container_image"] == "$IMAGE"
-        options, _ = settled(*DATAFLOW, *(f"--{n}={v}" for n, v in given.items() if n != "sdk_container_image"))
-        seen.add(options.accelerator)
-    assert seen == {"l4", "a100", "h100"}
+        assert given.keys() <= {parameter["name"] for parameter in metadata["parameters"]}
+        assert given["sdk_container_image"] == ("$IMAGE" if command == "curate" else f"$IMAGE-{command}")
+        own = [f"--{name}={value}" for name, value in given.items() if name != "sdk_container_image"]
+        if command == "curate":
+            seen.add(settled(*DATAFLOW, *own)[0].accelerator)
+        else:
+            parse({"select": SelectOptions, "export": ExportOptions}[command], own, "")
+            seen.add(command)
+    assert seen == {"l4", "a100", "h100", "select", "export"}
+
+
+def test_the_documented_images_are_those_of_their_templates():
+    builds = [words for words in COMMANDS if words[:2] == ["docker", "build"]]
+    found = {words[words.index("-t") + 1]: words for words in builds}
+    assert found.keys() == {"$IMAGE", "$IMAGE-select", "$IMAGE-export"}
+    for command in ("select", "export"):
+        assert f"TEMPLATE={command}" in found[f"$IMAGE-{command}"]
+        (words,) = [each for each in COMMANDS if f"templates/{command}.json" in each]
+        assert words[words.index("--image") + 1] == f"$IMAGE-{command}"
 
 
 def test_the_documented_table_is_the_one_in_force():

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from pipelines import template_metadata
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 
 
@@ -43,6 +44,7 @@ LOCK = {
     for name, version in re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 }
 PYTHON = "3.11"
+TEMPLATES = [name.removesuffix(".json") for name in template_metadata.templates()]
 
 
 def of(name, stage=None):
@@ -82,7 +84,7 @@ def test_what_is_copied_exists_and_is_not_ignored():
         if each.name == "COPY" and not each.value.startswith("--from="):
             copied |= set(each.value.split()[:-1])
     assert copied == {"docker/build.lock", "requirements.lock", "setup.py", "pyproject.toml", "README.md", "beam_curate",
-                      "pipelines", "pipelines/curate.py"}  # fmt: skip
+                      "pipelines", *(f"pipelines/{name}.py" for name in TEMPLATES)}  # fmt: skip
     for source in copied:
         assert (ROOT / source).exists(), source
         kept = [line[1:] for line in IGNORED if line.startswith("!")]
@@ -146,14 +148,24 @@ def test_the_lock_has_one_cuda_and_it_runs_on_the_drivers_of_dataflow():
     assert LOCK["nvidia-cuda-runtime-cu12"].major == 12
 
 
-def test_the_launcher_finds_its_script():
-    environment = " ".join(of("ENV", "dataflow"))
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_launcher_finds_the_script_of_each_template(template):
+    assert of("ARG", "dataflow") == ["TEMPLATE=curate"]
+    environment = " ".join(of("ENV", "dataflow")).replace("${TEMPLATE}", template)
     script = re.search(r"FLEX_TEMPLATE_PYTHON_PY_FILE=(\S+)", environment).group(1)
     workdir = of("WORKDIR", "dataflow")[-1]
-    copies = [value.split() for value in of("COPY", "dataflow")]
-    assert any(f"{workdir}/{Path(source[0]).name}" == script for source in copies if len(source) == 2)
+    copies = [value.split() for value in of("COPY", "dataflow") if value.startswith("pipelines/")]
+    scripts = [f"{workdir}/{target}{Path(source).name}" for source, target in copies]
+    assert script in scripts
     assert not re.search(r"FLEX_TEMPLATE_PYTHON_(SETUP|REQUIREMENTS)_FILE", environment)
     assert of("ENTRYPOINT", "dataflow") == of("ENTRYPOINT", "portable") == ['["/opt/apache/beam/boot"]']
+
+
+def test_no_script_lies_where_the_workers_look_for_modules():
+    """Beam's boot starts a worker by `python -m` in the working directory, where select.py would hide the standard one."""
+    targets = [value.split()[-1] for value in of("COPY", "dataflow") if value.startswith("pipelines/")]
+    assert all(re.fullmatch(r"[a-z]+/", target) for target in targets)
+    assert len(set(targets)) == len(TEMPLATES)
 
 
 def test_models_are_fetched_by_options_that_exist():

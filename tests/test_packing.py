@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_curate.packing import Packing, permuted
+from beam_curate.packing import Packing, permuted, position_of
 
 counts_strategy = st.lists(st.integers(0, 12), max_size=12)
 
@@ -51,6 +51,16 @@ def test_permutation_spreads_neighbours():
 @given(st.integers(1, 300), st.integers(0, 3))
 def test_permuted_is_a_bijection(total, seed):
     assert {permuted(place, total, seed) for place in range(total)} == set(range(total))
+
+
+@given(st.integers(1, 300), st.integers(0, 3))
+def test_position_of_is_its_inverse(total, seed):
+    assert [position_of(permuted(place, total, seed), total, seed) for place in range(total)] == list(range(total))
+    assert position_of(total - 1, total, None) == total - 1
+
+
+def test_the_order_of_a_seed_stays_what_it_was():
+    assert [permuted(place, 1000, 1) for place in range(4)] == [195, 723, 384, 26]
 
 
 def test_refuses_empty_shards():

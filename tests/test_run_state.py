@@ -1,7 +1,7 @@
 import pytest
 
 from beam_curate.records import Shard
-from beam_curate.run_state import RunError, input_shards, part_paths, prepare_output
+from beam_curate.run_state import EXPORT, RunError, input_shards, part_paths, prepare_output
 from beam_curate.storage import write_json
 
 SHARDS = [Shard(0, "/d/0.tar", 10), Shard(1, "/d/1.tar", 20)]
@@ -62,3 +62,30 @@ def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
     left = {str(path.relative_to(run)) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert left == {"mine.txt", "README.json", "run.json", "input_shards.parquet"}
     assert input_shards(run) == SHARDS[:1]
+
+
+def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):
+    output = str(tmp_path / "export")
+    prepare_output(output, CONFIGURATION, SHARDS, kind=EXPORT)
+    for name in (
+        "00000.tfrecord",
+        "00001.tfrecord.gz",
+        "00000.tfindex",
+        "README.md",
+        "croissant.json",
+        "00000.tar",
+        "mine.txt",
+    ):
+        (tmp_path / "export" / name).write_text("x")
+    with pytest.raises(RunError, match="holds an export; give another --output"):
+        prepare_output(output, CONFIGURATION, SHARDS, resume=True)
+    assert prepare_output(output, CONFIGURATION, SHARDS, resume=True, kind=EXPORT) is False
+    prepare_output(output, CONFIGURATION, SHARDS, overwrite=True)
+    left = {path.name for path in (tmp_path / "export").iterdir() if path.is_file()}
+    assert left == {"input_shards.parquet", "mine.txt", "run.json"}
+
+
+def test_a_card_of_the_users_own_stays_in_the_folder_of_a_run(run, tmp_path):
+    (tmp_path / "out" / "README.md").write_text("mine")
+    prepare_output(run, CONFIGURATION, SHARDS, overwrite=True)
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"

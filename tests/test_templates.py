@@ -3,18 +3,46 @@
 import dataclasses
 import json
 import re
+from typing import NamedTuple
 
 import pytest
 
 from pipelines import template_metadata
 from pipelines.curate_options import CurateOptions
+from pipelines.export_options import ExportOptions
 from pipelines.options import option, parse, required
+from pipelines.select_options import SelectOptions
 from tests.conftest import ROOT
 
 CURATE = json.loads((ROOT / "templates" / "curate.json").read_text())
 PARAMETERS = {parameter["name"]: parameter for parameter in CURATE["parameters"]}
 OWN = {field.name: field for field in dataclasses.fields(CurateOptions)}
 NEEDED = ["--input=gs://b/*.tar", "--output=gs://b/out"]
+COMMANDS = {
+    "curate": (CurateOptions, {"input": "gs://b/*.tar", "output": "gs://b/out"}),
+    "select": (SelectOptions, {"scores": "gs://b/scored", "output": "gs://b/out"}),
+    "export": (ExportOptions, {"input": "gs://b/run", "output": "gs://b/out", "format": "tfrecord"}),
+}
+LOCAL = {"dry_run"}
+
+
+class Template(NamedTuple):
+    parameters: dict
+    options: type
+    own: dict
+    needed: dict
+
+    def parse(self, **more):
+        words = [f"--{name}={value}" for name, value in {**self.needed, **more}.items()]
+        return parse(self.options, words, "")
+
+
+@pytest.fixture(params=COMMANDS)
+def template(request):
+    options, needed = COMMANDS[request.param]
+    found = json.loads((ROOT / "templates" / f"{request.param}.json").read_text())
+    own = {field.name: field for field in dataclasses.fields(options) if field.name not in LOCAL}
+    return Template({parameter["name"]: parameter for parameter in found["parameters"]}, options, own, needed)
 
 
 def matches(parameter, value):
@@ -39,62 +67,72 @@ def test_a_drift_is_shown(tmp_path, monkeypatch, capsys):
     assert "run make templates" in error
 
 
-def test_dataflow_takes_the_metadata():
+@pytest.mark.parametrize("name", COMMANDS)
+def test_dataflow_takes_the_metadata(name):
     from google.cloud.dataflow_v1beta3 import TemplateMetadata
     from google.protobuf import json_format
 
-    message = json_format.ParseDict(CURATE, TemplateMetadata.pb()())
-    assert [parameter.name for parameter in message.parameters] == list(PARAMETERS)
+    found = json.loads((ROOT / "templates" / f"{name}.json").read_text())
+    message = json_format.ParseDict(found, TemplateMetadata.pb()())
+    assert [parameter.name for parameter in message.parameters] == [each["name"] for each in found["parameters"]]
     with pytest.raises(json_format.ParseError):
-        json_format.ParseDict(CURATE | {"paramters": []}, TemplateMetadata.pb()())
+        json_format.ParseDict(found | {"paramters": []}, TemplateMetadata.pb()())
 
 
-def test_every_option_is_a_parameter_and_every_parameter_an_option():
+def test_every_command_with_a_template_is_here():
+    assert {f"{name}.json" for name in COMMANDS} == set(template_metadata.templates())
+    assert {path.name for path in (ROOT / "templates").iterdir()} == set(template_metadata.templates())
+
+
+def test_every_option_is_a_parameter_and_every_parameter_an_option(template):
     from pipelines.launch import pipeline_options
 
-    beam = [name for name in PARAMETERS if name not in OWN]
-    assert OWN.keys() <= PARAMETERS.keys()
+    beam = [name for name in template.parameters if name not in template.own]
+    assert template.own.keys() <= template.parameters.keys()
     assert beam
-    pipeline_options(
-        [f"--{name}={'7' if PARAMETERS[name]['paramType'] == 'NUMBER' else 'x/y'}" for name in beam], CurateOptions
-    )
+    assert not LOCAL & template.parameters.keys()
+    words = [f"--{name}={'7' if template.parameters[name]['paramType'] == 'NUMBER' else 'x/y'}" for name in beam]
+    pipeline_options(words, template.options)
 
 
-def test_names_and_texts_are_there():
-    for parameter in PARAMETERS.values():
+def test_names_and_texts_are_there(template):
+    for parameter in template.parameters.values():
         assert re.fullmatch(r"[a-zA-Z][\w-]*", parameter["name"])
         assert parameter["label"]
         assert parameter["helpText"]
         assert parameter["groupName"]
 
 
-def test_required_options_are_required_parameters():
-    assert {name for name, parameter in PARAMETERS.items() if not parameter["isOptional"]} == {"input", "output"}
+def test_required_options_are_required_parameters(template):
+    required = {name for name, parameter in template.parameters.items() if not parameter["isOptional"]}
+    assert required == template.needed.keys()
 
 
-def test_defaults_agree_with_the_options_and_with_their_own_rules():
-    defaults = [
-        f"--{name}={parameter['defaultValue']}" for name, parameter in PARAMETERS.items() if "defaultValue" in parameter
-    ]
-    options, rest, _ = parse(CurateOptions, [*NEEDED, *defaults], "")
-    plain, _, _ = parse(CurateOptions, NEEDED, "")
+def test_defaults_agree_with_the_options_and_with_their_own_rules(template):
+    parameters = template.parameters
+    defaults = {
+        name: parameter["defaultValue"] for name, parameter in parameters.items() if "defaultValue" in parameter
+    }
+    options, rest, _ = template.parse(**defaults)
+    plain, _, _ = template.parse()
     assert options == plain
     assert rest == []
-    for parameter in PARAMETERS.values():
+    for parameter in parameters.values():
         if "defaultValue" in parameter:
             assert matches(parameter, parameter["defaultValue"])
         if "defaultValue" in parameter and parameter["paramType"] == "ENUM":
             assert parameter["defaultValue"] in [choice["value"] for choice in parameter["enumOptions"]]
-    missing = {name for name in OWN if PARAMETERS[name]["isOptional"] and "defaultValue" not in PARAMETERS[name]}
-    assert missing == {name for name, field in OWN.items() if field.default in ("", ())} | {"batch_size", "precision"}
+    missing = {name for name in template.own if parameters[name]["isOptional"] and name not in defaults}
+    chosen = {"batch_size", "precision"} & template.own.keys()
+    assert missing == {name for name, field in template.own.items() if field.default in ("", ())} - {"output"} | chosen
 
 
-def test_choices_are_enums_and_all_are_taken():
-    enums = {name: parameter for name, parameter in PARAMETERS.items() if parameter["paramType"] == "ENUM"}
-    assert enums.keys() == {name for name, field in OWN.items() if "choices" in field.metadata}
+def test_choices_are_enums_and_all_are_taken(template):
+    enums = {name: parameter for name, parameter in template.parameters.items() if parameter["paramType"] == "ENUM"}
+    assert enums.keys() == {name for name, field in template.own.items() if "choices" in field.metadata}
     for name, parameter in enums.items():
         for choice in parameter["enumOptions"]:
-            parse(CurateOptions, [*NEEDED, f"--{name}={choice['value']}"], "")
+            template.parse(**{name: choice["value"]})
 
 
 @pytest.mark.parametrize(

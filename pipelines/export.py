@@ -1,0 +1,201 @@
+"""Exports a finished run for training: WebDataset or TFRecord files, smaller images, shuffled by a seed.
+
+python pipelines/export.py --input best/ --output train/ --format webdataset --resize_shortest 256 --shuffle_seed 7
+python pipelines/export.py --input best/ --output records/ --format tfrecord
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__" and not __package__:
+    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+
+import datetime
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.export_options import DEFAULT_QUALITY, ExportOptions
+from pipelines.options import OptionError, fail, leave, parse, printable
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from beam_curate.exporting import Export
+    from beam_curate.finished_run import FinishedRun
+
+EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
+in-process one. Images are encoded again only where --resize_shortest or --image_format asks for it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known before any work starts: checked options, the run, and what is exported of it."""
+
+    options: ExportOptions
+    run: FinishedRun
+    export: Export
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What decides the files: an export is continued only with the same."""
+        from importlib.metadata import version
+
+        options, fields = self.options, self.export.fields
+        return {
+            "format": options.format,
+            "samples_per_file": options.samples_per_file,
+            "shuffle_seed": options.shuffle_seed,
+            "compression": options.compression,
+            "resize_shortest": options.resize_shortest,
+            "image_format": options.image_format,
+            "quality": self.export.reencoding.quality if options.encodes else None,
+            # Another version of the encoder may give other bytes.
+            "pillow": version("pillow") if options.encodes else None,
+            "columns": list(fields.columns),
+            "members": "all" if fields.members is None else list(fields.members),
+            "source": {"funnel": self.run.summary["funnel"]},
+        }
+
+
+def prepare(options: ExportOptions) -> Job:
+    """Looks at the run and checks the fields; nothing is written.
+
+    Raises:
+        ValueError: Something does not fit; one line that names it and the remedy.
+    """
+    from beam_curate.export_fields import choose_fields
+    from beam_curate.exporting import WEBDATASET, Export
+    from beam_curate.finished_run import RunNotUsableError, read_run, read_samples_table
+    from beam_curate.images import MAX_PIXELS
+    from beam_curate.reencoding import Reencoding
+    from beam_curate.storage import absolute
+
+    source, output = absolute(options.input), absolute(options.output)
+    if os.path.realpath(output) == os.path.realpath(source):
+        raise OptionError(
+            f"--output {options.output} is the folder of --input; give another one: the run stays as it is"
+        )
+    try:
+        run = read_run(source)
+        first = read_samples_table(source, run.shards[0], ["key", "members"])
+    except RunNotUsableError as error:
+        raise OptionError(f"--input {options.input}: {error}") from error
+    suffixes = {member["suffix"] for sample in first.column("members").to_pylist() for member in sample}
+    try:
+        fields = choose_fields(options.names, run.schema.names, suffixes, all_members=options.format == WEBDATASET)
+    except ValueError as error:
+        raise OptionError(f"--fields {options.fields}: {error}") from error
+    limit = run.summary.get("configuration", {}).get("max_pixels")
+    export = Export(
+        source,
+        output,
+        options.format,
+        fields,
+        run.schema,
+        run.total,
+        options.samples_per_file,
+        options.shuffle_seed,
+        options.compression == "gzip",
+        Reencoding(
+            options.resize_shortest,
+            options.image_format,
+            options.quality or DEFAULT_QUALITY,
+            limit if isinstance(limit, int) else MAX_PIXELS,
+        ),
+        options.encode_threads,
+        options.dataset_name or output.rstrip("/").rpartition("/")[2],
+        options.license,
+        options.card == "yes",
+        options.croissant == "yes",
+    )
+    return Job(options, run, export)
+
+
+def build(root: beam.Pipeline, job: Job, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+    """The export on a pipeline."""
+    from dataclasses import replace
+
+    from beam_curate.transforms.export_files import ExportFiles
+
+    return root | ExportFiles(replace(job.export, about=about))
+
+
+def about_run(job: Job, runner: str) -> dict[str, Any]:
+    """What summary.json says beside the counts."""
+    from importlib.metadata import version
+
+    packages = ("beam_curate", "apache-beam", "pillow", "pyarrow", "tfrecord")
+    names = {"beam_curate": "beam-curate"}
+    return {
+        "configuration": job.configuration,
+        "input": {"run": job.options.input, "shards": len(job.run.shards)},
+        "runner": runner,
+        "versions": {package: version(names.get(package, package)) for package in packages},
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def report(folder: str, output: str, seconds: float) -> int:
+    """Prints the counts; returns the exit status, 1 if a sample could not be exported."""
+    from beam_curate.storage import join, read_json
+    from beam_curate.summary import SUMMARY
+
+    summary = read_json(join(folder, SUMMARY))
+    counts = summary["export"]
+    width = len(f"{counts['input']:,}")
+    for name in ("input", "failed", "exported"):
+        print(f"{name:9} {counts[name]:>{width},} samples")
+    for reason, number in counts["reasons"].items():
+        print(f"  {reason}: {number:,}")
+    if counts["reencoded"]:
+        print(f"{counts['reencoded']:,} images were encoded again, the others are byte for byte as they were")
+    print(f"{summary['output_files']:,} files, {summary['output_bytes']:,} bytes in {output}, {seconds:.1f} s")
+    if counts["failed"]:
+        where = join(output, "failures.parquet")
+        print(f"error: {counts['failed']:,} samples are not in the export; see {printable(where)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status.
+
+    0: done. 1: samples could not be exported. 2: a wrong option, before any work.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        options, rest, _ = parse(ExportOptions, argv, str(__doc__).splitlines()[0], EPILOG)
+    except OptionError as error:
+        return fail(error)
+    from beam_curate.retrying import StorageError
+    from beam_curate.run_state import EXPORT, prepare_output
+    from pipelines.launch import pipeline_options, runner_name
+    from pipelines.outcome import finish_run
+
+    started = time.monotonic()
+    try:
+        beam_options = pipeline_options(rest, ExportOptions)
+        job = prepare(options)
+        output = job.export.output
+        complete = prepare_output(
+            output, job.configuration, job.run.shards, resume=options.resume, overwrite=options.overwrite, kind=EXPORT
+        )
+    except (ValueError, StorageError) as error:
+        return fail(error)
+    if options.format == "tfrecord" and options.compression == "gzip":
+        print("note: DALI reads no gzip, so there are no index files for it", file=sys.stderr)
+    if complete:
+        print(f"the export in {options.output} is complete already")
+    else:
+        about = about_run(job, runner_name(beam_options))
+        if not finish_run(lambda root: build(root, job, about), beam_options, output, options.output):
+            return 0
+    return report(output, options.output, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    leave(main())
