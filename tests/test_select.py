@@ -1,5 +1,6 @@
 """Selecting again from a score table: what it keeps is what the main job keeps by the same rules, byte for byte."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from beam_curate.report import writing
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 
@@ -123,6 +125,79 @@ def test_a_dry_run_tells_what_a_run_keeps_and_writes_nothing(table, capsys):
     assert "among the top 1/2 by aesthetic" in printed
     alone = sum(row["status"] == "kept" and row["nsfw"] < 0.7 for row in rows(table))
     assert re.search(rf"^ *{alone} .*nsfw < 0.7$", printed, re.MULTILINE)
+
+
+PREVIEWED = [
+    *("--min_aesthetic=4", "--keep=nsfw < 0.9", "--top_fraction=plain=0.6"),
+    *("--prompt=plain=a plain photo", "--pretrained=random", "--samples_per_shard=4"),
+]
+
+
+def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_path, monkeypatch, capsys):
+    table = scored(data, "previewed", *OFF, "--screen=side >= 70")
+    before = files(table)
+    made = {}
+    original = writing.collect
+
+    def collect(rows, thresholds):
+        made[type(rows).__name__] = found = original(rows, thresholds)
+        return found
+
+    monkeypatch.setattr(writing, "collect", collect)
+    page = tmp_path / "new" / "preview.html"
+    flags = [f"--scores={table}", "--dry_run", *PREVIEWED, f"--report={page}"]
+    assert select.main(flags) == 0
+    assert f"nothing was written but {page}" in capsys.readouterr().out
+    assert files(table) == before
+    assert [path.name for path in page.parent.iterdir()] == ["preview.html"]
+    document = page.read_text("utf-8")
+
+    output = selected(table, "previewed-wet", *PREVIEWED)
+    funnel = json.loads((output / "summary.json").read_text())["funnel"]
+    assert {"aesthetic_below_min", "below_top", "not_kept_by_screen", "not_an_image"} <= set(funnel["reasons"])
+    assert funnel["kept"] > 3
+    tried, done = made["SelectedRows"], made["Table"]
+    assert {name: funnel[name] for name in tried.statuses} == tried.statuses == done.statuses
+    assert funnel["reasons"] == tried.reasons == done.reasons
+    assert [found.column for found in tried.distributions] == [found.column for found in done.distributions]
+    assert "plain" in [found.column for found in tried.distributions]
+    for one, other in zip(tried.distributions, done.distributions, strict=True):
+        assert (one.kept.tolist(), one.rejected.tolist()) == (other.kept.tolist(), other.rejected.tolist())
+        assert one.edges.tolist() == other.edges.tolist()
+    shown = [
+        [[dataclasses.replace(row, step="", message="") for row in gallery.rows] for gallery in found.galleries]
+        for found in (tried, done)
+    ]
+    assert repr(shown[0]) == repr(shown[1])  # NaN is not equal to itself
+    assert sum(map(len, shown[0])) > 30
+    assert repr(tried.failures.rows) == repr(done.failures.rows)
+
+    assert "A preview: nothing was selected." in document
+    assert "Preview of a selection</h1>" in document
+    assert f"3 input shards, {-(-funnel['kept'] // 4)} output shards" in document
+    assert "data:image/jpeg;base64," in document
+    assert "A preview" not in (output / "report.html").read_text("utf-8")
+    assert select.main(flags) == 0
+    assert page.read_text("utf-8") == document
+
+
+@pytest.mark.parametrize(
+    ("report", "flags", "message"),
+    [
+        ("{table}/report.html", ["--dry_run"], "is in the folder of --scores, which stays as it is"),
+        ("{table}/../{name}/new.html", ["--dry_run"], "is in the folder of --scores, which stays as it is"),
+        ("{table}/..", ["--dry_run"], "is a folder; give the path of a file"),
+        ("{table}-new/", ["--dry_run"], "is a folder; give the path of a file"),
+        ("{table}-new.html", ["--output={table}-new"], "is for --dry_run"),
+    ],
+)
+def test_a_report_of_a_dry_run_goes_to_a_file_of_its_own(table, capsys, report, flags, message):
+    before = files(table)
+    report = report.format(table=table, name=table.name)
+    flags = [flag.format(table=table) for flag in flags]
+    assert select.main([f"--scores={table}", f"--report={report}", *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert files(table) == before
 
 
 def test_the_bytes_of_a_dry_run_are_those_of_the_shards(table):

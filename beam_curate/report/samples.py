@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.report.table import RANDOM, Group
@@ -148,15 +146,15 @@ class Failures:
         return found
 
 
-def choose(galleries: Iterable[Gallery], failures: Failures, part: pq.ParquetFile, number: int, group: Group) -> None:
-    """Puts the rows of a row group where they belong, and reads of these what is shown."""
+def choose(galleries: Iterable[Gallery], failures: Failures, group: Group) -> None:
+    """Puts the rows of a group where they belong, and reads of these what is shown."""
     picked = [(gallery, found) for gallery in galleries if (found := gallery.candidates(group))]
     failed = failures.candidates(group)
     positions = sorted({at for _, found in picked for _, at in found} | {at for _, at in failed})
     if not positions:
         return
-    details = part.read_row_group(number, columns=list(_DETAILS), use_threads=False).take(pa.array(positions))
-    rows = {at: _row(group, at, detail) for at, detail in zip(positions, details.to_pylist(), strict=True)}
+    details = group.details(_DETAILS, positions)
+    rows = {at: _row(group, at, detail) for at, detail in zip(positions, details, strict=True)}
     for gallery, found in picked:
         for rank, at in found:
             gallery.add(rank, rows[at])

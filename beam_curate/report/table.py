@@ -1,8 +1,9 @@
 """The rows of a score table for a report, a row group at a time: the columns that are asked for, as arrays."""
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_curate import score_table
-from beam_curate.records import FAILED, KEPT, REJECTED
-from beam_curate.rules import Condition, all_keep
 from beam_curate.storage import files_under, open_read
 
 Floats = npt.NDArray[np.float64]
@@ -24,58 +23,101 @@ _PART = re.compile(r"part-(\d+)\.parquet$")
 
 
 class Group(NamedTuple):
-    """A row group: (N,) arrays; `values` by column are NaN where there is none."""
+    """Some rows, all of one part: (N,) arrays; `values` by column are NaN where there is none.
+
+    `details` reads stored columns of the rows at these positions, ascending: names and positions in, a dict each out.
+    """
 
     shard_index: npt.NDArray[np.int64]
     row_index: npt.NDArray[np.int64]
     status: npt.NDArray[np.object_]
     reason: npt.NDArray[np.object_]
     values: dict[str, Floats]
+    details: Callable[[Sequence[str], Sequence[int]], list[dict[str, Any]]]
+
+
+class Rows(Protocol):
+    """What a report tells of: a score table with its verdicts."""
+
+    @property
+    def parts(self) -> int:
+        """The number of the table's parts."""
+
+    @property
+    def scores(self) -> Sequence[str]:
+        """The names of the scores, all of them numbers."""
+
+    def groups(self, columns: Sequence[str]) -> Iterator[Group]:
+        """Reads these columns of all rows, in the order of the parts; `side` is the shorter of width and height."""
 
 
 class Table:
-    """The parts of a score table in the order of their shards.
+    """The score table of a run, a row group at a time.
 
     Attributes:
-        paths: The files.
+        paths: The files, in the order of their shards.
         scores: The names of the scores.
-        rules: What decides on kept and rejected; None: the column `status`.
     """
 
-    def __init__(self, folder: str, rules: "Sequence[Condition] | None") -> None:
+    def __init__(self, folder: str) -> None:
         found = {int(match[1]): path for path in files_under(folder, "part-*.parquet") if (match := _PART.search(path))}
         self.paths = [found[number] for number in sorted(found)]
         self.scores: tuple[str, ...] = ()
-        self.rules = rules
         if self.paths:
-            with open_read(self.paths[0]) as stream:
-                schema = score_table.open_part(stream).schema_arrow
-            names = score_table.score_names(schema)
-            kinds = {name: schema.field(name).type for name in names}
-            self.scores = tuple(n for n in names if pa.types.is_floating(kinds[n]) or pa.types.is_integer(kinds[n]))
+            self.scores = stored_scores(self.paths[0])
 
-    def parts(self) -> Iterator[pq.ParquetFile]:
-        """Opens one after the other."""
+    @property
+    def parts(self) -> int:
+        """The number of files."""
+        return len(self.paths)
+
+    def groups(self, columns: Sequence[str]) -> Iterator[Group]:
+        """Reads these columns, row group by row group."""
         for path in self.paths:
             with open_read(path) as stream:
-                yield score_table.open_part(stream)
+                part = score_table.open_part(stream)
+                for number in range(part.num_row_groups):
+                    yield _read_group(part, number, columns)
 
-    def read(self, part: pq.ParquetFile, group: int, columns: Sequence[str]) -> Group:
-        """Reads these columns of a row group, decides its status by the rules, and draws its numbers."""
-        wanted = {"shard_index", "index", "status", "reason", "width", "height", *columns}
-        for rule in self.rules or ():
-            wanted |= set(rule.columns)
-        rows = part.read_row_group(group, columns=sorted(wanted & set(part.schema_arrow.names)), use_threads=False)
-        side = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
-        known = {"side": side, **{name: rows.column(name) for name in rows.column_names}}
-        status = rows.column("status").to_numpy(zero_copy_only=False)
-        if self.rules is not None:
-            keeps = all_keep(self.rules, known, rows.num_rows)
-            status = np.where(status == FAILED, FAILED, np.where(keeps, KEPT, REJECTED)).astype(object)
-        shard_index, index = (rows.column(name).to_numpy().astype(np.int64) for name in ("shard_index", "index"))
-        values = {name: _floats(known[name]) for name in columns}
-        values[RANDOM] = _drawn(shard_index, index)
-        return Group(shard_index, index, status, rows.column("reason").to_numpy(zero_copy_only=False), values)
+
+def stored_scores(path: str) -> tuple[str, ...]:
+    """The names of the scores in a part of a score table that are numbers."""
+    with open_read(path) as stream:
+        schema = score_table.open_part(stream).schema_arrow
+    kinds = {name: schema.field(name).type for name in score_table.score_names(schema)}
+    return tuple(name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def stored_columns(columns: Sequence[str]) -> list[str]:
+    """The columns of a score table from which `make_group` makes these."""
+    return [*({"shard_index", "index", "status", "reason", "width", "height", *columns} - {"side"})]
+
+
+def make_group(
+    rows: pa.Table,
+    columns: Sequence[str],
+    status: npt.NDArray[np.object_],
+    reason: npt.NDArray[np.object_],
+    details: Callable[[Sequence[str], Sequence[int]], list[dict[str, Any]]],
+) -> Group:
+    """Makes a group of rows with `stored_columns`, and draws its numbers."""
+    shard_index, index = (rows.column(name).to_numpy().astype(np.int64) for name in ("shard_index", "index"))
+    side = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
+    values = {name: _floats(side if name == "side" else rows.column(name)) for name in columns}
+    values[RANDOM] = _drawn(shard_index, index)
+    return Group(shard_index, index, status, reason, values, details)
+
+
+def _read_group(part: pq.ParquetFile, number: int, columns: Sequence[str]) -> Group:
+    rows = part.read_row_group(number, columns=sorted(stored_columns(columns)), use_threads=False)
+    status, reason = (rows.column(name).to_numpy(zero_copy_only=False) for name in ("status", "reason"))
+    return make_group(rows, columns, status, reason, functools.partial(_details, part, number))
+
+
+def _details(part: pq.ParquetFile, number: int, names: Sequence[str], positions: Sequence[int]) -> list[dict[str, Any]]:
+    rows = part.read_row_group(number, columns=list(names), use_threads=False)
+    found: list[dict[str, Any]] = rows.take(pa.array(positions)).to_pylist()
+    return found
 
 
 def _floats(column: Any) -> Floats:
