@@ -32,6 +32,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from beam_curate import colours, exif, jpeg_decoding, reasons, resizing
+from beam_curate.frames import count_frames
 from beam_curate.image_errors import ImageError, pillow_errors
 from beam_curate.records import ImageFacts
 from beam_curate.tiff_bounds import bound_directories
@@ -211,7 +212,8 @@ def open_image(data: bytes, options: DecodeOptions) -> tuple[Image.Image, int, I
         raise ImageError(reasons.NOT_AN_IMAGE, "the image member is empty (0 bytes)", facts)
     with pillow_errors(facts, data):
         image = Image.open(BytesIO(data), formats=_formats())
-    orientation, facts = _describe(image, options, facts)
+        frames = count_frames(image, data)
+    orientation, facts = _describe(image, options, replace(facts, frames=frames))
     # Pillow notes that a JPEG is progressive: only then can it have many scans, and only then are they counted.
     if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
         message = f"a progressive JPEG of {scans} scans, more than {MAX_JPEG_SCANS}: decoding it could take minutes"

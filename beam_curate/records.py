@@ -102,7 +102,8 @@ class ImageFacts:
 
     `width` and `height` are pixels as a person sees it (after EXIF orientation, where that is applied), `format` is
     Pillow's name (JPEG, PNG, …), `sha256` the hex digest of the image member, `size` its length in bytes, `exif` a JSON
-    object of EXIF tag name to text, empty if there is none.
+    object of EXIF tag name to text, empty if there is none, `frames` the number of frames that the file says it has: 1 for a
+    still image, 0 if not known.
     """
 
     width: int
@@ -111,6 +112,7 @@ class ImageFacts:
     sha256: str
     size: int
     exif: str = ""
+    frames: int = 0
 
 
 @record

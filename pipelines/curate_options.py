@@ -59,8 +59,8 @@ class CurateOptions(SelectingOptions):
     )
     quality: str = option(
         "",
-        "quality scores to compute without the model, a comma list of aspect_ratio, bytes_per_pixel, sharpness, brightness, "
-        "brightness_p5, brightness_p99, entropy, border, colourfulness, chroma_p99",
+        "quality scores to compute without the model, a comma list of aspect_ratio, bytes_per_pixel, frames, sharpness, "
+        "brightness, brightness_p5, brightness_p99, entropy, border, colourfulness, chroma_p99",
     )
     screen: str = option(
         "",

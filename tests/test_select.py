@@ -296,6 +296,22 @@ def test_what_was_screened_out_stays_out(data):
     assert json.loads((again / "summary.json").read_text())["funnel"] == summary["funnel"]
 
 
+def test_animations_can_be_kept_out(data, tmp_path):
+    pictures = [photo(seed, 90, 90) for seed in range(2)]
+    members = [
+        (f"{n}.gif", encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1 : 1 + n])) for n in range(2)
+    ]
+    (tmp_path / "moving.tar").write_bytes(tar_bytes(members))
+    flags = [f"--input={tmp_path}/moving.tar", *MODEL, *OFF, "--quality=frames"]
+    for rule, step in (("--screen=frames < 2", "screen"), ("--keep=frames < 2", "filter")):
+        output = tmp_path / step
+        assert curate.main([*flags, f"--output={output}", rule]) == 0
+        assert [(row["frames"], row["status"], row["step"]) for row in rows(output)] == [
+            (1.0, "kept", None),
+            (2.0, "rejected", step),
+        ]
+
+
 def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table, tmp_path, monkeypatch, capsys):
     from safetensors.numpy import save_file
 
