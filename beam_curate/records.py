@@ -72,7 +72,8 @@ class SampleRef:
     if there is none. `shard_rows` is the number of the shard's rows on its last row and 0 on all others: by it a later
     step knows that the shard is complete. `again` says that the shard's other rows are in the score table already and this
     one takes the place of a failed one there: `shard_rows` then counts only the rows that are read again. `caption` comes
-    from a `.txt` member, or else from the field `caption` of a `.json` one, and `url` from its field `url`.
+    from a `.txt` member, or else from the field `caption` of a `.json` one, `url` and `uid` (32 hex digits, as DataComp's)
+    from its fields of these names.
     """
 
     shard_index: int
@@ -84,6 +85,7 @@ class SampleRef:
     shard_rows: int = 0
     caption: str | None = None
     url: str | None = None
+    uid: str | None = None
     again: bool = False
 
 

@@ -192,6 +192,10 @@ def rejudge_part(selection: Selection, output: str, shard_index: int, cutoff: Cu
 
 
 def with_schema(table: pa.Table) -> pa.Table:
-    """The table as a new one of the score table's schema: lists read from Parquet name their items otherwise."""
+    """The table as a new one of the score table's schema, with the columns that earlier tables lack.
+
+    Lists read from Parquet name their items otherwise.
+    """
+    table = score_table.with_later_columns(table)
     width = table.schema.field("embedding").type.list_size
     return table.cast(score_table.schema(score_table.score_names(table.schema), width))

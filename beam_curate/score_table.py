@@ -49,9 +49,14 @@ _FIXED_COLUMNS: Final = [
     ("exif", pa.string()),
     ("caption", pa.string()),
     ("url", pa.string()),
+    ("uid", pa.string()),
     ("image", pa.string()),
     ("members", _MEMBERS),
 ]
+
+
+# Columns that came after the first tables of this version; a table without them is read as if they held nulls.
+LATER_COLUMNS: Final = ("uid",)
 
 
 class ScoreTableError(ValueError):
@@ -103,6 +108,7 @@ def to_table(rows: Sequence[ScoredSample], score_names: Sequence[str], embedding
         "exif": [fact and (fact.exif or None) for fact in facts],
         "caption": [row.ref.caption for row in rows],
         "url": [row.ref.url for row in rows],
+        "uid": [row.ref.uid for row in rows],
         "image": [row.ref.image or None for row in rows],
         "members": [
             [{"suffix": member.suffix, "offset": member.offset, "size": member.size} for member in row.ref.members]
@@ -166,6 +172,16 @@ def score_names(table_schema: pa.Schema) -> list[str]:
     return [name for name in table_schema.names if name not in fixed]
 
 
+def with_later_columns(table: pa.Table) -> pa.Table:
+    """A table that was written before there were some of the columns, with these, of nulls, in their places."""
+    for place, (name, kind) in enumerate(_FIXED_COLUMNS):
+        if name in LATER_COLUMNS and name not in table.column_names:
+            table = table.add_column(
+                min(place, table.num_columns), pa.field(name, kind), pa.nulls(table.num_rows, kind)
+            )
+    return table
+
+
 def part_name(shard_index: int) -> str:
     """The path of a shard's part below the output folder."""
     return f"{FOLDER}/part-{shard_index:05d}.parquet"
@@ -195,7 +211,7 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
             raise ScoreTableError(f"row {index} with key {key!r} was not there before, so it cannot be scored again")
         order[place] = table.num_rows + position
     # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.
-    both = pa.concat_tables([table.cast(again.schema), again])
+    both = pa.concat_tables([with_later_columns(table).cast(again.schema), again])
     return both.take(pa.array(order)).combine_chunks()
 
 
@@ -253,7 +269,7 @@ def read_kept(part: pq.ParquetFile, ranks: np.ndarray) -> pa.Table:
         if len(inside):
             tables.append(part.read_row_group(group, use_threads=False).take(pa.array(kept[inside - rank])))
         rank += len(kept)
-    return pa.concat_tables(tables)
+    return with_later_columns(pa.concat_tables(tables))
 
 
 def kept_column(part: pq.ParquetFile, column: str) -> list[str]:

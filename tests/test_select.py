@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from beam_curate import score_table
 from beam_curate.report import writing
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
@@ -259,6 +261,17 @@ def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
     assert (table / "summary.json").exists()
     assert select.main([f"--scores={table}"]) == 2
     assert "--output is missing" in capsys.readouterr().err
+
+
+def test_a_table_of_an_earlier_version_lacks_the_uid_alone(data, table):
+    old = data / "old"
+    shutil.copytree(table, old)
+    for path in (old / "scores").iterdir():
+        found = pq.read_table(path)
+        with open(path, "wb") as stream:
+            score_table.write_table(stream, found.drop_columns(["uid"]))
+    assert select.main([f"--scores={old}", "--dry_run", *RULES]) == 0
+    assert files(selected(old, "of-old", *RULES)) == files(selected(table, "of-new", *RULES))
 
 
 def test_prompts_score_stored_embeddings_as_the_main_job_does(data, table, capsys):
