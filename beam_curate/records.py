@@ -122,7 +122,8 @@ class DecodedImage:
     """A decoded sample: `pixels` are the bytes of a (S, S, 3) uint8 RGB array (empty if it failed).
 
     `scores` are those that the image gives, without the model. A sample that is rejected before inference has a `failure` of
-    the step `screen`.
+    the step `screen`. `other_pixels` has, by the name of a second embedding, the pixels that its model sees, where these are
+    other ones; `embeddings` the second embeddings that are there already.
     """
 
     ref: SampleRef
@@ -130,13 +131,15 @@ class DecodedImage:
     pixels: bytes = b""
     failure: Failure | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    other_pixels: Mapping[str, bytes] = field(default_factory=dict)
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @record
 class EmbeddedSample:
     """A sample with its embedding: the bytes of a (D,) float16 little-endian array, L2-normalised.
 
-    `scores` are those of DecodedImage.
+    `scores` and `embeddings`, which are of second models, are those of DecodedImage.
     """
 
     ref: SampleRef
@@ -144,6 +147,7 @@ class EmbeddedSample:
     embedding: bytes = b""
     failure: Failure | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @record
@@ -151,7 +155,8 @@ class ScoredSample:
     """A row of the score table: scores by name, and the verdict.
 
     `status` is `kept`, `rejected` (then `step` is `filter`, or `screen` if that was before inference, and `reason` the first
-    rule that failed) or `failed` (then `step`, `reason` and `message` are the failure's).
+    rule that failed) or `failed` (then `step`, `reason` and `message` are the failure's). `embeddings` are those
+    of second models.
     """
 
     ref: SampleRef
@@ -162,6 +167,7 @@ class ScoredSample:
     step: str = ""
     reason: str = ""
     message: str = ""
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @record

@@ -198,4 +198,5 @@ def with_schema(table: pa.Table) -> pa.Table:
     """
     table = score_table.with_later_columns(table)
     width = table.schema.field("embedding").type.list_size
-    return table.cast(score_table.schema(score_table.score_names(table.schema), width))
+    second = score_table.second_embeddings(table.schema)
+    return table.cast(score_table.schema(score_table.score_names(table.schema), width, second))

@@ -110,7 +110,8 @@ def prepare(options: SelectOptions) -> Job:
         _check_report(options, source)
     shards = input_shards(source)
     with open_read(join(source, score_table.part_name(0))) as stream:
-        names = score_table.score_names(score_table.open_part(stream).schema_arrow)
+        schema = score_table.open_part(stream).schema_arrow
+    names = score_table.score_names(schema)
     model = _scoring_configuration(summary["configuration"])["model"]
     own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
     if own.of_images:
@@ -118,7 +119,7 @@ def prepare(options: SelectOptions) -> Job:
             f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to curate.py"
         )
     selection = Selection(source, scorers=(*own.heads, *_prompts(options, model)), own=own.of_embeddings)
-    clash = sorted({*selection.added} & {*names, *score_table.schema((), 1).names})
+    clash = sorted({*selection.added} & {*schema.names, *score_table.schema((), 1).names})
     if clash:
         raise OptionError(
             f"the table has a column {clash[0]} already; give the score of --head, --scorer or --prompt another name"

@@ -122,7 +122,8 @@ def score_samples(
             continue
         (reason, message), values = next(verdicts)
         status, step = (records.REJECTED, reasons.FILTER) if reason else (records.KEPT, "")
-        yield ScoredSample(sample.ref, _facts(sample), sample.embedding, values, status, step, reason, message)
+        facts, second = _facts(sample), sample.embeddings
+        yield ScoredSample(sample.ref, facts, sample.embedding, values, status, step, reason, message, second)
 
 
 def _rows(scores: Mapping[str, np.ndarray], rows: int) -> Iterator[dict[str, float]]:

@@ -37,6 +37,7 @@ class WriteWebDatasetShards(beam.PTransform):
         seed: Shuffles the order of all kept samples; None keeps the source order.
         done: Parts of the score table that an earlier run has written already.
         about: What to add to the summary.
+        second_embeddings: By the names of second embeddings (`ClipModelHandler.embedding_name`) their widths.
     """
 
     output: str
@@ -46,6 +47,7 @@ class WriteWebDatasetShards(beam.PTransform):
     seed: int | None = None
     done: beam.PCollection[ScorePart] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    second_embeddings: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class WriteWebDatasetShards(beam.PTransform):
 
     def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[dict[str, Any]]:
         """Writes the table, then packs its kept rows."""
-        parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim)
+        parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim, self.second_embeddings)
         if self.done is not None:
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()
         return parts | PackShards(self.output, self.samples_per_shard, self.seed, self.about)
