@@ -11,7 +11,8 @@ from beam_curate.clip_config import model_config
 
 # Dense, without sparsity: tensor cores in fp16 and bf16, the ordinary cores in fp32 (torch's default has no TF32).
 # Source: NVIDIA's data sheets of T4, V100, L4, L40S, A10, A100, H100 and H200, and the Ada white paper for the RTX 4090, from
-# memory: check the one of your card, and give --peak_tflops where it differs. First match counts. A card whose clock is held down, by power or heat, never reaches its figure.
+# memory: check the one of your card, and give --peak_tflops where it differs. First match counts. A card whose clock is held
+# down, by power or heat, never reaches its figure.
 _PEAKS: Final = (
     (r"\bH200\b", {"fp16": 989.4, "bf16": 989.4, "fp32": 66.9}),
     (r"\bH100\b.*\bPCIe\b", {"fp16": 756.0, "bf16": 756.0, "fp32": 51.2}),

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from beam_curate import score_table
+from beam_curate import retrying, score_table
 from beam_curate.report import writing
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem
 
 MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
@@ -181,6 +182,20 @@ def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_p
     assert "A preview" not in (output / "report.html").read_text("utf-8")
     assert select.main(flags) == 0
     assert page.read_text("utf-8") == document
+
+
+def test_the_report_of_a_dry_run_goes_to_any_file_system(table, tmp_path, monkeypatch):
+    flags = [f"--scores={table}", "--dry_run", "--min_aesthetic=5"]
+    assert select.main([*flags, f"--report={tmp_path}/near/preview.html"]) == 0
+    faults = Faults(seed=2, rates={kind: 0.2 for kind in KINDS if not kind.startswith("stale")})
+    monkeypatch.setattr(FaultyFileSystem, "faults", faults)
+    monkeypatch.setattr(retrying, "sleep", lambda seconds: None)
+    assert select.main([*flags, f"--report=faulty://{tmp_path}/far/preview.html"]) == 0
+    assert sum(faults.injected.values()) > 0
+    assert (tmp_path / "far" / "preview.html").read_bytes() == (tmp_path / "near" / "preview.html").read_bytes()
+    monkeypatch.setattr(FaultyFileSystem, "faults", Faults(seed=2, rates=dict.fromkeys(KINDS, 1.0)))
+    assert select.main([*flags, f"--report=faulty://{tmp_path}/never/preview.html"]) == 2
+    assert not (tmp_path / "never" / "preview.html").exists()
 
 
 @pytest.mark.parametrize(
