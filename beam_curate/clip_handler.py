@@ -6,11 +6,12 @@ RunInference itself declares no output type, hence `with_output_types`. torch is
 workers: making a handler is cheap, and pickling one carries options, never weights.
 """
 
+import dataclasses
 import functools
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from beam_curate.visual_tower import VisualTower
 
 _LOG = logging.getLogger(__name__)
+
+Embedded: TypeAlias = EmbeddedSample | DecodedImage
+"""What comes out: the one, or of a second model the other."""
 
 NAMESPACE: Final = "beam_curate.infer"
 PRECISIONS: Final = ("auto", "bf16", "fp16", "fp32")
@@ -47,11 +51,15 @@ def element_size(sample: DecodedImage, batch_size: int) -> float:
     return batch_size / _MAX_WAITING if sample.failure else (batch_size + 1) / (batch_size + 2)
 
 
-class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]):
+class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
     """Embeds decoded images with a CLIP visual tower.
 
     In: `DecodedImage`, of the model's image size; one that failed earlier passes through, in order, at no cost. Out:
-    one `EmbeddedSample` each, with the reference and the facts, without pixels.
+    one `EmbeddedSample` each, with the reference and the facts, without pixels. With an `embedding_name` it is a second
+    model, which stands before the one without: its embedding is added to the `DecodedImage`, which comes out again:
+
+        images | "Second" >> RunInference(ClipModelHandler("ViT-B-16", "openai", embedding_name="vit_b_16")).with_output_types(
+            DecodedImage) | RunInference(ClipModelHandler("ViT-L-14", "openai")).with_output_types(EmbeddedSample)
 
     Every call of the model has the same batch shape, the tail being padded with black images, so an embedding depends
     on its image alone, not on the samples beside it or on how the runner made bundles. A call that raises one of
@@ -72,6 +80,8 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
         large_model: Loads one copy a machine, shared by the workers in the same way.
         seed: The seed of `random`.
         quick_gelu: `auto`, True or False: see model_description.describe_model.
+        embedding_name: Of a second model: by this name `DecodeImages.second` gives its pixels, where they are not those of the
+            first model, and its embedding goes to the column `embedding_<name>` of the score table.
 
     Raises:
         ValueError: For an option that is wrong by itself, on construction; the weights are looked at by `describe`
@@ -91,6 +101,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
         large_model: bool = False,
         seed: int = 0,
         quick_gelu: bool | Literal["auto"] = "auto",
+        embedding_name: str | None = None,
     ) -> None:
         for name, count in (("batch_size", batch_size), ("model_copies", model_copies)):
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
@@ -107,6 +118,8 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
             )
         if quick_gelu != "auto" and not isinstance(quick_gelu, bool):
             raise ValueError(f"quick_gelu={quick_gelu!r}: give 'auto', True or False")
+        if embedding_name is not None and not re.fullmatch(r"[A-Za-z0-9_]+", embedding_name):
+            raise ValueError(f"embedding_name={embedding_name!r}: give letters, digits and _, as in vit_b_16")
         super().__init__(
             min_batch_size=batch_size,
             max_batch_size=batch_size,
@@ -120,9 +133,11 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
         self._device = device
         self._precision = precision
         self._shape = batch_size
-        self._images = Metrics.counter(NAMESPACE, "images")
-        self._failures = Metrics.counter(NAMESPACE, "failures")
-        self._oom_backoffs = Metrics.counter(NAMESPACE, "oom_backoffs")
+        self._name = embedding_name
+        self._namespace = NAMESPACE if embedding_name is None else f"{NAMESPACE}.{embedding_name}"
+        self._images = Metrics.counter(self._namespace, "images")
+        self._failures = Metrics.counter(self._namespace, "failures")
+        self._oom_backoffs = Metrics.counter(self._namespace, "oom_backoffs")
 
     def describe(self, fetch: bool = False) -> "ModelDescription":
         """Describes the model and its weights, without loading them: see model_description.describe_model."""
@@ -146,35 +161,46 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
 
     def run_inference(
         self, batch: Sequence[DecodedImage], model: "VisualTower", inference_args: Mapping[str, Any] | None = None
-    ) -> list[EmbeddedSample]:
+    ) -> list[Embedded]:
         """Embeds a batch, in order.
 
         Raises:
             ValueError: If images are not of the model's size: the decoder was set up for another model.
             RuntimeError: If the model fails on every image, or runs out of memory with one.
         """
-        out = [EmbeddedSample(sample.ref, sample.facts, b"", sample.failure, sample.scores) for sample in batch]
-        places = [place for place, sample in enumerate(batch) if sample.failure is None]
-        if not places:
-            return out
+        good = [sample for sample in batch if sample.failure is None]
+        if not good:
+            return [self._result(sample, sample.failure) for sample in batch]
         size = model.describe().image_size
-        for place in places:
-            if len(batch[place].pixels) != size * size * 3:
+        for sample in good:
+            if len(self._pixels(sample)) != size * size * 3:
                 raise ValueError(
-                    f"the pixels of {batch[place].ref.key!r} are {len(batch[place].pixels)} bytes, not {size}x{size}x3: "
+                    f"the pixels of {sample.ref.key!r} are {len(self._pixels(sample))} bytes, not {size}x{size}x3: "
                     f"decode to size {size}, which {model.describe().clip_model} sees"
                 )
-        rows = self._embed([batch[place].pixels for place in places], model, size)
-        for place, row in zip(places, rows, strict=True):
-            sample = batch[place]
-            if isinstance(row, Failure):
-                out[place] = EmbeddedSample(sample.ref, sample.facts, b"", row, sample.scores)
-            else:
-                out[place] = EmbeddedSample(sample.ref, sample.facts, row, None, sample.scores)
+        rows = self._embed([self._pixels(sample) for sample in good], model, size)
         failed = sum(isinstance(row, Failure) for row in rows)
         self._images.inc(len(rows) - failed)
         self._failures.inc(failed)
-        return out
+        left = iter(rows)
+        return [self._result(sample, next(left) if sample.failure is None else sample.failure) for sample in batch]
+
+    def _pixels(self, sample: DecodedImage) -> bytes:
+        """What the model sees of a sample."""
+        return sample.pixels if self._name is None else sample.other_pixels.get(self._name, sample.pixels)
+
+    def _result(self, sample: DecodedImage, row: bytes | Failure | None) -> Embedded:
+        """What a sample becomes, given the bytes of its embedding or why there is none."""
+        failure = row if isinstance(row, Failure) else None
+        row = row if isinstance(row, bytes) else b""
+        if self._name is None:
+            second = {} if failure else sample.embeddings
+            return EmbeddedSample(sample.ref, sample.facts, row, failure, sample.scores, second)
+        if failure:
+            return DecodedImage(sample.ref, sample.facts, b"", failure, sample.scores)
+        pixels = {name: data for name, data in sample.other_pixels.items() if name != self._name}
+        embeddings = {**sample.embeddings, self._name: row}
+        return dataclasses.replace(sample, other_pixels=pixels, embeddings=embeddings)
 
     def _embed(self, images: Sequence[bytes], model: "VisualTower", size: int) -> list[bytes | Failure]:
         """Embeds images, as many at a time as the batch shape holds, each to its bytes or to why it failed."""
@@ -215,11 +241,11 @@ class ClipModelHandler(ModelHandler[DecodedImage, EmbeddedSample, "VisualTower"]
 
     def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:
         """Counts the bytes of pixels in a batch (Beam's default pickles the whole batch to find out)."""
-        return sum(len(sample.pixels) for sample in batch)
+        return sum(len(self._pixels(sample)) for sample in batch)
 
     def get_metrics_namespace(self) -> str:
         """Returns the namespace of the metrics of this handler and of RunInference for it."""
-        return NAMESPACE
+        return self._namespace
 
 
 def _checked(row: npt.NDArray[np.float16]) -> bytes | Failure:

@@ -34,18 +34,20 @@ from io import BytesIO
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from beam_curate import exif
-from beam_curate.dali_plans import MAX_BATCH, Plan, chunks, plan_image
-from beam_curate.images import DecodeOptions, ImageError, decode_image
+from beam_curate.dali_plans import MAX_BATCH, Plan, chunks, plan_image, region
+from beam_curate.images import DecodeOptions, ImageError, Pixels, decode_sizes
 from beam_curate.records import ImageFacts
+from beam_curate.resizing import Target
 
 _SELF_TEST_LEVELS: Final = 2.0  # mean difference to Pillow on a smooth image: wrong colours or geometry give 10 or more
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-Decoded: TypeAlias = "tuple[ImageFacts, Pixels] | ImageError"
+Pictures: TypeAlias = tuple[Pixels, ...]
+"""An image for each model: those of its targets, in their order."""
+
+Decoded: TypeAlias = "tuple[ImageFacts, Pictures] | ImageError"
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,19 @@ class DaliDecoder:
         options: Size, geometry and limits; their `decoder` is not looked at.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.
         threads: Threads of DALI and of Pillow; 0 takes one per processor core.
+        targets: What the models want, all of it from one decoding; none means that of the options.
 
     Raises:
         ValueError: DALI is not installed, or `device` is none.
         RuntimeError: There is no such device, or DALI does not decode on it as it should.
     """
 
-    def __init__(self, options: DecodeOptions, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, options: DecodeOptions, device: str = "auto", threads: int = 0, targets: Sequence[Target] = ()
+    ) -> None:
         require_dali(device)
         self._options = options
+        self._targets = tuple(targets) or (options.target,)
         self._threads = threads or os.cpu_count() or 1
         self._device = _device_id(device)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
@@ -104,7 +110,8 @@ class DaliDecoder:
         """Decodes a batch of encoded images of any number and kind.
 
         Returns:
-            For each image its facts and pixels, (S, S, 3) uint8 RGB, or the `ImageError` that says why there are none.
+            For each image its facts and the pixels for each target, (S, S, 3) uint8 RGB, or the `ImageError` that says why
+            there are none.
         """
         return self.submit(batch).result()
 
@@ -115,26 +122,29 @@ class DaliDecoder:
         self._pipeline = None
 
     def _decode(self, batch: Sequence[bytes]) -> DecodedBatch:
-        plans = list(self._pool.map(lambda data: plan_image(data, self._options), batch))
+        plans = list(self._pool.map(self._plan, batch))
         # Pillow's images are decoded while DALI decodes its own, DALI's failures after it.
         others = {i: self._pool.submit(self._alone, batch[i]) for i, plan in enumerate(plans) if plan is None}
         done: dict[int, Decoded] = {}
         for chunk in chunks(plans):
-            for (index, plan), pixels in zip(chunk, self._run_or_halve(batch, chunk), strict=True):
-                if pixels is None:
+            for (index, plan), pictures in zip(chunk, self._run_or_halve(batch, chunk), strict=True):
+                if pictures is None:
                     others[index] = self._pool.submit(self._alone, batch[index])
                 else:
-                    done[index] = plan.facts, pixels
+                    done[index] = plan.facts, pictures
         images = [done[i] if i in done else others[i].result() for i in range(len(batch))]
         return DecodedBatch(images, len(done))
 
+    def _plan(self, data: bytes) -> Plan | None:
+        return plan_image(data, self._options, self._targets)
+
     def _alone(self, data: bytes) -> Decoded:
         try:
-            return decode_image(data, self._options)
+            return decode_sizes(data, self._options, self._targets)
         except ImageError as error:
             return error
 
-    def _run_or_halve(self, batch: Sequence[bytes], chunk: list[tuple[int, Plan]]) -> list[Pixels | None]:
+    def _run_or_halve(self, batch: Sequence[bytes], chunk: list[tuple[int, Plan]]) -> list[Pictures | None]:
         """Decodes a chunk with DALI; None for each image that it cannot decode."""
         try:
             return list(self._run([batch[index] for index, _ in chunk], [plan for _, plan in chunk]))
@@ -150,38 +160,41 @@ class DaliDecoder:
         self._self_test()
         return [None]
 
-    def _run(self, batch: list[bytes], plans: list[Plan]) -> Iterator[Pixels]:
+    def _run(self, batch: list[bytes], plans: list[Plan]) -> Iterator[Pictures]:
         if self._pipeline is None:
-            self._pipeline = _build(self._options, self._device, self._threads)
+            self._pipeline = _build(self._targets, self._device, self._threads)
         self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in batch])
-        self._pipeline.feed_input("start", [np.array(plan.start, np.float32) for plan in plans])
-        self._pipeline.feed_input("end", [np.array(plan.end, np.float32) for plan in plans])
-        (resized,) = self._pipeline.run()
-        arrays = (resized if self._device is None else resized.as_cpu()).as_array()
-        for pixels, plan in zip(arrays, plans, strict=True):
+        for number, target in enumerate(self._targets):
+            regions = [region(plan.facts, plan.orientation, target) for plan in plans]
+            self._pipeline.feed_input(f"start{number}", [np.array(start, np.float32) for start, _ in regions])
+            self._pipeline.feed_input(f"end{number}", [np.array(end, np.float32) for _, end in regions])
+        resized = self._pipeline.run()
+        arrays = [(each if self._device is None else each.as_cpu()).as_array() for each in resized]
+        for pictures, plan in zip(zip(*arrays, strict=True), plans, strict=True):
             # A copy in any case: the next run overwrites DALI's buffer.
-            yield np.array(exif.turn_upright(Image.fromarray(pixels), plan.orientation))
+            yield tuple(np.array(exif.turn_upright(Image.fromarray(each), plan.orientation)) for each in pictures)
 
     def _self_test(self) -> None:
         """Decodes one image with DALI and with Pillow."""
-        size = self._options.size
+        size = max(target.size for target in self._targets)
         blue, red = np.meshgrid(np.linspace(16, 240, 2 * size), np.linspace(240, 16, size + size // 2))
         picture = Image.fromarray(np.stack([red, np.full_like(red, 96), blue], axis=2).astype(np.uint8))
         buffer = BytesIO()
         picture.save(buffer, "JPEG", quality=95)
-        options = DecodeOptions(size, self._options.resize_mode, self._options.interpolation, "pillow")
-        plan = plan_image(buffer.getvalue(), options)
+        options = DecodeOptions(decoder="pillow")
+        plan = plan_image(buffer.getvalue(), options, self._targets)
         if plan is None:
             raise RuntimeError("the image of DALI's self-test is not one for DALI: this is an error of beam_curate")
-        _, reference = decode_image(buffer.getvalue(), options)
+        _, references = decode_sizes(buffer.getvalue(), options, self._targets)
         where = "the processor" if self._device is None else f"GPU {self._device}"
         try:
-            (pixels,) = self._run([buffer.getvalue()], [plan])
+            (pictures,) = self._run([buffer.getvalue()], [plan])
         except (RuntimeError, MemoryError) as error:
             raise RuntimeError(
                 f"NVIDIA DALI does not work on {where}: {error}; use --dali_device cpu or the decoder fast"
             ) from error
-        difference = float(np.abs(pixels.astype(int) - reference).mean())
+        pairs = zip(pictures, references, strict=True)
+        difference = max(float(np.abs(pixels.astype(int) - reference).mean()) for pixels, reference in pairs)
         if difference > _SELF_TEST_LEVELS:
             raise RuntimeError(
                 f"NVIDIA DALI decodes otherwise on {where} than Pillow: {difference:.1f} levels in the mean on a smooth image, "
@@ -202,7 +215,7 @@ def _device_id(device: str) -> int | None:
     return number
 
 
-def _build(options: DecodeOptions, device: int | None, threads: int) -> Any:
+def _build(targets: Sequence[Target], device: int | None, threads: int) -> Any:
     from nvidia.dali import Pipeline, fn, types
 
     filters = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
@@ -217,16 +230,18 @@ def _build(options: DecodeOptions, device: int | None, threads: int) -> Any:
             # All that the GPU's JPEG engine can decode, or none of it if it has none: a share would depend on the batch.
             hw_decoder_load=1.0,
         )
-        pipeline.set_outputs(
+        resized = [
             fn.resize(
                 decoded,
-                size=[options.size, options.size],
-                roi_start=fn.external_source(name="start", dtype=types.FLOAT, ndim=1),
-                roi_end=fn.external_source(name="end", dtype=types.FLOAT, ndim=1),
+                size=[target.size, target.size],
+                roi_start=fn.external_source(name=f"start{number}", dtype=types.FLOAT, ndim=1),
+                roi_end=fn.external_source(name=f"end{number}", dtype=types.FLOAT, ndim=1),
                 roi_relative=False,
-                interp_type=filters[options.interpolation],
+                interp_type=filters[target.interpolation],
                 antialias=True,
             )
-        )
+            for number, target in enumerate(targets)
+        ]
+        pipeline.set_outputs(*resized)
     pipeline.build()
     return pipeline

@@ -25,28 +25,31 @@ class Plan:
     Attributes:
         facts: The facts of the image.
         orientation: EXIF orientation (1 to 8) to apply to the result.
-        start: Where the region begins that becomes the model's image: (y, x) in pixels of the image as it is stored.
-        end: Where it ends.
     """
 
     facts: ImageFacts
     orientation: int
-    start: tuple[float, float]
-    end: tuple[float, float]
 
 
-def plan_image(data: bytes, options: DecodeOptions) -> Plan | None:
-    """Reads the header and plans what DALI has to do; None if the image is not one for DALI."""
+def plan_image(data: bytes, options: DecodeOptions, targets: Sequence[resizing.Target] = ()) -> Plan | None:
+    """Reads the header and plans what DALI has to do; None if the image is not one for DALI.
+
+    Args:
+        data: The encoded image.
+        options: How to decode it.
+        targets: What the models want; none means that of the options.
+    """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
         image, orientation, facts = open_image(data, options)
     except ImageError:
         return None  # decode_image will say it again
-    fits = resizing.suits_array(*image.size, options.target) and image.width * image.height <= MAX_CHUNK_PIXELS
+    suits = all(resizing.suits_array(*image.size, target) for target in targets or [options.target])
+    fits = suits and image.width * image.height <= MAX_CHUNK_PIXELS
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or not fits:
         return None
-    return Plan(facts, orientation, *region(facts, orientation, options.target)) if is_plain_jpeg(data) else None
+    return Plan(facts, orientation) if is_plain_jpeg(data) else None
 
 
 def chunks(plans: Sequence[Plan | None]) -> Iterator[list[tuple[int, Plan]]]:

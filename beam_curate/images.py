@@ -23,15 +23,17 @@ import functools
 import hashlib
 import logging
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from beam_curate import colours, exif, jpeg_decoding, reasons, resizing
+from beam_curate.frames import count_frames
 from beam_curate.image_errors import ImageError, pillow_errors
 from beam_curate.records import ImageFacts
 from beam_curate.tiff_bounds import bound_directories
@@ -45,10 +47,14 @@ __all__ = [
     "SCALED",
     "DecodeOptions",
     "ImageError",
+    "Pixels",
     "decode_image",
+    "decode_sizes",
     "image_facts",
     "open_image",
 ]
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 FAST: Final = "fast"
 PILLOW: Final = "pillow"
@@ -149,7 +155,7 @@ class DecodeOptions:
         return resizing.Target(self.size, self.resize_mode, self.interpolation)
 
 
-def decode_image(data: bytes, options: DecodeOptions) -> tuple[ImageFacts, npt.NDArray[np.uint8]]:
+def decode_image(data: bytes, options: DecodeOptions) -> tuple[ImageFacts, Pixels]:
     """Decodes an image and prepares it for the model.
 
     Animated images give their first frame. The work is done in the calling thread, most of it without Python's global lock.
@@ -164,26 +170,77 @@ def decode_image(data: bytes, options: DecodeOptions) -> tuple[ImageFacts, npt.N
     Raises:
         ImageError: The image cannot be decoded.
     """
+    facts, (pixels,) = decode_sizes(data, options, [options.target])
+    return facts, pixels
+
+
+def decode_sizes(
+    data: bytes, options: DecodeOptions, targets: Sequence[resizing.Target]
+) -> tuple[ImageFacts, tuple[Pixels, ...]]:
+    """Decodes an image once and prepares it for several models, for each just as if it were the only one.
+
+    The bytes are decoded again only where that needs it: for a model to which the image is too small for the fast path, and,
+    with `scaled`, at another fraction.
+
+    Args:
+        data: The encoded image.
+        options: How to decode it; their target does not count.
+        targets: What each model wants.
+
+    Returns:
+        The facts, and for each target its pixels, as of `decode_image`.
+
+    Raises:
+        ImageError: The image cannot be decoded.
+    """
     image, orientation, facts = open_image(data, options)
-    target = options.target
-    fast = options.decoder in (FAST, SCALED)
-    if fast and image.format in ("JPEG", "MPO") and resizing.suits_array(*image.size, target):
+    found: dict[resizing.Target, Pixels] = {}
+    if options.decoder in (FAST, SCALED) and image.format in ("JPEG", "MPO"):
+        found = _decode_fast(data, image, orientation, options, targets)
+    if not found.keys() >= set(targets):
+        facts, others = _decode_with_pillow(image, options, facts, [each for each in targets if each not in found])
+        found |= others
+    return facts, tuple(found[target] for target in targets)
+
+
+def _decode_fast(
+    data: bytes, image: Image.Image, orientation: int, options: DecodeOptions, targets: Iterable[resizing.Target]
+) -> dict[resizing.Target, Pixels]:
+    """Decodes a JPEG with libjpeg-turbo for those targets that it suits; for none where Pillow is to decode."""
+    decoded: dict[int, Pixels | None] = {}
+    found = {}
+    for target in targets:
+        if not resizing.suits_array(*image.size, target):
+            continue
         factor = jpeg_decoding.scale_factor(image, target.size) if options.decoder == SCALED else 1
-        small = jpeg_decoding.decode_jpeg(data, image, factor)
+        if factor not in decoded:
+            decoded[factor] = jpeg_decoding.decode_jpeg(data, image, factor)
+        small = decoded[factor]
         if small is not None:
             pixels = resizing.resize_array(small, image.size, target, orientation, exact=options.decoder == FAST)
-            return facts, pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+            found[target] = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+    return found
+
+
+def _decode_with_pillow(
+    image: Image.Image, options: DecodeOptions, facts: ImageFacts, targets: Iterable[resizing.Target]
+) -> tuple[ImageFacts, dict[resizing.Target, Pixels]]:
     with pillow_errors(facts):
         image.load()
     # What a PNG has behind its pixels and an icon file inside is known only now.
     orientation, facts = _describe(image, options, facts)
     with pillow_errors(facts):
         image = exif.turn_upright(colours.to_rgb(image), orientation)
-    if not fast or not resizing.suits_array(*image.size, target):
-        return facts, resizing.resize_image(image, target)
-    if image.width * image.height > _MAX_COPY_PIXELS:
-        return facts, resizing.resize_image(image, target)
-    return facts, resizing.resize_array(np.array(image), image.size, target)
+    fast = options.decoder in (FAST, SCALED) and image.width * image.height <= _MAX_COPY_PIXELS
+    copy: Pixels | None = None
+    found = {}
+    for target in targets:
+        if fast and resizing.suits_array(*image.size, target):
+            copy = np.array(image) if copy is None else copy
+            found[target] = resizing.resize_array(copy, image.size, target)
+        else:
+            found[target] = resizing.resize_image(image, target)
+    return facts, found
 
 
 def image_facts(data: bytes, options: DecodeOptions) -> ImageFacts:
@@ -211,7 +268,8 @@ def open_image(data: bytes, options: DecodeOptions) -> tuple[Image.Image, int, I
         raise ImageError(reasons.NOT_AN_IMAGE, "the image member is empty (0 bytes)", facts)
     with pillow_errors(facts, data):
         image = Image.open(BytesIO(data), formats=_formats())
-    orientation, facts = _describe(image, options, facts)
+        frames = count_frames(image, data)
+    orientation, facts = _describe(image, options, replace(facts, frames=frames))
     # Pillow notes that a JPEG is progressive: only then can it have many scans, and only then are they counted.
     if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
         message = f"a progressive JPEG of {scans} scans, more than {MAX_JPEG_SCANS}: decoding it could take minutes"

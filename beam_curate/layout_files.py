@@ -91,11 +91,12 @@ def write_clip_retrieval(folder: str, files: Sequence[str], rows: pa.Table, colu
 
 
 def datacomp_columns(scores: Sequence[str], code: str) -> Columns:
-    """DataComp's columns but for the uid; the similarity only if captions were scored."""
+    """DataComp's columns; the similarity only if captions were scored."""
     found = [name for name in CAPTION_SCORES if name in scores][:1]
     similarity = {f"clip_{code}_similarity_score" if code else "clip_similarity_score": name for name in found}
     size = {"original_width": "width", "original_height": "height"}
-    return {"url": "url", "text": "caption", **size, **similarity, "sha256": "sha256", "shard": "shard", "key": "key"}
+    own = {"uid": "uid", "url": "url", "text": "caption"}
+    return {**own, **size, **similarity, "sha256": "sha256", "shard": "shard", "key": "key"}
 
 
 def write_datacomp(folder: str, files: Sequence[str], rows: pa.Table, columns: Columns, code: str) -> None:
@@ -106,7 +107,7 @@ def write_datacomp(folder: str, files: Sequence[str], rows: pa.Table, columns: C
     metadata, features = files
     table = _renamed(rows, columns)
     table = table.set_column(table.schema.get_field_index("text"), "text", table.column("text").fill_null(""))
-    _write_parquet(folder, metadata, table.add_column(0, "uid", pa.array(uids(rows), pa.string())))
+    _write_parquet(folder, metadata, table.set_column(0, "uid", pa.array(uids(rows), pa.string())))
     arrays: dict[str, Any] = {f"{code}_img" if code else "img": embeddings(rows)}
     with atomic_output(folder, features) as stream:
         np.savez(stream, **arrays)
@@ -155,26 +156,28 @@ def embeddings(rows: pa.Table) -> npt.NDArray[np.float16]:
 
 
 def uids(rows: pa.Table) -> list[str]:
-    """One uid per row: the first 32 hex digits of the sha256 of shard, NUL and key, which no two kept rows share.
+    """One uid per row: that of the sample's JSON, or else the first 32 hex digits of the sha256 of shard, NUL and key.
 
-    The sha256 of the image would not do: two samples may have the same image. The shard counts by its path, as the
+    The sha256 of the image would not do for that: two samples may have the same image. The shard counts by its path, as the
     score table has it, so a data set that moves gets other uids.
     """
-    pairs = zip(rows.column("shard").to_pylist(), rows.column("key").to_pylist(), strict=True)
-    return [hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:32] for shard, key in pairs]
+    columns = (rows.column(name).to_pylist() for name in ("uid", "shard", "key"))
+    return [
+        uid or hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:32]
+        for uid, shard, key in zip(*columns, strict=True)
+    ]
 
 
-def write_subset(folder: str, tables: Sequence[str]) -> None:
+def write_subset(folder: str, tables: Sequence[str]) -> int:
     """Writes the file of all uids of some metadata tables, sorted: (N,) of dtype UID, as DataComp's resharder takes it.
 
-    Raises:
-        ScoreTableError: Two rows have the same uid, thus the same shard and key.
+    Returns:
+        N: how many different uids there are. Two samples of a pool may have the same.
     """
     with contextlib.ExitStack() as stack:
         buckets = [
             stack.enter_context(tempfile.SpooledTemporaryFile(_BUCKET_SPOOLED_BYTES)) for _ in range(1 << _BUCKET_BITS)
         ]
-        total = 0
         for name in tables:
             with open_read(join(folder, name)) as stream:
                 column = pq.ParquetFile(stream).read(columns=["uid"], use_threads=False).column("uid")
@@ -182,8 +185,19 @@ def write_subset(folder: str, tables: Sequence[str]) -> None:
             bucket_of = found["f0"] >> np.uint64(64 - _BUCKET_BITS)
             for number in np.unique(bucket_of):
                 buckets[number].write(found[bucket_of == number].tobytes())
-            total += len(found)
+        total = sum(_sort(bucket) for bucket in buckets)
         write_atomic(folder, SUBSET, lambda stream: _write_sorted(stream, buckets, total))
+    return total
+
+
+def _sort(bucket: IO[bytes]) -> int:
+    """Sorts the uids in a bucket and leaves each once; returns how many there are then."""
+    bucket.seek(0)
+    found = np.unique(np.frombuffer(bucket.read(), UID))
+    bucket.seek(0)
+    bucket.truncate()
+    bucket.write(found.tobytes())
+    return len(found)
 
 
 def _write_sorted(stream: BinaryIO, buckets: Sequence[IO[bytes]], total: int) -> None:
@@ -191,11 +205,7 @@ def _write_sorted(stream: BinaryIO, buckets: Sequence[IO[bytes]], total: int) ->
     np.lib.format.write_array_header_1_0(stream, header)
     for bucket in buckets:
         bucket.seek(0)
-        found = np.frombuffer(bucket.read(), UID)
-        found = found[np.lexsort((found["f1"], found["f0"]))]
-        if np.any(found[1:] == found[:-1]):
-            raise ScoreTableError("two kept samples have the same shard and key, so DataComp's uid would not be unique")
-        stream.write(found.tobytes())
+        stream.write(bucket.read())
 
 
 def _renamed(rows: pa.Table, columns: Columns) -> pa.Table:

@@ -12,9 +12,9 @@ rows has no files, because embedding-reader skips empty arrays without skipping 
 
 `datacomp`: `metadata/00000.parquet` (`uid`, `url`, `text`, `original_width`, `original_height`,
 `clip_l14_similarity_score` if captions were scored, `sha256`, `shard`, `key`), `metadata/00000.npz` with the features
-(`l14_img`, `b32_img`, … by the model) and `subset.npy`, all uids as a sorted array of "u8,u8". The uids are ours (see
-`layout_files.uids`). DataComp's resharder looks for them under `uid` in each sample's `.json` member; the score table
-does not hold the uids that a pool of DataComp has there, so the subset does not select from that pool.
+(`l14_img`, `b32_img`, … by the model) and `subset.npy`, all different uids as a sorted array of "u8,u8". A uid is that of the
+sample's `.json` member, where DataComp's resharder looks for it, so the subset selects from the pool; for a sample that has
+none it is made (see `layout_files.uids`). `_layout.json` says how many are which.
 
 `laion`: `part-00000.parquet` with `URL`, `TEXT`, `WIDTH`, `HEIGHT`, `sha256`, `key`, and of `similarity`, `punsafe` (our
 `nsfw`), `pwatermark` (a score named `watermark`) and `AESTHETIC_SCORE` (our `aesthetic`) those that the run has. LAION's
@@ -105,8 +105,12 @@ def _write_end(run: _Run, name: str, layout: Layout, folder: str, files: Sequenc
     description |= {"files": [file for names in files for file in names], "clip_model": run.clip_model or None}
     description |= {"order": "source", "shuffle_seed_of_the_shards": run.shuffle_seed}
     if layout.subset:
-        write_subset(folder, [names[0] for names in files])
-        description["uid"] = "first 32 hex digits of the sha256 of shard, NUL and key"
+        description["different_uids"] = write_subset(folder, [names[0] for names in files])
+        made = sum(_kept_rows(run.table, part, ["uid"]).column("uid").null_count for part in run.parts)
+        description["uids_of_samples"], description["uids_made"] = description["rows"] - made, made
+        description["uid"] = (
+            "uid of the sample's .json; where it has none, the first 32 hex digits of the sha256 of shard, NUL and key"
+        )
     write_json(folder, DESCRIPTION, description)
     return [*([SUBSET] if layout.subset else []), DESCRIPTION]
 

@@ -53,12 +53,14 @@ class Preview:
         screened: Samples that were rejected before inference, which have no embedding: neither does it bring these back.
         everything: All others.
         lines: One for each rule, in the order in which they are tried.
+        cutoffs: Of the top rule after all others, by shard index; empty where there is none.
     """
 
     failed: int
     screened: int
     everything: Tally
     lines: list[Line]
+    cutoffs: dict[int, Cutoff] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,10 @@ def preview(selection: Selection, shards: Sequence[int]) -> Preview:
         line = Line(selection.top.words)
         lines.append(line)
         for tally, flags in ((line.alone, [part.present for part in parts]), (line.together, left)):
-            for part, best in zip(parts, _best(selection.top, parts, flags), strict=True):
+            cutoffs, chosen = _best(selection.top, parts, flags)
+            for part, best in zip(parts, chosen, strict=True):
                 tally.add(best, part.sizes)
+        found.cutoffs = dict(zip(shards, cutoffs, strict=True))
     return found
 
 
@@ -134,8 +138,8 @@ def _sizes(rows: pa.Table) -> npt.NDArray[np.int64]:
     return sizes
 
 
-def _best(rule: TopRule, parts: Sequence[_Part], flags: Sequence[Flags]) -> list[Flags]:
-    """The rows that the top rule keeps of those flagged, part by part."""
+def _best(rule: TopRule, parts: Sequence[_Part], flags: Sequence[Flags]) -> tuple[list[Cutoff], list[Flags]]:
+    """The top rule's cutoff and the rows that it keeps of those flagged, part by part."""
     chosen = [flag & part.present for part, flag in zip(parts, flags, strict=True)]
     keys = [part.keys[choice] for part, choice in zip(parts, chosen, strict=True)]
     cutoff = Cutoff()
@@ -145,6 +149,7 @@ def _best(rule: TopRule, parts: Sequence[_Part], flags: Sequence[Flags]) -> list
             counts.update(top.count_digits(one, cutoff))
         cutoff = top.narrow(cutoff, counts, rule)
     shares = top.allot(cutoff, [(number, count) for number, one in enumerate(keys) if (count := top.ties(one, cutoff))])
-    for number, (choice, one) in enumerate(zip(chosen, keys, strict=True)):
-        choice[choice] = top.among_top(one, top.share(cutoff, shares, number))
-    return chosen
+    cutoffs = [top.share(cutoff, shares, number) for number in range(len(parts))]
+    for choice, one, own in zip(chosen, keys, cutoffs, strict=True):
+        choice[choice] = top.among_top(one, own)
+    return cutoffs, chosen

@@ -13,7 +13,7 @@ Each value is for one image, alone, and a pure function of its pixels. Sums are 
 machine changes a bit (save the last one of a logarithm, between C libraries).
 
 Cost of an image at S = 224 on one core, of the score asked alone, in microseconds, as orders of magnitude: below 1
-`aspect_ratio` and `bytes_per_pixel`; 100 to 200 each of the others, `border` 600 where all four sides have one. All ten
+`aspect_ratio`, `bytes_per_pixel` and `frames`; 100 to 200 each of the others, `border` 600 where all four sides have one. All
 together: 600, as they share the planes, the grey image and its histogram.
 """
 
@@ -97,6 +97,10 @@ def _bytes_per_pixel(picture: _Picture) -> float:
     facts = picture.facts
     known = min(facts.width, facts.height, facts.size) > 0
     return facts.size / (facts.width * facts.height) if known else math.nan
+
+
+def _frames(picture: _Picture) -> float:
+    return float(picture.facts.frames) if picture.facts.frames > 0 else math.nan
 
 
 def _sharpness(picture: _Picture) -> float:
@@ -204,6 +208,8 @@ _ALL: Final = (
     Quality("bytes_per_pixel", _bytes_per_pixel, "size of the image member / pixels of the original image", "bytes",
             0.0, math.inf, False, suggested_min=0.05, source="own; measured on JPEGs: flat images have 0.01 to 0.03, "
             "photographs mostly 0.08 to 0.65; WebP and AVIF take less"),
+    Quality("frames", _frames, "frames of an animation as the file says (GIF, PNG, WebP, AVIF), 1 for a still image; the model "
+            "sees the first", "", 1.0, math.inf, False, suggested_max=1.5, source="own: whatever moves"),
     Quality("sharpness", _sharpness, "variance of the Laplacian of the grey image, low if blurred or empty",
             "levels squared", 0.0, 1020.0**2, suggested_min=100.0, source="Pech-Pacheco et al. 2000, Diatom autofocusing "
             "in brightfield microscopy; 4-neighbour kernel; limit measured at S = 224 by benchmarks/quality.py"),

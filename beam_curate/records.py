@@ -72,7 +72,8 @@ class SampleRef:
     if there is none. `shard_rows` is the number of the shard's rows on its last row and 0 on all others: by it a later
     step knows that the shard is complete. `again` says that the shard's other rows are in the score table already and this
     one takes the place of a failed one there: `shard_rows` then counts only the rows that are read again. `caption` comes
-    from a `.txt` member, or else from the field `caption` of a `.json` one, and `url` from its field `url`.
+    from a `.txt` member, or else from the field `caption` of a `.json` one, `url` and `uid` (32 hex digits, as DataComp's)
+    from its fields of these names.
     """
 
     shard_index: int
@@ -84,6 +85,7 @@ class SampleRef:
     shard_rows: int = 0
     caption: str | None = None
     url: str | None = None
+    uid: str | None = None
     again: bool = False
 
 
@@ -102,7 +104,8 @@ class ImageFacts:
 
     `width` and `height` are pixels as a person sees it (after EXIF orientation, where that is applied), `format` is
     Pillow's name (JPEG, PNG, …), `sha256` the hex digest of the image member, `size` its length in bytes, `exif` a JSON
-    object of EXIF tag name to text, empty if there is none.
+    object of EXIF tag name to text, empty if there is none, `frames` the number of frames that the file says it has: 1 for a
+    still image, 0 if not known.
     """
 
     width: int
@@ -111,6 +114,7 @@ class ImageFacts:
     sha256: str
     size: int
     exif: str = ""
+    frames: int = 0
 
 
 @record
@@ -118,7 +122,8 @@ class DecodedImage:
     """A decoded sample: `pixels` are the bytes of a (S, S, 3) uint8 RGB array (empty if it failed).
 
     `scores` are those that the image gives, without the model. A sample that is rejected before inference has a `failure` of
-    the step `screen`.
+    the step `screen`. `other_pixels` has, by the name of a second embedding, the pixels that its model sees, where these are
+    other ones; `embeddings` the second embeddings that are there already.
     """
 
     ref: SampleRef
@@ -126,13 +131,15 @@ class DecodedImage:
     pixels: bytes = b""
     failure: Failure | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    other_pixels: Mapping[str, bytes] = field(default_factory=dict)
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @record
 class EmbeddedSample:
     """A sample with its embedding: the bytes of a (D,) float16 little-endian array, L2-normalised.
 
-    `scores` are those of DecodedImage.
+    `scores` and `embeddings`, which are of second models, are those of DecodedImage.
     """
 
     ref: SampleRef
@@ -140,6 +147,7 @@ class EmbeddedSample:
     embedding: bytes = b""
     failure: Failure | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @record
@@ -147,7 +155,8 @@ class ScoredSample:
     """A row of the score table: scores by name, and the verdict.
 
     `status` is `kept`, `rejected` (then `step` is `filter`, `screen` if that was before inference, or `dedup`, and `reason` the
-    first rule that failed) or `failed` (then `step`, `reason` and `message` are the failure's).
+    first rule that failed) or `failed` (then `step`, `reason` and `message` are the failure's). `embeddings` are those of second
+    models.
     """
 
     ref: SampleRef
@@ -158,6 +167,7 @@ class ScoredSample:
     step: str = ""
     reason: str = ""
     message: str = ""
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @record

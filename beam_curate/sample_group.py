@@ -1,6 +1,7 @@
 """A sample in the making: which of its members is the image, and what else is read of it."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +32,7 @@ MAX_TEXT_BYTES: Final = 1 << 20
 """The largest .txt or .json member that is looked into."""
 MAX_CAPTION_CHARACTERS: Final = 16384
 MAX_URL_CHARACTERS: Final = 8192
+_UID: Final = re.compile(r"[0-9a-fA-F]{32}")
 
 RESERVED: Final = frozenset(("__key__", "__url__", "__bad__", "__local_path__"))
 """Names that webdataset's readers use in a sample themselves: members so called collide with them."""
@@ -55,6 +57,7 @@ class SampleGroup:
     _data: bytes = b""
     _caption: str | None = None
     _url: str | None = None
+    _uid: str | None = None
     _json_caption: str | None = None
     _failure: Failure | None = None
 
@@ -116,7 +119,7 @@ class SampleGroup:
             if lower == "txt":
                 self._caption = _caption(read_body())
             elif lower == "json":
-                self._url, self._json_caption = _json_texts(read_body())
+                self._url, self._json_caption, self._uid = _json_texts(read_body())
 
     def finish(self, shard: Shard, index: int, max_member_bytes: int) -> Sample:
         """The sample, all of whose members are known."""
@@ -136,6 +139,7 @@ class SampleGroup:
             image=self._image,
             caption=self._caption or self._json_caption or self._caption,
             url=self._url,
+            uid=self._uid,
         )
         return Sample(ref, self._data, self._failure)
 
@@ -153,20 +157,25 @@ def _caption(data: bytes) -> str:
     return data.decode("utf-8", "replace").strip()[:MAX_CAPTION_CHARACTERS]
 
 
-def _json_texts(data: bytes) -> tuple[str | None, str | None]:
-    """The texts under "url" and "caption" in a JSON object, or None: JSON that is broken or too deep costs only these."""
+def _json_texts(data: bytes) -> tuple[str | None, str | None, str | None]:
+    """The texts under "url", "caption" and "uid" in a JSON object, or None.
+
+    JSON that is broken or too deep costs only these. A uid is 32 hex digits; anything else is none.
+    """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        return None, None
+        return None, None, None
     if not isinstance(value, dict):
-        return None, None
+        return None, None, None
     # JSON can spell halves of surrogate pairs, which UTF-8 cannot.
     url, caption = (
         text.encode("utf-8", "replace") if isinstance(text := value.get(name), str) else None
         for name in ("url", "caption")
     )
+    uid = value.get("uid")
     return (
         url.decode() if url is not None and len(url.decode()) <= MAX_URL_CHARACTERS else None,
         None if caption is None else _caption(caption),
+        uid if isinstance(uid, str) and _UID.fullmatch(uid) else None,
     )

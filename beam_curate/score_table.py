@@ -11,6 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -49,41 +50,57 @@ _FIXED_COLUMNS: Final = [
     ("exif", pa.string()),
     ("caption", pa.string()),
     ("url", pa.string()),
+    ("uid", pa.string()),
     ("image", pa.string()),
     ("members", _MEMBERS),
 ]
+
+
+EMBEDDING: Final = "embedding"
+SECOND_PREFIX: Final = "embedding_"
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
+# Columns that came after the first tables of this version; a table without them is read as if they held nulls.
+LATER_COLUMNS: Final = ("uid",)
 
 
 class ScoreTableError(ValueError):
     """A score table that cannot be read or written as asked."""
 
 
-def schema(score_names: Sequence[str], embedding_dim: int) -> pa.Schema:
-    """The columns: the fixed ones, one float32 per score, and `embedding` (fixed_size_list<float16>).
+def schema(score_names: Sequence[str], embedding_dim: int, second: Mapping[str, int] = _NONE) -> pa.Schema:
+    """The columns: the fixed ones, one float32 per score, `embedding` and those of second models (fixed_size_list<float16>).
 
     A failed row's embedding is all zeros rather than null: pyarrow (25.0) writes nulls in a fixed-size list to Parquet
     but cannot read them back. An L2-normalised embedding is never all zeros. Its scores are null.
+
+    Args:
+        score_names: The names of the scores.
+        embedding_dim: The width of `embedding`.
+        second: By the names of second embeddings their widths.
     """
-    clash = sorted(
-        set(score_names) & {name for name, _ in [*_FIXED_COLUMNS, ("embedding", None), ("source_key", None)]}
-    )
+    more = {SECOND_PREFIX + name: pa.list_(pa.float16(), dim) for name, dim in second.items()}
+    taken = {*(name for name, _ in _FIXED_COLUMNS), EMBEDDING, *more, "source_key"}
+    clash = sorted(set(score_names) & taken)
     if clash:
         raise ScoreTableError(f"a score cannot be named {clash[0]!r}: the score table has a column of that name")
     return pa.schema(
         [
             *_FIXED_COLUMNS,
             *((name, pa.float32()) for name in score_names),
-            ("embedding", pa.list_(pa.float16(), embedding_dim)),
+            (EMBEDDING, pa.list_(pa.float16(), embedding_dim)),
+            *more.items(),
         ],
         metadata={"beam_curate.schema_version": SCHEMA_VERSION},
     )
 
 
-def to_table(rows: Sequence[ScoredSample], score_names: Sequence[str], embedding_dim: int) -> pa.Table:
+def to_table(
+    rows: Sequence[ScoredSample], score_names: Sequence[str], embedding_dim: int, second: Mapping[str, int] = _NONE
+) -> pa.Table:
     """The rows as a table of `schema(...)`, in the order given.
 
     Raises:
-        ScoreTableError: An embedding does not have `embedding_dim` values.
+        ScoreTableError: An embedding does not have as many values as its column, or a row has other second embeddings.
     """
     facts = [row.facts for row in rows]
     columns: dict[str, list[object]] = {
@@ -103,6 +120,7 @@ def to_table(rows: Sequence[ScoredSample], score_names: Sequence[str], embedding
         "exif": [fact and (fact.exif or None) for fact in facts],
         "caption": [row.ref.caption for row in rows],
         "url": [row.ref.url for row in rows],
+        "uid": [row.ref.uid for row in rows],
         "image": [row.ref.image or None for row in rows],
         "members": [
             [{"suffix": member.suffix, "offset": member.offset, "size": member.size} for member in row.ref.members]
@@ -112,20 +130,35 @@ def to_table(rows: Sequence[ScoredSample], score_names: Sequence[str], embedding
     for name in score_names:
         values = [row.scores.get(name, math.nan) for row in rows]
         columns[name] = [None if math.isnan(value) else value for value in values]
-    table_schema = schema(score_names, embedding_dim)
-    arrays = [pa.array(columns[field.name], field.type) for field in table_schema if field.name != "embedding"]
-    return pa.Table.from_arrays([*arrays, _embeddings(rows, embedding_dim)], schema=table_schema)
+    table_schema = schema(score_names, embedding_dim, second)
+    arrays = [pa.array(columns[field.name], field.type) for field in table_schema if field.name in columns]
+    _check_second(rows, second)
+    arrays.append(_embeddings(rows, [row.embedding for row in rows], embedding_dim, "embedding_dim={}"))
+    for name, dim in second.items():
+        vectors = [row.embeddings.get(name, b"") for row in rows]
+        arrays.append(_embeddings(rows, vectors, dim, f"second_embeddings[{name!r}]={{}}"))
+    return pa.Table.from_arrays(arrays, schema=table_schema)
 
 
-def _embeddings(rows: Sequence[ScoredSample], dim: int) -> pa.FixedSizeListArray:
+def _check_second(rows: Sequence[ScoredSample], second: Mapping[str, int]) -> None:
+    """Refuses a row whose second embeddings are not those of the table: nothing is left out without a word."""
+    for row in rows:
+        if row.embedding and row.embeddings.keys() != second.keys():
+            raise ScoreTableError(
+                f"sample {row.ref.key!r} of {row.ref.shard} has the second embeddings {sorted(row.embeddings)}, and the score "
+                f"table's are {sorted(second)}; give second_embeddings with the width of each"
+            )
+
+
+def _embeddings(rows: Sequence[ScoredSample], vectors: Sequence[bytes], dim: int, remedy: str) -> pa.FixedSizeListArray:
     matrix = np.zeros((len(rows), dim), "<f2")
-    for position, row in enumerate(rows):
-        if row.embedding:
-            vector = np.frombuffer(row.embedding, "<f2")
+    for position, (row, data) in enumerate(zip(rows, vectors, strict=True)):
+        if data:
+            vector = np.frombuffer(data, "<f2")
             if vector.shape != (dim,):
                 raise ScoreTableError(
                     f"sample {row.ref.key!r} of {row.ref.shard}: its embedding has {vector.size} values and the score "
-                    f"table's column {dim}; give embedding_dim={vector.size}"
+                    f"table's column {dim}; give {remedy.format(vector.size)}"
                 )
             matrix[position] = vector
     return embedding_column(matrix)
@@ -159,7 +192,8 @@ def write_table(
     dictionary = [
         name for name in ("shard", "status", "step", "reason", "format", "image") if name in table.schema.names
     ]
-    split = [*floats, *(["embedding.list.element"] if "embedding" in table.schema.names else [])]
+    embeddings = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+    split = [*floats, *(f"{name}.list.element" for name in embeddings)]
     with pq.ParquetWriter(
         stream,
         table.schema,
@@ -178,9 +212,30 @@ def write_table(
 
 
 def score_names(table_schema: pa.Schema) -> list[str]:
-    """The names of the scores in a table's schema: all columns but the fixed ones and the embedding."""
-    fixed = {*(name for name, _ in _FIXED_COLUMNS), "embedding"}
-    return [name for name in table_schema.names if name not in fixed]
+    """The names of the scores in a table's schema: all columns but the fixed ones and the embeddings."""
+    fixed = {name for name, _ in _FIXED_COLUMNS}
+    return [
+        field.name for field in table_schema if field.name not in fixed and not pa.types.is_fixed_size_list(field.type)
+    ]
+
+
+def second_embeddings(table_schema: pa.Schema) -> dict[str, int]:
+    """The names and widths of the second embeddings in a table's schema."""
+    return {
+        field.name.removeprefix(SECOND_PREFIX): field.type.list_size
+        for field in table_schema
+        if pa.types.is_fixed_size_list(field.type) and field.name.startswith(SECOND_PREFIX)
+    }
+
+
+def with_later_columns(table: pa.Table) -> pa.Table:
+    """A table that was written before there were some of the columns, with these, of nulls, in their places."""
+    for place, (name, kind) in enumerate(_FIXED_COLUMNS):
+        if name in LATER_COLUMNS and name not in table.column_names:
+            table = table.add_column(
+                min(place, table.num_columns), pa.field(name, kind), pa.nulls(table.num_rows, kind)
+            )
+    return table
 
 
 def part_name(shard_index: int, folder: str = FOLDER) -> str:
@@ -212,7 +267,7 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
             raise ScoreTableError(f"row {index} with key {key!r} was not there before, so it cannot be scored again")
         order[place] = table.num_rows + position
     # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.
-    both = pa.concat_tables([table.cast(again.schema), again])
+    both = pa.concat_tables([with_later_columns(table).cast(again.schema), again])
     return both.take(pa.array(order)).combine_chunks()
 
 

@@ -52,6 +52,7 @@ __all__ = [
     "open_read",
     "read_bytes",
     "read_json",
+    "remove_empty_temporary",
     "write_atomic",
     "write_json",
 ]
@@ -239,6 +240,11 @@ def clean_temporary(output: str) -> None:
     left = list(files_under(output, f"{TEMPORARY}/*"))
     if left:
         delete(left)
+    remove_empty_temporary(output)
+
+
+def remove_empty_temporary(output: str) -> None:
+    """Removes the `_temporary` folder of a folder that may not be ours alone, if nothing is in it."""
     folder = join(output, TEMPORARY)
     if not scheme(output) and os.path.isdir(folder):
         with contextlib.suppress(OSError):  # a worker may be writing there again

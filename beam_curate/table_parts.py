@@ -23,7 +23,15 @@ import pyarrow.parquet as pq
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.retrying import StorageError
 from beam_curate.run_state import part_paths, scores_folder
-from beam_curate.score_table import SCHEMA_VERSION, VERDICTS, ScoreTableError, open_part, part_counts, part_name
+from beam_curate.score_table import (
+    SCHEMA_VERSION,
+    VERDICTS,
+    ScoreTableError,
+    open_part,
+    part_counts,
+    part_name,
+    with_later_columns,
+)
 from beam_curate.storage import absolute, exists, join, open_read
 
 IDENTITY: Final = ("key", "shard", "shard_index", "index")
@@ -151,7 +159,7 @@ class Part:
     @functools.cached_property
     def schema(self) -> pa.Schema:
         """All columns: scores that were added come before the embedding."""
-        schema = self.scores.schema_arrow
+        schema: pa.Schema = with_later_columns(self.scores.schema_arrow.empty_table()).schema
         for name in self.added:
             schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
         return schema.with_metadata({"beam_curate.schema_version": SCHEMA_VERSION})
@@ -181,8 +189,12 @@ class Part:
             table = read(self._overlay, upper)
             found |= dict(zip(table.column_names, table.columns, strict=True))
         if lower:
-            table = read(self.scores, lower)
+            stored = self.scores.schema_arrow.names
+            table = read(self.scores, [name for name in lower if name in stored])
             found |= dict(zip(table.column_names, table.columns, strict=True))
+            # Columns that there were none of when the part was written.
+            later = {name: self.schema.field(name).type for name in lower if name not in stored}
+            found |= {name: pa.chunked_array([pa.nulls(table.num_rows, kind)]) for name, kind in later.items()}
         return pa.table({name: found[name] for name in names})
 
     def read_kept(self, ranks: npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:

@@ -18,13 +18,11 @@ whose docstrings tell them; docs/beam-yaml.md lists them.
 """
 
 import dataclasses
-import difflib
-import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, ParamSpec, Union
+from typing import TYPE_CHECKING, Any, Final
 
 import apache_beam as beam
 
@@ -32,19 +30,12 @@ from beam_curate.images import FAST, MAX_PIXELS, DecodeOptions
 from beam_curate.records import FAILED, EmbeddedSample, ScoredSample, record
 from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES
 from beam_curate.storage import absolute
+from beam_curate.yaml_values import takes_yaml
 
-Given = ParamSpec("Given")
+if TYPE_CHECKING:
+    from beam_curate.heads import EmbeddingScore
 
 _EMPTY: Final[Mapping[str, Any]] = types.MappingProxyType({})
-_KINDS: Final[Mapping[Any, str]] = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "true or false",
-    type(None): "null",
-    Sequence: "a list",
-    Mapping: "a map",
-}
 
 
 @record
@@ -60,47 +51,7 @@ class FinishedRun:
     output_bytes: int
 
 
-def _takes_yaml(constructor: Callable[Given, beam.PTransform]) -> Callable[Given, beam.PTransform]:
-    """Makes a constructor refuse names and types of values that are not its own.
-
-    Raises:
-        ValueError: At construction; it names the option, its value, and what it takes.
-    """
-    signature = inspect.signature(constructor)
-    kinds = typing.get_type_hints(constructor)
-
-    @functools.wraps(constructor)
-    def checked(*args: Given.args, **options: Given.kwargs) -> beam.PTransform:
-        for name in options:
-            if name not in signature.parameters:
-                close = difflib.get_close_matches(name, signature.parameters, n=1)
-                hint = f"did you mean {close[0]}? " if close else ""
-                raise ValueError(f"there is no option {name!r}; {hint}there are: {', '.join(signature.parameters)}")
-        for name, value in signature.bind(*args, **options).arguments.items():
-            if not _fits(value, kinds[name]):
-                raise ValueError(f"{name}={value!r}: give {_in_words(kinds[name])}")
-        return constructor(*args, **options)
-
-    return checked
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if typing.get_origin(kind) in (Union, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(kind))
-    if typing.get_origin(kind) is Sequence:
-        return isinstance(value, list | tuple) and all(_fits(each, *typing.get_args(kind)) for each in value)
-    if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool)
-    return isinstance(value, typing.get_origin(kind) or kind)
-
-
-def _in_words(kind: Any) -> str:
-    if typing.get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(_in_words(each) for each in typing.get_args(kind))
-    return _KINDS[typing.get_origin(kind) or kind]
-
-
-@_takes_yaml
+@takes_yaml
 def read_tar_shards(
     input: str,
     image_extension: str | None = None,
@@ -113,7 +64,7 @@ def read_tar_shards(
     return ReadTarShards(input, image_extension, max_member_bytes, max_shard_bytes)
 
 
-@_takes_yaml
+@takes_yaml
 def decode_images(
     size: int = 224,
     resize_mode: str = "shortest",
@@ -124,15 +75,18 @@ def decode_images(
     max_pixels: int = MAX_PIXELS,
     threads: int = 0,
     dali_device: str = "auto",
+    quality: str = "",
+    screen: str = "",
 ) -> beam.PTransform:
     """Decodes, orients, resizes and crops images to what the model sees. See `images.DecodeOptions`."""
+    from beam_curate.screening import parse_screening
     from beam_curate.transforms.decode_images import DecodeImages
 
     options = DecodeOptions(size, resize_mode, interpolation, decoder, apply_exif_orientation, extract_exif, max_pixels)
-    return DecodeImages(options, threads, dali_device)
+    return DecodeImages(options, threads, dali_device, parse_screening(quality, screen, option=""))
 
 
-@_takes_yaml
+@takes_yaml
 def embed_images(
     clip_model: str = "ViT-L-14",
     pretrained: str = "openai",
@@ -166,7 +120,7 @@ def embed_images(
     return RunInference(handler).with_output_types(EmbeddedSample)
 
 
-@_takes_yaml
+@takes_yaml
 def score_and_filter(
     clip_model: str = "ViT-L-14",
     model_dir: str = "",
@@ -178,15 +132,21 @@ def score_and_filter(
     max_nsfw: float | None = None,
     min_side: int | None = None,
     keep: str = "",
+    quality: str = "",
+    prompt: str = "",
+    pretrained: str = "openai",
+    quick_gelu: bool | str = "auto",
 ) -> beam.PTransform:
     """Gives every sample its scores and its verdict: kept, rejected or failed. See `transforms.score_and_filter`."""
     from beam_curate.clip_config import model_config
     from beam_curate.head_files import find_heads
     from beam_curate.rules import keep_rule
+    from beam_curate.screening import parse_screening
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
 
     name, config = model_config(clip_model)
-    heads = find_heads(
+    image_scores = parse_screening(quality, "", option="").quality
+    published = find_heads(
         model_dir,
         name,
         config["embed_dim"],
@@ -195,14 +155,35 @@ def score_and_filter(
         nsfw_chain=nsfw_chain,
         seed=seed,
     )
+    weights = {"model_dir": model_dir or None, "quick_gelu": quick_gelu, "seed": seed}
+    heads = (*published, *_prompt_scores(prompt, name, pretrained, weights))
+    names = [*image_scores, *(head.name for head in heads)]
+    for shared in (each for each in names if names.count(each) > 1):
+        raise ValueError(f"two scores are named {shared}: give each its own name")
     try:
-        rules = keep_rule(keep, [head.name for head in heads])
+        rules = keep_rule(keep, names)
     except ValueError as error:
         raise ValueError(f"keep={keep!r}: {error}") from error
-    return ScoreAndFilter(heads, min_aesthetic, max_nsfw, min_side, rules=rules)
+    return ScoreAndFilter(heads, min_aesthetic, max_nsfw, min_side, rules=rules, image_scores=image_scores)
 
 
-@_takes_yaml
+def _prompt_scores(
+    prompt: str, clip_model: str, pretrained: str, weights: Mapping[str, Any]
+) -> "tuple[EmbeddingScore, ...]":
+    """The scores of prompts, whose texts are embedded here."""
+    from beam_curate.prompts import parse_prompts, prompt_scores
+    from beam_curate.scorers import column_problem
+
+    try:
+        specs = parse_prompts(prompt) if prompt.strip() else ()
+        for problem in filter(None, (column_problem(spec.name) for spec in specs)):
+            raise ValueError(problem)
+    except ValueError as error:
+        raise ValueError(f"prompt={prompt!r}: {error}") from error
+    return prompt_scores(specs, clip_model, pretrained, **weights)
+
+
+@takes_yaml
 def write_webdataset_shards(
     output: str,
     score_names: Sequence[str] = ("aesthetic", "nsfw"),
@@ -221,7 +202,7 @@ def write_webdataset_shards(
     return _named("WriteWebDatasetShards", "CheckScores" >> check | write | "Counts" >> counts)
 
 
-@_takes_yaml
+@takes_yaml
 def curate_images(
     input: str,
     output: str,
@@ -244,9 +225,16 @@ def curate_images(
     names = ("clip_model", "pretrained", "seed", "quick_gelu")
     model = describe_model(model_dir=model_dir or None, fetch=True, **{name: bound.arguments[name] for name in names})
     geometry = {"size": model.image_size, "resize_mode": model.resize_mode, "interpolation": model.interpolation}
-    scoring = _step("score", score_and_filter, score, model_dir=model_dir, clip_model=model.clip_model)
+    decoding = _step("decode", decode_images, decode, **geometry)
+    same = {"pretrained": bound.arguments["pretrained"], "quick_gelu": bound.arguments["quick_gelu"]}
+    same |= {"clip_model": model.clip_model, "quality": decode.get("quality", "")}
+    scoring = _step("score", score_and_filter, score, model_dir=model_dir, **same)
     random = ["CLIP weights"] if model.random else []
-    random += [f"{head.name} head" for head in scoring.heads if head.description.get("meaningless")]
+    random += [
+        f"{head.name} {'score' if 'prompts' in head.description else 'head'}"
+        for head in scoring.heads
+        if head.description.get("meaningless")
+    ]
     about = {
         "scores_meaningless": bool(random),
         "random": random,
@@ -264,9 +252,7 @@ def curate_images(
         about=about,
     )
     reading = _step("read", read_tar_shards, read, input=input)
-    return _named(
-        "CurateImages", reading | _step("decode", decode_images, decode, **geometry) | embedding | scoring | writing
-    )
+    return _named("CurateImages", reading | decoding | embedding | scoring | writing)
 
 
 # It reads by itself, which Beam takes from a name that begins with Read, or from this.

@@ -38,7 +38,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.clip_handler import ClipModelHandler
     from beam_curate.clip_weights import for_any_folder
     from beam_curate.images import DecodeOptions
-    from beam_curate.records import EmbeddedSample
+    from beam_curate.records import DecodedImage, EmbeddedSample
+    from beam_curate.second_models import widths
     from beam_curate.storage import absolute
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages
@@ -66,12 +67,11 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         "device": options.device,
         "quick_gelu": options.forced_quick_gelu,
     }
-    model = ClipModelHandler(
-        **weights,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        model_copies=options.model_copies if options.model_copies > 1 else None,
-    )
+    running: dict[str, Any] = {
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+        "model_copies": options.model_copies if options.model_copies > 1 else None,
+    }
     hints = inference_hints(options, runner_name(root.options))
     score = ScoreAndFilter(
         job.heads,
@@ -83,17 +83,29 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         job.own.of_embeddings,
     )
     run = root | ContinueRun(output, options.retried_reasons)
-    embedded = (
+    decoded = (
         run.pending
         | ReadTarShards(
             image_extension=options.image_extension or None,
             max_member_bytes=options.max_member_bytes,
             max_shard_bytes=options.max_shard_bytes,
         )
-        | DecodeImages(decode, options.decode_threads, options.dali_device, job.screening)
+        | DecodeImages(
+            decode,
+            options.decode_threads,
+            options.dali_device,
+            job.screening,
+            {name: second.target for name, second in job.second.items()},
+        )
         | ScoreImages(job.own.of_images)
-        | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     )
+    for name, second in job.second.items():
+        own = {"clip_model": second.description.clip_model, "pretrained": second.pretrained, "quick_gelu": "auto"}
+        handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
+        infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
+        decoded = decoded | f"Embed_{name}" >> infer
+    model = ClipModelHandler(**weights, **running)
+    embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     if options.caption_score:
         compare = RunInference(CaptionHandler(**weights)).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         embedded = embedded | "Captions" >> compare
@@ -109,6 +121,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             run.done,
             about,
             job.top,
+            widths(job.second),
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from beam_curate.records import Shard
     from beam_curate.rules import KeepRule
     from beam_curate.screening import Screening
+    from beam_curate.second_models import SecondModel
     from beam_curate.top import TopRule
     from pipelines.own_scores import OwnScores
 
@@ -32,20 +33,20 @@ class Job:
     screening: Screening
     own: OwnScores
     image_scores: tuple[str, ...]
+    second: Mapping[str, SecondModel]
     top: TopRule | None = None
 
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the results: a run is continued only with the same."""
-        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained",
+        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "second_model",
                    "quick_gelu", "device", "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement",
                    "layout", "head", "scorer", "resume", "retry_failed", "overwrite")  # fmt: skip
         return {
             **self.options.without(*skipped),
             # The weights' checksum and the activation decide, not the path, tag or option that they came by.
-            "model": {
-                k: v for k, v in dataclasses.asdict(self.model).items() if k not in ("pretrained", "quick_gelu_by")
-            },
+            "model": _deciding_model(self.model),
+            "second_models": {name: _deciding_model(model.description) for name, model in self.second.items()},
             "heads": {head.name: _deciding(head.description) for head in self.heads},
             "scorers": self.own.descriptions,
         }
@@ -59,6 +60,10 @@ class Job:
             for head in self.heads
             if head.description.get("meaningless")
         ]
+
+
+def _deciding_model(description: ModelDescription) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(description).items() if k not in ("pretrained", "quick_gelu_by")}
 
 
 def _deciding(description: Mapping[str, object]) -> dict[str, object]:
@@ -84,7 +89,9 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.model_description import describe_model
     from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
     from beam_curate.rules import keep_rule
+    from beam_curate.score_table import schema
     from beam_curate.screening import parse_screening
+    from beam_curate.second_models import SecondModelError, find_second_models, widths
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
     failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
@@ -103,6 +110,10 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         quick_gelu=options.forced_quick_gelu,
         fetch=True,
     )
+    try:
+        second = find_second_models(options.second_model, options.model_dir or None)
+    except SecondModelError as error:
+        raise OptionError(f"--second_model {error}") from error
     published = find_heads(
         options.model_dir,
         options.clip_model,
@@ -125,6 +136,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         *(column for scorer in own.of_embeddings for column in scorer.columns),
     ]
     refuse_shared_names(names)
+    schema(names, model.embed_dim, widths(second))  # refuses a score that is named as an embedding
     check_layouts(options.layouts, names)
     try:
         keep = keep_rule(options.keep, names)
@@ -132,7 +144,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         raise OptionError(f"--keep: {error}") from error
     top = options.top_rule(names)
     options = _without_idle_rules(options, given, set(names))
-    return Job(options, shards, model, heads, keep, screening, own, with_images, top)
+    return Job(options, shards, model, heads, keep, screening, own, with_images, second, top)
 
 
 def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:

@@ -35,6 +35,13 @@ class CurateOptions(SelectingOptions):
         "file name, or the configuration beside the weights says; an error if none does and the model exists with both",
         choices=("auto", "yes", "no"),
     )
+    second_model: tuple[str, ...] = option(
+        (),
+        "a further open_clip model whose embedding goes to a column of its own, embedding_vit_b_16 for "
+        "ViT-B-16=laion2b_s34b_b88k; weights as for --pretrained; may be given several times",
+        action="append",
+        metavar="MODEL=WEIGHTS",
+    )
     aesthetic_head: str = option("", "file of the aesthetic head; none turns the score off; default: from --model_dir")
     nsfw_head: str = option("", "file of the NSFW head; none turns the score off; default: from --model_dir")
     nsfw_chain: str = option(
@@ -69,8 +76,8 @@ class CurateOptions(SelectingOptions):
     )
     quality: str = option(
         "",
-        "quality scores to compute without the model, a comma list of aspect_ratio, bytes_per_pixel, sharpness, brightness, "
-        "brightness_p5, brightness_p99, entropy, border, colourfulness, chroma_p99",
+        "quality scores to compute without the model, a comma list of aspect_ratio, bytes_per_pixel, frames, sharpness, "
+        "brightness, brightness_p5, brightness_p99, entropy, border, colourfulness, chroma_p99",
     )
     screen: str = option(
         "",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from beam_curate.heads import EmbeddingScore
+    from beam_curate.preview import Preview, Tally
     from beam_curate.records import Shard
     from beam_curate.rejudging import Selection
 
@@ -58,6 +59,7 @@ class Job:
             "scores",
             "output",
             "dry_run",
+            "report",
             "model_dir",
             "pretrained",
             "layout",
@@ -90,10 +92,13 @@ def prepare(options: SelectOptions) -> Job:
     from pipelines.source_run import finished_run, scoring_configuration
 
     source, summary = finished_run("scores", options.scores)
+    if options.report:
+        _check_report(options, source)
     shards = input_shards(source)
     table, _ = finished_table(source)
     with table.open(0) as part:
-        names = score_table.score_names(part.schema)
+        schema = part.schema
+    names = score_table.score_names(schema)
     model = scoring_configuration(summary["configuration"])["model"]
     own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
     if own.of_images:
@@ -101,7 +106,7 @@ def prepare(options: SelectOptions) -> Job:
             f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to curate.py"
         )
     selection = Selection(table, scorers=(*own.heads, *_prompts(options, model)), own=own.of_embeddings)
-    clash = sorted({*selection.added} & {*names, *score_table.schema((), 1).names})
+    clash = sorted({*selection.added} & {*schema.names, *score_table.schema((), 1).names})
     if clash:
         raise OptionError(
             f"the table has a column {clash[0]} already; give the score of --head, --scorer or --prompt another name"
@@ -117,6 +122,19 @@ def prepare(options: SelectOptions) -> Job:
         raise OptionError(f"--scores {options.scores}: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     return Job(options, selection, shards, summary, own.descriptions)
+
+
+def _check_report(options: SelectOptions, source: str) -> None:
+    """Refuses a page of --report that would take the place of a file of the source, or of a folder."""
+    from beam_curate.storage import absolute
+
+    path = os.path.realpath(absolute(options.report))
+    if path.startswith(os.path.join(os.path.realpath(source), "")):
+        raise OptionError(
+            f"--report {options.report} is in the folder of --scores, which stays as it is; give another path"
+        )
+    if os.path.isdir(path):
+        raise OptionError(f"--report {options.report} is a folder; give the path of a file, such as preview.html")
 
 
 def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
@@ -156,8 +174,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     return packed | WriteReport(output) | WriteLayouts(output, job.options.layouts)
 
 
-def about_run(job: Job, runner: str) -> dict[str, Any]:
-    """What summary.json says beside the counts: the source's model and heads, and these rules."""
+def about_selection(job: Job) -> dict[str, Any]:
+    """What decides the result: the source's model and heads, and these rules."""
     from importlib.metadata import version
 
     source = job.source
@@ -169,18 +187,39 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
         "heads": [*source["heads"], *new],
         "configuration": job.configuration,
         "input": {**source.get("input", {}), "scores": job.options.scores},
-        "runner": runner,
         "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
 
-def dry_run(job: Job) -> str:
-    """A table of what each rule keeps: alone, and after the rules before it."""
-    from beam_curate.preview import Tally, preview
+def about_run(job: Job, runner: str) -> dict[str, Any]:
+    """What summary.json says beside the counts."""
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {**about_selection(job), "runner": runner, "started": started}
 
-    found = preview(job.selection, [shard.index for shard in job.shards])
-    per_shard = job.options.samples_per_shard
+
+def dry_run(job: Job) -> str:
+    """Tries the rules, writes the page of --report, and says what each rule keeps."""
+    from beam_curate.preview import preview
+    from beam_curate.report.writing import write_preview
+    from beam_curate.storage import absolute
+
+    shards, report = [shard.index for shard in job.shards], job.options.report
+    found = preview(job.selection, shards)
+    end = "nothing was written"
+    if report:
+        about, per_shard = about_selection(job), job.options.samples_per_shard
+        write_preview(absolute(report), job.selection, shards, found.cutoffs, about, per_shard)
+        end = f"nothing was written but {printable(report)}"
+    return f"{rules_table(found, job.options.samples_per_shard)}\n{end}"
+
+
+def rules_table(found: Preview, per_shard: int) -> str:
+    """What each rule keeps: alone, and after the rules before it.
+
+    Args:
+        found: What the rules keep.
+        per_shard: Samples in an output shard.
+    """
 
     def cells(tally: Tally) -> str:
         share = 100 * tally.samples / found.everything.samples if found.everything.samples else 0.0
@@ -199,7 +238,7 @@ def dry_run(job: Job) -> str:
     left_out = (
         f"{found.failed:,} samples failed, {found.screened:,} were rejected before inference: none of these is selected"
     )
-    return "\n".join([*lines[1:], left_out, "nothing was written"])
+    return "\n".join([*lines[1:], left_out])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

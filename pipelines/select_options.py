@@ -46,6 +46,11 @@ class SelectOptions(SelectingOptions):
     dry_run: bool = option(
         False, "write nothing: print how many samples, bytes and shards each rule keeps", action="store_true"
     )
+    report: str = option(
+        "",
+        "with --dry_run: write the report that the selection would have, one HTML file with charts and samples, to this path",
+        metavar="FILE",
+    )
     resume: bool = option(False, "continue the run in --output", action="store_true")
     overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
 
@@ -61,3 +66,9 @@ class SelectOptions(SelectingOptions):
             raise OptionError(
                 f"--output {self.output} is the folder of --scores; give another one: the table there stays as it is"
             )
+        if self.report and not self.dry_run:
+            raise OptionError(
+                f"--report {self.report} is for --dry_run; a run writes report.html to --output by itself"
+            )
+        if self.report.endswith(("/", "\\")):
+            raise OptionError(f"--report {self.report} is a folder; give the path of a file, such as preview.html")

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import pathlib
 import subprocess
@@ -40,7 +41,7 @@ def differences(batch: list[bytes], options: DecodeOptions, decoder: dali_decodi
     decoded = decoder.decode(batch)
     assert decoded.by_dali == len(batch)
     found = []
-    for data, (facts, pixels) in zip(batch, decoded.images, strict=True):
+    for data, (facts, (pixels,)) in zip(batch, decoded.images, strict=True):
         reference_facts, reference = decode_image(data, options)
         assert facts == reference_facts
         assert (pixels.shape, pixels.dtype) == ((options.size, options.size, 3), np.uint8)
@@ -141,7 +142,7 @@ def test_chunks_keep_the_order_and_the_limits(monkeypatch):
     monkeypatch.setattr(dali_plans, "MAX_BATCH", 3)
     monkeypatch.setattr(dali_plans, "MAX_CHUNK_PIXELS", 100)
     sides = [5, 5, None, 5, 5, 9, 5, 10, 1]
-    plans = [s and dali_plans.Plan(ImageFacts(s, s, "JPEG", "", 0), 1, (0, 0), (s, s)) for s in sides]
+    plans = [s and dali_plans.Plan(ImageFacts(s, s, "JPEG", "", 0), 1) for s in sides]
     found = list(dali_plans.chunks(plans))
     assert [[index for index, _ in chunk] for chunk in found] == [[0, 1, 3], [4], [5], [6], [7], [8]]
     assert all(plan is plans[index] for chunk in found for index, plan in chunk)
@@ -234,14 +235,14 @@ def test_each_image_has_its_own_result_and_reason(decoder):
             assert result.facts == reference.facts
         else:
             assert result[0] == reference[0]
-            difference = np.abs(result[1].astype(int) - reference[1])
+            difference = np.abs(result[1][0].astype(int) - reference[1])
             assert difference.max() <= (3 if plan is not None and data not in bad else 0)
 
 
 @needs_dali
 def test_pixels_do_not_depend_on_the_neighbours(decoder, monkeypatch):
     good = [encoded(photo(i, 90 + i, 70)) for i in range(9)]
-    alone = [decoder.decode([data]).images[0][1].tobytes() for data in good]
+    alone = [decoder.decode([data]).images[0][1][0].tobytes() for data in good]
     mixed = [*good[:4], corrupt(good[0]), *good[4:], corrupt(good[1])]
     builds = []
     build = dali_decoding._build
@@ -249,7 +250,7 @@ def test_pixels_do_not_depend_on_the_neighbours(decoder, monkeypatch):
     decoded = decoder.decode(mixed)
     assert decoded.by_dali == len(good)
     assert len(builds) == 9  # one after each failed run: 0-10, then 0-4, 2-4, 3-4, 4 and 5-10, 8-10, 9-10, 10
-    assert [decoded.images[i][1].tobytes() for i in range(len(mixed)) if i not in (4, 10)] == alone
+    assert [decoded.images[i][1][0].tobytes() for i in range(len(mixed)) if i not in (4, 10)] == alone
     assert decoder.decode([]).images == []
 
 
@@ -269,11 +270,37 @@ def test_a_device_that_fails_is_loud_and_not_a_slow_pillow(monkeypatch):
 @needs_dali
 def test_a_device_with_other_pixels_is_refused(monkeypatch):
     def swapped(self, batch, plans, run=dali_decoding.DaliDecoder._run):
-        return (pixels[..., ::-1] for pixels in run(self, batch, plans))
+        return ((pixels[..., ::-1],) for (pixels,) in run(self, batch, plans))
 
     monkeypatch.setattr(dali_decoding.DaliDecoder, "_run", swapped)
     with pytest.raises(RuntimeError, match="decodes otherwise on the processor than Pillow"):
         dali_decoding.DaliDecoder(OPTIONS, "cpu", threads=1)
+
+
+@needs_dali
+def test_several_models_are_served_from_one_decoding():
+    targets = [Target(SIZE), Target(SIZE + 9, "squash", "bilinear")]
+    several = dali_decoding.DaliDecoder(OPTIONS, "cpu", 2, targets)
+    batch = [
+        encoded(photo(1, 120, 90)),
+        encoded(photo(2, 120, SIZE + 4)),
+        encoded(photo(3, 80, 70), "PNG"),
+        b"no image",
+    ]
+    decoded = several.decode(batch)
+    assert decoded.by_dali == 1  # the second is too small for the second model, which is no reason to fail
+    assert isinstance(decoded.images[3], ImageError)
+    for place, target in enumerate(targets):
+        options = DecodeOptions(target.size, target.resize_mode, target.interpolation)
+        alone = dali_decoding.DaliDecoder(options, "cpu", 2)
+        (_, (pixels,)) = alone.decode(batch[:1]).images[0]
+        assert np.array_equal(decoded.images[0][1][place], pixels)
+        for index in (1, 2):
+            facts, expected = decode_image(batch[index], dataclasses.replace(options, decoder="pillow"))
+            assert decoded.images[index][0] == facts
+            assert np.abs(decoded.images[index][1][place].astype(int) - expected).max() <= 1
+        alone.close()
+    several.close()
 
 
 @needs_dali
@@ -288,7 +315,7 @@ def test_many_threads_share_a_decoder(decoder):
     found = {}
 
     def decode(index):
-        found[index] = [pixels.tobytes() for _, pixels in decoder.decode(batches[index]).images]
+        found[index] = [pixels.tobytes() for _, (pixels,) in decoder.decode(batches[index]).images]
 
     threads = [threading.Thread(target=decode, args=[i]) for i in range(4)]
     for thread in threads:
@@ -296,7 +323,7 @@ def test_many_threads_share_a_decoder(decoder):
     for thread in threads:
         thread.join()
     for index, batch in enumerate(batches):
-        assert found[index] == [pixels.tobytes() for _, pixels in decoder.decode(batch).images]
+        assert found[index] == [pixels.tobytes() for _, (pixels,) in decoder.decode(batch).images]
 
 
 # --- on real and on broken images
@@ -329,7 +356,7 @@ def test_broken_images_fail_for_the_reason_of_the_reference(assets):
         else:
             assert not isinstance(result, ImageError), path.name
             assert result[0] == reference[0], path.name
-            assert np.abs(result[1].astype(int) - reference[1]).mean() < 1, path.name
+            assert np.abs(result[1][0].astype(int) - reference[1]).mean() < 1, path.name
     decoder.close()
 
 

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from beam_curate import images, jpeg_decoding, reasons
 from beam_curate.image_errors import PILLOW_ERRORS
-from beam_curate.images import DECODERS, MAX_PIXELS, DecodeOptions, ImageError, decode_image, image_facts
+from beam_curate.images import DECODERS, MAX_PIXELS, DecodeOptions, ImageError, decode_image, decode_sizes, image_facts
+from beam_curate.resizing import Target
 from tests.conftest import encoded, photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest takes back the filter that the module sets
@@ -166,6 +167,26 @@ def test_squash_shows_the_whole_image():
     squashed = decode_image(data, DecodeOptions(size=32, resize_mode="squash"))[1]
     assert squashed[16, 2].tolist() == [0, 0, 255]
     assert decode_image(data, FAST)[1][16, 2].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("decoder", ["fast", "pillow", "scaled"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("size", [(700, 500), (250, 400), (3200, 2400)])
+def test_for_several_models_an_image_is_as_for_each_alone(decoder, format, size, monkeypatch):
+    calls = []
+    decode = jpeg_decoding.decode_jpeg
+    monkeypatch.setattr(jpeg_decoding, "decode_jpeg", lambda *given: calls.append(given) or decode(*given))
+    data = encoded(photo(5, *size), format)
+    targets = [Target(224), Target(256), Target(224, "squash", "bilinear"), Target(336)]
+    facts, pictures = decode_sizes(data, DecodeOptions(decoder=decoder), targets)
+    fractions = {factor for _, _, factor in calls}
+    assert len(calls) == len(fractions) <= (0 if format != "JPEG" or decoder == "pillow" else 2)
+    for target, pixels in zip(targets, pictures, strict=True):
+        alone = DecodeOptions(target.size, target.resize_mode, target.interpolation, decoder)
+        expected_facts, expected = decode_image(data, alone)
+        assert facts == expected_facts
+        assert pixels.shape == (target.size, target.size, 3)
+        assert np.array_equal(pixels, expected)
 
 
 def test_large_jpegs_are_decoded_at_a_fraction_if_asked(monkeypatch):

@@ -36,6 +36,7 @@ def sample(part, index, status, scores):
         f"dir/{index:04d}",
         caption=None if index == 2 else f"a photo {part}-{index}",
         url=None if index == 4 else f"https://example.org/{part}/{index}.jpg",
+        uid=hashlib.md5(b"%d %d" % (part, index)).hexdigest() if index % 2 else None,
     )
     if status == "f":
         return ScoredSample(ref, None, b"", {}, "failed", "decode", "not_an_image", "no")
@@ -159,11 +160,16 @@ def test_datacomp_metadata_and_features(run, tmp_path):
     assert list(rows[0]) == ["uid", "url", "text", "original_width", "original_height", "clip_l14_similarity_score",
                              "sha256", "shard", "key"]  # fmt: skip
     for row, expected in zip(rows, kept, strict=True):
-        assert row["uid"] == hashlib.sha256(f"{expected.ref.shard}\0{expected.ref.key}".encode()).hexdigest()[:32]
+        made = hashlib.sha256(f"{expected.ref.shard}\0{expected.ref.key}".encode()).hexdigest()[:32]
+        assert row["uid"] == (expected.ref.uid or made)
         assert row["clip_l14_similarity_score"] == expected.scores["caption_similarity"]
         assert (row["text"], row["url"]) == (expected.ref.caption or "", expected.ref.url)
         assert (row["original_width"], row["original_height"]) == (expected.facts.width, expected.facts.height)
     assert "" in [row["text"] for row in rows]
+    own = [row.ref.uid for row in kept if row.ref.uid]
+    description = json.loads((folder / "_layout.json").read_text())
+    assert (description["uids_of_samples"], description["uids_made"]) == (len(own), len(kept) - len(own))
+    assert 0 < len(own) < description["different_uids"] == len(kept)
     # baselines/apply_filter.py: clip scores against a threshold, and lengths of texts, none of which may be null.
     assert sum(row["clip_l14_similarity_score"] >= 3.2 for row in rows) == 6
     assert {type(row["text"]) for row in rows} == {str}
@@ -201,8 +207,21 @@ def test_a_large_subset_is_sorted_across_its_buckets(tmp_path):
     layout_files.write_subset(str(tmp_path), ["0.parquet", "1.parquet"])
     expected = as_pairs(sorted(uids))
     np.testing.assert_array_equal(np.load(tmp_path / "subset.npy"), expected)
-    with pytest.raises(score_table.ScoreTableError, match="unique"):
-        layout_files.write_subset(str(tmp_path), ["0.parquet", "0.parquet"])
+    # A uid that two samples have is there once.
+    assert layout_files.write_subset(str(tmp_path), ["0.parquet", "1.parquet", "0.parquet"]) == 5000
+    np.testing.assert_array_equal(np.load(tmp_path / "subset.npy"), expected)
+
+
+def test_datacomp_of_a_table_of_before_the_uids(run, tmp_path):
+    output, kept = run
+    for path in (output / "scores").iterdir():
+        table = pq.read_table(path).drop_columns(["uid"])
+        with open(path, "wb") as stream:
+            score_table.write_table(stream, table)
+    write_layout(str(output), "datacomp", str(tmp_path / "layout"))
+    description = json.loads((tmp_path / "layout" / "_layout.json").read_text())
+    assert (description["uids_of_samples"], description["uids_made"]) == (0, len(kept))
+    assert len(np.load(tmp_path / "layout" / "subset.npy")) == len(kept)
 
 
 def test_laion(run, tmp_path):

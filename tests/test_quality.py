@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageFilter
 
-from beam_curate.images import DecodeOptions, decode_image
+from beam_curate.images import DecodeOptions, decode_image, image_facts
 from beam_curate.quality import QUALITY, check_quality, quality_scores
 from beam_curate.records import ImageFacts
 from beam_curate.score_table import _FIXED_COLUMNS
 from tests.conftest import ROOT, encoded, photo
 
-FACTS = ImageFacts(640, 480, "JPEG", "", 61_440)
+FACTS = ImageFacts(640, 480, "JPEG", "", 61_440, frames=1)
 SIDE = 224
 
 
@@ -59,6 +59,14 @@ def test_aspect_ratio_is_longer_by_shorter(width, height, ratio):
 
 def test_bytes_per_pixel_is_of_the_original_image():
     assert score("bytes_per_pixel", noise()) == 0.2
+
+
+def test_frames_tell_what_moves():
+    pictures = [photo(seed, 60, 50) for seed in range(3)]
+    still, moving = (encoded(pictures[0], "GIF", save_all=True, append_images=more) for more in ([], pictures[1:]))
+    found = [score("frames", None, image_facts(data, DecodeOptions())) for data in (still, moving)]
+    assert found == [1.0, 3.0]
+    assert found[0] < QUALITY["frames"].suggested_max < 2
 
 
 def test_what_is_not_known_is_nan():

@@ -22,6 +22,7 @@ from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, Sco
 from beam_curate.report.data import BINS, collect
 from beam_curate.report.html import shorten, visible
 from beam_curate.report.samples import MAX_IMAGES
+from beam_curate.report.table import Table
 from beam_curate.report.writing import ReportError, write_report
 from beam_curate.rules import Rule
 from beam_curate.storage import write_json
@@ -114,7 +115,7 @@ def test_the_numbers_are_those_of_the_summary(hostile):
 
 def test_the_histograms_count_every_row(hostile):
     rules = [Rule("a", "aesthetic", minimum=5), Rule("n", "nsfw", maximum=0.6), Rule("s", "side", minimum=48)]
-    data = collect(str(hostile), None, None, rules)
+    data = collect(Table(str(hostile / "scores")), rules)
     rows = [row for row in pq.read_table(hostile / "scores").to_pylist() if row["status"] != "failed"]
     for row in rows:
         row["side"] = min(row["width"], row["height"])
@@ -138,7 +139,7 @@ def test_the_histograms_count_every_row(hostile):
 
 def test_the_samples_are_those_nearest_to_the_threshold(hostile):
     rules = [Rule("a", "aesthetic", minimum=5), Rule("n", "nsfw", maximum=0.6)]
-    galleries = collect(str(hostile), None, None, rules).galleries
+    galleries = collect(Table(str(hostile / "scores")), rules).galleries
     rows = [row for row in pq.read_table(hostile / "scores").to_pylist() if row["status"] != "failed"]
 
     def keys(title, column):
@@ -345,7 +346,7 @@ def test_many_rows_ties_and_row_groups(tmp_path, monkeypatch):
     for name, size in (("small", 7), ("large", 4096)):
         monkeypatch.setattr(score_table, "ROW_GROUP_ROWS", size)
         output = made_run(tmp_path / name, parts)
-        data = collect(str(output), None, None, [Rule("a", "aesthetic", minimum=0.5)])
+        data = collect(Table(str(output / "scores")), [Rule("a", "aesthetic", minimum=0.5)])
         places = [[found.place for found in gallery.rows] for gallery in data.galleries]
         just_kept = next(gallery for gallery in data.galleries if gallery.title == "Just kept")
         assert [found.place for found in just_kept.rows] == [(0, 1 + 3 * n) for n in range(6)]
@@ -363,17 +364,6 @@ def write_and_read(output):
 def test_throughput_is_shown_if_known(tmp_path):
     page = Page(write_and_read(made_run(tmp_path / "run", [[row(0, n, n / 10) for n in range(10)]])).decode())
     assert "Samples a second2.5" in page.text
-
-
-def test_rules_decide_instead_of_the_column(tmp_path):
-    output = made_run(tmp_path / "run", [[row(0, n, n / 10) for n in range(10)]])
-    write_report(str(output), rules=[Rule("mine", "aesthetic", minimum=0.75)])
-    page = Page((output / "report.html").read_text("utf-8"))
-    assert "min_aesthetic 0.75 lets 20.0 % pass: 8 samples below it, 2 at or above." in page.text
-    assert (
-        "Charts and funnel differ: the score table, by the thresholds shown alone, gives 2 kept, 8 rejected"
-        in page.text
-    )
 
 
 @pytest.mark.parametrize("folder", ["", "scores"])

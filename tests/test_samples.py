@@ -224,6 +224,25 @@ def test_urls(text, url):
     assert row.ref.url == url
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("0123456789abcdefABCDEF9876543210", True),
+        ("0123456789abcdefABCDEF987654321", False),
+        ("0123456789abcdefABCDEF98765432100", False),
+        ("0123456789abcdefABCDEF98765432g0", False),
+        ("0123456789abcdefABCDEF9876543210\n", False),
+        ("٠" * 32, False),
+        (123, False),
+        (None, False),
+    ],
+)
+def test_uids(value, found):
+    (row,) = read(tar_bytes([("a.jpg", b""), ("a.json", json.dumps({"uid": value, "url": "u"}).encode())]))
+    assert row.failure is None
+    assert (row.ref.uid, row.ref.url) == (value if found else None, "u")
+
+
 def cut(data, keep):
     return data[:keep]
 

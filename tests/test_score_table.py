@@ -54,6 +54,24 @@ def test_a_score_must_not_shadow_a_column():
         score_table.schema(["width"], 8)
 
 
+def without_uid(data):
+    """A part as it was written before there was the column `uid`."""
+    stream = io.BytesIO()
+    table = pq.read_table(io.BytesIO(data))
+    score_table.write_table(stream, table.drop_columns(["uid"]))
+    return stream.getvalue()
+
+
+def test_a_table_of_before_the_uid_is_read_as_one_without_uids():
+    old, new = without_uid(written([row(0), row(1, "failed")])), written([row(1)])
+    assert "uid" not in pq.read_schema(io.BytesIO(old)).names
+    assert "uid" not in score_table.score_names(pq.read_schema(io.BytesIO(old)))
+    stored, again = (score_table.open_part(io.BytesIO(data)).read(use_threads=False) for data in (old, new))
+    table = score_table.replace_failed(stored, again)
+    assert table.schema.names == again.schema.names
+    assert table.column("status").to_pylist() == ["kept", "kept"]
+
+
 def test_counts_travel_in_the_metadata():
     counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
     data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})

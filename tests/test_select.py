@@ -1,16 +1,21 @@
 """Selecting again from a score table: what it keeps is what the main job keeps by the same rules, byte for byte."""
 
+import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from beam_curate import read_score_table
+from beam_curate import read_score_table, retrying, score_table
+from beam_curate.report import writing
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem
 
 MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
@@ -208,6 +213,93 @@ def test_a_dry_run_tells_what_a_run_keeps_and_writes_nothing(table, capsys):
     assert re.search(rf"^ *{alone} .*nsfw < 0.7$", printed, re.MULTILINE)
 
 
+PREVIEWED = [
+    *("--min_aesthetic=4", "--keep=nsfw < 0.9", "--top_fraction=plain=0.6"),
+    *("--prompt=plain=a plain photo", "--pretrained=random", "--samples_per_shard=4"),
+]
+
+
+def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_path, monkeypatch, capsys):
+    table = scored(data, "previewed", *OFF, "--screen=side >= 70")
+    before = files(table)
+    made = {}
+    original = writing.collect
+
+    def collect(rows, thresholds):
+        made[type(rows).__name__] = found = original(rows, thresholds)
+        return found
+
+    monkeypatch.setattr(writing, "collect", collect)
+    page = tmp_path / "new" / "preview.html"
+    flags = [f"--scores={table}", "--dry_run", *PREVIEWED, f"--report={page}"]
+    assert select.main(flags) == 0
+    assert f"nothing was written but {page}" in capsys.readouterr().out
+    assert files(table) == before
+    assert [path.name for path in page.parent.iterdir()] == ["preview.html"]
+    document = page.read_text("utf-8")
+
+    output = selected(table, "previewed-wet", *PREVIEWED)
+    funnel = json.loads((output / "summary.json").read_text())["funnel"]
+    assert {"aesthetic_below_min", "below_top", "not_kept_by_screen", "not_an_image"} <= set(funnel["reasons"])
+    assert funnel["kept"] > 3
+    tried, done = made["SelectedRows"], made["Table"]
+    assert {name: funnel[name] for name in tried.statuses} == tried.statuses == done.statuses
+    assert funnel["reasons"] == tried.reasons == done.reasons
+    assert [found.column for found in tried.distributions] == [found.column for found in done.distributions]
+    assert "plain" in [found.column for found in tried.distributions]
+    for one, other in zip(tried.distributions, done.distributions, strict=True):
+        assert (one.kept.tolist(), one.rejected.tolist()) == (other.kept.tolist(), other.rejected.tolist())
+        assert one.edges.tolist() == other.edges.tolist()
+    shown = [
+        [[dataclasses.replace(row, step="", message="") for row in gallery.rows] for gallery in found.galleries]
+        for found in (tried, done)
+    ]
+    assert repr(shown[0]) == repr(shown[1])  # NaN is not equal to itself
+    assert sum(map(len, shown[0])) > 30
+    assert repr(tried.failures.rows) == repr(done.failures.rows)
+
+    assert "A preview: nothing was selected." in document
+    assert "Preview of a selection</h1>" in document
+    assert f"3 input shards, {-(-funnel['kept'] // 4)} output shards" in document
+    assert "data:image/jpeg;base64," in document
+    assert "A preview" not in (output / "report.html").read_text("utf-8")
+    assert select.main(flags) == 0
+    assert page.read_text("utf-8") == document
+
+
+def test_the_report_of_a_dry_run_goes_to_any_file_system(table, tmp_path, monkeypatch):
+    flags = [f"--scores={table}", "--dry_run", "--min_aesthetic=5"]
+    assert select.main([*flags, f"--report={tmp_path}/near/preview.html"]) == 0
+    faults = Faults(seed=2, rates={kind: 0.2 for kind in KINDS if not kind.startswith("stale")})
+    monkeypatch.setattr(FaultyFileSystem, "faults", faults)
+    monkeypatch.setattr(retrying, "sleep", lambda seconds: None)
+    assert select.main([*flags, f"--report=faulty://{tmp_path}/far/preview.html"]) == 0
+    assert sum(faults.injected.values()) > 0
+    assert (tmp_path / "far" / "preview.html").read_bytes() == (tmp_path / "near" / "preview.html").read_bytes()
+    monkeypatch.setattr(FaultyFileSystem, "faults", Faults(seed=2, rates=dict.fromkeys(KINDS, 1.0)))
+    assert select.main([*flags, f"--report=faulty://{tmp_path}/never/preview.html"]) == 2
+    assert not (tmp_path / "never" / "preview.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("report", "flags", "message"),
+    [
+        ("{table}/report.html", ["--dry_run"], "is in the folder of --scores, which stays as it is"),
+        ("{table}/../{name}/new.html", ["--dry_run"], "is in the folder of --scores, which stays as it is"),
+        ("{table}/..", ["--dry_run"], "is a folder; give the path of a file"),
+        ("{table}-new/", ["--dry_run"], "is a folder; give the path of a file"),
+        ("{table}-new.html", ["--output={table}-new"], "is for --dry_run"),
+    ],
+)
+def test_a_report_of_a_dry_run_goes_to_a_file_of_its_own(table, capsys, report, flags, message):
+    before = files(table)
+    report = report.format(table=table, name=table.name)
+    flags = [flag.format(table=table) for flag in flags]
+    assert select.main([f"--scores={table}", f"--report={report}", *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert files(table) == before
+
+
 def test_the_bytes_of_a_dry_run_are_those_of_the_shards(table):
     from beam_curate.preview import preview
     from beam_curate.rejudging import Selection
@@ -270,6 +362,17 @@ def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
     assert "--output is missing" in capsys.readouterr().err
 
 
+def test_a_table_of_an_earlier_version_lacks_the_uid_alone(data, table):
+    old = data / "old"
+    shutil.copytree(table, old)
+    for path in (old / "scores").iterdir():
+        found = pq.read_table(path)
+        with open(path, "wb") as stream:
+            score_table.write_table(stream, found.drop_columns(["uid"]))
+    assert select.main([f"--scores={old}", "--dry_run", *RULES]) == 0
+    assert same(selected(old, "of-old", *RULES), selected(table, "of-new", *RULES))
+
+
 def test_prompts_score_stored_embeddings_as_the_main_job_does(data, table, capsys):
     prompts = "--prompt=cat=a photo of a cat,a photo of a dog;plain=a plain photo"
     direct = scored(data, "prompts", *OFF, prompts)
@@ -303,6 +406,22 @@ def test_what_was_screened_out_stays_out(data):
     assert first["error_message"].startswith("side is 60, border is 0; kept if side >= 70")
     again = selected(screened, "screened-again", "--keep=sharpness > 0")
     assert json.loads((again / "summary.json").read_text())["funnel"] == summary["funnel"]
+
+
+def test_animations_can_be_kept_out(data, tmp_path):
+    pictures = [photo(seed, 90, 90) for seed in range(2)]
+    members = [
+        (f"{n}.gif", encoded(pictures[0], "GIF", save_all=True, append_images=pictures[1 : 1 + n])) for n in range(2)
+    ]
+    (tmp_path / "moving.tar").write_bytes(tar_bytes(members))
+    flags = [f"--input={tmp_path}/moving.tar", *MODEL, *OFF, "--quality=frames"]
+    for rule, step in (("--screen=frames < 2", "screen"), ("--keep=frames < 2", "filter")):
+        output = tmp_path / step
+        assert curate.main([*flags, f"--output={output}", rule]) == 0
+        assert [(row["frames"], row["status"], row["step"]) for row in rows(output)] == [
+            (1.0, "kept", None),
+            (2.0, "rejected", step),
+        ]
 
 
 def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table, tmp_path, monkeypatch, capsys):

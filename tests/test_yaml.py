@@ -22,6 +22,8 @@ CONSTRUCTORS = {
     for name, path in re.findall(r"^### (\w+)\n\n`(beam_curate\.yaml_transforms\.\w+)`", PAGE, re.M)
 }
 MODEL = "ViT-S-32-alt"
+RANDOM = {"clip_model": "ViT-S-32-alt", "pretrained": "random", "aesthetic_head": "random", "nsfw_head": "random"}
+SCORES = {"quality": "border,frames", "screen": "side >= 64 and width != 84", "prompt": "cat=a photo of a cat,a dog"}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,12 @@ def expected(folder):
     """What the command writes."""
     arguments = [f"--input={folder}/data/*.tar", f"--output={folder}/command", f"--clip_model={MODEL}"]
     arguments += ["--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random", "--min_aesthetic=4"]
+    arguments += [f"--{name}={value}" for name, value in SCORES.items()]
     assert curate.main([*arguments, "--max_nsfw=0.9", "--keep=width > 70", "--samples_per_shard=4"]) == 0
     found = files(folder / "command")
     assert len([name for name in found if name.endswith(".tar")]) > 1
-    assert json.loads(found["summary.json"])["funnel"]["rejected"] > 1
+    funnel = json.loads(found["summary.json"])["funnel"]
+    assert funnel["rejected"] > funnel["reasons"]["not_kept_by_screen"] == 2
     return found
 
 
@@ -73,7 +77,9 @@ def test_the_example_writes_what_the_command_writes(folder, expected):
         min_aesthetic=4,
         max_nsfw=0.9,
         keep="width > 70",
+        score_names=["border", "frames", "aesthetic", "nsfw", "cat"],
         samples_per_shard=4,
+        **SCORES,
     )
     assert_same_run(files(folder / "example"), expected)
     assert json.loads((folder / "example" / "summary.json").read_text())["scores_meaningless"] is True
@@ -85,15 +91,17 @@ def test_the_pipeline_of_the_page_writes_what_the_command_writes(folder, expecte
     spec = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S).group(1))
     (composite, _, lines) = (transform["config"] for transform in spec["pipeline"]["transforms"])
     composite |= {"input": f"{folder}/data/*.tar", "output": f"{folder}/page", "model_dir": ""}
+    composite["decode"] |= {name: SCORES[name] for name in ("quality", "screen")}
     composite["embed"] |= {"clip_model": MODEL, "pretrained": "random"}
-    composite["score"] |= {"min_aesthetic": 4, "max_nsfw": 0.9, "keep": "width > 70"}
+    composite["score"] |= {"min_aesthetic": 4, "max_nsfw": 0.9, "keep": "width > 70", "prompt": SCORES["prompt"]}
     composite["score"] |= {"aesthetic_head": "random", "nsfw_head": "random"}
     composite["write"] |= {"samples_per_shard": 4, "about": {"note": "mine"}}
     lines["path"] = f"{folder}/page-done.txt"
     beam_yaml.run(["--runner=FnApiRunner", f"--yaml_pipeline={yaml.safe_dump(spec)}"])
     assert_same_run(files(folder / "page"), expected)
     summary = json.loads((folder / "page" / "summary.json").read_text())
-    assert (summary["random"], summary["note"]) == (["CLIP weights", "aesthetic head", "nsfw head"], "mine")
+    random = ["CLIP weights", "aesthetic head", "nsfw head", "cat score"]
+    assert (summary["random"], summary["note"]) == (random, "mine")
     (done,) = folder.glob("page-done.txt-*")
     funnel = summary["funnel"]
     assert done.read_text() == f"{funnel['kept']} of {funnel['input']} samples are in {folder}/page\n"
@@ -121,6 +129,12 @@ def test_an_error_in_a_file_names_the_step_the_option_and_the_value(folder):
         ("DecodeImages", {"extract_exif": 1}, "extract_exif=1: give true or false"),
         ("DecodeImages", {"threads": True}, "threads=True: give a whole number"),
         ("DecodeImages", {"size": 224.5}, r"size=224\.5: give a whole number"),
+        ("DecodeImages", {"quality": "sharpnes"}, "^quality: 'sharpnes' is no quality score; did you mean sharpness"),
+        ("DecodeImages", {"screen": "border < 1"}, "^screen: there is no column 'border'.* asked for by quality"),
+        ("ScoreAndFilter", {"clip_model": MODEL, "quality": ["border"]}, r"quality=\['border'\]: give a text"),
+        ("ScoreAndFilter", {**RANDOM, "prompt": "cat"}, "prompt='cat': the prompt score 'cat' has no '='"),
+        ("ScoreAndFilter", {**RANDOM, "prompt": "side=a"}, "prompt='side=a': .*'side'"),
+        ("ScoreAndFilter", {**RANDOM, "quality": "border", "prompt": "border=a"}, "two scores are named border"),
         ("EmbedImages", {"batch_size": 0}, "batch_size=0: give a whole number of at least 1"),
         ("EmbedImages", {"model_copies": "two"}, "model_copies='two': give a whole number or null"),
         ("EmbedImages", {"quick_gelu": "maybe"}, "quick_gelu='maybe': give 'auto', True or False"),
@@ -170,6 +184,20 @@ def test_scores_that_are_not_the_tables_columns_stop_the_job(tmp_path):
         write(scored, tmp_path / "out")
     write(failed, tmp_path / "failed")
     assert json.loads((tmp_path / "failed" / "summary.json").read_text())["funnel"]["failed"] == 1
+
+
+def test_quality_scores_that_only_one_step_knows_stop_the_job(folder):
+    names = {"score_names": ["aesthetic", "nsfw"]}
+    text = EXAMPLE.read_text()
+    for line, message in (
+        ("        quality: {{ quality | tojson }} # as in DecodeImages\n", r"image_scores=\[\], but .* \['border'\]"),
+        ("        quality: {{ quality | tojson }}\n", r"image_scores=\['border'\], but .* \[\]"),
+    ):
+        assert line in text
+        variables = {"input": f"{folder}/data/*.tar", "output": f"{folder}/one-{len(line)}", "quality": "border"}
+        flags = [f"--jinja_variables={json.dumps({**variables, **names})}"]
+        with pytest.raises(ValueError, match=message):
+            beam_yaml.run(["--runner=FnApiRunner", f"--yaml_pipeline={text.replace(line, '')}", *flags])
 
 
 def write(row, output):

@@ -1,24 +1,22 @@
 """What a report tells of a score table: exact histograms and a few samples, in bounded memory whatever its size.
 
-The parts are read twice, a few at a time: for the range of each column, then for everything else. The longer columns are
-read of row groups only in which a row was found that is shown.
+The table is read twice, a few parts at a time: for the range of each column, then for everything else. The longer columns are
+read of those only in which a row was found that is shown.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from beam_curate.records import FAILED, KEPT, REJECTED, STATUSES
 from beam_curate.report.samples import Failures, Gallery, choose, make_galleries
-from beam_curate.report.table import Floats, Table
+from beam_curate.report.table import Floats, Rows
 from beam_curate.rules import Rule
-
-if TYPE_CHECKING:
-    from beam_curate.rules import Condition
 
 BINS: Final = 40
 """The most bins of a histogram, or two more; at least 16, since their width is a round number."""
@@ -74,7 +72,8 @@ class ReportData:
 
     Attributes:
         parts: Number of its parts.
-        statuses: Number of rows by status.
+        statuses: Number of rows by status, and
+        reasons: by reason, of those that are not kept.
     """
 
     parts: int
@@ -82,36 +81,33 @@ class ReportData:
     galleries: list[Gallery]
     failures: Failures = field(default_factory=Failures)
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
+    reasons: Counter[str] = field(default_factory=Counter)
 
 
-def collect(
-    run: str, scores: str | None, rules: "Sequence[Condition] | None", thresholds: Sequence[Rule]
-) -> ReportData:
+def collect(table: Rows, thresholds: Sequence[Rule]) -> ReportData:
     """Reads a score table.
 
     Args:
-        run: The run's folder.
-        scores: The folder of the score table's parts, or of the run that made it; None: that of `run`.
-        rules: What decides on kept and rejected; None: the table's column `status`.
+        table: The table.
         thresholds: The thresholds to draw and to look around.
     """
-    table = Table(scores or run, rules)
     thresholds = [rule for rule in thresholds if rule.column in (*table.scores, "side", "width", "height")]
     columns = list(dict.fromkeys([*table.scores, *(rule.column for rule in thresholds)]))
     galleries = make_galleries(table.scores, thresholds)
-    data = ReportData(len(table.parts), _distributions(table, columns, thresholds), galleries)
-    for part, number, group in table.groups(columns):
+    data = ReportData(table.parts, _distributions(table, columns, thresholds), galleries)
+    for group in table.groups(columns):
         for distribution in data.distributions:
             distribution.add(group.values[distribution.column], group.status)
         for status in STATUSES:
             data.statuses[status] += int(np.count_nonzero(group.status == status))
-        choose(galleries, data.failures, table, part, number, group)
+        data.reasons.update(reason for reason in group.reason if reason)
+        choose(galleries, data.failures, group)
     return data
 
 
-def _distributions(table: Table, columns: Sequence[str], thresholds: Sequence[Rule]) -> list[Distribution]:
+def _distributions(table: Rows, columns: Sequence[str], thresholds: Sequence[Rule]) -> list[Distribution]:
     ranges = dict.fromkeys(columns, (math.inf, -math.inf))
-    for _, _, group in table.groups(columns) if columns else ():
+    for group in table.groups(columns) if columns else ():
         for name in columns:
             values = group.values[name]
             values = values[np.isfinite(values) & (group.status != FAILED)]

@@ -21,14 +21,16 @@ _BLURRED_FROM: Final = 0.5  # NSFW score, where the run has no threshold
 _PASSING: Final = (0.95, 0.75, 0.5, 0.25, 0.05)
 
 
-def render(summary: Mapping[str, Any], data: ReportData, images: Images) -> bytes:
+def render(summary: Mapping[str, Any], data: ReportData, images: Images, *, preview_of: str = "") -> bytes:
     """The document.
 
     Args:
-        summary: summary.json.
+        summary: summary.json, or what it would say.
         data: What was found in the score table.
         images: The pictures of the samples in `data.galleries`, by place.
+        preview_of: The folder of the score table on which rules were only tried; empty for a run.
     """
+    title = "Preview of a selection" if preview_of else "Curation report"
     funnel = summary["funnel"]
     blur_from = _blur_from(summary)
     pattern = (summary.get("input") or {}).get("pattern", "")
@@ -36,11 +38,12 @@ def render(summary: Mapping[str, Any], data: ReportData, images: Images) -> byte
         "body",
         tag(
             "header",
-            tag("h1", "Curation report"),
+            tag("h1", title),
             tag("p", foreign(str(pattern), 300, "code"), " · ", _facts(summary), class_="quiet"),
         ),
         tag(
             "main",
+            _preview_note(preview_of) if preview_of else None,
             *_warnings(summary, data),
             _funnel_section(summary, data),
             *(_score_section(distribution, data, images, blur_from) for distribution in data.distributions),
@@ -49,7 +52,16 @@ def render(summary: Mapping[str, Any], data: ReportData, images: Images) -> byte
             _run_section(summary),
         ),
     )
-    return page("Curation report", STYLE, body)
+    return page(title, STYLE, body)
+
+
+def _preview_note(source: str) -> Element:
+    text = (
+        " The rules were tried on the score table of ",
+        foreign(source, 300, "code"),
+        "; what is called kept or rejected here is what select.py would keep or reject with the same options.",
+    )
+    return tag("div", tag("strong", "A preview: nothing was selected."), *text, class_="box notice", role="note")
 
 
 def _blur_from(summary: Mapping[str, Any]) -> float:
@@ -91,7 +103,7 @@ def _warnings(summary: Mapping[str, Any], data: ReportData) -> list[Element]:
                 )
     if any(data.statuses[status] != funnel[status] for status in (KEPT, REJECTED, FAILED)):
         words = ", ".join(f"{count(data.statuses[status])} {status}" for status in (KEPT, REJECTED, FAILED))
-        texts.append(("Charts and funnel differ:", f" the score table, by the thresholds shown alone, gives {words}."))
+        texts.append(("Charts and funnel differ:", f" the score table gives {words}."))
     return found + [tag("div", tag("strong", title), rest, class_="box notice", role="note") for title, rest in texts]
 
 

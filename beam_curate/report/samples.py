@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from beam_curate.records import FAILED, KEPT, REJECTED
-from beam_curate.report.table import RANDOM, Group, Table
+from beam_curate.report.table import RANDOM, Group
 from beam_curate.rules import Rule
 
 MAX_IMAGES: Final = 60
@@ -146,16 +146,14 @@ class Failures:
         return found
 
 
-def choose(
-    galleries: Iterable[Gallery], failures: Failures, table: Table, part: int, number: int, group: Group
-) -> None:
-    """Puts the rows of a row group where they belong, and reads of these what is shown."""
+def choose(galleries: Iterable[Gallery], failures: Failures, group: Group) -> None:
+    """Puts the rows of a group where they belong, and reads of these what is shown."""
     picked = [(gallery, found) for gallery in galleries if (found := gallery.candidates(group))]
     failed = failures.candidates(group)
     positions = sorted({at for _, found in picked for _, at in found} | {at for _, at in failed})
     if not positions:
         return
-    details = table.details(part, number, positions, _DETAILS)
+    details = group.details(_DETAILS, positions)
     rows = {at: _row(group, at, detail) for at, detail in zip(positions, details, strict=True)}
     for gallery, found in picked:
         for rank, at in found:

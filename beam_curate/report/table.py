@@ -1,8 +1,9 @@
 """The rows of a score table for a report, a row group at a time: the columns that are asked for, as arrays."""
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_curate import score_table
-from beam_curate.records import FAILED, KEPT, REJECTED
-from beam_curate.rules import Condition, all_keep
 from beam_curate.score_table import FOLDER
-from beam_curate.table_parts import Part, finished_table
+from beam_curate.table_parts import TablePlace, finished_table
 from beam_curate.threads import in_threads
 
 Floats = npt.NDArray[np.float64]
@@ -23,78 +22,110 @@ RANDOM: Final = ""
 
 
 class Group(NamedTuple):
-    """A row group: (N,) arrays; `values` by column are NaN where there is none."""
+    """Some rows, all of one part: (N,) arrays; `values` by column are NaN where there is none.
+
+    `details` reads stored columns of the rows at these positions, ascending: names and positions in, a dict each out.
+    """
 
     shard_index: npt.NDArray[np.int64]
     row_index: npt.NDArray[np.int64]
     status: npt.NDArray[np.object_]
     reason: npt.NDArray[np.object_]
     values: dict[str, Floats]
+    details: Callable[[Sequence[str], Sequence[int]], list[dict[str, Any]]]
+
+
+class Rows(Protocol):
+    """What a report tells of: a score table with its verdicts."""
+
+    @property
+    def parts(self) -> int:
+        """The number of the table's parts."""
+
+    @property
+    def scores(self) -> Sequence[str]:
+        """The names of the scores, all of them numbers."""
+
+    def groups(self, columns: Sequence[str]) -> Iterator[Group]:
+        """Reads these columns of all rows, in the order of the parts; `side` is the shorter of width and height."""
 
 
 class Table:
-    """The parts of a score table in the order of their shards.
+    """The score table of a run, a row group at a time.
 
     Attributes:
-        parts: The input shards' indexes.
+        numbers: The input shards' indexes.
         scores: The names of the scores.
-        rules: What decides on kept and rejected; None: the column `status`.
     """
 
-    def __init__(self, run: str, rules: "Sequence[Condition] | None") -> None:
+    def __init__(self, run: str) -> None:
         """Finds the table.
 
         Args:
             run: The run's folder, or the folder of the score table's parts.
-            rules: See above.
         """
         self._place, found = finished_table(run)
         if not found and os.path.basename(run.rstrip("/")) == FOLDER:
             self._place, found = finished_table(run.rstrip("/")[: -len(FOLDER)])
-        self.parts = sorted(found)
-        self.scores: tuple[str, ...] = ()
-        self.rules = rules
-        if self.parts:
-            with self._place.open(self.parts[0]) as part:
-                schema = part.schema
-            names = score_table.score_names(schema)
-            kinds = {name: schema.field(name).type for name in names}
-            self.scores = tuple(n for n in names if pa.types.is_floating(kinds[n]) or pa.types.is_integer(kinds[n]))
+        self.numbers = sorted(found)
+        self.scores: tuple[str, ...] = stored_scores(self._place, self.numbers[0]) if found else ()
 
-    def groups(self, columns: Sequence[str]) -> Iterator[tuple[int, int, Group]]:
-        """Reads these columns of all row groups: the part's index, the row group's number, and its rows, in order."""
-        for number, groups in in_threads(lambda number: (number, self._read_part(number, columns)), self.parts):
-            for place, group in enumerate(groups):
-                yield number, place, group
+    @property
+    def parts(self) -> int:
+        """The number of parts."""
+        return len(self.numbers)
 
-    def details(self, part: int, group: int, positions: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Reads more columns of a few rows of a row group."""
-        with self._place.open(part) as opened:
-            return opened.read_row_group(group, columns).take(pa.array(positions)).to_pylist()
+    def groups(self, columns: Sequence[str]) -> Iterator[Group]:
+        """Reads these columns of all row groups, in order."""
+        for groups in in_threads(lambda number: self._read_part(number, columns), self.numbers):
+            yield from groups
 
     def _read_part(self, number: int, columns: Sequence[str]) -> list[Group]:
+        wanted = sorted(stored_columns(columns))
+        found = []
         with self._place.open(number) as part:
-            return [self._read(part, group, columns) for group in range(part.num_row_groups)]
+            for group in range(part.num_row_groups):
+                rows = part.read_row_group(group, wanted)
+                status, reason = (rows.column(name).to_numpy(zero_copy_only=False) for name in ("status", "reason"))
+                details = functools.partial(_details, self._place, number, group)
+                found.append(make_group(rows, columns, status, reason, details))
+        return found
 
-    def _read(self, part: Part, group: int, columns: Sequence[str]) -> Group:
-        """Reads these columns of a row group, decides its status by the rules, and draws its numbers."""
-        wanted = {"shard_index", "index", "status", "reason", *columns}
-        for rule in self.rules or ():
-            wanted |= set(rule.columns)
-        if "side" in wanted:
-            wanted |= {"width", "height"}
-        rows = part.read_row_group(group, sorted(wanted - {"side"}))
-        known = {name: rows.column(name) for name in rows.column_names}
-        if "side" in wanted:
-            known["side"] = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
-        status = rows.column("status").to_numpy(zero_copy_only=False)
-        if self.rules is not None:
-            keeps = all_keep(self.rules, known, rows.num_rows)
-            status = np.where(status == FAILED, FAILED, np.where(keeps, KEPT, REJECTED)).astype(object)
-        shard_index, index = (rows.column(name).to_numpy().astype(np.int64) for name in ("shard_index", "index"))
-        values = {name: _floats(known[name]) for name in columns}
-        values[RANDOM] = _drawn(shard_index, index)
-        return Group(shard_index, index, status, rows.column("reason").to_numpy(zero_copy_only=False), values)
+
+def stored_scores(table: TablePlace, shard_index: int) -> tuple[str, ...]:
+    """The names of the scores in a part of a score table that are numbers."""
+    with table.open(shard_index) as part:
+        schema = part.schema
+    kinds = {name: schema.field(name).type for name in score_table.score_names(schema)}
+    return tuple(name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def stored_columns(columns: Sequence[str]) -> list[str]:
+    """The columns of a score table from which `make_group` makes these."""
+    return [*({"shard_index", "index", "status", "reason", "width", "height", *columns} - {"side"})]
+
+
+def make_group(
+    rows: pa.Table,
+    columns: Sequence[str],
+    status: npt.NDArray[np.object_],
+    reason: npt.NDArray[np.object_],
+    details: Callable[[Sequence[str], Sequence[int]], list[dict[str, Any]]],
+) -> Group:
+    """Makes a group of rows with `stored_columns`, and draws its numbers."""
+    shard_index, index = (rows.column(name).to_numpy().astype(np.int64) for name in ("shard_index", "index"))
+    side = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
+    values = {name: _floats(side if name == "side" else rows.column(name)) for name in columns}
+    values[RANDOM] = _drawn(shard_index, index)
+    return Group(shard_index, index, status, reason, values, details)
+
+
+def _details(
+    table: TablePlace, number: int, group: int, names: Sequence[str], positions: Sequence[int]
+) -> list[dict[str, Any]]:
+    with table.open(number) as part:
+        found: list[dict[str, Any]] = part.read_row_group(group, list(names)).take(pa.array(positions)).to_pylist()
+    return found
 
 
 def _floats(column: Any) -> Floats:

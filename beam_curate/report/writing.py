@@ -1,19 +1,23 @@
-"""The report of a finished run: one HTML file without script that shows whether the thresholds are right."""
+"""The report of a run, finished or only tried: one HTML file without script that shows whether the thresholds are right."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
 
 from beam_curate.images import MAX_PIXELS
+from beam_curate.records import KEPT
+from beam_curate.rejudging import Selection
 from beam_curate.report import page
-from beam_curate.report.data import collect
-from beam_curate.report.thumbnails import make_thumbnails
+from beam_curate.report.data import ReportData, collect
+from beam_curate.report.selected import SelectedRows
+from beam_curate.report.table import Table
+from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
 from beam_curate.rules import Rule, standard_rules
-from beam_curate.storage import atomic_output, exists, join, read_json
+from beam_curate.storage import atomic_output, exists, join, read_json, remove_empty_temporary
 from beam_curate.summary import SUMMARY
-
-if TYPE_CHECKING:
-    from beam_curate.rules import Condition
+from beam_curate.top import Cutoff
 
 REPORT = "report.html"
 
@@ -22,7 +26,7 @@ class ReportError(ValueError):
     """There is nothing to report on; the message says what is missing and what to do."""
 
 
-def write_report(output: str, *, scores: str | None = None, rules: "Sequence[Condition] | None" = None) -> str:
+def write_report(output: str, *, scores: str | None = None) -> str:
     """Writes `report.html` beside the summary of a finished run, atomically; returns its path.
 
     The file needs nothing else, is below 2 MB, and depends on the run alone: the same run gives the same bytes. Sources that are
@@ -31,8 +35,6 @@ def write_report(output: str, *, scores: str | None = None, rules: "Sequence[Con
     Args:
         output: The run's folder, on any file system that Beam reads.
         scores: The folder of the score table's parts, or of the run that made them; None: the table of `output`.
-        rules: What decides on kept and rejected in the charts and pictures, for a table whose column `status` was decided
-            otherwise; None: that column. Thresholds are those of `rules`, else of the summary's configuration.
 
     Raises:
         ReportError: There is no summary or no score table.
@@ -43,24 +45,61 @@ def write_report(output: str, *, scores: str | None = None, rules: "Sequence[Con
         raise ReportError(f"{output} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
     summary = read_json(join(output, SUMMARY))
     configuration = summary.get("configuration") or {}
-    data = collect(output, scores, rules, _thresholds(configuration, rules))
+    folder = scores or output
+    data = collect(Table(folder), _thresholds(configuration))
     if not data.parts:
-        raise ReportError(
-            f"there is no score table in {scores or output}: scores/part-*.parquet are missing; restore them"
-        )
-    limit = configuration.get("max_pixels")
-    images = make_thumbnails(
-        (row for gallery in data.galleries for row in gallery.rows), limit if isinstance(limit, int) else MAX_PIXELS
-    )
-    document = page.render(summary, data, images)
+        raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
+    document = page.render(summary, data, _images(data, configuration.get("max_pixels")))
     with atomic_output(output, REPORT) as stream:
         stream.write(document)
     return join(output, REPORT)
 
 
-def _thresholds(configuration: dict[str, Any], rules: "Sequence[Condition] | None") -> list[Rule]:
-    if rules is not None:
-        return [rule for rule in rules if isinstance(rule, Rule)]
+def write_preview(
+    path: str,
+    selection: Selection,
+    shards: Sequence[int],
+    cutoffs: Mapping[int, Cutoff],
+    about: Mapping[str, Any],
+    samples_per_shard: int,
+) -> None:
+    """Writes the report that a selection would have, atomically: charts and samples with the verdicts of its rules.
+
+    Reads the columns that it shows a part at a time, twice; of the parts with a sample that is shown the longer columns too.
+
+    Args:
+        path: The file, on any file system that Beam writes.
+        selection: What decides, with its scorers set up.
+        shards: The indexes of the table's parts.
+        cutoffs: Of the top rule, as `preview.preview` found them.
+        about: What the summary of the selection would say beside its counts.
+        samples_per_shard: Of its output.
+
+    Raises:
+        ScoreTableError: The score table is of another version, or none.
+        StorageError: A file cannot be read or written.
+    """
+    data = collect(
+        SelectedRows(selection, shards, cutoffs), [rule for rule in selection.rules or () if isinstance(rule, Rule)]
+    )
+    funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": dict(data.reasons.most_common())}
+    shard_counts = {"input_shards": len(shards), "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
+    summary = {"funnel": funnel, **shard_counts, **about}
+    document = page.render(
+        summary, data, _images(data, None), preview_of=selection.table.verdicts or selection.table.scores
+    )
+    folder, name = FileSystems.split(path)
+    with atomic_output(folder, name) as stream:
+        stream.write(document)
+    remove_empty_temporary(folder)
+
+
+def _images(data: ReportData, max_pixels: object) -> dict[tuple[int, int], Thumbnail]:
+    rows = (row for gallery in data.galleries for row in gallery.rows)
+    return make_thumbnails(rows, max_pixels if isinstance(max_pixels, int) else MAX_PIXELS)
+
+
+def _thresholds(configuration: Mapping[str, Any]) -> list[Rule]:
     names = ("min_aesthetic", "max_nsfw", "min_side")
     values = {name: configuration.get(name) for name in names}
     return list(standard_rules(**{name: value for name, value in values.items() if _is_number(value)}))

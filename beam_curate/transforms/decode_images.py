@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,8 +14,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate import reasons
 from beam_curate.dali_decoding import DaliDecoder, Decoded, DecodedBatch, require_dali
-from beam_curate.images import DALI, DecodeOptions, ImageError, decode_image
+from beam_curate.images import DALI, DecodeOptions, ImageError, decode_sizes
 from beam_curate.records import DecodedImage, Failure, Sample
+from beam_curate.resizing import Target
 from beam_curate.screening import Screening
 
 # How far decoding may run ahead of the model: two batches of 32, unless the images are very large.
@@ -27,25 +28,52 @@ _BATCH_SAMPLES = 32
 _BATCH_BYTES = 64 << 20
 _AHEAD_BATCHES = 2
 
-_NOTHING = Screening()
+
+@dataclass(frozen=True)
+class _Views:
+    """What is made of each image: for whom it is decoded, and what is looked at."""
+
+    options: DecodeOptions
+    screening: Screening
+    second: Mapping[str, Target]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What is wanted, each once; first what the model wants."""
+        return tuple(dict.fromkeys([self.options.target, *self.second.values()]))
+
+    def decode(self, sample: Sample) -> DecodedImage:
+        """Decodes one sample and looks at it; never raises on bad data."""
+        if sample.failure is not None:
+            return DecodedImage(sample.ref, failure=sample.failure)
+        try:
+            return self.made(sample, decode_sizes(sample.data, self.options, self.targets))
+        except ImageError as error:
+            return self.made(sample, error)
+
+    def made(self, sample: Sample, result: Decoded) -> DecodedImage:
+        """What a sample becomes with what came of its image."""
+        if isinstance(result, ImageError):
+            failure = Failure(reasons.DECODE, result.reason, result.message)
+            return DecodedImage(sample.ref, result.facts, failure=failure)
+        facts, pictures = result
+        scores, rejection = self.screening.look(sample.ref, facts, pictures[0])
+        if rejection is not None:
+            return DecodedImage(sample.ref, facts, failure=rejection, scores=scores)
+        pixels = dict(zip(self.targets, (picture.tobytes() for picture in pictures), strict=True))
+        first = self.options.target
+        others = {name: pixels[target] for name, target in self.second.items() if target != first}
+        return DecodedImage(sample.ref, facts, pixels[first], scores=scores, other_pixels=others)
 
 
-def decode_sample(sample: Sample, options: DecodeOptions, screening: Screening = _NOTHING) -> DecodedImage:
-    """Decodes one sample and looks at it; never raises on bad data."""
-    if sample.failure is not None:
-        return DecodedImage(sample.ref, failure=sample.failure)
-    try:
-        return _decoded(sample, decode_image(sample.data, options), screening)
-    except ImageError as error:
-        return _decoded(sample, error, screening)
-
-
-def _decoded(sample: Sample, result: Decoded, screening: Screening) -> DecodedImage:
-    if isinstance(result, ImageError):
-        return DecodedImage(sample.ref, result.facts, failure=Failure(reasons.DECODE, result.reason, result.message))
-    facts, pixels = result
-    scores, rejection = screening.look(sample.ref, facts, pixels)
-    return DecodedImage(sample.ref, facts, b"" if rejection else pixels.tobytes(), rejection, scores)
+def decode_sample(
+    sample: Sample,
+    options: DecodeOptions,
+    screening: Screening | None = None,
+    second: Mapping[str, Target] | None = None,
+) -> DecodedImage:
+    """Decodes one sample and looks at it, see `DecodeImages`; never raises on bad data."""
+    return _Views(options, screening or Screening(), second or {}).decode(sample)
 
 
 @dataclass(eq=False)
@@ -61,6 +89,8 @@ class DecodeImages(beam.PTransform):
             decoding runs ahead of the model in the background.
         dali_device: Where the decoder `dali` decodes: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.
         screening: Quality scores to compute, and rules that reject a sample here, so that the model does not see it.
+        second: What second models want, by the name of their embedding (`ClipModelHandler.embedding_name`). An image is decoded
+            once for all models; those that want the same share the pixels.
 
     Raises:
         ValueError: At construction, on a negative number of threads, and where the decoder is `dali`, but DALI is not installed
@@ -72,6 +102,7 @@ class DecodeImages(beam.PTransform):
     threads: int = 0
     dali_device: str = "auto"
     screening: Screening = field(default_factory=Screening)
+    second: Mapping[str, Target] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -82,10 +113,11 @@ class DecodeImages(beam.PTransform):
 
     def expand(self, samples: beam.PCollection[Sample]) -> beam.PCollection[DecodedImage]:
         """Wires the decoding DoFn."""
+        views = _Views(self.options, self.screening, dict(self.second))
         if self.options.decoder == DALI:
-            decode: beam.DoFn = _DecodeDali(self.options, self.threads, self.dali_device, self.screening)
+            decode: beam.DoFn = _DecodeDali(views, self.threads, self.dali_device)
         else:
-            decode = _Decode(self.options, self.threads, self.screening)
+            decode = _Decode(views, self.threads)
         return samples | beam.ParDo(decode).with_output_types(DecodedImage)
 
 
@@ -112,11 +144,10 @@ class _Counting(beam.DoFn):
 class _Decode(_Counting):
     """Keeps a window of samples decoding in a thread pool and emits them in order."""
 
-    def __init__(self, options: DecodeOptions, threads: int, screening: Screening) -> None:
+    def __init__(self, views: _Views, threads: int) -> None:
         super().__init__()
-        self._options = options
+        self._views = views
         self._threads = threads
-        self._screening = screening
 
     def setup(self) -> None:
         self._pool = ThreadPoolExecutor(self._threads or os.cpu_count() or 1, thread_name_prefix="decode")
@@ -129,7 +160,7 @@ class _Decode(_Counting):
         self._ahead_bytes = 0
 
     def process(self, sample: Sample) -> Iterator[DecodedImage]:
-        self._ahead.append((len(sample.data), self._pool.submit(decode_sample, sample, self._options, self._screening)))
+        self._ahead.append((len(sample.data), self._pool.submit(self._views.decode, sample)))
         self._ahead_bytes += len(sample.data)
         while len(self._ahead) > _AHEAD_SAMPLES or self._ahead_bytes > _AHEAD_BYTES:
             yield self._take()
@@ -147,18 +178,19 @@ class _Decode(_Counting):
 class _DecodeDali(_Counting):
     """Collects batches of samples, decodes them in the background, and emits them in order."""
 
-    def __init__(self, options: DecodeOptions, threads: int, device: str, screening: Screening) -> None:
+    def __init__(self, views: _Views, threads: int, device: str) -> None:
         super().__init__()
-        self._options = options
+        self._views = views
         self._threads = threads
         self._device = device
-        self._screening = screening
         self._shared = Shared()
         self._by_dali = Metrics.counter("beam_curate.decode", "by_dali")
 
     def setup(self) -> None:
         # One for the process, like the model: a runner makes a DoFn for each of its threads, and a GPU has no room for so many.
-        self._decoder = self._shared.acquire(lambda: DaliDecoder(self._options, self._device, self._threads))
+        self._decoder = self._shared.acquire(
+            lambda: DaliDecoder(self._views.options, self._device, self._threads, self._views.targets)
+        )
 
     def start_bundle(self) -> None:
         self._batch: list[Sample] = []
@@ -191,6 +223,6 @@ class _DecodeDali(_Counting):
         results = iter(decoded.images)
         for sample in samples:
             if sample.failure is None:
-                yield self._count(_decoded(sample, next(results), self._screening))
+                yield self._count(self._views.made(sample, next(results)))
             else:
                 yield DecodedImage(sample.ref, failure=sample.failure)

@@ -35,7 +35,8 @@ class ScoreAndFilter(beam.PTransform):
         max_nsfw: Keep if nsfw < this; None turns the rule off.
         min_side: Keep if the shorter side in pixels >= this; None turns the rule off.
         rules: More rules, tried after these: `Rule`, or `KeepRule` with an expression.
-        image_scores: Names of the scores that the samples bring with them (`DecodeImages.screening`, `ScoreImages`).
+        image_scores: Names of the scores that the samples bring with them (`DecodeImages.screening`, `ScoreImages`), all of
+            them: others stop the job.
         scorers: Scorers of the user's own that take embeddings, see `scorers`.
 
     Raises:
@@ -87,6 +88,11 @@ def score_samples(
 ) -> Iterator[ScoredSample]:
     """Scores and judges a batch; a failed sample keeps its failure and has NaN for the scores that it does not bring."""
     good = [sample for sample in samples if sample.failure is None]
+    for sample in good:
+        if sample.scores.keys() != set(image_scores):
+            raise ValueError(
+                f"image_scores={list(image_scores)}, but the samples bring the scores {list(sample.scores)}: give these"
+            )
     scores = {
         name: np.array([sample.scores.get(name, math.nan) for sample in good], np.float32) for name in image_scores
     }
@@ -116,7 +122,8 @@ def score_samples(
             continue
         (reason, message), values = next(verdicts)
         status, step = (records.REJECTED, reasons.FILTER) if reason else (records.KEPT, "")
-        yield ScoredSample(sample.ref, _facts(sample), sample.embedding, values, status, step, reason, message)
+        facts, second = _facts(sample), sample.embeddings
+        yield ScoredSample(sample.ref, facts, sample.embedding, values, status, step, reason, message, second)
 
 
 def _rows(scores: Mapping[str, np.ndarray], rows: int) -> Iterator[dict[str, float]]:

@@ -1,8 +1,8 @@
 """WriteScoreTable: ScoredSample in, one Parquet part per input shard written, ScorePart out."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -32,19 +32,25 @@ class WriteScoreTable(beam.PTransform):
         output: Folder of the run; parts go to `scores/part-<input shard>.parquet` below it.
         score_names: Names of the score columns.
         embedding_dim: D, the width of the embeddings.
+        second_embeddings: By the names of second embeddings their widths.
     """
 
     output: str
     score_names: Sequence[str]
     embedding_dim: int
+    second_embeddings: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
-        score_table.schema(self.score_names, self.embedding_dim)  # refuses a name that clashes with a column
+        score_table.schema(
+            self.score_names, self.embedding_dim, self.second_embeddings
+        )  # refuses a name that clashes with a column
 
     def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[ScorePart]:
         """Writes complete shards where they are, and groups the rows of the others."""
-        write = _PartWriter(self.output, tuple(self.score_names), self.embedding_dim)
+        write = _PartWriter(
+            self.output, tuple(self.score_names), self.embedding_dim, tuple(self.second_embeddings.items())
+        )
         doors = rows | "WriteComplete" >> beam.ParDo(_WriteComplete(write)).with_outputs(_INCOMPLETE, main=_COMPLETE)
         # Beam infers one element type for all doors; the second one's differs.
         regrouped = (
@@ -60,6 +66,7 @@ class _PartWriter:
     output: str
     score_names: tuple[str, ...]
     embedding_dim: int
+    second: tuple[tuple[str, int], ...]
 
     def __call__(self, group: Iterable[ScoredSample]) -> ScorePart:
         """Writes the rows of one input shard in the order of the shard; rows scored again replace the failed ones.
@@ -72,7 +79,7 @@ class _PartWriter:
         indexes = [row.ref.index for row in rows]
         if len(rows) != ref.shard_rows or (not ref.again and indexes != list(range(len(rows)))):
             raise RuntimeError(f"{ref.shard}: {len(rows)} rows came to the score table, {ref.shard_rows} were read")
-        table = score_table.to_table(rows, self.score_names, self.embedding_dim)
+        table = score_table.to_table(rows, self.score_names, self.embedding_dim, dict(self.second))
         path = score_table.part_name(ref.shard_index)
         if ref.again:
             with open_read(join(self.output, path)) as stream:

@@ -41,6 +41,7 @@ class WriteWebDatasetShards(beam.PTransform):
         done: Parts of the score table that an earlier run has written already.
         about: What to add to the summary.
         top: A rule on the whole table: what it rejects of the kept rows is written to `verdicts/` when the table is complete.
+        second_embeddings: By the names of second embeddings (`ClipModelHandler.embedding_name`) their widths.
     """
 
     output: str
@@ -51,6 +52,7 @@ class WriteWebDatasetShards(beam.PTransform):
     done: beam.PCollection[ScorePart] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     top: TopRule | None = None
+    second_embeddings: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class WriteWebDatasetShards(beam.PTransform):
 
     def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[dict[str, Any]]:
         """Writes the table, then packs its kept rows."""
-        parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim)
+        parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim, self.second_embeddings)
         if self.done is not None:
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()
         if self.top is not None:
