@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from beam_curate import score_table
 from beam_curate.layout_files import DESCRIPTION, FOLDER, LAYOUTS, SUBSET
 from beam_curate.records import FAILED, ScorePart, Shard
+from beam_curate.retrying import StorageError
 from beam_curate.storage import (
     atomic_output,
     clean_temporary,
@@ -127,8 +128,13 @@ def _write_run(output: str, configuration: Mapping[str, Any], shards: Sequence[S
 
 def scores_folder(output: str) -> str:
     """The folder of the run whose score table a run judges: its own, unless it was selected from another's."""
-    path = join(output, RUN)
-    return str(read_json(path).get("scores", output)) if exists(path) else output
+    try:
+        run = read_json(join(output, RUN))
+    except StorageError:
+        if exists(join(output, RUN)):
+            raise
+        return output  # a pipeline of the user's own, without the commands
+    return str(run.get("scores", output))
 
 
 def _kind(output: str) -> str:

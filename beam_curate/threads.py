@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final, TypeVar
 
 HELD_BYTES: Final = 1 << 30
@@ -56,7 +56,10 @@ class Threads:
 
 
 class Queue(deque[Future[T]]):
-    """Work under way, in the order in which it was given to threads; after an error the rest is not started."""
+    """Work under way, in the order in which it was given to threads.
+
+    After an error the rest is not started, and what was started is waited for: nothing is written any more when it is known.
+    """
 
     def take(self) -> T:
         """Waits for the first result.
@@ -69,6 +72,7 @@ class Queue(deque[Future[T]]):
         except BaseException:
             for waiting in self:
                 waiting.cancel()
+            wait(self)
             raise
 
 

@@ -121,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = [*rule, f"--output={folder}/selected", *(workers if options.workers > 1 else [])]
         dry = timed(lambda: select.main([*rule, "--dry_run"]))
         dry_top = timed(lambda: select.main([f"--scores={folder}/scored", "--top_fraction=nsfw=0.1", "--dry_run"]))
+        before = resource.getrusage(resource.RUSAGE_SELF)
         chosen = timed(lambda: select.main(flags))
+        after = resource.getrusage(resource.RUSAGE_SELF)
         funnel = json.loads((folder / "selected" / "summary.json").read_text())["funnel"]
         shards = sorted((folder / "selected").glob("*.tar"))
         size = sum(path.stat().st_size for path in shards)
@@ -134,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "dry_run_s": dry,
         "dry_run_top_s": dry_top,
         "select_s": chosen,
+        "select_cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "copy_s": copied,
         "ratio": chosen / copied,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import tarfile
+import threading
 
 import apache_beam as beam
 import pyarrow.parquet as pq
@@ -178,10 +179,12 @@ def test_compressed_shards_give_the_same_members(dataset, tmp_path):
 def test_a_changed_source_is_an_error(dataset, tmp_path, monkeypatch):
     from beam_curate.transforms import write_webdataset_shards
 
+    data = bytearray((dataset / "a.tar").read_bytes())
+    data[700] ^= 1  # inside the first image
+
     def change(part, *rest):
-        data = bytearray((dataset / "a.tar").read_bytes())
-        data[700] ^= 1  # inside the first image
-        (dataset / "a.tar").write_bytes(data)
+        (tmp_path / f"{threading.get_ident()}").write_bytes(data)  # several shards are written at once
+        (tmp_path / f"{threading.get_ident()}").replace(dataset / "a.tar")
         return original(part, *rest)
 
     original = write_webdataset_shards.shard_rows

@@ -58,11 +58,12 @@ class JudgeParts(beam.PTransform):
             tasks = pending | "Task" >> beam.Map(lambda index: _Task(index, (), True)).with_output_types(_Task)
             return tasks | "Judge" >> beam.ParDo(judge).with_output_types(ScorePart)
         doors = {
-            "everything": self.everything | "KeyAll" >> beam.Map(lambda index: (index, None)),
-            "pending": pending | "KeyPending" >> beam.Map(lambda index: (index, None)),
+            "everything": self.everything | "KeyAll" >> beam.Map(_twice).with_output_types(tuple[int, int]),
+            "pending": pending | "KeyPending" >> beam.Map(_twice).with_output_types(tuple[int, int]),
         }
         if self.removed is not None:
-            doors["removed"] = self.removed
+            same = beam.Map(lambda pair: pair).with_output_types(tuple[int, Removed])
+            doors["removed"] = self.removed | "KeyRemoved" >> same
         tasks = doors | beam.CoGroupByKey() | "Tasks" >> beam.MapTuple(_task).with_output_types(_Task)
         tasks = tasks | "Spread" >> beam.Reshuffle()
         left = tasks | "Pending" >> beam.Filter(lambda task: task.pending)
@@ -72,6 +73,10 @@ class JudgeParts(beam.PTransform):
         return left | "Judge" >> beam.ParDo(
             judge, beam.pvalue.AsSingleton(cutoffs.cutoff), beam.pvalue.AsDict(cutoffs.shares)
         ).with_output_types(ScorePart)
+
+
+def _twice(index: int) -> tuple[int, int]:
+    return index, index
 
 
 def _task(index: int, joined: Mapping[str, Iterable[Any]]) -> _Task:

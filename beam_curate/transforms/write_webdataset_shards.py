@@ -181,9 +181,14 @@ class _WriteShard(SideBySide):
         self._samples = Metrics.counter("beam_curate.write", "samples")
         self._bytes = Metrics.counter("beam_curate.write", "bytes")
 
-    def work(self, element: tuple[int, Iterable[PartPieces]], *side: Any) -> Iterator[WrittenShard]:
+    def process(self, element: tuple[int, Iterable[PartPieces]], *side: Any) -> Iterator[WrittenShard]:
         index, parts = element
-        rows = shard_rows(self._output, sorted(parts, key=lambda member: member.part.shard_index))
+        # The iterable is the runner's, and asks it for more: in this thread alone.
+        return super().process((index, sorted(parts, key=lambda member: member.part.shard_index)), *side)
+
+    def work(self, element: tuple[int, list[PartPieces]], *side: Any) -> Iterator[WrittenShard]:
+        index, parts = element
+        rows = shard_rows(self._output, parts)
         with self.threads.holding(held_bytes(rows)):
             yield write_shard(self._output, index, rows)
 
