@@ -11,7 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate import top
+from beam_curate import reasons, top
+from beam_curate.duplicates.candidates import FOREIGN
+from beam_curate.duplicates.removal import REASONS, Duplicates
+from beam_curate.duplicates.search import DROP, KEEP
+from beam_curate.duplicates.table import read_part
 from beam_curate.records import FAILED
 from beam_curate.rejudging import Selection, judgeable, read_rows, rule_columns
 from beam_curate.tar_format import BLOCK
@@ -20,6 +24,8 @@ from beam_curate.top import Cutoff, TopRule
 _THREADS: Final = 8  # reading is waiting, where the table lies on an object store
 
 Flags = npt.NDArray[np.bool_]
+Reasons = tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]
+"""(N,) places of rows in a part, and (N,) why each is rejected."""
 
 
 @dataclass
@@ -53,6 +59,7 @@ class Preview:
         screened: Samples that were rejected before inference, which have no embedding: neither does it bring these back.
         everything: All others.
         lines: One for each rule, in the order in which they are tried.
+        removed: The places of the rows that are rejected as duplicates, and their reasons, by shard index.
         cutoffs: Of the top rule after all others, by shard index; empty where there is none.
     """
 
@@ -60,12 +67,16 @@ class Preview:
     screened: int
     everything: Tally
     lines: list[Line]
+    removed: dict[int, Reasons] = field(default_factory=dict)
     cutoffs: dict[int, Cutoff] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows of a part that did not fail: bytes, what each rule says, and the sort keys of the top rule's column."""
+    """The rows of a part that did not fail: bytes, what each rule says, and the sort keys of the top rule's column.
+
+    `places` are those of the rows in the part, and `members` the rows in groups of duplicates, `at` their number among these.
+    """
 
     failed: int
     screened: int
@@ -73,21 +84,25 @@ class _Part:
     verdicts: Sequence[Flags]
     keys: npt.NDArray[np.uint64]
     present: Flags
+    places: npt.NDArray[np.int64]
+    members: pa.Table | None
+    at: npt.NDArray[np.int64]
 
 
-def preview(selection: Selection, shards: Sequence[int]) -> Preview:
+def preview(selection: Selection, shards: Sequence[int], duplicates: Duplicates | None = None) -> Preview:
     """Tries the rules on all parts of the table.
 
-    Reads the columns that the rules need, and the members' sizes. Memory: about 20 bytes a row, and a byte a rule.
+    Reads the columns that the rules need, and the members' sizes. Memory: about 30 bytes a row, and a byte a rule.
 
     Args:
         selection: The source and the rules.
         shards: The indexes of its parts.
+        duplicates: The duplicates to reject.
     """
     selection.set_up()
     threads = 1 if selection.own else _THREADS  # a scorer of the user's own need not bear several
     with ThreadPoolExecutor(threads, thread_name_prefix="preview") as pool:
-        parts = list(pool.map(lambda shard: _read(selection, shard), shards))
+        parts = list(pool.map(lambda shard: _read(selection, shard, duplicates), shards))
     lines = [Line(_words(rule.columns, rule.wanted)) for rule in selection.rules or ()]
     failed, screened = sum(part.failed for part in parts), sum(part.screened for part in parts)
     found = Preview(failed, screened, Tally(), lines)
@@ -100,6 +115,17 @@ def preview(selection: Selection, shards: Sequence[int]) -> Preview:
             line.alone.add(verdict, part.sizes)
             line.together.add(keeps, part.sizes)
         left.append(keeps)
+    if duplicates is not None:
+        line = Line("not a duplicate" if duplicates.action == DROP else "in the other dataset")
+        lines.append(line)
+        whole = [np.ones(len(part.sizes), np.bool_) for part in parts]
+        for tally, flags in ((line.alone, whole), (line.together, left)):
+            removed = _remove(parts, flags, duplicates.action)
+            for part, keeps, rows in zip(parts, flags, removed, strict=True):
+                keeps[rows[0]] = False
+                tally.add(keeps, part.sizes)
+        places = ((part.places[rows[0]], rows[1]) for part, rows in zip(parts, removed, strict=True))
+        found.removed = dict(zip(shards, places, strict=True))
     if selection.top is not None:
         line = Line(selection.top.words)
         lines.append(line)
@@ -115,16 +141,49 @@ def _words(columns: Sequence[str], wanted: str) -> str:
     return wanted if any(column in wanted for column in columns) else f"{', '.join(columns)} {wanted}"
 
 
-def _read(selection: Selection, shard: int) -> _Part:
-    table = read_rows(selection, shard, [*selection.columns, "members"])
-    rows = table.filter(pa.array(judgeable(table)))
+def _read(selection: Selection, shard: int, duplicates: Duplicates | None) -> _Part:
+    table = read_rows(selection, shard, [*selection.columns, "members", *(["index"] if duplicates else [])])
+    good = judgeable(table)
+    rows = table.filter(pa.array(good))
     columns = rule_columns(selection.columns, rows)
     verdicts = [rule.keeps(columns, rows.num_rows).to_numpy(zero_copy_only=False) for rule in selection.rules or ()]
     keys, present = np.zeros(rows.num_rows, np.uint64), np.ones(rows.num_rows, np.bool_)
     if selection.top is not None:
         keys, present = top.sort_keys(columns[selection.top.column])
     failed = pc.sum(pc.equal(table.column("status"), FAILED)).as_py() or 0
-    return _Part(failed, table.num_rows - rows.num_rows - failed, _sizes(rows), verdicts, keys, present)
+    screened = table.num_rows - rows.num_rows - failed
+    members, at = None, np.zeros(0, np.int64)
+    if duplicates is not None:
+        members = read_part(duplicates.folder, shard).select(["index", "group", "place", "method"])
+        place = pc.index_in(members.column("index"), rows.column("index").combine_chunks())
+        members = members.filter(pc.is_valid(place))
+        at = place.drop_null().to_numpy().astype(np.int64)
+    return _Part(failed, screened, _sizes(rows), verdicts, keys, present, np.flatnonzero(good), members, at)
+
+
+def _remove(parts: Sequence[_Part], flags: Sequence[Flags], action: str) -> list[Reasons]:
+    """The flagged rows of each part that are rejected as duplicates, and why, as `removal` decides."""
+    if action == KEEP:
+        found = []
+        for part, flag in zip(parts, flags, strict=True):
+            shared = np.zeros(len(flag), np.bool_)
+            shared[part.at] = True
+            rows = np.flatnonzero(flag & ~shared)
+            found.append((rows, np.full(len(rows), reasons.NOT_IN_OTHER, object)))
+        return found
+    tables = [part.members for part in parts if part.members is not None]
+    members = pa.concat_tables(tables)
+    owner = np.repeat(np.arange(len(parts)), [table.num_rows for table in tables])
+    at = np.concatenate([one.at for one in parts])
+    left = np.concatenate([flag[one.at] for one, flag in zip(parts, flags, strict=True)])
+    group, place = (members.column(name).to_numpy() for name in ("group", "place"))
+    order = np.lexsort((place, group, ~left))[: int(left.sum())]
+    best = np.ones(len(order), np.bool_)
+    best[1:] = group[order][1:] != group[order][:-1]
+    best &= (group[order] & FOREIGN) == 0
+    gone = order[~best]
+    why = np.array([REASONS[method or "exact"] for method in members.column("method").take(gone).to_pylist()], object)
+    return [(at[gone[owner[gone] == number]], why[owner[gone] == number]) for number in range(len(parts))]
 
 
 def _sizes(rows: pa.Table) -> npt.NDArray[np.int64]:

@@ -82,8 +82,8 @@ def prepare_output(
         resume: Continue the run that is there, which must have the same configuration and input.
         overwrite: Delete the files of the run that is there.
         retry: Reasons of failure: continue the run, complete or not, and score again the samples that failed for one of
-            them. The limits that failed them may have changed. Verdicts on the whole table and output shards that are there
-            are deleted: what is kept, and so the packing, may change.
+            them. The limits that failed them may have changed. Duplicates, verdicts on the whole table and output shards that
+            are there are deleted: what is kept, and so the packing, may change.
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
         kind: EXPORT for an export; empty for a run with a score table.
@@ -103,7 +103,7 @@ def prepare_output(
             _check_same(output, configuration, shards, _LIMITS if retry else ())
             clean_temporary(output)
             if retry:
-                _delete(output, (SUMMARY, *_PACKED, _VERDICTS))
+                _delete(output, (SUMMARY, *_PACKED, _VERDICTS, *_DUPLICATES))
             if retry or scores_folder(output) != (scores or output):
                 _write_run(output, configuration, shards, scores, kind)
             return exists(join(output, SUMMARY))

@@ -39,8 +39,10 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.clip_weights import for_any_folder
     from beam_curate.images import DecodeOptions
     from beam_curate.records import DecodedImage, EmbeddedSample
+    from beam_curate.rejudging import Selection
     from beam_curate.second_models import widths
     from beam_curate.storage import absolute
+    from beam_curate.table_parts import TablePlace
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards
@@ -106,6 +108,9 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         decoded = decoded | f"Embed_{name}" >> infer
     model = ClipModelHandler(**weights, **running)
     embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+    duplicates = None
+    if options.dedup:
+        duplicates = options.search(options.dedup, Selection(TablePlace(output), None))
     if options.caption_score:
         compare = RunInference(CaptionHandler(**weights)).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         embedded = embedded | "Captions" >> compare
@@ -122,6 +127,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             about,
             job.top,
             widths(job.second),
+            duplicates,
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)

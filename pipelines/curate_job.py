@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.curate_options import CurateOptions
 from pipelines.options import OptionError
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from beam_curate.second_models import SecondModel
     from beam_curate.top import TopRule
     from pipelines.own_scores import OwnScores
+
+
+OF_DEDUP: Final = ("keep_by", "eps", "n_clusters", "border", "max_distance")
+"""The options that say what --dedup does."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Job:
         """What decides the results: a run is continued only with the same."""
         skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "second_model",
                    "quick_gelu", "device", "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement",
-                   "layout", "head", "scorer", "resume", "retry_failed", "overwrite")  # fmt: skip
+                   "layout", "head", "scorer", "resume", "retry_failed", "overwrite",
+                   *(() if self.options.dedup else OF_DEDUP))  # fmt: skip
         return {
             **self.options.without(*skipped),
             # The weights' checksum and the activation decide, not the path, tag or option that they came by.
@@ -92,6 +97,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.score_table import schema
     from beam_curate.screening import parse_screening
     from beam_curate.second_models import SecondModelError, find_second_models, widths
+    from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
     failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
@@ -143,6 +149,11 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     except ValueError as error:
         raise OptionError(f"--keep: {error}") from error
     top = options.top_rule(names)
+    idle = [name for name in OF_DEDUP if name in given]
+    if options.dedup:
+        check_keep_by(options.keep_by, names)
+    elif idle:
+        raise OptionError(f"--{idle[0]} {getattr(options, idle[0])} is for --dedup; add --dedup exact,semantic")
     options = _without_idle_rules(options, given, set(names))
     return Job(options, shards, model, heads, keep, screening, own, with_images, second, top)
 

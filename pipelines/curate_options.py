@@ -4,6 +4,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.dataflow_options import ACCELERATORS, PLACEMENTS
+from pipelines.duplicate_options import (
+    DuplicateOptions,
+    border_option,
+    eps_option,
+    keep_by_option,
+    max_distance_option,
+    methods_help,
+    n_clusters_option,
+)
 from pipelines.options import OptionError, number_or_none, option, required
 from pipelines.selecting_options import (
     SelectingOptions,
@@ -17,7 +26,7 @@ from pipelines.selecting_options import (
 
 
 @dataclass(frozen=True)
-class CurateOptions(SelectingOptions):
+class CurateOptions(DuplicateOptions, SelectingOptions):
     """What to read, which model and heads to run, what to keep, and where to write."""
 
     input: str = required("shards: a glob, {00000..00099} braces, a comma list, or a .txt file of paths")
@@ -68,6 +77,14 @@ class CurateOptions(SelectingOptions):
     keep: str = keep_option()
     top: str = top_option()
     top_fraction: str = top_fraction_option()
+    dedup: str = option(
+        "", f"reject duplicates among what the other rules keep; --top chooses among what is left: {methods_help()}"
+    )
+    keep_by: str = keep_by_option()
+    eps: float = eps_option()
+    n_clusters: int = n_clusters_option()
+    border: float = border_option()
+    max_distance: int = max_distance_option()
     caption_score: bool = option(
         False,
         "add caption_similarity, the cosine of an image with its own caption (.txt, or caption in .json); the text tower runs "
@@ -130,6 +147,7 @@ class CurateOptions(SelectingOptions):
 
     def __post_init__(self) -> None:
         self.check_selecting()
+        self.check_duplicates("dedup", self.dedup)
         for name, low in (
             ("samples_per_shard", 1), ("batch_size", 1), ("model_copies", 1), ("decode_threads", 0), ("max_pixels", 1),
             ("max_member_bytes", 1), ("max_shard_bytes", 1),

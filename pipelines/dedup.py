@@ -91,7 +91,12 @@ def prepare(options: DedupOptions) -> Job:
                 f"--scores, so they cannot be compared; leave semantic out of --methods"
             )
     selection = Selection(table, None if options.candidates == "kept" else ())
-    return Job(options, options.search(options.methods, selection, against), input_shards(source), summary)
+    return Job(
+        options,
+        options.search(options.methods, selection, against, options.against_action),
+        input_shards(source),
+        summary,
+    )
 
 
 def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
@@ -99,6 +104,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     import apache_beam as beam
 
     from beam_curate.duplicates.finding import is_finished, read_findings
+    from beam_curate.duplicates.removal import Duplicates
     from beam_curate.rejudging import Selection
     from beam_curate.score_table import VERDICTS
     from beam_curate.transforms.continue_run import ContinueRun
@@ -123,7 +129,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         found
         | "Parts" >> beam.FlatMap(lambda _: numbers).with_output_types(int)
         | "SpreadFound" >> beam.Reshuffle()
-        | RemoveDuplicates(kept, output, options.against_action)
+        | RemoveDuplicates(kept, Duplicates(output, options.against_action))
     )
     run = root | ContinueRun(output, folder=VERDICTS)
     parts = (run.pending | SelectRows(kept, output, removed), run.done) | "AddDone" >> beam.Flatten()

@@ -89,8 +89,17 @@ class DuplicateOptions:
         if self.keep_by in ("hard", "easy") and "semantic" not in named:
             raise OptionError(f"--keep_by {self.keep_by} needs the clusters of semantic; add it to --{option_name}")
 
-    def search(self, methods: str, selection: "Selection", against: "TablePlace | None" = None) -> "DuplicateSearch":
-        """The search that they ask for."""
+    def search(
+        self, methods: str, selection: "Selection", against: "TablePlace | None" = None, action: str = "drop"
+    ) -> "DuplicateSearch":
+        """The search that they ask for.
+
+        Args:
+            methods: A comma list.
+            selection: The table, and among which of its rows.
+            against: The table of another dataset.
+            action: What is done with samples that are there too.
+        """
         import os
 
         from beam_curate.duplicates.clusters import Clustering
@@ -105,6 +114,7 @@ class DuplicateOptions:
             perceptual=self.max_distance if "perceptual" in named else None,
             clustering=Clustering(self.eps, self.n_clusters, self.border) if "semantic" in named else None,
             against=against,
+            action=action,
             threads=os.cpu_count() or 1,
         )
 

@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import OptionError, fail, leave, parse, printable
+from pipelines.options import OptionError, fail, leave, parse
 from pipelines.select_options import SelectOptions
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from beam_curate.duplicates.removal import Duplicates
     from beam_curate.heads import EmbeddingScore
-    from beam_curate.preview import Preview, Tally
     from beam_curate.records import Shard
     from beam_curate.rejudging import Selection
 
@@ -44,6 +44,7 @@ class Job:
         shards: The input shards of the source's run.
         source: The summary of that run.
         scorers: The descriptions of the user's own scorers.
+        duplicates: The duplicates to reject beside the rules.
     """
 
     options: SelectOptions
@@ -51,12 +52,14 @@ class Job:
     shards: Sequence[Shard]
     source: dict[str, Any]
     scorers: Sequence[dict[str, object]]
+    duplicates: Duplicates | None = None
 
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the result: a run is continued only with the same."""
         skipped = (
             "scores",
+            "duplicates",
             "output",
             "dry_run",
             "report",
@@ -73,6 +76,8 @@ class Job:
             scorer.name: scorer.description for scorer in self.selection.scorers if "prompts" not in scorer.description
         }
         rules |= {"scorers": list(self.scorers), "heads": {name: {**said, "file": ""} for name, said in heads.items()}}
+        if self.duplicates is not None:
+            rules["duplicates"] = self.duplicates.counts  # what was found decides, not where it lies
         return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
 
 
@@ -83,6 +88,7 @@ def prepare(options: SelectOptions) -> Job:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
     from beam_curate import score_table
+    from beam_curate.duplicates.removal import find_table
     from beam_curate.rejudging import Selection
     from beam_curate.rules import check_columns, keep_rule, standard_rules
     from beam_curate.run_state import input_shards
@@ -121,7 +127,8 @@ def prepare(options: SelectOptions) -> Job:
     except ValueError as error:
         raise OptionError(f"--scores {options.scores}: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
-    return Job(options, selection, shards, summary, own.descriptions)
+    duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
+    return Job(options, selection, shards, summary, own.descriptions, duplicates)
 
 
 def _check_report(options: SelectOptions, source: str) -> None:
@@ -163,13 +170,18 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
 
     from beam_curate.score_table import VERDICTS
     from beam_curate.transforms.continue_run import ContinueRun
+    from beam_curate.transforms.remove_duplicates import RemoveDuplicates
     from beam_curate.transforms.select_rows import SelectRows
     from beam_curate.transforms.write_layouts import WriteLayouts
     from beam_curate.transforms.write_report import WriteReport
     from beam_curate.transforms.write_webdataset_shards import PackShards
 
     run = root | ContinueRun(output, folder=VERDICTS)
-    parts = (run.pending | SelectRows(job.selection, output), run.done) | "AddDone" >> beam.Flatten()
+    removed = None
+    if job.duplicates is not None:
+        numbers = root | "Parts" >> beam.Create([shard.index for shard in job.shards])
+        removed = numbers | RemoveDuplicates(job.selection, job.duplicates)
+    parts = (run.pending | SelectRows(job.selection, output, removed), run.done) | "AddDone" >> beam.Flatten()
     packed = parts | PackShards(output, job.options.samples_per_shard, job.options.shuffle_seed, about)
     return packed | WriteReport(output) | WriteLayouts(output, job.options.layouts)
 
@@ -197,50 +209,6 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     return {**about_selection(job), "runner": runner, "started": started}
 
 
-def dry_run(job: Job) -> str:
-    """Tries the rules, writes the page of --report, and says what each rule keeps."""
-    from beam_curate.preview import preview
-    from beam_curate.report.writing import write_preview
-    from beam_curate.storage import absolute
-
-    shards, report = [shard.index for shard in job.shards], job.options.report
-    found = preview(job.selection, shards)
-    end = "nothing was written"
-    if report:
-        about, per_shard = about_selection(job), job.options.samples_per_shard
-        write_preview(absolute(report), job.selection, shards, found.cutoffs, about, per_shard)
-        end = f"nothing was written but {printable(report)}"
-    return f"{rules_table(found, job.options.samples_per_shard)}\n{end}"
-
-
-def rules_table(found: Preview, per_shard: int) -> str:
-    """What each rule keeps: alone, and after the rules before it.
-
-    Args:
-        found: What the rules keep.
-        per_shard: Samples in an output shard.
-    """
-
-    def cells(tally: Tally) -> str:
-        share = 100 * tally.samples / found.everything.samples if found.everything.samples else 0.0
-        shards = -(-tally.samples // per_shard)
-        return f"{tally.samples:>14,} {share:>6.1f} % {tally.size / 1e9:>10,.3f} GB {shards:>8,}"
-
-    head = f"{'samples':>14} {'share':>8} {'bytes':>13} {'shards':>8}"
-    lines = [
-        f"{'':>{len(head)}}   rule",
-        f"{head}   (each alone)",
-        f"{cells(found.everything)}   all that did not fail",
-    ]
-    lines += [f"{cells(line.alone)}   {printable(line.rule)}" for line in found.lines]
-    lines += [f"{head}   (one after the other)"]
-    lines += [f"{cells(line.together)}   {printable(line.rule)}" for line in found.lines]
-    left_out = (
-        f"{found.failed:,} samples failed, {found.screened:,} were rejected before inference: none of these is selected"
-    )
-    return "\n".join([*lines[1:], left_out])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status.
 
@@ -263,7 +231,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = prepare(options)
         table = job.selection.table
         if options.dry_run:
-            print(dry_run(job))
+            from pipelines.select_preview import dry_run
+
+            numbers, about = [shard.index for shard in job.shards], about_selection(job)
+            print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
             return 0
         output = absolute(options.output)
         if os.path.realpath(output) in {

@@ -29,6 +29,11 @@ class SelectOptions(SelectingOptions):
     keep: str = keep_option()
     top: str = top_option()
     top_fraction: str = top_fraction_option()
+    duplicates: str = option(
+        "",
+        "folder of a duplicates table, the --output of dedup.py: of each group of duplicates that the other rules keep, keep the "
+        "best one; --top chooses among what is left",
+    )
     prompt: str = option(
         "",
         'scores from words to add, by the text tower of the model that made the embeddings: "watermark=a photo with a '

@@ -13,7 +13,7 @@ from beam_curate import read_score_table
 from beam_curate.duplicates.candidates import normalised
 from beam_curate.duplicates.finding import SUMMARY, read_findings
 from beam_curate.duplicates.table import part_name, read_part
-from pipelines import curate, dedup
+from pipelines import curate, dedup, select
 from tests.conftest import tar_bytes
 
 MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
@@ -227,6 +227,105 @@ class TestAgainst:
         finally:
             summary.write_text(said)
         assert "cannot be compared" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def everything(table):
+    """A duplicates table of all rows, as dedup.py writes it for select.py."""
+    flags = ["--methods=exact,pixels,perceptual", "--keep_by=largest", "--candidates=all", "--table_only"]
+    return deduplicated(table, "everything", *flags)
+
+
+def selected(table, name, *flags):
+    output = table.parent / name
+    assert select.main([f"--scores={table}", f"--output={output}", "--samples_per_shard=7", *flags]) == 0
+    return output
+
+
+class TestSelecting:
+    def test_without_other_rules_it_is_what_dedup_writes(self, table, everything):
+        flags = ["--methods=exact,pixels,perceptual", "--keep_by=largest", "--samples_per_shard=7"]
+        by_dedup = deduplicated(table, "by-dedup", *flags)
+        by_select = selected(table, "by-select", f"--duplicates={everything}")
+        for path in [*by_dedup.glob("*.tar"), *by_dedup.glob("0*.parquet")]:
+            assert (by_select / path.name).read_bytes() == path.read_bytes()
+        assert verdicts(by_select) == verdicts(by_dedup)
+
+    def test_of_each_group_the_best_that_the_rules_keep_stays(self, table, everything):
+        output = selected(table, "jpegs", f"--duplicates={everything}", "--keep=format == 'JPEG'")
+        found = verdicts(output)
+        kept = {key for key, row in found.items() if row["status"] == "kept"}
+        for name in photographs():
+            # The PNG is the best of its group, but no JPEG: one of the JPEGs of its size takes its place.
+            assert len(kept & {f"{name}-{copy}" for copy in ("jpeg", "bright", "small")}) == 1
+            assert f"{name}-small" not in kept
+            assert found[name]["reason"] == "not_kept_by_rule"
+        assert any("of this group" in (row["error_message"] or "") for row in found.values())
+
+    def test_top_chooses_among_what_is_left(self, table, everything):
+        output = selected(table, "top", f"--duplicates={everything}", "--top=aesthetic=8")
+        funnel = json.loads((output / "summary.json").read_text())["funnel"]
+        assert funnel["kept"] == 8
+        assert funnel["reasons"]["duplicate_exact"] == 5
+
+    @pytest.mark.parametrize("flags", [(), ("--keep=format == 'JPEG'",), ("--keep=format != 'PNG'", "--top=aesthetic=4")])
+    def test_a_dry_run_counts_what_the_selection_keeps(self, table, everything, capsys, tmp_path, flags):
+        page = tmp_path / "page.html"
+        output = selected(table, f"dry-{len(flags)}", f"--duplicates={everything}", *flags)
+        capsys.readouterr()
+        dry = ["--dry_run", f"--report={page}", f"--duplicates={everything}", *flags]
+        assert select.main([f"--scores={table}", *dry]) == 0
+        reasons = json.loads((output / "summary.json").read_text())["funnel"]
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "not a duplicate" in line][1:]
+        assert int(line.split()[0]) == reasons["kept"] + reasons["reasons"].get("below_top", 0)
+        assert "duplicate_perceptual" in page.read_text()
+
+    def test_a_table_of_other_data_is_refused(self, table, other, everything, capsys):
+        never = table.parent / "never"
+        assert select.main([f"--scores={other}", f"--output={never}", f"--duplicates={everything}"]) == 2
+        assert "other input shards" in capsys.readouterr().err
+        assert select.main([f"--scores={table}", f"--output={never}", f"--duplicates={table}"]) == 2
+        assert "no finished duplicates table" in capsys.readouterr().err
+        assert not never.exists()
+
+    def test_only_what_another_dataset_has(self, table, other):
+        flags = ["--methods=perceptual", f"--against={other}", "--against_action=keep", "--table_only"]
+        shared = deduplicated(table, "shared-table", *flags)
+        output = selected(table, "shared-selected", f"--duplicates={shared}")
+        kept = {key.split("-")[0] for key, row in verdicts(output).items() if row["status"] == "kept"}
+        assert kept == {"coffee", "rocket"}
+
+
+class TestInCurate:
+    def test_one_command_does_what_three_do(self, table):
+        output = table.parent / "curated"
+        flags = ["--dedup=exact,perceptual", "--keep_by=largest", "--keep=format != 'WEBP'", "--top=aesthetic=10"]
+        data = [f"--input={table.parent}/data/*.tar", f"--output={output}", *MODEL, *OFF, "--samples_per_shard=7"]
+        assert curate.main([*data, *flags]) == 0
+        wide = selected(table, "wide", "--keep=format != 'WEBP'")
+        unique = deduplicated(wide, "wide-unique", "--methods=exact,perceptual", "--keep_by=largest", "--table_only")
+        again = selected(table, "three", f"--duplicates={unique}", "--keep=format != 'WEBP'", "--top=aesthetic=10")
+        assert len(keys(output)) == 10
+        for path in again.glob("*.tar"):
+            assert (output / path.name).read_bytes() == path.read_bytes()
+        assert verdicts(output) == verdicts(again)
+        before = {path.name: path.read_bytes() for path in output.glob("*.tar")}
+        for path in (output / "summary.json", output / "verdicts" / "part-00001.parquet", output / "00000.tar"):
+            path.unlink()
+        assert curate.main([*data, *flags, "--resume"]) == 0
+        assert {path.name: path.read_bytes() for path in output.glob("*.tar")} == before
+
+    def test_options_of_dedup_need_dedup(self, table, capsys):
+        never = table.parent / "never"
+        data = [f"--input={table.parent}/data/*.tar", f"--output={never}", *MODEL, *OFF]
+        for flags, words in (
+            (["--eps=0.1"], "--eps 0.1 is for --dedup"),
+            (["--dedup=same"], "--dedup 'same' is none"),
+            (["--dedup=exact", "--keep_by=beauty"], "--keep_by beauty"),
+        ):
+            assert curate.main([*data, *flags]) == 2
+            assert words in capsys.readouterr().err
+        assert not never.exists()
 
 
 class TestRuns:

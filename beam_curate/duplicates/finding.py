@@ -11,7 +11,7 @@ from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
 from beam_curate.duplicates.semantic import PAIR, choose_pairs
 from beam_curate.duplicates.spilling import WORK
-from beam_curate.duplicates.table import FOLDER, DuplicatesError
+from beam_curate.duplicates.table import FOLDER
 from beam_curate.run_state import input_shards
 from beam_curate.storage import delete, exists, files_under, join, read_json, write_json
 
@@ -74,7 +74,7 @@ def place(row: int) -> dict[str, Any]:
     return {"other": bool(row & int(FOREIGN)), "shard_index": int(shard_index[0]), "index": int(index[0])}
 
 
-def finish_search(output: str, parts: int, findings: Findings, scores: str) -> dict[str, Any]:
+def finish_search(output: str, parts: int, findings: Findings, scores: str, action: str) -> dict[str, Any]:
     """Writes what was found, and deletes what was put down on the way.
 
     Args:
@@ -82,8 +82,9 @@ def finish_search(output: str, parts: int, findings: Findings, scores: str) -> d
         parts: The number of its parts.
         findings: What was found.
         scores: The folder of the run that has the score table.
+        action: See DuplicateSearch.
     """
-    counts = {**findings.counts, "parts": parts, "input": input_digest(scores)}
+    counts = {**findings.counts, "parts": parts, "input": input_digest(scores), "action": action}
     write_json(output, SUMMARY, {**counts, "largest": findings.groups, "pairs": findings.pairs})
     work = list(files_under(output, f"{WORK}/*"))
     if work:
@@ -95,18 +96,6 @@ def input_digest(scores: str) -> str:
     """What tells the input of a score table from others: a digest of the paths and sizes of its shards."""
     listed = [[shard.path, shard.size] for shard in input_shards(scores)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-
-def check_duplicates(folder: str, scores: str) -> None:
-    """Checks that a folder holds a finished duplicates table of the same input as a score table.
-
-    Raises:
-        DuplicatesError: It does not; the message says what to do.
-    """
-    if not is_finished(folder):
-        raise DuplicatesError(f"{folder} holds no finished duplicates table; give the --output of dedup.py")
-    if read_findings(folder)["input"] != input_digest(scores):
-        raise DuplicatesError(f"{folder} tells of duplicates among other input shards than those of the score table")
 
 
 def is_finished(output: str) -> bool:

@@ -1,20 +1,19 @@
 """Which samples are removed as duplicates: of each group the best one is kept, of those that the rules keep."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from beam_curate import reasons
 from beam_curate.duplicates.candidates import FOREIGN
-from beam_curate.duplicates.table import read_part
+from beam_curate.duplicates.finding import input_digest, is_finished, read_findings
+from beam_curate.duplicates.search import DROP
+from beam_curate.duplicates.table import DuplicatesError, read_part
 from beam_curate.records import Removed
 from beam_curate.rejudging import Selection, passing, read_rows
-
-DROP: Final = "drop"
-KEEP: Final = "keep"
-ACTIONS: Final = (DROP, KEEP)
-"""What is done with samples that are in the other dataset too."""
+from beam_curate.storage import absolute
 
 REASONS: Final = {
     "exact": reasons.DUPLICATE_EXACT,
@@ -24,6 +23,41 @@ REASONS: Final = {
 }
 _COLUMNS: Final = ("index", "group", "place", "method", "similarity", "duplicate_of_key", "duplicate_of_shard", "key",
                    "shard")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """A finished duplicates table, and what is done with it.
+
+    Attributes:
+        folder: Where it lies.
+        action: Of a table made against another dataset: DROP what is there too, or KEEP only that.
+        counts: What was found, in numbers; nothing if that is not known yet.
+    """
+
+    folder: str
+    action: str = DROP
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_table(folder: str, scores: str) -> Duplicates:
+    """The finished duplicates table in a folder, which must be of the same input as a score table.
+
+    Args:
+        folder: Where it lies.
+        scores: Folder of the run that has the score table.
+
+    Raises:
+        DuplicatesError: It is not; the message says what to do.
+    """
+    place = absolute(folder)
+    if not is_finished(place):
+        raise DuplicatesError(f"{folder} holds no finished duplicates table; give the --output of dedup.py")
+    found = read_findings(place)
+    if found["input"] != input_digest(scores):
+        raise DuplicatesError(f"{folder} tells of duplicates among other input shards than those of the score table")
+    counts = {name: value for name, value in found.items() if name not in ("largest", "pairs")}
+    return Duplicates(place, found["action"], counts)
 
 
 class Left(NamedTuple):
@@ -40,15 +74,15 @@ class Left(NamedTuple):
     of_shard: str | None
 
 
-def members_left(duplicates: str, selection: Selection, shard_index: int) -> Iterator[tuple[int, Left]]:
+def members_left(duplicates: Duplicates, selection: Selection, shard_index: int) -> Iterator[tuple[int, Left]]:
     """The members of groups that are left in a part, by the group.
 
     Args:
-        duplicates: Folder of the duplicates table.
+        duplicates: The table.
         selection: The rules on each row.
         shard_index: The part.
     """
-    table = read_part(duplicates, shard_index)
+    table = read_part(duplicates.folder, shard_index)
     if not table.num_rows:
         return
     rows = passing(selection, shard_index)
@@ -92,7 +126,7 @@ def _message(member: Left, best: Left | None) -> str:
     return f"{words}; of this group {best.key!r} of {best.shard} is kept"
 
 
-def only_shared(duplicates: str, selection: Selection, shard_index: int) -> Iterator[tuple[int, Removed]]:
+def only_shared(duplicates: Duplicates, selection: Selection, shard_index: int) -> Iterator[tuple[int, Removed]]:
     """The rows of a part that are removed where only samples are kept that are in the other dataset too."""
     shared = {left.row for _, left in members_left(duplicates, selection, shard_index)}
     rows = [row for row in passing(selection, shard_index).tolist() if row not in shared]

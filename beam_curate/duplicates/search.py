@@ -16,6 +16,10 @@ from beam_curate.duplicates.spilling import BucketRange, Rows, RunReader
 from beam_curate.rejudging import Selection
 from beam_curate.table_parts import TablePlace
 
+DROP: Final = "drop"
+KEEP: Final = "keep"
+"""What is done with samples that are in the other dataset too: they are dropped, or only they are kept."""
+
 _RUN_ROWS: Final = 1 << 15
 _MOST_RUNS: Final = 4000
 _SMALL: Final = 32  # digests and hashes take that many times fewer bytes than an embedding
@@ -33,6 +37,7 @@ class DuplicateSearch:
         perceptual: Perceptual hashes that differ in at most so many of 64 bits; None: not looked for.
         clustering: Near embeddings; None: not looked for.
         against: The table of another run; then duplicates are looked for between the two datasets only, of what was kept.
+        action: What is done with samples that are in `against` too, DROP or KEEP.
         max_pixels: Larger images are not decoded for `pixels` and `perceptual`.
         threads: Images that are decoded at once for these, in a process.
     """
@@ -44,6 +49,7 @@ class DuplicateSearch:
     perceptual: int | None = None
     clustering: Clustering | None = None
     against: TablePlace | None = None
+    action: str = DROP
     max_pixels: int = 178_956_970
     threads: int = 2
 

@@ -1,13 +1,14 @@
 """The rows of a score table with the verdicts that a selection would give them, and with the scores that it adds."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_curate.preview import Preview, Reasons
 from beam_curate.records import KEPT, REJECTED
 from beam_curate.rejudging import Selection, judgeable, read_rows, rule_columns
 from beam_curate.report.table import Group, make_group, stored_columns, stored_scores
@@ -22,13 +23,13 @@ class SelectedRows:
     Args:
         selection: What decides; its scorers are set up.
         shards: The indexes of the table's parts.
-        cutoffs: Of the top rule by shard index, where there is one.
+        found: What `preview.preview` found: duplicates, and where the top rule cuts.
     """
 
-    def __init__(self, selection: Selection, shards: Sequence[int], cutoffs: Mapping[int, Cutoff]) -> None:
+    def __init__(self, selection: Selection, shards: Sequence[int], found: Preview) -> None:
         self._selection = selection
         self._shards = shards
-        self._cutoffs = cutoffs
+        self._found = found
         stored = stored_scores(selection.table, shards[0]) if shards else ()
         self.scores: tuple[str, ...] = (*stored, *selection.added)
 
@@ -45,12 +46,15 @@ class SelectedRows:
                 shard,
                 [*stored_columns(columns), *self._selection.columns],
             )
-            status, reason = _verdicts(self._selection, rows, self._cutoffs.get(shard))
+            removed, cutoff = self._found.removed.get(shard), self._found.cutoffs.get(shard)
+            status, reason = _verdicts(self._selection, rows, removed, cutoff)
             details = functools.partial(_details, self._selection, shard)
             yield make_group(rows, columns, status, reason, details)
 
 
-def _verdicts(selection: Selection, table: pa.Table, cutoff: Cutoff | None) -> tuple[_Objects, _Objects]:
+def _verdicts(
+    selection: Selection, table: pa.Table, removed: Reasons | None, cutoff: Cutoff | None
+) -> tuple[_Objects, _Objects]:
     """Status and reason of each row: of rows without an embedding as they are, of the others by the rules."""
     status, reason = (np.array(table.column(name).to_pylist(), object) for name in ("status", "reason"))
     good = judgeable(table)
@@ -62,6 +66,9 @@ def _verdicts(selection: Selection, table: pa.Table, cutoff: Cutoff | None) -> t
         passed = rule.keeps(columns, rows.num_rows).to_numpy(zero_copy_only=False)
         why[keeps & ~passed] = rule.reason
         keeps &= passed
+    if removed is not None:
+        rows_removed = np.searchsorted(np.flatnonzero(good), removed[0])
+        keeps[rows_removed], why[rows_removed] = False, removed[1]
     if selection.top is not None and cutoff is not None:
         keys, present = sort_keys(columns[selection.top.column])
         best = keeps & present

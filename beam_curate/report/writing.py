@@ -7,6 +7,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 
 from beam_curate.images import MAX_PIXELS
+from beam_curate.preview import Preview
 from beam_curate.records import KEPT
 from beam_curate.rejudging import Selection
 from beam_curate.report import page
@@ -17,7 +18,6 @@ from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
 from beam_curate.rules import Rule, standard_rules
 from beam_curate.storage import atomic_output, exists, join, read_json, remove_empty_temporary
 from beam_curate.summary import SUMMARY
-from beam_curate.top import Cutoff
 
 REPORT = "report.html"
 
@@ -59,7 +59,7 @@ def write_preview(
     path: str,
     selection: Selection,
     shards: Sequence[int],
-    cutoffs: Mapping[int, Cutoff],
+    found: Preview,
     about: Mapping[str, Any],
     samples_per_shard: int,
 ) -> None:
@@ -71,7 +71,7 @@ def write_preview(
         path: The file, on any file system that Beam writes.
         selection: What decides, with its scorers set up.
         shards: The indexes of the table's parts.
-        cutoffs: Of the top rule, as `preview.preview` found them.
+        found: What `preview.preview` found.
         about: What the summary of the selection would say beside its counts.
         samples_per_shard: Of its output.
 
@@ -80,7 +80,7 @@ def write_preview(
         StorageError: A file cannot be read or written.
     """
     data = collect(
-        SelectedRows(selection, shards, cutoffs), [rule for rule in selection.rules or () if isinstance(rule, Rule)]
+        SelectedRows(selection, shards, found), [rule for rule in selection.rules or () if isinstance(rule, Rule)]
     )
     funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": dict(data.reasons.most_common())}
     shard_counts = {"input_shards": len(shards), "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}

@@ -6,7 +6,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_curate.duplicates.removal import DROP, KEEP, Left, members_left, only_shared, removed_of_group
+from beam_curate.duplicates.removal import Duplicates, Left, members_left, only_shared, removed_of_group
+from beam_curate.duplicates.search import KEEP
 from beam_curate.records import Removed
 from beam_curate.rejudging import Selection
 
@@ -23,20 +24,18 @@ class RemoveDuplicates(beam.PTransform):
 
     Attributes:
         selection: The table and the rules on each row.
-        duplicates: Folder of the duplicates table, which must be of the same input shards.
-        action: Of a table made against another dataset: `drop` what is there too, or `keep` only that.
+        duplicates: The duplicates table, which must be of the same input shards.
     """
 
     selection: Selection
-    duplicates: str
-    action: str = DROP
+    duplicates: Duplicates
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, parts: beam.PCollection[int]) -> beam.PCollection[tuple[int, Removed]]:
         """Brings together what is left of each group."""
-        if self.action == KEEP:
+        if self.duplicates.action == KEEP:
             look = beam.ParDo(_Look(self.selection, self.duplicates, shared=True))
             return parts | "OnlyShared" >> look.with_output_types(tuple[int, Removed])
         return (
@@ -50,7 +49,7 @@ class RemoveDuplicates(beam.PTransform):
 class _Look(beam.DoFn):
     """Looks at the rows of a part, with the user's scorers set up once."""
 
-    def __init__(self, selection: Selection, duplicates: str, shared: bool = False) -> None:
+    def __init__(self, selection: Selection, duplicates: Duplicates, shared: bool = False) -> None:
         self._selection = selection
         self._duplicates = duplicates
         self._shared = shared

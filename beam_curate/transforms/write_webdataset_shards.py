@@ -8,16 +8,16 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.keys import KeyHolder, rename_shared, stem
 from beam_curate.packing import Packing
 from beam_curate.records import Piece, ScoredSample, ScorePart, WrittenShard
-from beam_curate.rejudging import Selection
 from beam_curate.shard_writing import PartPieces, held_bytes, shard_rows, write_shard
 from beam_curate.summary import finish_run
-from beam_curate.table_parts import TablePlace, counted_table
+from beam_curate.table_parts import counted_table
 from beam_curate.tar_writing import safe_key
 from beam_curate.top import TopRule
-from beam_curate.transforms.judge_parts import JudgeParts
+from beam_curate.transforms.judge_table import JudgeTable
 from beam_curate.transforms.side_by_side import SideBySide
 from beam_curate.transforms.write_score_table import WriteScoreTable
 
@@ -42,6 +42,7 @@ class WriteWebDatasetShards(beam.PTransform):
         about: What to add to the summary.
         top: A rule on the whole table: what it rejects of the kept rows is written to `verdicts/` when the table is complete.
         second_embeddings: By the names of second embeddings (`ClipModelHandler.embedding_name`) their widths.
+        duplicates: Which duplicates are rejected of the kept rows, before `top`; likewise. None: they stay.
     """
 
     output: str
@@ -53,6 +54,7 @@ class WriteWebDatasetShards(beam.PTransform):
     about: Mapping[str, Any] = field(default_factory=dict)
     top: TopRule | None = None
     second_embeddings: Mapping[str, int] = field(default_factory=dict)
+    duplicates: DuplicateSearch | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -63,10 +65,8 @@ class WriteWebDatasetShards(beam.PTransform):
         parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim, self.second_embeddings)
         if self.done is not None:
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()
-        if self.top is not None:
-            written = parts | "Number" >> beam.Map(lambda part: part.shard_index).with_output_types(int)
-            selection = Selection(TablePlace(self.output), rules=None, top=self.top)
-            parts = written | JudgeParts(selection, self.output, written)
+        if self.top is not None or self.duplicates is not None:
+            parts = parts | JudgeTable(self.output, self.top, self.duplicates)
         return parts | PackShards(self.output, self.samples_per_shard, self.seed, self.about)
 
 

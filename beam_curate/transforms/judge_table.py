@@ -1,0 +1,55 @@
+"""JudgeTable: all parts of a run's own score table in, overlays with the verdicts of rules on the whole table out."""
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from beam_curate.duplicates.finding import is_finished, read_findings
+from beam_curate.duplicates.removal import Duplicates
+from beam_curate.duplicates.search import DuplicateSearch
+from beam_curate.records import Removed, ScorePart
+from beam_curate.rejudging import Selection
+from beam_curate.table_parts import TablePlace
+from beam_curate.top import TopRule
+from beam_curate.transforms.find_duplicates import FindDuplicates
+from beam_curate.transforms.judge_parts import JudgeParts
+from beam_curate.transforms.remove_duplicates import RemoveDuplicates
+
+
+@dataclass(eq=False)
+class JudgeTable(beam.PTransform):
+    """Judges the rows that a run has kept so far by rules that need all of them: duplicates first, then the best.
+
+    In: PCollection[ScorePart], all parts of the table in `output`. Out: PCollection[ScorePart], the overlays in `verdicts/`.
+
+    Attributes:
+        output: Folder of the run.
+        top: The best of what is left; None for none.
+        duplicates: What duplicates are; None: they stay.
+    """
+
+    output: str
+    top: TopRule | None = None
+    duplicates: DuplicateSearch | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[ScorePart]:
+        """Finds the duplicates, unless an earlier run has found them, and judges."""
+        selection = Selection(TablePlace(self.output), rules=None, top=self.top)
+        numbers = parts | "Number" >> beam.Map(lambda part: part.shard_index).with_output_types(int)
+        removed = self._removed(parts, numbers, selection) if self.duplicates else None
+        return numbers | JudgeParts(selection, self.output, numbers, removed)
+
+    def _removed(
+        self, parts: beam.PCollection[ScorePart], numbers: beam.PCollection[int], selection: Selection
+    ) -> beam.PCollection[tuple[int, Removed]]:
+        if is_finished(self.output):
+            found = parts.pipeline | "Found" >> beam.Create([read_findings(self.output)], reshuffle=False)
+        else:
+            found = parts | FindDuplicates(self.duplicates, self.output)
+        ready = found | "Parts" >> beam.FlatMap(lambda _, known: known, beam.pvalue.AsList(numbers)).with_output_types(
+            int
+        )
+        return ready | "Spread" >> beam.Reshuffle() | RemoveDuplicates(selection, Duplicates(self.output))
