@@ -23,7 +23,7 @@ from beam_curate.duplicates.candidates import Floats, Ids, normalised
 BORDER: Final = 0.35
 """Default width of a border, as a part of d; 0.5 is exact. Measured (benchmarks/dedup.py): at 0.35 at least 0.999 of the pairs
 are found where near duplicates differ in the directions in which the data itself varies, the worst case."""
-MOST_CLUSTERS: Final = 16
+MOST_CLUSTERS: Final = 64
 """The most clusters that an embedding is compared in, its home included. How many embeddings had more is counted."""
 SAMPLE_PER_CLUSTER: Final = 64
 """Sampled embeddings for each cluster; faiss warns below 39."""
