@@ -268,7 +268,9 @@ class TestSelecting:
         assert funnel["kept"] == 8
         assert funnel["reasons"]["duplicate_exact"] == 5
 
-    @pytest.mark.parametrize("flags", [(), ("--keep=format == 'JPEG'",), ("--keep=format != 'PNG'", "--top=aesthetic=4")])
+    @pytest.mark.parametrize(
+        "flags", [(), ("--keep=format == 'JPEG'",), ("--keep=format != 'PNG'", "--top=aesthetic=4")]
+    )
     def test_a_dry_run_counts_what_the_selection_keeps(self, table, everything, capsys, tmp_path, flags):
         page = tmp_path / "page.html"
         output = selected(table, f"dry-{len(flags)}", f"--duplicates={everything}", *flags)
@@ -329,6 +331,15 @@ class TestInCurate:
 
 
 class TestRuns:
+    def test_a_run_that_kept_nothing_of_a_shard_or_at_all(self, table):
+        methods = "--methods=exact,pixels,perceptual,semantic"
+        few = selected(table, "few", "--keep=key == 'rocket-same'")
+        assert keys(deduplicated(few, "few-unique", methods)) == ["rocket-same"]
+        nothing = selected(table, "nothing", "--keep=width > 100000")
+        output = deduplicated(nothing, "nothing-unique", methods, "--keep_by=hard")
+        assert keys(output) == []
+        assert read_findings(str(output))["groups"] == 0
+
     def test_the_table_alone_then_the_shards(self, table):
         output = deduplicated(table, "alone", "--methods=exact", "--table_only")
         assert read_findings(str(output))["duplicates"] == 5

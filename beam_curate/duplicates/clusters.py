@@ -195,7 +195,8 @@ def assign(vectors: Floats, centroids: Floats, width: float) -> Assignment:
         centroids: (K, D), likewise.
         width: A distance.
     """
-    homes, rows, clusters, cut = [], [], [], 0
+    none = np.zeros(0, np.int64)
+    homes, rows, clusters, cut = [none], [none], [none], 0
     for start in range(0, len(vectors), _BLOCK):
         cluster, similarity = nearest(vectors[start : start + _BLOCK], centroids, MOST_CLUSTERS + 1)
         home = cluster[:, 0]
@@ -208,5 +209,5 @@ def assign(vectors: Floats, centroids: Floats, width: float) -> Assignment:
         clusters.append(cluster[row, place])
     own = np.arange(len(vectors), dtype=np.int64)
     if width <= 0:
-        return Assignment(own, np.concatenate([*homes, own[:0]]), 0)
+        return Assignment(own, np.concatenate(homes), 0)
     return Assignment(np.concatenate([own, *rows]), np.concatenate([*homes, *clusters]), cut)
