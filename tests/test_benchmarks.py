@@ -1,8 +1,8 @@
 """The benchmarks run on tiny input and report what they say; how fast is not looked at."""
 
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 import tarfile
