@@ -268,7 +268,9 @@ class TestSelecting:
         assert funnel["kept"] == 8
         assert funnel["reasons"]["duplicate_exact"] == 5
 
-    @pytest.mark.parametrize("flags", [(), ("--keep=format == 'JPEG'",), ("--keep=format != 'PNG'", "--top=aesthetic=4")])
+    @pytest.mark.parametrize(
+        "flags", [(), ("--keep=format == 'JPEG'",), ("--keep=format != 'PNG'", "--top=aesthetic=4")]
+    )
     def test_a_dry_run_counts_what_the_selection_keeps(self, table, everything, capsys, tmp_path, flags):
         page = tmp_path / "page.html"
         output = selected(table, f"dry-{len(flags)}", f"--duplicates={everything}", *flags)
