@@ -8,9 +8,11 @@ from beam_curate.duplicates.search import KEEP
 from beam_curate.records import KEPT
 from beam_curate.report.duplicates import DuplicateGroup, GroupMember, Pair, ShownDuplicates
 from beam_curate.report.figures import Images, frame, number
-from beam_curate.report.html import Child, Element, count, foreign, share, table, tag
+from beam_curate.report.html import Child, Element, count, foreign, share, shorten, table, tag
 from beam_curate.report.samples import Row
 
+_UNFOLDED: Final = 4
+"""Groups that are seen at once; a reader unfolds the others."""
 _METHODS: Final = {
     "exact": "the same bytes",
     "pixels": "the same pixels, in other bytes",
@@ -124,9 +126,18 @@ def _name(row: Row | None) -> Element:
 
 
 def _groups(shown: ShownDuplicates, images: Images, blur_from: float) -> list[Element]:
-    words = "The sample that is kept comes first. The similarity of the others is that to the better sample they were found by."
+    first = "of the other dataset" if shown.found["between_datasets"] else "that is kept"
+    words = (
+        f"The sample {first} comes first. The similarity of the others is that to the better sample they were found by."
+    )
     groups = [_group(group, shown, images, blur_from) for group in shown.groups]
-    return [tag("h3", "The largest groups"), tag("p", words), *groups]
+    more = tag(
+        "details",
+        tag("summary", f"{len(groups) - _UNFOLDED} more groups"),
+        tag("div", *groups[_UNFOLDED:], class_="groups"),
+    )
+    largest = tag("div", *groups[:_UNFOLDED], class_="groups")
+    return [tag("h3", "The largest groups"), tag("p", words), largest, *([more] if len(groups) > _UNFOLDED else [])]
 
 
 def _group(group: DuplicateGroup, shown: ShownDuplicates, images: Images, blur_from: float) -> Element:
@@ -148,14 +159,14 @@ def _figure(member: GroupMember, row: Row | None, shown: ShownDuplicates, images
     if member.method == "perceptual":
         found = f"perceptual {round(64 * member.similarity)}/64 bits"
     facts = [f"{row.width} × {row.height}"] if row and row.width else []
-    if row:
-        facts += [f"{name}\u00a0{number(value)}" for name, value in row.values.items()
-                  if name == shown.found["keep_by"] and math.isfinite(value)]  # fmt: skip
+    better = row.values.get(shown.found["keep_by"], math.nan) if row else math.nan
+    if math.isfinite(better):
+        facts.append(f"{shorten(shown.found['keep_by'], 20)} {number(better)}")
     caption = tag(
         "figcaption",
         _badge(member, row),
         tag("b", found) if found else None,
-        tag("span", " · ".join(facts), class_="quiet") if facts else None,
+        *(tag("span", fact, class_="quiet") for fact in facts),
         foreign(row.key, 60, class_="name") if row else None,
     )
     return tag("figure", frame(row, images[member.place], blur_from), caption)

@@ -95,7 +95,14 @@ figcaption { font-size: .82rem; line-height: 1.35; padding-top: 6px; display: gr
 .line, .none { grid-column: 1 / -1; margin: 0; }
 .line { display: flex; gap: 6px; align-items: center; justify-content: center; padding: 4px 0; }
 .line::before, .line::after { content: ""; flex: 1; border-top: 3px dashed var(--line); }
-.group { border-top: 1px solid var(--rule); padding: 12px 0 16px; }
+.pair .frame { height: 112px; }
+.pair .frame img { max-height: 112px; }
+.groups { display: grid; grid-template-columns: minmax(0, 1fr); gap: 22px 32px; margin: 0 0 16px; }
+.group .figures { grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)); gap: 12px 8px; }
+.group figcaption { grid-template-columns: minmax(0, 1fr); overflow-wrap: anywhere; }
+.group .badge, .pair .badge { font-size: .76rem; padding: 0 4px; justify-self: start; }
+.group .frame { height: 96px; }
+.group .frame img { max-height: 96px; }
 .badge { justify-self: start; border: 1px solid; border-radius: 4px; padding: 0 6px; font-weight: 600; }
 .badge-kept { color: var(--kept); }
 .badge-rejected { color: var(--rejected); }
@@ -111,11 +118,12 @@ summary code { font-weight: 600; }
 pre { overflow: auto; max-height: 480px; background: var(--page); border-radius: 8px; padding: 12px; margin: 8px 0 0; }
 :focus-visible { outline: 3px solid var(--kept); outline-offset: 2px; }
 @media (min-width: 1000px) {
-  .galleries { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .galleries, .groups { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 @media (max-width: 480px) {
   section { padding: 14px; }
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; }
+  .group .figures { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .plot svg { height: 160px; }
 }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
