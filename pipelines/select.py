@@ -198,7 +198,11 @@ def about_selection(job: Job) -> dict[str, Any]:
         "random": random,
         "heads": [*source["heads"], *new],
         "configuration": job.configuration,
-        "input": {**source.get("input", {}), "scores": job.options.scores},
+        "input": {
+            **source.get("input", {}),
+            "scores": job.options.scores,
+            "duplicates": job.options.duplicates or None,
+        },
         "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
     }
 

@@ -276,6 +276,11 @@ class TestSemantic:
         assert (chosen["similarity"] < 1 - 0.02).any()
         assert len(chosen) <= semantic.PAIRS_EACH * (len(semantic.BANDS) - 1)
 
+    def test_a_pair_that_met_in_several_clusters_is_shown_once(self):
+        pairs = np.array([(0.99, 1, 2), (0.99, 2, 1), (0.99, 1, 2), (0.9, 3, 1)], semantic.PAIR)
+        chosen = semantic.choose_pairs(pairs, 0.05)
+        assert chosen[["first", "second"]].tolist() == [(1, 2), (1, 3)]
+
     def test_only_pairs_between_the_datasets(self, tmp_path):
         vectors, ids, ranks = _data(1000, 16, 300, 0.02)
         ids[500:] |= FOREIGN

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from beam_curate.duplicates.candidates import FOREIGN, places_of
 from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
+from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.semantic import PAIR, choose_pairs
 from beam_curate.duplicates.spilling import WORK
 from beam_curate.duplicates.table import FOLDER
@@ -43,7 +46,9 @@ class Findings(NamedTuple):
         }
         largest = groups[np.lexsort((groups, -sizes))[:_GROUPS]]
         chosen = choose_pairs(np.frombuffer(pairs, PAIR), eps) if eps else np.zeros(0, PAIR)
-        return Findings(counts, [_group(members, int(group)) for group in largest], [_pair(pair) for pair in chosen])
+        return Findings(
+            counts, [_group(members, int(group)) for group in largest], [_pair(pair, eps) for pair in chosen]
+        )
 
 
 def _group(members: Members, group: int) -> dict[str, Any]:
@@ -61,9 +66,10 @@ def _group(members: Members, group: int) -> dict[str, Any]:
     return {"size": len(rows), "root": place(group), "samples": samples}
 
 
-def _pair(pair: np.void) -> dict[str, Any]:
+def _pair(pair: np.void, eps: float) -> dict[str, Any]:
     return {
         "similarity": round(float(pair["similarity"]), 6),
+        "duplicate": bool(pair["similarity"] >= np.float32(1 - eps)),
         "samples": [place(int(pair["first"])), place(int(pair["second"]))],
     }
 
@@ -74,18 +80,31 @@ def place(row: int) -> dict[str, Any]:
     return {"other": bool(row & int(FOREIGN)), "shard_index": int(shard_index[0]), "index": int(index[0])}
 
 
-def finish_search(output: str, parts: int, findings: Findings, scores: str, action: str) -> dict[str, Any]:
-    """Writes what was found, and deletes what was put down on the way.
+def finish_search(output: str, parts: int, findings: Findings, search: DuplicateSearch) -> dict[str, Any]:
+    """Writes what was looked for and found, and deletes what was put down on the way.
 
     Args:
         output: Folder of the duplicates table.
         parts: The number of its parts.
         findings: What was found.
-        scores: The folder of the run that has the score table.
-        action: See DuplicateSearch.
+        search: What was looked for.
     """
-    counts = {**findings.counts, "parts": parts, "input": input_digest(scores), "action": action}
-    write_json(output, SUMMARY, {**counts, "largest": findings.groups, "pairs": findings.pairs})
+    counts = {
+        "methods": [method.name for method in search.methods],
+        "keep_by": search.keep_by,
+        "eps": search.clustering.eps if search.clustering else None,
+        "between_datasets": search.against is not None,
+        "action": search.action,
+        **findings.counts,
+        "parts": parts,
+        "input": input_digest(search.selection.table.scores),
+    }
+    other = None
+    if search.against is not None:
+        # Where it lies, and what it was: a table written again in its place has other samples.
+        other = {**asdict(search.against), "input": input_digest(search.against.scores)}
+    examples = {"against": other, "largest": findings.groups, "pairs": findings.pairs}
+    write_json(output, SUMMARY, {**counts, **examples})
     work = list(files_under(output, f"{WORK}/*"))
     if work:
         delete(work)
@@ -96,6 +115,11 @@ def input_digest(scores: str) -> str:
     """What tells the input of a score table from others: a digest of the paths and sizes of its shards."""
     listed = [[shard.path, shard.size] for shard in input_shards(scores)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def counts_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was looked for and found, in numbers: neither where another dataset lies, nor the examples."""
+    return {name: value for name, value in found.items() if name not in ("against", "largest", "pairs")}
 
 
 def is_finished(output: str) -> bool:

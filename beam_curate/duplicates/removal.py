@@ -8,7 +8,7 @@ import numpy as np
 
 from beam_curate import reasons
 from beam_curate.duplicates.candidates import FOREIGN
-from beam_curate.duplicates.finding import input_digest, is_finished, read_findings
+from beam_curate.duplicates.finding import counts_of, input_digest, is_finished, read_findings
 from beam_curate.duplicates.search import DROP
 from beam_curate.duplicates.table import DuplicatesError, read_part
 from beam_curate.records import Removed
@@ -56,8 +56,7 @@ def find_table(folder: str, scores: str) -> Duplicates:
     found = read_findings(place)
     if found["input"] != input_digest(scores):
         raise DuplicatesError(f"{folder} tells of duplicates among other input shards than those of the score table")
-    counts = {name: value for name, value in found.items() if name not in ("largest", "pairs")}
-    return Duplicates(place, found["action"], counts)
+    return Duplicates(place, found["action"], counts_of(found))
 
 
 class Left(NamedTuple):

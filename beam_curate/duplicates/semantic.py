@@ -177,13 +177,25 @@ def _halves(
 
 
 def choose_pairs(pairs: npt.NDArray[np.void], eps: float) -> npt.NDArray[np.void]:
-    """Of each band PAIRS_EACH, drawn by their ids."""
+    """Of each band PAIRS_EACH, drawn by their ids; a pair that met in several clusters is one."""
+    pairs = _once(pairs)
     band = np.searchsorted(np.array(BANDS[1:-1]) * eps, 1 - pairs["similarity"], side="right")
     drawn = scattered(pairs["first"] ^ scattered(pairs["second"]))
     order = np.lexsort((drawn, band))
     band, pairs = band[order], pairs[order]
     place = np.arange(len(band)) - np.searchsorted(band, band)
     return pairs[place < PAIRS_EACH]
+
+
+def _once(pairs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Each pair once, by its ids, the lower one first."""
+    low, high = np.minimum(pairs["first"], pairs["second"]), np.maximum(pairs["first"], pairs["second"])
+    order = np.lexsort((pairs["similarity"], high, low))
+    low, high, pairs = low[order], high[order], pairs[order]
+    pairs["first"], pairs["second"] = low, high
+    new = np.ones(len(pairs), np.bool_)
+    new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    return pairs[new]
 
 
 class BlockCache:

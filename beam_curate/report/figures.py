@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 
 from beam_curate.report.html import Element, foreign, shorten, tag
-from beam_curate.report.samples import Gallery, Row
+from beam_curate.report.samples import Gallery, Place, Row
 from beam_curate.report.thumbnails import Thumbnail
 
-Images = Mapping[tuple[int, int], Thumbnail]
+Images = Mapping[Place, Thumbnail]
 
 
 def gallery_section(gallery: Gallery, images: Images, blur_from: float) -> Element:
@@ -27,7 +27,7 @@ def _figure(row: Row, column: str, image: Thumbnail, blur_from: float) -> Elemen
     first = [column] if column in row.values else []
     names = [*first, *(name for name in row.values if name not in first)]
     values = [
-        f"{shorten(name, 20)}\u00a0{_shown(row.values[name])}" for name in names if math.isfinite(row.values[name])
+        f"{shorten(name, 20)}\u00a0{number(row.values[name])}" for name in names if math.isfinite(row.values[name])
     ]
     caption = tag(
         "figcaption",
@@ -37,21 +37,29 @@ def _figure(row: Row, column: str, image: Thumbnail, blur_from: float) -> Elemen
         foreign(row.key, 60, class_="name"),
         foreign(row.caption, 90, class_="text") if row.caption.strip() else None,
     )
-    return tag("figure", _frame(row, image, row.values.get("nsfw", -math.inf) >= blur_from), caption)
+    return tag("figure", frame(row, image, blur_from), caption)
 
 
-def _shown(value: float) -> str:
+def number(value: float) -> str:
+    """A score in four digits, larger numbers whole."""
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def _frame(row: Row, image: Thumbnail, blurred: bool) -> Element:
-    if not image.uri:
+def frame(row: Row | None, image: Thumbnail, blur_from: float) -> Element:
+    """The picture of a sample, or why there is none.
+
+    Args:
+        row: The sample; None if only its place is known, and then there is no picture.
+        image: The picture.
+        blur_from: See gallery_section.
+    """
+    if row is None or not image.uri:
         words = image.problem.replace("_", " ")
         missing = tag("span", words, class_="missing", role="img", aria_label=f"No picture: {words}")
         return tag("div", missing, class_="frame")
     title = f"Sample: {shorten(row.caption, 90) or shorten(row.key, 60)}"
     size = {"width": str(image.width), "height": str(image.height)}
-    if not blurred:
+    if not row.values.get("nsfw", -math.inf) >= blur_from:
         return tag("div", tag("img", src=image.uri, alt=title, **size), class_="frame")
     picture = tag("img", src=image.uri, alt=f"{title} (blurred)", class_="blurred", **size)
     return tag("div", picture, class_="frame", tabindex="0", title="Point at the picture to see it clearly")

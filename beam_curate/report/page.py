@@ -3,31 +3,48 @@
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.report.charts import funnel_bar, histogram
 from beam_curate.report.data import Distribution, ReportData
+from beam_curate.report.duplicate_figures import duplicates_section, used_section
+from beam_curate.report.duplicates import ShownDuplicates
 from beam_curate.report.figures import Images, gallery_section
 from beam_curate.report.html import Child, Element, count, foreign, page, share, shorten, table, tag
 from beam_curate.report.samples import MAX_FAILURES
 from beam_curate.report.style import STYLE
 from beam_curate.report.table import RANDOM
 
-_RULES: Final = ("min_side", "min_aesthetic", "max_nsfw", "keep", "top", "top_fraction")
+_RULES: Final = ("min_side", "min_aesthetic", "max_nsfw", "keep", "dedup", "methods", "against", "top", "top_fraction")
 _MAX_JSON: Final = 60_000  # characters of the configuration
 _BLURRED_FROM: Final = 0.5  # NSFW score, where the run has no threshold
 _PASSING: Final = (0.95, 0.75, 0.5, 0.25, 0.05)
 
 
-def render(summary: Mapping[str, Any], data: ReportData, images: Images, *, preview_of: str = "") -> bytes:
+class DuplicatesShown(NamedTuple):
+    """What is shown of the run's own duplicates table, and the pictures of all samples in it, by place."""
+
+    shown: ShownDuplicates
+    images: Images
+
+
+def render(
+    summary: Mapping[str, Any],
+    data: ReportData,
+    images: Images,
+    duplicates: DuplicatesShown | None = None,
+    *,
+    preview_of: str = "",
+) -> bytes:
     """The document.
 
     Args:
         summary: summary.json, or what it would say.
         data: What was found in the score table.
         images: The pictures of the samples in `data.galleries`, by place.
+        duplicates: What is shown of the run's own duplicates table; None if it has none.
         preview_of: The folder of the score table on which rules were only tried; empty for a run.
     """
     title = "Preview of a selection" if preview_of else "Curation report"
@@ -46,6 +63,7 @@ def render(summary: Mapping[str, Any], data: ReportData, images: Images, *, prev
             _preview_note(preview_of) if preview_of else None,
             *_warnings(summary, data),
             _funnel_section(summary, data),
+            _duplicates_section(summary, duplicates, blur_from),
             *(_score_section(distribution, data, images, blur_from) for distribution in data.distributions),
             _random_section(data, images, blur_from),
             _failures_section(funnel, data),
@@ -132,15 +150,28 @@ def _funnel_section(summary: Mapping[str, Any], data: ReportData) -> Element:
     head = ("Reason", "Status", "Samples", "Share of input", "What it means")
     reasons = table(head, rows, "Why samples were not kept", (2, 3)) if rows else None
     bar = funnel_bar([(name, funnel[name]) for name in (KEPT, REJECTED, FAILED)])
-    rules = _rules(summary.get("configuration") or {})
+    rules = _rules(summary)
     return tag(
         "section", tag("h2", "What became of the samples"), tag("dl", *tiles, class_="tiles"), bar, rules, reasons
     )
 
 
-def _rules(configuration: Mapping[str, Any]) -> Element:
+def _duplicates_section(
+    summary: Mapping[str, Any], duplicates: DuplicatesShown | None, blur_from: float
+) -> Element | None:
+    """The duplicates that the run found, or those of another folder that it used."""
+    if duplicates is not None:
+        return duplicates_section(duplicates.shown, duplicates.images, blur_from)
+    used = (summary.get("configuration") or {}).get("duplicates")
+    return used_section(used, summary["input"]["duplicates"]) if used else None
+
+
+def _rules(summary: Mapping[str, Any]) -> Element:
     """The rules of the run as options; those that are off are left out."""
+    configuration = summary.get("configuration") or {}
     given = {name: configuration.get(name) for name in _RULES}
+    if configuration.get("duplicates"):
+        given["duplicates"] = summary["input"]["duplicates"]
     words = [foreign(f"--{name} {value}", 200, "code") for name, value in given.items() if value not in (None, "")]
     spaced = [part for word in words for part in (" ", word)]
     return tag("p", "Rules:", *spaced) if words else tag("p", "No rule is set: all that did not fail is kept.")

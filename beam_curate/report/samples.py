@@ -19,7 +19,16 @@ MAX_REASONS: Final = 40
 """Reasons of which failed samples are shown; there are fewer, unless someone adds some."""
 
 _TEXT: Final = 1000  # characters of a key, caption or message that are held
-_DETAILS: Final = ("key", "shard", "step", "error_message", "caption", "width", "height", "image", "sha256", "members")
+DETAILS: Final = ("key", "shard", "step", "error_message", "caption", "width", "height", "image", "sha256", "members")
+"""What is read of a row that is shown, beside what a group of rows has."""
+
+
+class Place(NamedTuple):
+    """What tells a row from all others: its shard's index, its index in the shard, and whether it is of another dataset."""
+
+    shard_index: int
+    row_index: int
+    other: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Row:
     shard_index: int
     index: int
     status: str
+    reason: str
     step: str
     message: str
     caption: str
@@ -41,11 +51,12 @@ class Row:
     size: int
     sha256: str
     values: dict[str, float]
+    other: bool = False
 
     @property
-    def place(self) -> tuple[int, int]:
+    def place(self) -> Place:
         """What tells it from all other rows."""
-        return self.shard_index, self.index
+        return Place(self.shard_index, self.index, self.other)
 
 
 class _Rank(NamedTuple):
@@ -153,8 +164,8 @@ def choose(galleries: Iterable[Gallery], failures: Failures, group: Group) -> No
     positions = sorted({at for _, found in picked for _, at in found} | {at for _, at in failed})
     if not positions:
         return
-    details = group.details(_DETAILS, positions)
-    rows = {at: _row(group, at, detail) for at, detail in zip(positions, details, strict=True)}
+    details = group.details(DETAILS, positions)
+    rows = {at: make_row(group, at, detail) for at, detail in zip(positions, details, strict=True)}
     for gallery, found in picked:
         for rank, at in found:
             gallery.add(rank, rows[at])
@@ -162,7 +173,15 @@ def choose(galleries: Iterable[Gallery], failures: Failures, group: Group) -> No
         failures.rows[reason].append(rows[at])
 
 
-def _row(group: Group, at: int, detail: dict[str, Any]) -> Row:
+def make_row(group: Group, at: int, detail: dict[str, Any], other: bool = False) -> Row:
+    """A row of a group, by its position in it.
+
+    Args:
+        group: The group.
+        at: The position.
+        detail: The row's DETAILS.
+        other: See Place.
+    """
     image = next((member for member in detail["members"] if member["suffix"] == detail["image"]), None)
     return Row(
         key=detail["key"],
@@ -170,6 +189,7 @@ def _row(group: Group, at: int, detail: dict[str, Any]) -> Row:
         shard_index=int(group.shard_index[at]),
         index=int(group.row_index[at]),
         status=group.status[at],
+        reason=group.reason[at] or "",
         step=detail["step"] or "",
         message=(detail["error_message"] or "")[:_TEXT],
         caption=(detail["caption"] or "")[:_TEXT],
@@ -180,4 +200,5 @@ def _row(group: Group, at: int, detail: dict[str, Any]) -> Row:
         size=image["size"] if image else -1,
         sha256=detail["sha256"] or "",
         values={name: float(values[at]) for name, values in group.values.items() if name != RANDOM},
+        other=other,
     )

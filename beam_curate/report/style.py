@@ -23,6 +23,8 @@ header { padding-top: 24px; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 4px; }
 h2 { font-size: 1.2rem; margin: 0 0 10px; }
 h3 { font-size: 1rem; margin: 0 0 8px; }
+h4 { font-size: .94rem; font-weight: 600; margin: 0 0 8px; }
+.scroll + h3, .pairs + h3 { margin-top: 26px; }
 p { margin: 0 0 10px; }
 code, pre { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .88em; }
 code, bdi { overflow-wrap: anywhere; }
@@ -80,6 +82,27 @@ figure { margin: 0; min-width: 0; }
 .blurred { filter: blur(14px); }
 .frame:hover .blurred, .frame:focus .blurred { filter: none; }
 figcaption { font-size: .82rem; line-height: 1.35; padding-top: 6px; display: grid; gap: 1px; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(232px, 1fr)); gap: 14px; }
+.pair { border: 1px solid var(--rule); border-left-width: 4px; border-radius: 8px; padding: 8px; }
+.pair-duplicate { border-left-color: var(--rejected); }
+.pair-apart { border-left-color: var(--kept); }
+.both { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 4px 6px; }
+.named { min-width: 0; display: grid; gap: 1px; align-content: start; }
+.pair .name { color: var(--quiet); }
+.similarity { font-size: .94rem; }
+.pair-duplicate .similarity { color: var(--rejected); }
+.pair-apart .similarity { color: var(--kept); }
+.line, .none { grid-column: 1 / -1; margin: 0; }
+.line { display: flex; gap: 6px; align-items: center; justify-content: center; padding: 4px 0; }
+.line::before, .line::after { content: ""; flex: 1; border-top: 3px dashed var(--line); }
+.pair .frame { height: 112px; }
+.pair .frame img { max-height: 112px; }
+.groups { display: grid; grid-template-columns: minmax(0, 1fr); gap: 22px 32px; margin: 0 0 16px; }
+.group .figures { grid-template-columns: repeat(auto-fill, minmax(96px, 1fr)); gap: 12px 8px; }
+.group figcaption { grid-template-columns: minmax(0, 1fr); overflow-wrap: anywhere; }
+.group .badge, .pair .badge { font-size: .76rem; padding: 0 4px; justify-self: start; }
+.group .frame { height: 96px; }
+.group .frame img { max-height: 96px; }
 .badge { justify-self: start; border: 1px solid; border-radius: 4px; padding: 0 6px; font-weight: 600; }
 .badge-kept { color: var(--kept); }
 .badge-rejected { color: var(--rejected); }
@@ -95,11 +118,12 @@ summary code { font-weight: 600; }
 pre { overflow: auto; max-height: 480px; background: var(--page); border-radius: 8px; padding: 12px; margin: 8px 0 0; }
 :focus-visible { outline: 3px solid var(--kept); outline-offset: 2px; }
 @media (min-width: 1000px) {
-  .galleries { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .galleries, .groups { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 @media (max-width: 480px) {
   section { padding: 14px; }
   .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; }
+  .group .figures { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .plot svg { height: 160px; }
 }
 @media print { body { background: #fff; } section { break-inside: avoid; } }

@@ -54,6 +54,7 @@ class Table:
     """The score table of a run, a row group at a time.
 
     Attributes:
+        place: Where it lies.
         numbers: The input shards' indexes.
         scores: The names of the scores.
     """
@@ -64,11 +65,11 @@ class Table:
         Args:
             run: The run's folder, or the folder of the score table's parts.
         """
-        self._place, found = finished_table(run)
+        self.place, found = finished_table(run)
         if not found and os.path.basename(run.rstrip("/")) == FOLDER:
-            self._place, found = finished_table(run.rstrip("/")[: -len(FOLDER)])
+            self.place, found = finished_table(run.rstrip("/")[: -len(FOLDER)])
         self.numbers = sorted(found)
-        self.scores: tuple[str, ...] = stored_scores(self._place, self.numbers[0]) if found else ()
+        self.scores: tuple[str, ...] = stored_scores(self.place, self.numbers[0]) if found else ()
 
     @property
     def parts(self) -> int:
@@ -83,11 +84,11 @@ class Table:
     def _read_part(self, number: int, columns: Sequence[str]) -> list[Group]:
         wanted = sorted(stored_columns(columns))
         found = []
-        with self._place.open(number) as part:
+        with self.place.open(number) as part:
             for group in range(part.num_row_groups):
                 rows = part.read_row_group(group, wanted)
                 status, reason = (rows.column(name).to_numpy(zero_copy_only=False) for name in ("status", "reason"))
-                details = functools.partial(_details, self._place, number, group)
+                details = functools.partial(_details, self.place, number, group)
                 found.append(make_group(rows, columns, status, reason, details))
         return found
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from beam_curate.image_errors import ImageError
 from beam_curate.images import MAX_PIXELS, SCALED, DecodeOptions, decode_image
-from beam_curate.report.samples import Row
+from beam_curate.report.samples import Place, Row
 from beam_curate.retrying import StorageError
 from beam_curate.sources import SourceChangedError, SourceReader, check_sha256
 
@@ -27,12 +27,14 @@ class Thumbnail(NamedTuple):
     problem: str = ""
 
 
-def make_thumbnails(rows: Iterable[Row], max_pixels: int = MAX_PIXELS) -> dict[tuple[int, int], Thumbnail]:
+def make_thumbnails(rows: Iterable[Row], max_pixels: int = MAX_PIXELS) -> dict[Place, Thumbnail]:
     """The pictures of samples by their place; each sample is read once, a shard forward.
 
     A shard that cannot be read is not tried again for its other samples.
     """
-    ordered = sorted({row.place: row for row in rows}.values(), key=lambda row: (row.shard_index, row.offset))
+    ordered = sorted(
+        {row.place: row for row in rows}.values(), key=lambda row: (row.other, row.shard_index, row.offset)
+    )
     options = DecodeOptions(
         size=SIDE, resize_mode="squash", decoder=SCALED, extract_exif=False, max_pixels=min(max_pixels, MAX_PIXELS)
     )
@@ -41,7 +43,7 @@ def make_thumbnails(rows: Iterable[Row], max_pixels: int = MAX_PIXELS) -> dict[t
         if row.size >= 0:
             spans[row.shard].append((row.offset, row.size))
     unreadable: set[str] = set()
-    found: dict[tuple[int, int], Thumbnail] = {}
+    found: dict[Place, Thumbnail] = {}
     with SourceReader() as source:
         for shard, members in spans.items():
             source.expect(shard, members)

@@ -1,8 +1,9 @@
 """The report of a run, finished or only tried: one HTML file without script that shows whether the thresholds are right."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -12,6 +13,9 @@ from beam_curate.records import KEPT
 from beam_curate.rejudging import Selection
 from beam_curate.report import page
 from beam_curate.report.data import ReportData, collect
+from beam_curate.report.duplicates import ShownDuplicates, find_duplicates
+from beam_curate.report.figures import Images
+from beam_curate.report.samples import Place, Row
 from beam_curate.report.selected import SelectedRows
 from beam_curate.report.table import Table
 from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
@@ -20,6 +24,8 @@ from beam_curate.storage import atomic_output, exists, join, read_json, remove_e
 from beam_curate.summary import SUMMARY
 
 REPORT = "report.html"
+MAX_BYTES: Final = 2_000_000
+"""Of the file."""
 
 
 class ReportError(ValueError):
@@ -29,8 +35,9 @@ class ReportError(ValueError):
 def write_report(output: str, *, scores: str | None = None) -> str:
     """Writes `report.html` beside the summary of a finished run, atomically; returns its path.
 
-    The file needs nothing else, is below 2 MB, and depends on the run alone: the same run gives the same bytes. Sources that are
-    gone cost the pictures, no more. Memory is bounded whatever the size of the score table.
+    The file needs nothing else, is below 2 MB (of duplicates so many pictures are shown as fit), and depends on the run alone:
+    the same run gives the same bytes. Sources that are gone cost the pictures, no more, and so does another dataset that the
+    run was compared with. Memory is bounded whatever the size of the score table.
 
     Args:
         output: The run's folder, on any file system that Beam reads.
@@ -46,10 +53,15 @@ def write_report(output: str, *, scores: str | None = None) -> str:
     summary = read_json(join(output, SUMMARY))
     configuration = summary.get("configuration") or {}
     folder = scores or output
-    data = collect(Table(folder), _thresholds(configuration))
+    table = Table(folder)
+    data = collect(table, _thresholds(configuration))
     if not data.parts:
         raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
-    document = page.render(summary, data, _images(data, configuration.get("max_pixels")))
+    shown = find_duplicates(output, table.place)
+    images = _images(data, configuration.get("max_pixels"), shown.rows.values() if shown else ())
+    document = page.render(summary, data, images, _duplicates(shown, images, 0))
+    if shown:
+        document = page.render(summary, data, images, _duplicates(shown, images, MAX_BYTES - len(document)))
     with atomic_output(output, REPORT) as stream:
         stream.write(document)
     return join(output, REPORT)
@@ -94,8 +106,12 @@ def write_preview(
     remove_empty_temporary(folder)
 
 
-def _images(data: ReportData, max_pixels: object) -> dict[tuple[int, int], Thumbnail]:
-    rows = (row for gallery in data.galleries for row in gallery.rows)
+def _duplicates(shown: ShownDuplicates | None, images: Images, room: int) -> page.DuplicatesShown | None:
+    return page.DuplicatesShown(shown, shown.pictures(images, room)) if shown else None
+
+
+def _images(data: ReportData, max_pixels: object, others: Iterable[Row] = ()) -> dict[Place, Thumbnail]:
+    rows = chain((row for gallery in data.galleries for row in gallery.rows), others)
     return make_thumbnails(rows, max_pixels if isinstance(max_pixels, int) else MAX_PIXELS)
 
 

@@ -84,9 +84,7 @@ class JoinDuplicates(beam.PTransform):
             | "WritePart" >> beam.MapTuple(lambda shard_index, joined: _write(output, shard_index, joined))
         )
         return one | "Finish" >> beam.Map(
-            lambda _, parts, findings: finish_search(
-                output, len(parts), findings, search.selection.table.scores, search.action
-            ),
+            lambda _, parts, findings: finish_search(output, len(parts), findings, search),
             beam.pvalue.AsList(written),
             beam.pvalue.AsSingleton(doors[_FINDINGS]),
         )
