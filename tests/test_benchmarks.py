@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -175,3 +176,11 @@ def test_exporting_measures_each_job_beside_its_loop(tmp_path):
     assert result["resized"]["peak_gb"] > 0.05
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert run("exporting.py", "--only", "nobody").returncode == 2
+
+
+def test_dedup_finds_what_a_comparison_of_all_with_all_finds(tmp_path):
+    done = run("dedup.py", "--recall", 1000, "--rows", 500)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split("   ")[-1].strip(): line for line in done.stdout.splitlines() if "recall" in line}
+    assert "recall 1.00000, 0 too many" in lines["border 0.5, exact"]
+    assert re.search(r"^ +500 .* \d+\.\d+$", done.stdout, re.M)

@@ -362,6 +362,15 @@ class TestInCurate:
 
 
 class TestRuns:
+    def test_a_run_that_kept_nothing_of_a_shard_or_at_all(self, table):
+        methods = "--methods=exact,pixels,perceptual,semantic"
+        few = selected(table, "few", "--keep=key == 'rocket-same'")
+        assert keys(deduplicated(few, "few-unique", methods)) == ["rocket-same"]
+        nothing = selected(table, "nothing", "--keep=width > 100000")
+        output = deduplicated(nothing, "nothing-unique", methods, "--keep_by=hard")
+        assert keys(output) == []
+        assert read_findings(str(output))["groups"] == 0
+
     def test_the_table_alone_then_the_shards(self, table):
         output = deduplicated(table, "alone", "--methods=exact", "--table_only")
         assert read_findings(str(output))["duplicates"] == 5

@@ -296,6 +296,13 @@ class TestSemantic:
 
 
 class TestClusters:
+    def test_a_part_without_candidates(self):
+        nothing = np.zeros((0, 8), np.float32)
+        for width in (0.0, 0.1):
+            assigned = clusters.assign(nothing, np.eye(8, dtype=np.float32), width)
+            assert (len(assigned.row), len(assigned.cluster), assigned.cut) == (0, 0, 0)
+        assert clusters.train(nothing.astype(np.float16), 5, 0.1).shape == (1, 8)
+
     def test_the_number_of_clusters(self):
         assert clusters.Clustering(0.01).clusters_for(1_000_000) == 1000
         assert clusters.Clustering(0.01, 7).clusters_for(1_000_000) == 7

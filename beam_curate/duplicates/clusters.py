@@ -23,7 +23,7 @@ from beam_curate.duplicates.candidates import Floats, Ids, normalised
 BORDER: Final = 0.35
 """Default width of a border, as a part of d; 0.5 is exact. Measured (benchmarks/dedup.py): at 0.35 at least 0.999 of the pairs
 are found where near duplicates differ in the directions in which the data itself varies, the worst case."""
-MOST_CLUSTERS: Final = 16
+MOST_CLUSTERS: Final = 64
 """The most clusters that an embedding is compared in, its home included. How many embeddings had more is counted."""
 SAMPLE_PER_CLUSTER: Final = 64
 """Sampled embeddings for each cluster; faiss warns below 39."""
@@ -195,7 +195,8 @@ def assign(vectors: Floats, centroids: Floats, width: float) -> Assignment:
         centroids: (K, D), likewise.
         width: A distance.
     """
-    homes, rows, clusters, cut = [], [], [], 0
+    none = np.zeros(0, np.int64)
+    homes, rows, clusters, cut = [none], [none], [none], 0
     for start in range(0, len(vectors), _BLOCK):
         cluster, similarity = nearest(vectors[start : start + _BLOCK], centroids, MOST_CLUSTERS + 1)
         home = cluster[:, 0]
@@ -208,5 +209,5 @@ def assign(vectors: Floats, centroids: Floats, width: float) -> Assignment:
         clusters.append(cluster[row, place])
     own = np.arange(len(vectors), dtype=np.int64)
     if width <= 0:
-        return Assignment(own, np.concatenate([*homes, own[:0]]), 0)
+        return Assignment(own, np.concatenate(homes), 0)
     return Assignment(np.concatenate([own, *rows]), np.concatenate([*homes, *clusters]), cut)
