@@ -108,7 +108,6 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.rejudging import Selection
     from beam_curate.score_table import VERDICTS
     from beam_curate.transforms.continue_run import ContinueRun
-    from beam_curate.transforms.delete_work import DeleteWork
     from beam_curate.transforms.find_duplicates import FindDuplicates
     from beam_curate.transforms.list_parts import ListParts
     from beam_curate.transforms.remove_duplicates import RemoveDuplicates
@@ -123,7 +122,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     else:
         found = root | ListParts(table) | FindDuplicates(job.search, output)
     if options.table_only:
-        return found | DeleteWork(output)
+        return found
     kept = Selection(table, None)
     numbers = [shard.index for shard in job.shards]
     removed = (
@@ -135,7 +134,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     run = root | ContinueRun(output, folder=VERDICTS)
     parts = (run.pending | SelectRows(kept, output, removed), run.done) | "AddDone" >> beam.Flatten()
     packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
-    return packed | WriteReport(output) | WriteLayouts(output, options.layouts) | DeleteWork(output)
+    return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
 
 
 def about_run(job: Job, runner: str) -> dict[str, Any]:
@@ -165,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest, _ = parse(DedupOptions, argv, str(__doc__).splitlines()[0], EPILOG)
     except OptionError as error:
         return fail(error)
-    from beam_curate.duplicates.finding import delete_work, is_finished
+    from beam_curate.duplicates.finding import is_finished
     from beam_curate.retrying import StorageError
     from beam_curate.run_state import prepare_output
     from beam_curate.storage import absolute, clean_temporary
@@ -200,7 +199,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             return 0
         clean_temporary(output)
-        delete_work(output)  # of a run that was stopped just before
         report_duplicates(output)
         return 0
     if not complete and not finish_run(

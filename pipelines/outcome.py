@@ -7,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_curate.duplicates.finding import delete_work, read_findings
+from beam_curate.duplicates.finding import read_findings
 from beam_curate.layout_files import DESCRIPTION, FOLDER
 from beam_curate.layouts import write_layout
 from beam_curate.report.writing import REPORT, write_report
@@ -17,7 +17,7 @@ from pipelines.launch import run_pipeline
 
 
 def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
-    """Says that a run is complete, and does what it lacks: what it was stopped just before, and new layouts.
+    """Says that a run is complete, and writes what it lacks: the report, if it was stopped just before, and new layouts.
 
     Args:
         output: The run's folder.
@@ -30,7 +30,6 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
     """
     print(f"the run in {shown} is complete already; nothing to score")
     clean_temporary(output)
-    delete_work(output)
     if not exists(join(output, REPORT)):
         write_report(output)
     for name in layouts:

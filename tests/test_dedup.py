@@ -392,29 +392,6 @@ class TestRuns:
         assert dedup.main([f"--scores={table}", f"--output={output}", *flags, "--resume"]) == 0
         assert "complete already" in capsys.readouterr().out
 
-    def test_what_was_put_down_is_there_until_the_run_ends(self, table, tmp_path, capsys):
-        """A runner that loses results while shards are written makes steps of the search again, which read it."""
-        shards = table.parent / "data"
-        source, aside = shards / "1.tar", tmp_path / "1.tar"
-        flags = [f"--scores={table}", f"--output={tmp_path}/out", "--methods=exact,semantic", "--keep_by=first"]
-        source.rename(aside)
-        try:
-            with pytest.raises(Exception, match=r"1\.tar"):
-                dedup.main(flags)
-        finally:
-            aside.rename(source)
-        assert read_findings(f"{tmp_path}/out")["duplicates"] >= 5
-        left = {path.name.split("-")[0] for path in (tmp_path / "out" / "duplicates" / "work").iterdir()}
-        assert left == {"exact", "semantic", "edges"}
-        assert dedup.main([*flags, "--resume"]) == 0
-        assert not list((tmp_path / "out").glob("duplicates/work/*"))
-        # The command was stopped between the summary and the deletion.
-        (tmp_path / "out" / "duplicates" / "work").mkdir(exist_ok=True)
-        (tmp_path / "out" / "duplicates" / "work" / "exact-00000.rows").write_bytes(b"left")
-        assert dedup.main([*flags, "--resume"]) == 0
-        assert "complete already" in capsys.readouterr().out
-        assert not list((tmp_path / "out").glob("duplicates/work/*"))
-
     def test_with_a_tiny_eps_only_equal_pixels_are_duplicates(self, table):
         output = deduplicated(table, "tiny", "--methods=semantic", "--eps=1e-9", "--keep_by=first")
         found = {key for key, row in verdicts(output).items() if row["status"] == "rejected"}

@@ -75,7 +75,7 @@ def place(row: int) -> dict[str, Any]:
 
 
 def finish_search(output: str, parts: int, findings: Findings, scores: str, action: str) -> dict[str, Any]:
-    """Writes what was found.
+    """Writes what was found, and deletes what was put down on the way.
 
     Args:
         output: Folder of the duplicates table.
@@ -86,18 +86,10 @@ def finish_search(output: str, parts: int, findings: Findings, scores: str, acti
     """
     counts = {**findings.counts, "parts": parts, "input": input_digest(scores), "action": action}
     write_json(output, SUMMARY, {**counts, "largest": findings.groups, "pairs": findings.pairs})
-    return counts
-
-
-def delete_work(output: str) -> None:
-    """Deletes what a search has put down and read again; see the transform DeleteWork for when.
-
-    Raises:
-        StorageError: Something is left that cannot be deleted.
-    """
     work = list(files_under(output, f"{WORK}/*"))
     if work:
         delete(work)
+    return counts
 
 
 def input_digest(scores: str) -> str:

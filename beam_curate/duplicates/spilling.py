@@ -15,7 +15,7 @@ from beam_curate.ranged_reading import RangeReader
 from beam_curate.storage import atomic_output, join
 
 WORK: Final = "duplicates/work"
-"""Where the runs lie below the output folder, until the run ends."""
+"""Where the runs lie below the output folder, until the duplicates are found."""
 
 Rows = npt.NDArray[np.void]
 Counts = npt.NDArray[np.int64]

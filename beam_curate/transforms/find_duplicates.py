@@ -45,7 +45,7 @@ class FindDuplicates(beam.PTransform):
 
     Attributes:
         search: What is looked for.
-        output: Folder of the duplicates table. What is read again later lies below it too, until DeleteWork.
+        output: Folder of the duplicates table. What is read again later lies below it too, until the end.
     """
 
     search: DuplicateSearch

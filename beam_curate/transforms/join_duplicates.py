@@ -44,8 +44,8 @@ _Ask: TypeAlias = tuple[bool, int]
 class JoinDuplicates(beam.PTransform):
     """Brings the edges of all methods together to groups, names what the samples are duplicates of, and writes the table.
 
-    In: PCollection[Found]. Out: PCollection of one dict, what was found, when all parts are written. All edges meet in one
-    worker, at some 200 bytes each.
+    In: PCollection[Found]. Out: PCollection of one dict, what was found, when all parts are written; what lay below `work` is
+    deleted then. All edges meet in one worker, at some 200 bytes each.
 
     Attributes:
         search: What was looked for.

@@ -17,7 +17,6 @@ from beam_curate.summary import finish_run
 from beam_curate.table_parts import counted_table
 from beam_curate.tar_writing import safe_key
 from beam_curate.top import TopRule
-from beam_curate.transforms.delete_work import DeleteWork
 from beam_curate.transforms.judge_table import JudgeTable
 from beam_curate.transforms.side_by_side import SideBySide
 from beam_curate.transforms.write_score_table import WriteScoreTable
@@ -68,8 +67,7 @@ class WriteWebDatasetShards(beam.PTransform):
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()
         if self.top is not None or self.duplicates is not None:
             parts = parts | JudgeTable(self.output, self.top, self.duplicates)
-        packed = parts | PackShards(self.output, self.samples_per_shard, self.seed, self.about)
-        return packed if self.duplicates is None else packed | DeleteWork(self.output)
+        return parts | PackShards(self.output, self.samples_per_shard, self.seed, self.about)
 
 
 @dataclass(eq=False)
