@@ -68,6 +68,7 @@ COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/d
 WORKDIR /template
 COPY pipelines/curate.py curate/
 COPY pipelines/select.py select/
+COPY pipelines/dedup.py dedup/
 COPY pipelines/export.py export/
 # The command that the Flex Template of this image starts; the workers are the same for all of them.
 ARG TEMPLATE=curate

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipelines.curate_options import CurateOptions
+from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
 from pipelines.select_options import SelectOptions
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
+
+_OF_DUPLICATES: Final = ("keep_by", "eps", "n_clusters", "border", "max_distance")
 
 # Where the console shows an option; those not named here come last, under "More".
 _GROUPS: Final[Mapping[str, Sequence[str]]] = {
@@ -32,7 +35,13 @@ _GROUPS: Final[Mapping[str, Sequence[str]]] = {
                          "overwrite"),
     "Models": ("model_dir", "clip_model", "pretrained", "aesthetic_head", "nsfw_head", "nsfw_chain", "prompt"),
     "Rules": ("min_aesthetic", "max_nsfw", "min_side", "keep", "top", "top_fraction", "caption_score", "quality", "screen"),
+    "Duplicates": ("duplicates", "dedup", *_OF_DUPLICATES),
     "GPU": ("accelerator", "gpu_placement", "batch_size", "precision", "device", "model_copies"),
+}  # fmt: skip
+_DEDUP_GROUPS: Final[Mapping[str, Sequence[str]]] = {
+    "Input and output": ("scores", "output", "table_only", "samples_per_shard", "shuffle_seed", "resume", "overwrite"),
+    "Duplicates": ("methods", "candidates", *_OF_DUPLICATES),
+    "Another dataset": ("against", "against_action"),
 }  # fmt: skip
 _EXPORT_GROUPS: Final[Mapping[str, Sequence[str]]] = {
     "Input and output": ("input", "output", "format", "samples_per_file", "shuffle_seed", "compression", "fields", "resume",
@@ -48,6 +57,8 @@ _SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "input": {"paramType": "TEXT", "regexes": [_BUCKET]},
     "scores": {"paramType": "TEXT", "regexes": [_BUCKET]},
     "output": {"paramType": "TEXT", "regexes": [_BUCKET]},
+    "duplicates": {"paramType": "TEXT", "regexes": [_BUCKET]},
+    "against": {"paramType": "TEXT", "regexes": [_BUCKET]},
 }
 # An accelerator chooses these unless they are given, and a console gives every default that it is told.
 _CHOSEN: Final = ("batch_size", "precision")
@@ -166,6 +177,13 @@ _COMMANDS: Final[Mapping[str, tuple[type[Any], str, str, Mapping[str, Sequence[s
         "Select again from scored images",
         "Reads the score table of a finished run, judges it by other rules without a model, and writes the selected shards.",
         _GROUPS,
+    ),
+    "dedup": (
+        DedupOptions,
+        "Remove duplicates from scored images",
+        "Finds duplicates in the score table of a finished run, or samples of another dataset, and writes the shards without "
+        "them.",
+        _DEDUP_GROUPS,
     ),
     "export": (
         ExportOptions,

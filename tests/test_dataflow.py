@@ -15,6 +15,7 @@ import pytest
 from pipelines import curate
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import GPUS, dataflow_arguments, inference_hints, with_gpu_defaults
+from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
 from pipelines.options import OptionError, parse
 from pipelines.select_options import SelectOptions
@@ -159,16 +160,16 @@ def test_the_documented_launches_are_right():
         if command == "curate":
             seen.add(settled(*DATAFLOW, *own)[0].accelerator)
         else:
-            parse({"select": SelectOptions, "export": ExportOptions}[command], own, "")
+            parse({"select": SelectOptions, "dedup": DedupOptions, "export": ExportOptions}[command], own, "")
             seen.add(command)
-    assert seen == {"l4", "a100", "h100", "select", "export"}
+    assert seen == {"l4", "a100", "h100", "select", "dedup", "export"}
 
 
 def test_the_documented_images_are_those_of_their_templates():
     builds = [words for words in COMMANDS if words[:2] == ["docker", "build"]]
     found = {words[words.index("-t") + 1]: words for words in builds}
-    assert found.keys() == {"$IMAGE", "$IMAGE-select", "$IMAGE-export"}
-    for command in ("select", "export"):
+    assert found.keys() == {"$IMAGE", "$IMAGE-select", "$IMAGE-dedup", "$IMAGE-export"}
+    for command in ("select", "dedup", "export"):
         assert f"TEMPLATE={command}" in found[f"$IMAGE-{command}"]
         (words,) = [each for each in COMMANDS if f"templates/{command}.json" in each]
         assert words[words.index("--image") + 1] == f"$IMAGE-{command}"

@@ -162,14 +162,21 @@ def test_the_largest_is_kept(table):
                 assert pixels[row["duplicate_of_key"]] >= pixels[row["key"]]
 
 
-@pytest.mark.parametrize("keep_by", ["aesthetic", "hard", "easy"])
-def test_semantic_duplicates_are_those_of_a_comparison_of_all_with_all(table, keep_by):
-    # Random weights see little, so embeddings are near each other: an eps between the distances that there are.
+def similarities(table):
+    """The kept rows, the cosine similarities of all with all, and an eps by which some are duplicates.
+
+    Random weights see little, so embeddings are near each other: an eps between the distances that there are.
+    """
     source = read_score_table(str(table), ["key", "status", "aesthetic", "embedding", "shard_index", "index"])
     good = source.filter(np.array([status == "kept" for status in source.column("status").to_pylist()]))
     vectors = normalised(np.array(good.column("embedding").to_pylist(), np.float16))
     similarity = vectors @ vectors.T
-    eps = float(np.quantile(1 - similarity[np.triu_indices(len(vectors), 1)], 0.1))
+    return good, similarity, float(np.quantile(1 - similarity[np.triu_indices(len(vectors), 1)], 0.1))
+
+
+@pytest.mark.parametrize("keep_by", ["aesthetic", "hard", "easy"])
+def test_semantic_duplicates_are_those_of_a_comparison_of_all_with_all(table, keep_by):
+    good, similarity, eps = similarities(table)
     flags = ["--methods=semantic", f"--eps={eps}", "--border=0.5", f"--keep_by={keep_by}", "--n_clusters=3"]
     output = deduplicated(table, f"semantic-{keep_by}", *flags)
     found = {key for key, row in verdicts(output).items() if row["status"] == "rejected"}
@@ -183,6 +190,30 @@ def test_semantic_duplicates_are_those_of_a_comparison_of_all_with_all(table, ke
     kept = [names.index(key) for key in names if key not in found]
     left = similarity[np.ix_(kept, kept)][np.triu_indices(len(kept), 1)]
     assert (left < np.float32(1 - eps)).all()
+
+
+@pytest.fixture(scope="module")
+def by_all_methods(table):
+    """A run with all methods, and its flags."""
+    _, _, eps = similarities(table)
+    flags = [f"--eps={eps}", "--methods=exact,pixels,perceptual,semantic", "--keep_by=hard", "--samples_per_shard=3"]
+    output = deduplicated(table, "by-all-methods", *flags)
+    assert len(read_findings(str(output))["by_method"]) == 4
+    return output, flags
+
+
+@pytest.mark.parametrize(
+    "way",
+    [["--direct_runner_bundle_repeat=2"], ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]],
+    ids=["each bundle twice", "two processes"],
+)
+def test_other_ways_to_run_it_write_the_same_bytes(table, by_all_methods, way):
+    output, flags = by_all_methods
+    again = deduplicated(table, f"way-{len(way)}", *flags, *way)
+    names = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+    assert names == {str(path.relative_to(again)) for path in again.rglob("*") if path.is_file()}
+    told = {"summary.json", "report.html"}  # of times
+    assert {name for name in names if (output / name).read_bytes() != (again / name).read_bytes()} <= told
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines import template_metadata
 from pipelines.curate_options import CurateOptions
+from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
 from pipelines.options import option, parse, required
 from pipelines.select_options import SelectOptions
@@ -21,9 +22,12 @@ NEEDED = ["--input=gs://b/*.tar", "--output=gs://b/out"]
 COMMANDS = {
     "curate": (CurateOptions, {"input": "gs://b/*.tar", "output": "gs://b/out"}),
     "select": (SelectOptions, {"scores": "gs://b/scored", "output": "gs://b/out"}),
+    "dedup": (DedupOptions, {"scores": "gs://b/scored", "output": "gs://b/out"}),
     "export": (ExportOptions, {"input": "gs://b/run", "output": "gs://b/out", "format": "tfrecord"}),
 }
 LOCAL = {"dry_run"}
+COMPANIONS = {"against_action": {"against": "gs://b/other"}}
+"""What an option is of no use without."""
 
 
 class Template(NamedTuple):
@@ -132,7 +136,7 @@ def test_choices_are_enums_and_all_are_taken(template):
     assert enums.keys() == {name for name, field in template.own.items() if "choices" in field.metadata}
     for name, parameter in enums.items():
         for choice in parameter["enumOptions"]:
-            template.parse(**{name: choice["value"]})
+            template.parse(**{name: choice["value"]}, **COMPANIONS.get(name, {}))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests_engines.commands import Commands
 from tests_engines.hosts import Host, namespaces, worker_hosts
 from tests_engines.job import ROOT, WEIGHTS, curate, make_dataset, make_weights, written
 
@@ -45,7 +46,18 @@ def reference(data: Path, shared: Path) -> dict[str, bytes]:
     curate(data, shared / "local", shared / "local.log")
     files = written(shared / "local")
     assert sum(name.endswith(".tar") for name in files) > 1
+    assert "summary.json" in files
     return files
+
+
+@pytest.fixture(scope="session")
+def commands(reference: dict[str, bytes], shared: Path) -> Commands:
+    """The other commands; the local runner has run them."""
+    assert reference
+    found = Commands(shared)
+    for files in found.expected.values():
+        assert {"summary.json", "duplicates/summary.json"} & files.keys()
+    return found
 
 
 @pytest.fixture(scope="session")

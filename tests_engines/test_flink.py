@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests_engines.commands import NAMES, Commands
 from tests_engines.conftest import installed
 from tests_engines.flink import Flink, flink_cluster
 from tests_engines.hosts import Host
 from tests_engines.job import assert_same, curate, finish, start, wait_until_half_done
 from tests_engines.pools import workers_of
-from tests_engines.processes import tail
+from tests_engines.processes import tail, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,12 @@ def test_same_bytes_as_the_local_runner(
         assert "Starting worker" in (shared / "flink" / f"{host.name}-pool.log").read_text()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_other_commands_write_the_same_bytes(flink: Flink, commands: Commands, name: str) -> None:
+    """Duplicates, rules on the whole table, and exports."""
+    commands.assert_same(name, "flink", *flink.flags)
+
+
 def test_a_lost_worker_is_replaced(flink: Flink, data: Path, shared: Path, reference: dict[str, bytes]) -> None:
     """Flink runs the steps of the lost worker again, which write what is there already once more."""
     output, log = shared / "flink-worker", shared / "flink-worker.log"
@@ -46,6 +53,23 @@ def test_a_lost_worker_is_replaced(flink: Flink, data: Path, shared: Path, refer
             os.kill(worker, signal.SIGKILL)
         assert finish(process) == 0, tail(log)
     assert_same(output, reference)
+
+
+@pytest.mark.parametrize(
+    "when", ["duplicates/work/semantic-*", "duplicates/summary.json"], ids=["in the search", "after the search"]
+)
+def test_a_lost_task_manager_of_a_search_for_duplicates(
+    flink: Flink, commands: Commands, shared: Path, request: pytest.FixtureRequest, when: str
+) -> None:
+    """What the search puts down and reads again is there when Flink runs steps again, or is made again."""
+    engine = f"flink-{request.node.callspec.id.replace(' ', '-')}"
+    output, log = shared / f"{engine}-dedup", shared / f"{engine}-dedup.log"
+    with commands.start("dedup", engine, *flink.flags) as process:
+        wait_for(lambda: any(output.glob(when)), 120, when, process, log)
+        flink.replace_task_manager(1)
+        assert not (output / "summary.json").exists()
+        assert finish(process) == 0, tail(log)
+    assert_same(output, commands.expected["dedup"])
 
 
 def test_a_lost_task_manager_is_replaced(flink: Flink, data: Path, shared: Path, reference: dict[str, bytes]) -> None:

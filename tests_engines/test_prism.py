@@ -1,9 +1,10 @@
-"""The main job on Prism, Beam's portable runner for one machine."""
+"""The commands on Prism, Beam's portable runner for one machine."""
 
 from pathlib import Path
 
 import pytest
 
+from tests_engines.commands import NAMES, Commands
 from tests_engines.conftest import installed
 from tests_engines.job import assert_same, curate
 
@@ -19,3 +20,9 @@ def test_same_bytes_as_the_local_runner(prism: Path, data: Path, shared: Path, r
     curate(data, shared / "prism", shared / "prism.log", "--runner=PrismRunner", f"--prism_location={prism}")
     assert "PrismRunner" in (shared / "prism" / "summary.json").read_text()
     assert_same(shared / "prism", reference)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_other_commands_write_the_same_bytes(prism: Path, commands: Commands, name: str) -> None:
+    """Duplicates, rules on the whole table, and exports."""
+    commands.assert_same(name, "prism", "--runner=PrismRunner", f"--prism_location={prism}")
