@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the engines that the main job is tested on into .tools/, once:
+# Installs the engines that the commands are tested on into .tools/, once:
 #   .tools/prism   Beam's Prism runner of the installed Beam version, built by Go
 #   .tools/flink/  jars of a Flink cluster and of Beam's job server, fetched by Maven
 # An engine that cannot be had is left out; .tools/<engine>.missing then says why, and its tests are skipped with that reason.

@@ -1,1 +1,1 @@
-"""The main job on other engines than the local one; `make test-engines` runs these tests."""
+"""The commands on other engines than the local one; `make test-engines` runs these tests."""

@@ -54,7 +54,7 @@ class Flink:
 
     Attributes:
         pools: The worker pools, one for each host.
-        flags: What the main job needs to run here, on both hosts.
+        flags: What a command needs to run here, on both hosts.
     """
 
     flags = (
