@@ -57,7 +57,7 @@ clean:  ## remove the demo and caches (not the virtual environment)
 engines: $(VENV)/.installed  ## install Prism and Flink into .tools/ (Go, Java and Maven needed; what lacks is left out)
 	engines/install.sh $(BIN)/python
 
-test-engines: engines  ## run the commands on Prism, Flink and remote workers (12 minutes; cut off from the network)
+test-engines: engines  ## run the commands on Prism, Flink and remote workers (15 minutes; cut off from the network)
 	engines/isolated.sh $(BIN)/python -m pytest tests_engines
 
 test-faults: $(VENV)/.installed  ## storage that fails in every way, killed processes, hostile inputs (long)
