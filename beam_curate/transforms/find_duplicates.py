@@ -40,8 +40,8 @@ class Batch(NamedTuple):
 class FindDuplicates(beam.PTransform):
     """Finds duplicates in a score table, or between two.
 
-    In: PCollection[ScorePart], all parts of the table of `search.selection`. Out: PCollection of one dict, what was found, when the
-    duplicates table lies in `output`; see `duplicates`.
+    In: PCollection[ScorePart], all parts of the table of `search.selection`. Out: PCollection of one dict, what was found, when
+    the duplicates table lies in `output`; see `duplicates`.
 
     Attributes:
         search: What is looked for.
