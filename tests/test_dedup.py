@@ -107,10 +107,10 @@ class TestPlantedCopies:
             assert (row["status"], row["step"], row["reason"]) == ("rejected", "dedup", f"duplicate_{method}")
             assert f"{name}" in row["error_message"]
 
-    def test_mirrored_ones_are_not_found_by_bytes_pixels_and_hashes(self, output):
-        # The README says so.
+    def test_mirrored_and_cropped_ones_are_not_found_by_bytes_pixels_and_hashes(self, output):
+        # docs/duplicates.md says so.
         found = verdicts(output)
-        assert {found[f"{name}-mirror"]["status"] for name in photographs()} == {"kept"}
+        assert {found[f"{name}-{copy}"]["status"] for name in photographs() for copy in ("mirror", "crop")} == {"kept"}
 
     def test_originals_are_kept_and_written(self, output):
         found = verdicts(output)
