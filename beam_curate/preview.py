@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_curate import reasons, top
-from beam_curate.duplicates.candidates import FOREIGN
+from beam_curate.duplicates.candidates import FOREIGN, firsts
 from beam_curate.duplicates.removal import REASONS, Duplicates
 from beam_curate.duplicates.search import DROP, KEEP
-from beam_curate.duplicates.table import read_part
+from beam_curate.duplicates.table import among, read_part
 from beam_curate.records import FAILED
 from beam_curate.rejudging import Selection, judgeable, read_rows, rule_columns
 from beam_curate.tar_format import BLOCK
@@ -154,10 +154,7 @@ def _read(selection: Selection, shard: int, duplicates: Duplicates | None) -> _P
     screened = table.num_rows - rows.num_rows - failed
     members, at = None, np.zeros(0, np.int64)
     if duplicates is not None:
-        members = read_part(duplicates.folder, shard).select(["index", "group", "place", "method"])
-        place = pc.index_in(members.column("index"), rows.column("index").combine_chunks())
-        members = members.filter(pc.is_valid(place))
-        at = place.drop_null().to_numpy().astype(np.int64)
+        members, at = among(read_part(duplicates.folder, shard), rows.column("index"))
     return _Part(failed, screened, _sizes(rows), verdicts, keys, present, np.flatnonzero(good), members, at)
 
 
@@ -178,9 +175,7 @@ def _remove(parts: Sequence[_Part], flags: Sequence[Flags], action: str) -> list
     left = np.concatenate([flag[one.at] for one, flag in zip(parts, flags, strict=True)])
     group, place = (members.column(name).to_numpy() for name in ("group", "place"))
     order = np.lexsort((place, group, ~left))[: int(left.sum())]
-    best = np.ones(len(order), np.bool_)
-    best[1:] = group[order][1:] != group[order][:-1]
-    best &= (group[order] & FOREIGN) == 0
+    best = firsts(group[order]) & ((group[order] & FOREIGN) == 0)
     gone = order[~best]
     why = np.array([REASONS[method or "exact"] for method in members.column("method").take(gone).to_pylist()], object)
     return [(at[gone[owner[gone] == number]], why[owner[gone] == number]) for number in range(len(parts))]

@@ -4,6 +4,7 @@ What each piece of work holds in memory is small, or it says so: `holding` bound
 """
 
 import contextlib
+import functools
 import os
 import threading
 from collections import deque
@@ -67,13 +68,16 @@ class Queue(deque[Future[T]]):
         Raises:
             BaseException: What the work raised.
         """
-        try:
-            return self.popleft().result()
-        except BaseException:
-            for waiting in self:
-                waiting.cancel()
-            wait(self)
-            raise
+        with contextlib.ExitStack() as unless_done:
+            unless_done.callback(self._stop)
+            result = self.popleft().result()
+            unless_done.pop_all()
+        return result
+
+    def _stop(self) -> None:
+        for waiting in self:
+            waiting.cancel()
+        wait(self)
 
 
 def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
@@ -81,7 +85,7 @@ def in_threads(work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     threads = Threads()
     queue: Queue[T] = Queue()
     for item in items:
-        queue.append(threads.submit(lambda item=item: work(item)))  # type: ignore[misc]
+        queue.append(threads.submit(functools.partial(work, item)))
         if len(queue) > threads.number:
             yield queue.take()
     while queue:

@@ -12,7 +12,6 @@ if __name__ == "__main__" and not __package__:
     del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
 
 import datetime
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,7 +102,6 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     """The search and the selection on a pipeline: what is left of the run in `output`, to shards and summary."""
     import apache_beam as beam
 
-    from beam_curate.duplicates.finding import is_finished, read_findings
     from beam_curate.duplicates.removal import Duplicates
     from beam_curate.rejudging import Selection
     from beam_curate.score_table import VERDICTS
@@ -117,20 +115,13 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.transforms.write_webdataset_shards import PackShards
 
     options, table = job.options, job.search.selection.table
-    if is_finished(output):
-        found = root | "Found" >> beam.Create([read_findings(output)], reshuffle=False)
-    else:
-        found = root | ListParts(table) | FindDuplicates(job.search, output)
+    sources = root | ListParts(table)
+    found = sources | FindDuplicates(job.search, output)
     if options.table_only:
         return found
     kept = Selection(table, None)
-    numbers = [shard.index for shard in job.shards]
-    removed = (
-        found
-        | "Parts" >> beam.FlatMap(lambda _: numbers).with_output_types(int)
-        | "SpreadFound" >> beam.Reshuffle()
-        | RemoveDuplicates(kept, Duplicates(output, options.against_action))
-    )
+    numbers = sources | "Number" >> beam.Map(lambda part: part.shard_index).with_output_types(int)
+    removed = numbers | RemoveDuplicates(kept, Duplicates(output, options.against_action), found)
     run = root | ContinueRun(output, folder=VERDICTS)
     parts = (run.pending | SelectRows(kept, output, removed), run.done) | "AddDone" >> beam.Flatten()
     packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
@@ -139,19 +130,10 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
 
 def about_run(job: Job, runner: str) -> dict[str, Any]:
     """What summary.json says beside the counts: the source's model and heads, and what was looked for."""
-    from importlib.metadata import version
+    from pipelines.source_run import about_source
 
-    source = job.source
-    return {
-        "scores_meaningless": source["scores_meaningless"],
-        "random": source["random"],
-        "heads": source["heads"],
-        "configuration": job.configuration,
-        "input": {**source.get("input", {}), "scores": job.options.scores},
-        "runner": runner,
-        "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {**about_source(job.source, job.configuration, job.options.scores), "runner": runner, "started": started}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,30 +148,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     from beam_curate.duplicates.finding import is_finished
     from beam_curate.retrying import StorageError
-    from beam_curate.run_state import prepare_output
     from beam_curate.storage import absolute, clean_temporary
     from pipelines.launch import pipeline_options, run_pipeline, runner_name
-    from pipelines.outcome import finish_complete, finish_run, report, report_duplicates
+    from pipelines.outcome import finish_run, report, report_duplicates
+    from pipelines.source_run import start_selection
 
     started = time.monotonic()
     try:
         beam_options = pipeline_options(rest, DedupOptions)
         job = prepare(options)
         output, table = absolute(options.output), job.search.selection.table
-        if os.path.realpath(output) in {os.path.realpath(path) for path in (absolute(options.scores), table.scores)}:
-            raise OptionError(
-                f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
-            )
-        complete = prepare_output(
-            output,
-            job.configuration,
-            job.shards,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            scores=table.scores,
-        )
-        if complete:
-            finish_complete(output, options.output, options.layouts)
+        complete = start_selection(options, output, job.configuration, job.shards, table)
     except (ValueError, StorageError) as error:
         return fail(error)
     about = about_run(job, runner_name(beam_options))

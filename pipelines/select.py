@@ -188,23 +188,14 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
 
 def about_selection(job: Job) -> dict[str, Any]:
     """What decides the result: the source's model and heads, and these rules."""
-    from importlib.metadata import version
+    from pipelines.source_run import about_source
 
     source = job.source
     new = [scorer.description for scorer in job.selection.scorers]
     random = [*source["random"], *(f"{score['name']} score" for score in new if score.get("meaningless"))]
-    return {
-        "scores_meaningless": bool(random),
-        "random": random,
-        "heads": [*source["heads"], *new],
-        "configuration": job.configuration,
-        "input": {
-            **source.get("input", {}),
-            "scores": job.options.scores,
-            "duplicates": job.options.duplicates or None,
-        },
-        "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
-    }
+    about = about_source(source, job.configuration, job.options.scores)
+    about["input"]["duplicates"] = job.options.duplicates or None
+    return {**about, "scores_meaningless": bool(random), "random": random, "heads": [*source["heads"], *new]}
 
 
 def about_run(job: Job, runner: str) -> dict[str, Any]:
@@ -224,10 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return fail(error)
     from beam_curate.retrying import StorageError
-    from beam_curate.run_state import prepare_output
     from beam_curate.storage import absolute
     from pipelines.launch import pipeline_options, runner_name
-    from pipelines.outcome import finish_complete, finish_run, report
+    from pipelines.outcome import finish_run, report
+    from pipelines.source_run import start_selection
 
     started = time.monotonic()
     try:
@@ -241,22 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
             return 0
         output = absolute(options.output)
-        if os.path.realpath(output) in {
-            os.path.realpath(folder) for folder in (absolute(options.scores), table.scores)
-        }:
-            raise OptionError(
-                f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
-            )
-        complete = prepare_output(
-            output,
-            job.configuration,
-            job.shards,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            scores=table.scores,
-        )
-        if complete:
-            finish_complete(output, options.output, options.layouts)
+        complete = start_selection(options, output, job.configuration, job.shards, table)
     except (ValueError, StorageError) as error:
         return fail(error)
     if not complete:

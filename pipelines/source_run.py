@@ -1,9 +1,18 @@
 """The finished run that another command starts from."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipelines.options import OptionError
+
+if TYPE_CHECKING:
+    from beam_curate.records import Shard
+    from beam_curate.table_parts import TablePlace
+    from pipelines.dedup_options import DedupOptions
+    from pipelines.select_options import SelectOptions
 
 
 def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
@@ -34,6 +43,67 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
             "is missing; give the --output of one of these"
         )
     return source, summary
+
+
+def start_selection(
+    options: DedupOptions | SelectOptions,
+    output: str,
+    configuration: Mapping[str, Any],
+    shards: Sequence[Shard],
+    table: TablePlace,
+) -> bool:
+    """Makes the output folder ready for a run that judges another's score table; returns whether it is complete already.
+
+    Args:
+        options: The options.
+        output: The absolute folder.
+        configuration: What decides the result.
+        shards: The input shards of the source's run.
+        table: Its score table.
+
+    Raises:
+        ValueError: The folder is one of the source's, or does not allow the run.
+        StorageError: A file cannot be read or written.
+    """
+    from beam_curate.run_state import prepare_output
+    from beam_curate.storage import absolute
+    from pipelines.outcome import finish_complete
+
+    if os.path.realpath(output) in {os.path.realpath(folder) for folder in (absolute(options.scores), table.scores)}:
+        raise OptionError(
+            f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
+        )
+    complete = prepare_output(
+        output,
+        configuration,
+        shards,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        scores=table.scores,
+    )
+    if complete:
+        finish_complete(output, options.output, options.layouts)
+    return complete
+
+
+def about_source(source: Mapping[str, Any], configuration: Mapping[str, Any], scores: str) -> dict[str, Any]:
+    """What summary.json says of the run that was started from, and what decides the result.
+
+    Args:
+        source: The summary of that run.
+        configuration: What decides the result.
+        scores: Its folder as the user named it.
+    """
+    from importlib.metadata import version
+
+    return {
+        "scores_meaningless": source["scores_meaningless"],
+        "random": source["random"],
+        "heads": source["heads"],
+        "configuration": configuration,
+        "input": {**source.get("input", {}), "scores": scores},
+        "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
+    }
 
 
 def scoring_configuration(configuration: Mapping[str, Any]) -> Mapping[str, Any]:

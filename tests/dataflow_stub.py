@@ -190,6 +190,23 @@ def dataflow(folder: pathlib.Path):
         emulator.stop()
 
 
+def submit(service: Service, folder: pathlib.Path, command: str, *flags: str) -> str:
+    """Submits a command as a job of this service and waits until it has run; returns what it printed."""
+    words = [
+        sys.executable, "-m", f"pipelines.{command}", *flags,
+        "--runner=DataflowRunner", f"--project={PROJECT}", f"--region={REGION}", f"--temp_location=gs://{BUCKET}/tmp",
+        f"--staging_location=gs://{BUCKET}/staging", f"--dataflow_endpoint={service.endpoint}",
+        f"--sdk_container_image=us-docker.pkg.dev/stub-project/images/beam-curate-{command}:1", "--setup_file=./setup.py",
+        "--labels=stub=run", f"--job_name={command}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        words, cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    workers = "".join(path.read_text() for path in folder.glob("*/log"))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{workers}"
+    return done.stdout
+
+
 def work(staged: pathlib.Path) -> None:
     """What a worker does: installs the staged package where nothing else is, and runs the staged pipeline."""
     package = staged / "package"

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from beam_curate.duplicates.table import part_name
 from tests.conftest import ROOT, encoded, photo, tar_bytes
-from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow
+from tests.dataflow_stub import BUCKET, dataflow, submit
 
-IMAGE = "us-docker.pkg.dev/stub-project/images/beam-curate-dedup:1"
 MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 
 
@@ -36,25 +35,11 @@ def test_duplicates_in_a_bucket_are_removed_by_a_submitted_job(tmp_path):
             cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=500, check=False,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
-        command = [
-            sys.executable, "-m", "pipelines.dedup", f"--scores=gs://{BUCKET}/scored", f"--output=gs://{BUCKET}/unique",
+        printed = submit(
+            service, tmp_path, "dedup", f"--scores=gs://{BUCKET}/scored", f"--output=gs://{BUCKET}/unique",
             "--methods=exact,perceptual,semantic", "--eps=1e-9", "--keep_by=first", "--samples_per_shard=4",
-            "--runner=DataflowRunner", f"--project={PROJECT}", f"--region={REGION}", f"--temp_location=gs://{BUCKET}/tmp",
-            f"--staging_location=gs://{BUCKET}/staging", f"--dataflow_endpoint={service.endpoint}",
-            f"--sdk_container_image={IMAGE}", "--setup_file=./setup.py", "--labels=stub=run", "--job_name=dedup",
-        ]  # fmt: skip
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | service.environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        workers = "".join(path.read_text() for path in tmp_path.glob("*/log"))
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{workers}"
-        assert "duplicates: 2 samples (exact 1, perceptual 1) in 2 groups" in done.stdout
+        )  # fmt: skip
+        assert "duplicates: 2 samples (exact 1, perceptual 1) in 2 groups" in printed
         summary = json.loads(service.bucket.read("unique/summary.json"))
         assert (summary["runner"], summary["funnel"]["kept"]) == ("DataflowRunner", 10)
         names = service.bucket.names("unique/")

@@ -2,18 +2,12 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 from tfrecord import tfrecord_loader
 
-from tests.conftest import ROOT
-from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow
+from tests.dataflow_stub import BUCKET, dataflow, submit
 from tests.exporting_runs import awkward, curated
-
-IMAGE = "us-docker.pkg.dev/stub-project/images/beam-curate-export:1"
 
 
 def test_a_run_in_a_bucket_is_exported_by_a_submitted_job(tmp_path):
@@ -22,25 +16,11 @@ def test_a_run_in_a_bucket_is_exported_by_a_submitted_job(tmp_path):
         for path in run.iterdir():
             if path.is_file():
                 service.bucket.write(f"run/{path.name}", path.read_bytes())
-        command = [
-            sys.executable, "-m", "pipelines.export", f"--input=gs://{BUCKET}/run", f"--output=gs://{BUCKET}/records",
+        printed = submit(
+            service, tmp_path, "export", f"--input=gs://{BUCKET}/run", f"--output=gs://{BUCKET}/records",
             "--format=tfrecord", "--samples_per_file=4", "--shuffle_seed=1", "--resize_shortest=64", "--image_format=jpeg",
-            "--runner=DataflowRunner", f"--project={PROJECT}", f"--region={REGION}", f"--temp_location=gs://{BUCKET}/tmp",
-            f"--staging_location=gs://{BUCKET}/staging", f"--dataflow_endpoint={service.endpoint}",
-            f"--sdk_container_image={IMAGE}", "--setup_file=./setup.py", "--labels=stub=run", "--job_name=export",
-        ]  # fmt: skip
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | service.environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        workers = "".join(path.read_text() for path in tmp_path.glob("*/log"))
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{workers}"
-        assert "exported  21 samples" in done.stdout
+        )  # fmt: skip
+        assert "exported  21 samples" in printed
         summary = json.loads(service.bucket.read("records/summary.json"))
         assert (summary["runner"], summary["export"]["exported"]) == ("DataflowRunner", 21)
         names = service.bucket.names("records/")

@@ -6,7 +6,7 @@ rank the one of the lower id, which comes first in the input: so any two rows ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,15 @@ def normalised(vectors: npt.NDArray[np.float16]) -> Floats:
 def better(rank: Ids, row: Ids, other_rank: Ids, other: Ids) -> npt.NDArray[np.bool_]:
     """Says where the first of two rows is the better one."""
     return (rank > other_rank) | ((rank == other_rank) & (row < other))
+
+
+def firsts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Says which of sorted rows are the first of their kind: those that differ from the row before in one of the columns."""
+    found = np.zeros(len(columns[0]), np.bool_)
+    found[:1] = True
+    for column in columns:
+        found[1:] |= column[1:] != column[:-1]
+    return found
 
 
 def _nearness(vectors: npt.NDArray[np.float16], centroids: Floats) -> Floats:

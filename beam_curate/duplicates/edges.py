@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import FOREIGN, Ids, better
+from beam_curate.duplicates.candidates import FOREIGN, Ids, better, firsts
 
 METHODS: Final = ("exact", "pixels", "perceptual", "semantic")
 """How a duplicate was found, surest first: the number of a method is its place here."""
@@ -43,9 +43,7 @@ def best_edges(edges: Edges) -> Edges:
     """One edge for each row, by row: the surest method, then the highest similarity, then the best partner."""
     order = np.lexsort((edges["of"], ~edges["of_rank"], -edges["similarity"], edges["method"], edges["row"]))
     ordered = edges[order]
-    first = np.ones(len(ordered), np.bool_)
-    first[1:] = ordered["row"][1:] != ordered["row"][:-1]
-    return ordered[first]
+    return ordered[firsts(ordered["row"])]
 
 
 def star_edges(groups: npt.NDArray[np.int64], ids: Ids, ranks: Ids, method: str, between: bool) -> Edges:
@@ -60,8 +58,7 @@ def star_edges(groups: npt.NDArray[np.int64], ids: Ids, ranks: Ids, method: str,
     """
     order = np.lexsort((ids, ~ranks, groups))
     groups, ids, ranks = groups[order], ids[order], ranks[order]
-    first = np.ones(len(groups), np.bool_)
-    first[1:] = groups[1:] != groups[:-1]
+    first = firsts(groups)
     best = np.flatnonzero(first)[np.cumsum(first) - 1]
     rest = ~first & ((ids[best] & FOREIGN) != 0) if between else ~first
     row, of = np.flatnonzero(rest), best[rest]

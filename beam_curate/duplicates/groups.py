@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import FOREIGN
+from beam_curate.duplicates.candidates import FOREIGN, firsts
 from beam_curate.duplicates.edges import Edges, best_edges
 
 MEMBER: Final = np.dtype(
@@ -53,8 +53,7 @@ def _places(members: Members, ranks: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Each member's place in its group, best first."""
     order = np.lexsort((members["row"], ~ranks, members["group"]))
     group = members["group"][order]
-    start = np.ones(len(group), np.bool_)
-    start[1:] = group[1:] != group[:-1]
+    start = firsts(group)
     first = np.flatnonzero(start)[np.cumsum(start) - 1]
     places = np.zeros(len(group), np.int64)
     places[order] = np.arange(len(group)) - first

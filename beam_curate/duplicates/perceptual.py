@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import Ids
+from beam_curate.duplicates.candidates import Ids, firsts
 from beam_curate.duplicates.edges import Edges, no_edges, pair_edges, star_edges
 from beam_curate.duplicates.spilling import BucketRange, Rows, RunReader
 
@@ -59,8 +59,7 @@ def _bucket_edges(rows: Rows, distance: int, between: bool, first_band: bool) ->
     """The edges of a bucket: equal hashes in the first band only, since they share all bands."""
     order = np.lexsort((rows["id"], ~rows["rank"], rows["hash"]))
     rows = rows[order]
-    is_first = np.ones(len(rows), np.bool_)
-    is_first[1:] = rows["hash"][1:] != rows["hash"][:-1]
+    is_first = firsts(rows["hash"])
     group = np.cumsum(is_first) - 1
     found = [star_edges(group, rows["id"], rows["rank"], METHOD, between)] if first_band else []
     # A row has a better one among the rows of another hash if and only if the best one of these is better.

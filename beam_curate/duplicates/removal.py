@@ -4,13 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from beam_curate import reasons
 from beam_curate.duplicates.candidates import FOREIGN
 from beam_curate.duplicates.finding import counts_of, input_digest, is_finished, read_findings
 from beam_curate.duplicates.search import DROP
-from beam_curate.duplicates.table import DuplicatesError, read_part
+from beam_curate.duplicates.table import DuplicatesError, among, read_part
 from beam_curate.records import Removed
 from beam_curate.rejudging import Selection, passing, read_rows
 from beam_curate.storage import absolute
@@ -21,7 +19,7 @@ REASONS: Final = {
     "perceptual": reasons.DUPLICATE_PERCEPTUAL,
     "semantic": reasons.DUPLICATE_SEMANTIC,
 }
-_COLUMNS: Final = ("index", "group", "place", "method", "similarity", "duplicate_of_key", "duplicate_of_shard", "key",
+_COLUMNS: Final = ("group", "place", "method", "similarity", "duplicate_of_key", "duplicate_of_shard", "key",
                    "shard")  # fmt: skip
 
 
@@ -85,13 +83,9 @@ def members_left(duplicates: Duplicates, selection: Selection, shard_index: int)
     if not table.num_rows:
         return
     rows = passing(selection, shard_index)
-    index = read_rows(selection, shard_index, ["index"]).column("index").to_numpy()[rows]
-    order = np.argsort(index)
-    members = table.select(list(_COLUMNS)).to_pylist()
-    found = np.searchsorted(index, [member["index"] for member in members], sorter=order)
-    for member, place in zip(members, found.tolist(), strict=True):
-        if place < len(order) and index[order[place]] == member["index"]:
-            yield member["group"], _left(member, shard_index, int(rows[order[place]]))
+    members, places = among(table, read_rows(selection, shard_index, ["index"]).column("index").take(rows))
+    for member, row in zip(members.select(list(_COLUMNS)).to_pylist(), rows[places].tolist(), strict=True):
+        yield member["group"], _left(member, shard_index, row)
 
 
 def _left(member: dict[str, Any], shard_index: int, row: int) -> Left:

@@ -13,6 +13,7 @@ from beam_curate.duplicates.clusters import Clustering, assign
 from beam_curate.duplicates.edges import Edges
 from beam_curate.duplicates.image_hashes import read_hashes
 from beam_curate.duplicates.spilling import BucketRange, Rows, RunReader
+from beam_curate.images import MAX_PIXELS
 from beam_curate.rejudging import Selection
 from beam_curate.table_parts import TablePlace
 
@@ -50,7 +51,7 @@ class DuplicateSearch:
     clustering: Clustering | None = None
     against: TablePlace | None = None
     action: str = DROP
-    max_pixels: int = 178_956_970
+    max_pixels: int = MAX_PIXELS
     threads: int = 2
 
     @property

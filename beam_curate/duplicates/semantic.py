@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import FOREIGN, Floats, Ids, better, normalised
+from beam_curate.duplicates.candidates import FOREIGN, Floats, Ids, better, firsts, normalised
 from beam_curate.duplicates.clusters import scattered
 from beam_curate.duplicates.edges import EDGE, METHODS, Edges
 from beam_curate.duplicates.spilling import BucketRange, Rows, RunReader, Span
@@ -71,8 +71,7 @@ class _Block:
         """Takes in partners of rows, which are better than these: the most similar one counts, of these the best."""
         order = np.lexsort((of, ~of_rank, -similarity, row))
         row, of, of_rank, similarity = row[order], of[order], of_rank[order], similarity[order]
-        first = np.ones(len(row), np.bool_)
-        first[1:] = row[1:] != row[:-1]
+        first = firsts(row)
         row, of, of_rank, similarity = row[first], of[first], of_rank[first], similarity[first]
         nearer = similarity > self.similarity[row]
         self.similarity[row[nearer]] = similarity[nearer]
@@ -193,8 +192,7 @@ def _once(pairs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     order = np.lexsort((pairs["similarity"], high, low))
     low, high, pairs = low[order], high[order], pairs[order]
     pairs["first"], pairs["second"] = low, high
-    new = np.ones(len(pairs), np.bool_)
-    new[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    new = firsts(low, high)
     return pairs[new]
 
 

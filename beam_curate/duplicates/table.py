@@ -7,7 +7,9 @@ each group among those that its rules keep.
 from typing import BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_curate.duplicates.candidates import FOREIGN, places_of
@@ -101,6 +103,17 @@ def read_part(folder: str, shard_index: int) -> pa.Table:
     """
     with open_read(join(folder, part_name(shard_index))) as stream:
         return _checked(stream, part_name(shard_index)).read(use_threads=False)
+
+
+def among(part: pa.Table, index: pa.ChunkedArray) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """The rows of a part that are among others of the same shard, and the place of each among these.
+
+    Args:
+        part: Of a duplicates table.
+        index: (N,) the others, by their index in the shard.
+    """
+    place = pc.index_in(part.column("index"), index.combine_chunks())
+    return part.filter(pc.is_valid(place)), place.drop_null().to_numpy().astype(np.int64)
 
 
 def _checked(stream: BinaryIO, name: str) -> pq.ParquetFile:

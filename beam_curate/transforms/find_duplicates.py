@@ -11,6 +11,7 @@ from apache_beam.metrics import Metrics
 
 from beam_curate.duplicates import clusters
 from beam_curate.duplicates.candidates import Floats, Ids, embeddings
+from beam_curate.duplicates.finding import is_finished, read_findings
 from beam_curate.duplicates.image_hashes import COLUMNS, hashes_name, write_hashes
 from beam_curate.duplicates.search import DuplicateSearch, Method, rows_of_run
 from beam_curate.duplicates.spilling import WORK, BucketRange, Run, RunReader, plan_ranges, write_run
@@ -55,8 +56,10 @@ class FindDuplicates(beam.PTransform):
         super().__init__()
 
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[dict[str, Any]]:
-        """Finds the clusters, then the edges by each method, then brings all edges together."""
+        """Finds the clusters, then the edges by each method, then brings all edges together; unless a stopped run did so."""
         search, output = self.search, self.output
+        if is_finished(output):
+            return parts.pipeline | "Found" >> beam.Create([read_findings(output)], reshuffle=False)
         one = parts.pipeline | "One" >> beam.Create([None])
         only_kept = search.selection.rules is None
         refs = parts | "Refs" >> beam.Map(_ref, False, only_kept).with_output_types(PartRef)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from beam_curate.duplicates.finding import is_finished, read_findings
 from beam_curate.duplicates.removal import Duplicates
 from beam_curate.duplicates.search import DuplicateSearch
-from beam_curate.records import Removed, ScorePart
+from beam_curate.records import ScorePart
 from beam_curate.rejudging import Selection
 from beam_curate.table_parts import TablePlace
 from beam_curate.top import TopRule
@@ -39,17 +38,8 @@ class JudgeTable(beam.PTransform):
         """Finds the duplicates, unless an earlier run has found them, and judges."""
         selection = Selection(TablePlace(self.output), rules=None, top=self.top)
         numbers = parts | "Number" >> beam.Map(lambda part: part.shard_index).with_output_types(int)
-        removed = self._removed(parts, numbers, selection) if self.duplicates else None
-        return numbers | JudgeParts(selection, self.output, numbers, removed)
-
-    def _removed(
-        self, parts: beam.PCollection[ScorePart], numbers: beam.PCollection[int], selection: Selection
-    ) -> beam.PCollection[tuple[int, Removed]]:
-        if is_finished(self.output):
-            found = parts.pipeline | "Found" >> beam.Create([read_findings(self.output)], reshuffle=False)
-        else:
+        removed = None
+        if self.duplicates is not None:
             found = parts | FindDuplicates(self.duplicates, self.output)
-        ready = found | "Parts" >> beam.FlatMap(lambda _, known: known, beam.pvalue.AsList(numbers)).with_output_types(
-            int
-        )
-        return ready | "Spread" >> beam.Reshuffle() | RemoveDuplicates(selection, Duplicates(self.output))
+            removed = numbers | RemoveDuplicates(selection, Duplicates(self.output), found)
+        return numbers | JudgeParts(selection, self.output, numbers, removed)

@@ -25,16 +25,21 @@ class RemoveDuplicates(beam.PTransform):
     Attributes:
         selection: The table and the rules on each row.
         duplicates: The duplicates table, which must be of the same input shards.
+        found: What FindDuplicates gives when the table is there, if this job makes it; None: it is there already.
     """
 
     selection: Selection
     duplicates: Duplicates
+    found: beam.PCollection[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, parts: beam.PCollection[int]) -> beam.PCollection[tuple[int, Removed]]:
-        """Brings together what is left of each group."""
+        """Waits for the table, and brings together what is left of each group."""
+        if self.found is not None:
+            wait = beam.FlatMap(lambda _, numbers: numbers, beam.pvalue.AsList(parts)).with_output_types(int)
+            parts = self.found | "WhenFound" >> wait | "SpreadFound" >> beam.Reshuffle()
         if self.duplicates.action == KEEP:
             look = beam.ParDo(_Look(self.selection, self.duplicates, shared=True))
             return parts | "OnlyShared" >> look.with_output_types(tuple[int, Removed])
