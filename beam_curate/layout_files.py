@@ -50,7 +50,6 @@ class Layout:
 
     Attributes:
         files: The files of a part that has kept rows, below the layout's folder; `{}` stands for the part's number.
-        owned: Patterns below the folder whose files the tool reads all, so that no others may lie there.
         columns: Score names of the run and the short name of its model to the columns of the layout's tables.
         write: Writes the files of a part: folder, file names, kept rows, columns, short name of the model.
         embeddings: Whether `write` needs the embeddings.
@@ -58,7 +57,6 @@ class Layout:
     """
 
     files: Sequence[str]
-    owned: Sequence[str]
     columns: Callable[[Sequence[str], str], Columns]
     write: Callable[[str, Sequence[str], pa.Table, Columns, str], None]
     embeddings: bool = True
@@ -137,14 +135,13 @@ def write_laion(folder: str, files: Sequence[str], rows: pa.Table, columns: Colu
 LAYOUTS: Final[Mapping[str, Layout]] = {
     "clip-retrieval": Layout(
         ("img_emb/img_emb_{}.npy", "metadata/metadata_{}.parquet"),
-        ("img_emb/*", "metadata/*"),
         clip_retrieval_columns,
         write_clip_retrieval,
     ),
     "datacomp": Layout(
-        ("metadata/{}.parquet", "metadata/{}.npz"), ("metadata/*",), datacomp_columns, write_datacomp, subset=True
+        ("metadata/{}.parquet", "metadata/{}.npz"), datacomp_columns, write_datacomp, subset=True
     ),
-    "laion": Layout(("part-{}.parquet",), ("*.parquet",), laion_columns, write_laion, embeddings=False),
+    "laion": Layout(("part-{}.parquet",), laion_columns, write_laion, embeddings=False),
 }
 
 

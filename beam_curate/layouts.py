@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from beam_curate import score_table
 from beam_curate.layout_files import DESCRIPTION, EMBEDDING, LAYOUTS, SUBSET, Layout, model_code, write_subset
 from beam_curate.records import KEPT, ScorePart
-from beam_curate.run_state import read_part_counts
+from beam_curate.run_state import LAYOUT_FILES, read_part_counts
 from beam_curate.storage import absolute, clean_temporary, exists, files_under, join, read_json, write_json
 from beam_curate.summary import SUMMARY
 from beam_curate.table_parts import TablePlace, finished_table
@@ -80,7 +80,7 @@ def write_layout(output: str, name: str, folder: str) -> list[str]:
     output, folder = absolute(output), absolute(folder)
     run = _finished_run(output)
     files = _file_names(layout, run.parts)
-    _check_folder(folder, name, layout, [file for names in files for file in names])
+    _check_folder(folder, name, [file for names in files for file in names])
     if run.shuffle_seed is not None:
         _LOGGER.warning(
             "the run shuffled its shards (shuffle_seed=%s); the %s layout is in source order", run.shuffle_seed, name
@@ -151,9 +151,9 @@ def _file_names(layout: Layout, parts: Sequence[ScorePart]) -> list[list[str]]:
     return [[file.format(f"{part.shard_index:0{digits}d}") for file in layout.files] for part in parts]
 
 
-def _check_folder(folder: str, name: str, layout: Layout, files: Sequence[str]) -> None:
+def _check_folder(folder: str, name: str, files: Sequence[str]) -> None:
     """Refuses a folder with files that a reader would take for the layout's, or that are not ours to replace."""
-    found = sorted(path for pattern in layout.owned for path in files_under(folder, pattern))
+    found = sorted(path for pattern in LAYOUT_FILES[name] for path in files_under(folder, pattern))
     before = read_json(join(folder, DESCRIPTION))["layout"] if exists(join(folder, DESCRIPTION)) else None
     others = found if before is None else sorted(set(found) - {join(folder, file) for file in files})
     if others or before not in (None, name):

@@ -7,13 +7,12 @@ of the score table that lie beside them are the work done so far.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate import score_table
-from beam_curate.layout_files import DESCRIPTION, FOLDER, LAYOUTS, SUBSET
 from beam_curate.records import FAILED, ScorePart, Shard
 from beam_curate.retrying import StorageError
 from beam_curate.storage import (
@@ -32,8 +31,16 @@ from beam_curate.summary import SUMMARY
 RUN = "run.json"
 INPUT_SHARDS = "input_shards.parquet"
 # All that a run writes below its folder.
+LAYOUT_FILES: Final[Mapping[str, Sequence[str]]] = {
+    "clip-retrieval": ("img_emb/*", "metadata/*"),
+    "datacomp": ("metadata/*",),
+    "laion": ("*.parquet",),
+}
+"""By layout, the files below its folder of which its tool reads all, so that no others may lie there."""
 _LAYOUTS = tuple(
-    f"{FOLDER}/{name}/{pattern}" for name, layout in LAYOUTS.items() for pattern in (DESCRIPTION, SUBSET, *layout.owned)
+    f"layouts/{name}/{pattern}"
+    for name, patterns in LAYOUT_FILES.items()
+    for pattern in ("_layout.json", "subset.npy", *patterns)
 )
 _PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
 _VERDICTS = f"{score_table.VERDICTS}/part-*.parquet"
