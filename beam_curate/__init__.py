@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from beam_curate.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from beam_curate.caption_handler import CaptionHandler as CaptionHandler
-    from beam_curate.clip_handler import ClipModelHandler as ClipModelHandler
-    from beam_curate.head_files import find_heads as find_heads
-    from beam_curate.images import DecodeOptions as DecodeOptions
-    from beam_curate.rules import Rule as Rule
-    from beam_curate.rules import keep_rule as keep_rule
-    from beam_curate.table_parts import read_score_table as read_score_table
+    from beam_curate.clip.caption_handler import CaptionHandler as CaptionHandler
+    from beam_curate.clip.handler import ClipModelHandler as ClipModelHandler
+    from beam_curate.heads.files import find_heads as find_heads
+    from beam_curate.images.decoding import DecodeOptions as DecodeOptions
+    from beam_curate.runs.table_parts import read_score_table as read_score_table
+    from beam_curate.scores.rules import Rule as Rule
+    from beam_curate.scores.rules import keep_rule as keep_rule
     from beam_curate.transforms.decode_images import DecodeImages as DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards as ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter as ScoreAndFilter
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards as WriteWebDatasetShards
 
 _HOMES = {
-    "CaptionHandler": "caption_handler",
-    "ClipModelHandler": "clip_handler",
-    "find_heads": "head_files",
-    "DecodeOptions": "images",
-    "Rule": "rules",
-    "keep_rule": "rules",
-    "read_score_table": "table_parts",
+    "CaptionHandler": "clip.caption_handler",
+    "ClipModelHandler": "clip.handler",
+    "find_heads": "heads.files",
+    "DecodeOptions": "images.decoding",
+    "Rule": "scores.rules",
+    "keep_rule": "scores.rules",
+    "read_score_table": "runs.table_parts",
     "DecodeImages": "transforms.decode_images",
     "ReadTarShards": "transforms.read_tar_shards",
     "ScoreAndFilter": "transforms.score_and_filter",

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apache_beam as beam
 
-from beam_curate.images import FAST, MAX_PIXELS, DecodeOptions
+from beam_curate.images.decoding import FAST, MAX_PIXELS, DecodeOptions
 from beam_curate.records import FAILED, EmbeddedSample, ScoredSample, record
-from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES
-from beam_curate.storage import absolute
+from beam_curate.storage.files import absolute
+from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES
 from beam_curate.yaml_values import takes_yaml
 
 if TYPE_CHECKING:
-    from beam_curate.heads import EmbeddingScore
+    from beam_curate.heads.head import EmbeddingScore
 
 _EMPTY: Final[Mapping[str, Any]] = types.MappingProxyType({})
 
@@ -79,7 +79,7 @@ def decode_images(
     screen: str = "",
 ) -> beam.PTransform:
     """Decodes, orients, resizes and crops images to what the model sees. See `images.DecodeOptions`."""
-    from beam_curate.screening import parse_screening
+    from beam_curate.scores.screening import parse_screening
     from beam_curate.transforms.decode_images import DecodeImages
 
     options = DecodeOptions(size, resize_mode, interpolation, decoder, apply_exif_orientation, extract_exif, max_pixels)
@@ -102,8 +102,8 @@ def embed_images(
     """Embeds decoded images with Beam's RunInference and a CLIP model. See `clip_handler.ClipModelHandler`."""
     from apache_beam.ml.inference.base import RunInference
 
-    from beam_curate.clip_handler import ClipModelHandler
-    from beam_curate.clip_weights import for_any_folder
+    from beam_curate.clip.handler import ClipModelHandler
+    from beam_curate.clip.weights import for_any_folder
 
     handler = ClipModelHandler(
         clip_model,
@@ -138,10 +138,10 @@ def score_and_filter(
     quick_gelu: bool | str = "auto",
 ) -> beam.PTransform:
     """Gives every sample its scores and its verdict: kept, rejected or failed. See `transforms.score_and_filter`."""
-    from beam_curate.clip_config import model_config
-    from beam_curate.head_files import find_heads
-    from beam_curate.rules import keep_rule
-    from beam_curate.screening import parse_screening
+    from beam_curate.clip.config import model_config
+    from beam_curate.heads.files import find_heads
+    from beam_curate.scores.rules import keep_rule
+    from beam_curate.scores.screening import parse_screening
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
 
     name, config = model_config(clip_model)
@@ -171,8 +171,8 @@ def _prompt_scores(
     prompt: str, clip_model: str, pretrained: str, weights: Mapping[str, Any]
 ) -> "tuple[EmbeddingScore, ...]":
     """The scores of prompts, whose texts are embedded here."""
-    from beam_curate.prompts import parse_prompts, prompt_scores
-    from beam_curate.scorers import column_problem
+    from beam_curate.clip.prompts import parse_prompts, prompt_scores
+    from beam_curate.scores.scorers import column_problem
 
     try:
         specs = parse_prompts(prompt) if prompt.strip() else ()
@@ -217,7 +217,7 @@ def curate_images(
 
     The weights are looked for, and a tag's downloaded, when the pipeline is built. What is random is told in summary.json.
     """
-    from beam_curate.model_description import describe_model
+    from beam_curate.clip.model_description import describe_model
 
     embedding = _step("embed", embed_images, embed, model_dir=model_dir)
     bound = inspect.signature(embed_images).bind(**embed)

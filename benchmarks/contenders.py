@@ -24,8 +24,8 @@ from PIL import Image
 
 from beam_curate import ClipModelHandler, DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter
 from beam_curate import WriteWebDatasetShards as WriteShards
-from beam_curate.heads import random_head
-from beam_curate.images import FAST, decode_image
+from beam_curate.heads.head import random_head
+from beam_curate.images.decoding import FAST, decode_image
 from beam_curate.records import DecodedImage, EmbeddedSample
 
 BATCH = 32

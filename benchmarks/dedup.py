@@ -26,16 +26,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from beam_curate import score_table
 from beam_curate.duplicates.candidates import normalised
 from beam_curate.duplicates.clusters import BORDER, Clustering
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
-from beam_curate.rejudging import Selection
-from beam_curate.run_state import input_shards, prepare_output
-from beam_curate.score_parts import write_part
-from beam_curate.table_parts import TablePlace
+from beam_curate.runs import score_table
+from beam_curate.runs.run_state import input_shards, prepare_output
+from beam_curate.runs.score_parts import write_part
+from beam_curate.runs.table_parts import TablePlace
+from beam_curate.selection.rejudging import Selection
 
 DIM = 768
 PER_PART = 10_000

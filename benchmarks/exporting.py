@@ -28,13 +28,13 @@ import pyarrow as pa
 from photo_shards import write_shards
 from PIL import Image
 
-from beam_curate import score_table
-from beam_curate.images import DecodeOptions, image_facts
+from beam_curate.images.decoding import DecodeOptions, image_facts
 from beam_curate.records import ScoredSample, ScorePart, Shard
-from beam_curate.samples import read_samples
-from beam_curate.shard_writing import write_shard
-from beam_curate.storage import write_json
-from beam_curate.summary import finish_run
+from beam_curate.runs import score_table
+from beam_curate.runs.shard_writing import write_shard
+from beam_curate.runs.summary import finish_run
+from beam_curate.storage.files import write_json
+from beam_curate.tars.samples import read_samples
 
 PER_SHARD: Final = 1000
 SHORTEST: Final = 256

@@ -7,7 +7,7 @@ import torch
 from open_clip.model import _build_vision_tower
 from torch.utils.flop_counter import FlopCounterMode
 
-from beam_curate.clip_config import model_config
+from beam_curate.clip.config import model_config
 
 # Dense, without sparsity: tensor cores in fp16 and bf16, the ordinary cores in fp32 (torch's default has no TF32).
 # Source: NVIDIA's data sheets of T4, V100, L4, L40S, A10, A100, H100 and H200, and the Ada white paper for the RTX 4090, from
@@ -37,7 +37,7 @@ def image_gflops(clip_model: str) -> float:
     """The cost of an image in GFLOP (a multiplication and an addition are two), counted on open_clip's whole tower.
 
     162.03 for ViT-L-14 and 8.82 for ViT-B-32, as open_clip's own profile says. The tower that runs leaves out of its last block
-    what nobody reads (see `visual_tower`), so it does a little less.
+    what nobody reads (see `beam_curate/clip/visual_tower.py`), so it does a little less.
     """
     _, config = model_config(clip_model)
     vision = config["vision_cfg"]

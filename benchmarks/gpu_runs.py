@@ -18,9 +18,9 @@ from gpu_peaks import image_gflops, peak_tflops
 from photo_shards import photo_jpegs, write_shards
 
 from beam_curate import ClipModelHandler, DecodeOptions
-from beam_curate.dali_decoding import DaliDecoder, require_dali
-from beam_curate.images import decode_image
-from beam_curate.model_description import describe_model
+from beam_curate.clip.model_description import describe_model
+from beam_curate.images.dali_decoding import DaliDecoder, require_dali
+from beam_curate.images.decoding import decode_image
 from beam_curate.records import DecodedImage, Sample, SampleRef
 from beam_curate.transforms.decode_images import decode_sample
 from pipelines import curate
@@ -29,7 +29,9 @@ MIN_COSINE: Final = {"fp32": 0.9999, "fp16": 0.9995, "bf16": 0.998}
 """The lowest cosine with the CPU's fp32 embedding that passes, for an image: bf16 keeps 8 bits of a number."""
 
 _SHARDS: Final = 8
-_LEVELS: Final = 3.0  # mean difference in levels of 255 that passes for DALI's pixels, see `dali_decoding`
+_LEVELS: Final = (
+    3.0  # mean difference in levels of 255 that passes for DALI's pixels, see `beam_curate/images/dali_decoding.py`
+)
 
 
 class Settings(NamedTuple):

@@ -31,8 +31,8 @@ import numpy as np
 from photo_shards import photo_jpegs
 from PIL import Image, ImageFilter
 
-from beam_curate.images import DecodeOptions, decode_image
-from beam_curate.quality import QUALITY, quality_scores
+from beam_curate.images.decoding import DecodeOptions, decode_image
+from beam_curate.scores.quality import QUALITY, quality_scores
 
 _QUALITY: Final = 90
 

@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from beam_curate import score_table
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart, Shard
-from beam_curate.run_state import prepare_output
-from beam_curate.storage import atomic_output, write_json
+from beam_curate.runs import score_table
+from beam_curate.runs.run_state import prepare_output
+from beam_curate.storage.files import atomic_output, write_json
 from pipelines import select
 
 PER_PART = 1000

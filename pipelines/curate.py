@@ -34,15 +34,15 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     """The main job on a pipeline: what is left of the run in `output`, to shards and summary."""
     from apache_beam.ml.inference.base import RunInference
 
-    from beam_curate.caption_handler import CaptionHandler
-    from beam_curate.clip_handler import ClipModelHandler
-    from beam_curate.clip_weights import for_any_folder
-    from beam_curate.images import DecodeOptions
+    from beam_curate.clip.caption_handler import CaptionHandler
+    from beam_curate.clip.handler import ClipModelHandler
+    from beam_curate.clip.second_models import widths
+    from beam_curate.clip.weights import for_any_folder
+    from beam_curate.images.decoding import DecodeOptions
     from beam_curate.records import DecodedImage, EmbeddedSample
-    from beam_curate.rejudging import Selection
-    from beam_curate.second_models import widths
-    from beam_curate.storage import absolute
-    from beam_curate.table_parts import TablePlace
+    from beam_curate.runs.table_parts import TablePlace
+    from beam_curate.selection.rejudging import Selection
+    from beam_curate.storage.files import absolute
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages
     from beam_curate.transforms.read_tar_shards import ReadTarShards
@@ -169,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is loaded: on a CPU its threads and the decoders' share the cores, and a thread that spins while it waits
     # takes them from the others (with B/32 in bf16 2 to 3 ms of CPU time an image). OpenMP's standard variable; the user's wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from beam_curate.retrying import StorageError
-    from beam_curate.run_state import prepare_output
-    from beam_curate.storage import absolute
+    from beam_curate.runs.run_state import prepare_output
+    from beam_curate.storage.files import absolute
+    from beam_curate.storage.retrying import StorageError
     from pipelines.launch import LOCAL_RUNNER, check_device, pipeline_options, runner_name
     from pipelines.outcome import finish_complete, finish_run, report
 

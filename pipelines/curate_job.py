@@ -11,13 +11,13 @@ from pipelines.curate_options import CurateOptions
 from pipelines.options import OptionError
 
 if TYPE_CHECKING:
-    from beam_curate.heads import EmbeddingScore
-    from beam_curate.model_description import ModelDescription
+    from beam_curate.clip.model_description import ModelDescription
+    from beam_curate.clip.second_models import SecondModel
+    from beam_curate.heads.head import EmbeddingScore
     from beam_curate.records import Shard
-    from beam_curate.rules import KeepRule
-    from beam_curate.screening import Screening
-    from beam_curate.second_models import SecondModel
-    from beam_curate.top import TopRule
+    from beam_curate.scores.rules import KeepRule
+    from beam_curate.scores.screening import Screening
+    from beam_curate.selection.top import TopRule
     from pipelines.own_scores import OwnScores
 
 
@@ -87,16 +87,16 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
-    from beam_curate.caption_handler import CAPTION_SCORE
-    from beam_curate.dali_decoding import require_dali
-    from beam_curate.head_files import find_heads
-    from beam_curate.listing import list_shards
-    from beam_curate.model_description import describe_model
+    from beam_curate.clip.caption_handler import CAPTION_SCORE
+    from beam_curate.clip.model_description import describe_model
+    from beam_curate.clip.second_models import SecondModelError, find_second_models, widths
+    from beam_curate.heads.files import find_heads
+    from beam_curate.images.dali_decoding import require_dali
     from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
-    from beam_curate.rules import keep_rule
-    from beam_curate.score_table import schema
-    from beam_curate.screening import parse_screening
-    from beam_curate.second_models import SecondModelError, find_second_models, widths
+    from beam_curate.runs.score_table import schema
+    from beam_curate.scores.rules import keep_rule
+    from beam_curate.scores.screening import parse_screening
+    from beam_curate.storage.listing import list_shards
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
@@ -160,7 +160,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
 
 def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, computed once with the text tower."""
-    from beam_curate.prompts import prompt_scores
+    from beam_curate.clip.prompts import prompt_scores
     from pipelines.own_scores import read_prompts
 
     return prompt_scores(

@@ -61,10 +61,10 @@ def prepare(options: DedupOptions) -> Job:
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
-    from beam_curate import score_table
-    from beam_curate.rejudging import Selection
-    from beam_curate.run_state import input_shards
-    from beam_curate.table_parts import finished_table
+    from beam_curate.runs import score_table
+    from beam_curate.runs.run_state import input_shards
+    from beam_curate.runs.table_parts import finished_table
+    from beam_curate.selection.rejudging import Selection
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts
     from pipelines.source_run import finished_run, scoring_configuration
@@ -103,8 +103,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     import apache_beam as beam
 
     from beam_curate.duplicates.removal import Duplicates
-    from beam_curate.rejudging import Selection
-    from beam_curate.score_table import VERDICTS
+    from beam_curate.runs.score_table import VERDICTS
+    from beam_curate.selection.rejudging import Selection
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.find_duplicates import FindDuplicates
     from beam_curate.transforms.list_parts import ListParts
@@ -147,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return fail(error)
     from beam_curate.duplicates.finding import is_finished
-    from beam_curate.retrying import StorageError
-    from beam_curate.storage import absolute, clean_temporary
+    from beam_curate.storage.files import absolute, clean_temporary
+    from beam_curate.storage.retrying import StorageError
     from pipelines.launch import pipeline_options, run_pipeline, runner_name
     from pipelines.outcome import finish_run, report, report_duplicates
     from pipelines.source_run import start_selection

@@ -23,7 +23,7 @@ RANDOM = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=
 
 def model_arguments(model_dir: str, folder: Path) -> list[str]:
     """The model options: real weights from `model_dir`, or from the hub if it answers within seconds, or random ones."""
-    from beam_curate.clip_weights import hub_reachable
+    from beam_curate.clip.weights import hub_reachable
 
     if model_dir:
         return [*REAL, f"--model_dir={model_dir}"]

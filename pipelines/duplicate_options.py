@@ -7,8 +7,8 @@ from pipelines.options import OptionError, option
 
 if TYPE_CHECKING:
     from beam_curate.duplicates.search import DuplicateSearch
-    from beam_curate.rejudging import Selection
-    from beam_curate.table_parts import TablePlace
+    from beam_curate.runs.table_parts import TablePlace
+    from beam_curate.selection.rejudging import Selection
 
 METHODS: Final = ("exact", "pixels", "perceptual", "semantic")
 MOST_BITS: Final = 8

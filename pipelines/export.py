@@ -24,8 +24,8 @@ from pipelines.options import OptionError, fail, leave, parse, printable
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from beam_curate.exporting import Export
-    from beam_curate.finished_run import FinishedRun
+    from beam_curate.export.files import Export
+    from beam_curate.runs.finished_run import FinishedRun
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. Images are encoded again only where --resize_shortest or --image_format asks for it."""
@@ -67,12 +67,12 @@ def prepare(options: ExportOptions) -> Job:
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
-    from beam_curate.export_fields import choose_fields
-    from beam_curate.exporting import WEBDATASET, Export
-    from beam_curate.finished_run import RunNotUsableError, read_run, read_samples_table
-    from beam_curate.images import MAX_PIXELS
-    from beam_curate.reencoding import Reencoding
-    from beam_curate.storage import absolute
+    from beam_curate.export.fields import choose_fields
+    from beam_curate.export.files import WEBDATASET, Export
+    from beam_curate.images.decoding import MAX_PIXELS
+    from beam_curate.images.reencoding import Reencoding
+    from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
+    from beam_curate.storage.files import absolute
 
     source, output = absolute(options.input), absolute(options.output)
     if os.path.realpath(output) == os.path.realpath(source):
@@ -141,8 +141,8 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
 
 def report(folder: str, output: str, seconds: float) -> int:
     """Prints the counts; returns the exit status, 1 if a sample could not be exported."""
-    from beam_curate.storage import join, read_json
-    from beam_curate.summary import SUMMARY
+    from beam_curate.runs.summary import SUMMARY
+    from beam_curate.storage.files import join, read_json
 
     summary = read_json(join(folder, SUMMARY))
     counts = summary["export"]
@@ -171,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest, _ = parse(ExportOptions, argv, str(__doc__).splitlines()[0], EPILOG)
     except OptionError as error:
         return fail(error)
-    from beam_curate.retrying import StorageError
-    from beam_curate.run_state import EXPORT, prepare_output
+    from beam_curate.runs.run_state import EXPORT, prepare_output
+    from beam_curate.storage.retrying import StorageError
     from pipelines.launch import pipeline_options, runner_name
     from pipelines.outcome import finish_run
 

@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Fetches the files; gives the exit code, 0 when all are there and verified."""
     options = parse(argv)
     # After the options are read: these bring in Beam and torch, and --help should not wait for them.
-    from beam_curate import fetching
-    from beam_curate.downloading import DownloadError
+    from beam_curate.heads import fetching
+    from beam_curate.storage.downloading import DownloadError
 
     if options.pretrained != "openai" and options.only != ["clip"]:
         print(

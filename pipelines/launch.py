@@ -11,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, TestOptions
 
 from beam_curate.progress import progress_line
-from beam_curate.run_state import input_shards, part_paths
+from beam_curate.runs.run_state import input_shards, part_paths
 from pipelines.options import OptionError, refuse_unknown
 from pipelines.worker_deaths import ends_with_its_workers
 
@@ -58,7 +58,7 @@ def check_device(device: str, option: str = "device", precision: str = "auto") -
     Raises:
         OptionError: CUDA was asked for and is not there, or fp16 for a CPU.
     """
-    from beam_curate.model_description import choose_device, choose_precision
+    from beam_curate.clip.model_description import choose_device, choose_precision
 
     try:
         chosen = choose_device(device)

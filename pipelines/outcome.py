@@ -8,11 +8,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.duplicates.finding import read_findings
-from beam_curate.layout_files import DESCRIPTION, FOLDER
-from beam_curate.layouts import write_layout
+from beam_curate.export.layout_files import DESCRIPTION, FOLDER
+from beam_curate.export.layouts import write_layout
 from beam_curate.report.writing import REPORT, write_report
-from beam_curate.storage import clean_temporary, exists, join, read_json
-from beam_curate.summary import SUMMARY
+from beam_curate.runs.summary import SUMMARY
+from beam_curate.storage.files import clean_temporary, exists, join, read_json
 from pipelines.launch import run_pipeline
 
 

@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beam_curate.heads import EmbeddingScore
-from beam_curate.layout_files import LAYOUTS
-from beam_curate.own_heads import load_own_head
-from beam_curate.prompts import PromptSpec, parse_prompts
-from beam_curate.scorers import EmbeddingsScorer, ImagesScorer, Scorer, column_problem, describe_scorer, load_scorer
+from beam_curate.clip.prompts import PromptSpec, parse_prompts
+from beam_curate.export.layout_files import LAYOUTS
+from beam_curate.heads.head import EmbeddingScore
+from beam_curate.heads.own import load_own_head
+from beam_curate.scores.scorers import (
+    EmbeddingsScorer,
+    ImagesScorer,
+    Scorer,
+    column_problem,
+    describe_scorer,
+    load_scorer,
+)
 from pipelines.options import OptionError
 
 

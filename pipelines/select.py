@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from beam_curate.duplicates.removal import Duplicates
-    from beam_curate.heads import EmbeddingScore
+    from beam_curate.heads.head import EmbeddingScore
     from beam_curate.records import Shard
-    from beam_curate.rejudging import Selection
+    from beam_curate.selection.rejudging import Selection
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. Rules are off unless they are given: those of the run that made the table do not count any more. Failed
@@ -87,13 +87,13 @@ def prepare(options: SelectOptions) -> Job:
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
-    from beam_curate import score_table
     from beam_curate.duplicates.removal import find_table
-    from beam_curate.rejudging import Selection
-    from beam_curate.rules import check_columns, keep_rule, standard_rules
-    from beam_curate.run_state import input_shards
-    from beam_curate.scorers import scorer_name
-    from beam_curate.table_parts import finished_table
+    from beam_curate.runs import score_table
+    from beam_curate.runs.run_state import input_shards
+    from beam_curate.runs.table_parts import finished_table
+    from beam_curate.scores.rules import check_columns, keep_rule, standard_rules
+    from beam_curate.scores.scorers import scorer_name
+    from beam_curate.selection.rejudging import Selection
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
     from pipelines.source_run import finished_run, scoring_configuration
 
@@ -133,7 +133,7 @@ def prepare(options: SelectOptions) -> Job:
 
 def _check_report(options: SelectOptions, source: str) -> None:
     """Refuses a page of --report that would take the place of a file of the source, or of a folder."""
-    from beam_curate.storage import absolute
+    from beam_curate.storage.files import absolute
 
     path = os.path.realpath(absolute(options.report))
     if path.startswith(os.path.join(os.path.realpath(source), "")):
@@ -151,8 +151,8 @@ def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[Embeddi
     specs = read_prompts(options.prompt)
     if not specs:
         return ()  # the weights need not be there, nor torch be loaded
-    from beam_curate.model_description import describe_model
-    from beam_curate.prompts import prompt_scores
+    from beam_curate.clip.model_description import describe_model
+    from beam_curate.clip.prompts import prompt_scores
 
     weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
     here = describe_model(scored["clip_model"], options.pretrained, **weights, fetch=True)
@@ -168,7 +168,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     """The selection on a pipeline: what is left of the run in `output`, to shards and summary."""
     import apache_beam as beam
 
-    from beam_curate.score_table import VERDICTS
+    from beam_curate.runs.score_table import VERDICTS
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.remove_duplicates import RemoveDuplicates
     from beam_curate.transforms.select_rows import SelectRows
@@ -214,8 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest, _ = parse(SelectOptions, argv, str(__doc__).splitlines()[0], EPILOG)
     except OptionError as error:
         return fail(error)
-    from beam_curate.retrying import StorageError
-    from beam_curate.storage import absolute
+    from beam_curate.storage.files import absolute
+    from beam_curate.storage.retrying import StorageError
     from pipelines.launch import pipeline_options, runner_name
     from pipelines.outcome import finish_run, report
     from pipelines.source_run import start_selection

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_curate.duplicates.removal import Duplicates
-from beam_curate.preview import Preview, Tally, preview
-from beam_curate.rejudging import Selection
+from beam_curate.report.preview import Preview, Tally, preview
 from beam_curate.report.writing import write_preview
-from beam_curate.storage import absolute
+from beam_curate.selection.rejudging import Selection
+from beam_curate.storage.files import absolute
 from pipelines.options import printable
 
 

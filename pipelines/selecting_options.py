@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipelines.options import OptionError, option
 
 if TYPE_CHECKING:
-    from beam_curate.top import TopRule
+    from beam_curate.selection.top import TopRule
 
 LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
 
@@ -97,9 +97,9 @@ class SelectingOptions:
         Raises:
             ValueError: It names the option, what is wrong, and the remedy.
         """
-        from beam_curate.expressions import NUMBER
-        from beam_curate.rules import FACT_KINDS
-        from beam_curate.top import parse_top
+        from beam_curate.scores.expressions import NUMBER
+        from beam_curate.scores.rules import FACT_KINDS
+        from beam_curate.selection.top import parse_top
 
         rule = parse_top(self.top, self.top_fraction)
         numbers = [*scores, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]

@@ -10,7 +10,7 @@ from pipelines.options import OptionError
 
 if TYPE_CHECKING:
     from beam_curate.records import Shard
-    from beam_curate.table_parts import TablePlace
+    from beam_curate.runs.table_parts import TablePlace
     from pipelines.dedup_options import DedupOptions
     from pipelines.select_options import SelectOptions
 
@@ -25,9 +25,9 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
     Raises:
         OptionError: There is none, or it is not finished.
     """
-    from beam_curate.run_state import RUN
-    from beam_curate.storage import absolute, exists, join, read_json
-    from beam_curate.summary import SUMMARY
+    from beam_curate.runs.run_state import RUN
+    from beam_curate.runs.summary import SUMMARY
+    from beam_curate.storage.files import absolute, exists, join, read_json
 
     source = absolute(folder)
     if not exists(join(source, SUMMARY)):
@@ -65,8 +65,8 @@ def start_selection(
         ValueError: The folder is one of the source's, or does not allow the run.
         StorageError: A file cannot be read or written.
     """
-    from beam_curate.run_state import prepare_output
-    from beam_curate.storage import absolute
+    from beam_curate.runs.run_state import prepare_output
+    from beam_curate.storage.files import absolute
     from pipelines.outcome import finish_complete
 
     if os.path.realpath(output) in {os.path.realpath(folder) for folder in (absolute(options.scores), table.scores)}:

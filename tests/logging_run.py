@@ -11,7 +11,7 @@ import time
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-import beam_curate.clip_handler
+import beam_curate.clip.handler
 from beam_curate.records import EmbeddedSample
 from pipelines import curate
 from pipelines.options import leave
@@ -46,5 +46,5 @@ class LoggingHandler(ModelHandler):
 
 
 if __name__ == "__main__":
-    beam_curate.clip_handler.ClipModelHandler = functools.partial(LoggingHandler, sys.argv[1])
+    beam_curate.clip.handler.ClipModelHandler = functools.partial(LoggingHandler, sys.argv[1])
     leave(curate.main(sys.argv[2:]))

@@ -12,10 +12,10 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter, WriteWebDatasetShards
-from beam_curate.listing import list_shards
 from beam_curate.records import EmbeddedSample
-from beam_curate.run_state import prepare_output
-from beam_curate.storage import clean_temporary, join, read_json
+from beam_curate.runs.run_state import prepare_output
+from beam_curate.storage.files import clean_temporary, join, read_json
+from beam_curate.storage.listing import list_shards
 from beam_curate.transforms.continue_run import ContinueRun
 from tests.conftest import encoded, photo, tar_bytes
 from tests.stubs import DIM, StubHandler, stub_heads

@@ -3,7 +3,7 @@
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from beam_curate.heads import random_head
+from beam_curate.heads.head import random_head
 from beam_curate.records import DecodedImage, EmbeddedSample
 
 DIM = 16

@@ -10,10 +10,10 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_curate.caption_handler import CaptionHandler
-from beam_curate.clip_weights import find_weights
+from beam_curate.clip.caption_handler import CaptionHandler
+from beam_curate.clip.text_tower import build_text_tower
+from beam_curate.clip.weights import find_weights
 from beam_curate.records import EmbeddedSample, Failure, ImageFacts, SampleRef
-from beam_curate.text_tower import build_text_tower
 from pipelines import curate, select
 from tests.conftest import encoded, photo, tar_bytes
 

@@ -13,8 +13,8 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate.clip_handler import NAMESPACE, ClipModelHandler
-from beam_curate.model_description import describe_model
+from beam_curate.clip.handler import NAMESPACE, ClipModelHandler
+from beam_curate.clip.model_description import describe_model
 from beam_curate.reasons import DECODE, INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING, TRUNCATED_IMAGE
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, ImageFacts, SampleRef
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from beam_curate import clip_weights
-from beam_curate.clip_checkpoint import WeightsError, read_visual_state
-from beam_curate.clip_config import model_config
-from beam_curate.clip_weights import (
+from beam_curate.clip import weights
+from beam_curate.clip.checkpoint import WeightsError, read_visual_state
+from beam_curate.clip.config import model_config
+from beam_curate.clip.weights import (
     fetch_weights,
     find_weights,
     for_any_folder,
@@ -136,7 +136,7 @@ def test_safetensors_comes_first_and_the_checksum_names_the_file(tmp_path):
     [
         ("mine.safetensors", {}, STATE, None),
         ("vit_b_openai.safetensors", {}, STATE, True),
-        ("mine.pt", {}, {**STATE, **dict.fromkeys(clip_weights._OPENAI_MARKERS, torch.tensor(1))}, True),
+        ("mine.pt", {}, {**STATE, **dict.fromkeys(weights._OPENAI_MARKERS, torch.tensor(1))}, True),
         ("mine.safetensors", {"config": hf_config(hidden_act="gelu")}, STATE, None),
         ("model.safetensors", {"config": hf_config(hidden_act="quick_gelu")}, STATE, True),
         ("model.safetensors", {"config": hf_config()}, STATE, True),
@@ -232,18 +232,18 @@ def test_other_checkpoints_are_refused(tmp_path):
 def test_the_hub_is_tried_for_a_moment_only(monkeypatch, scheme):
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(clip_weights.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(clip_weights.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(weights.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     assert not hub_reachable(1)
     monkeypatch.setenv(scheme, "http://127.0.0.1:9")
     assert hub_reachable(1)
-    monkeypatch.setattr(clip_weights.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(weights.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert not hub_reachable(1)
 
 
 def test_no_hub_is_an_error_that_says_what_to_put_where(monkeypatch, tmp_path):
-    monkeypatch.setattr(clip_weights, "hub_reachable", lambda: False)
-    monkeypatch.setattr(clip_weights.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     source = find_weights("ViT-L-14", "openai", model_dir=str(tmp_path))
     with pytest.raises(WeightsError) as error:
         fetch_weights(source)
@@ -257,6 +257,6 @@ def test_no_hub_is_an_error_that_says_what_to_put_where(monkeypatch, tmp_path):
 
 def test_a_cached_download_is_used_without_the_hub(monkeypatch, tmp_path):
     path = put(tmp_path)
-    monkeypatch.setattr(clip_weights, "hub_reachable", lambda: False)
-    monkeypatch.setattr(clip_weights.huggingface_hub, "try_to_load_from_cache", lambda *_: str(path))
+    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *_: str(path))
     assert fetch_weights(find_weights("ViT-L-14", "openai")).path == str(path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_curate.colours import to_rgb
+from beam_curate.images.colours import to_rgb
 from tests.conftest import encoded, photo
 
 
@@ -104,7 +104,7 @@ def test_bands_join_without_a_seam(monkeypatch):
     rgba.putalpha(photo(4).convert("L"))
     deep = Image.fromarray(np.arange(96 * 64, dtype=np.float32).reshape(64, 96))
     whole = [pixels(rgba).copy(), pixels(deep).copy()]
-    monkeypatch.setattr("beam_curate.colours._BAND_PIXELS", 96 * 5)
+    monkeypatch.setattr("beam_curate.images.colours._BAND_PIXELS", 96 * 5)
     np.testing.assert_array_equal(pixels(rgba), whole[0])
     np.testing.assert_array_equal(pixels(deep), whole[1])
 

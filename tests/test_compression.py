@@ -9,9 +9,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate import compression
-from beam_curate.compression import CompressionError, compression_of, is_compressed, open_decompressed
 from beam_curate.reasons import CORRUPT_COMPRESSION, SHARD_TOO_LARGE, UNSUPPORTED_COMPRESSION
+from beam_curate.tars import compression
+from beam_curate.tars.compression import CompressionError, compression_of, is_compressed, open_decompressed
 
 from .conftest import tar_bytes
 

@@ -118,7 +118,7 @@ def test_a_run_is_refused_continued_or_replaced(demo, capsys):
 
 
 def test_resume_scores_only_what_is_missing(demo, capsys, monkeypatch):
-    from beam_curate import samples
+    from beam_curate.tars import samples
     from beam_curate.transforms import read_tar_shards
 
     dataset, output, arguments = demo

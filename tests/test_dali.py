@@ -12,10 +12,11 @@ import pytest
 from apache_beam.testing.util import assert_that
 from PIL import Image, ImageOps
 
-from beam_curate import dali_decoding, dali_plans, reasons
-from beam_curate.images import DecodeOptions, ImageError, decode_image, image_facts
+from beam_curate import reasons
+from beam_curate.images import dali_decoding, dali_plans
+from beam_curate.images.decoding import DecodeOptions, ImageError, decode_image, image_facts
+from beam_curate.images.resizing import Target
 from beam_curate.records import Failure, ImageFacts, Sample, SampleRef
-from beam_curate.resizing import Target
 from beam_curate.transforms.decode_images import DecodeImages, decode_sample
 from pipelines import curate
 from tests.conftest import ROOT, encoded, photo, tar_bytes

@@ -66,7 +66,7 @@ def test_an_accelerator_implies_the_rest_of_its_row(name):
     assert options.gpu_placement == "workers"
     assert f"--machine_type={gpu.machine_type}" in arguments
     assert arguments[-1] == DATAFLOW[0]
-    from beam_curate.clip_handler import ClipModelHandler
+    from beam_curate.clip.handler import ClipModelHandler
 
     ClipModelHandler(device=options.device, precision=options.precision, batch_size=options.batch_size)
 

@@ -6,7 +6,14 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import IFDRational
 
-from beam_curate.exif import MAX_JSON_BYTES, MAX_VALUE_CHARACTERS, exif_json, orientation, read_exif, turn_upright
+from beam_curate.images.exif import (
+    MAX_JSON_BYTES,
+    MAX_VALUE_CHARACTERS,
+    exif_json,
+    orientation,
+    read_exif,
+    turn_upright,
+)
 from tests.conftest import encoded, photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

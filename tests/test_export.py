@@ -297,7 +297,7 @@ def test_a_seed_gives_one_order_and_the_same_bytes(run, format):
 
 
 def test_the_order_is_that_of_the_packing(run):
-    from beam_curate.packing import permuted
+    from beam_curate.runs.packing import permuted
 
     keys = [row["key"] for row in rows(run)]
     expected = [keys[permuted(position, len(keys), 9)] for position in range(len(keys))]
@@ -346,7 +346,7 @@ def test_workers_in_processes_of_their_own_write_the_same(run):
 
 
 def test_an_image_that_changed_in_the_run_stops_the_export(run, tmp_path):
-    from beam_curate.sources import SourceChangedError
+    from beam_curate.tars.sources import SourceChangedError
 
     copy = tmp_path / "run"
     copy.mkdir()

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from beam_curate.export_fields import FIXED, Fields, choose_fields
+from beam_curate.export.fields import FIXED, Fields, choose_fields
 
 COLUMNS = [*FIXED, "status", "members", "exif", "caption", "aesthetic", "embedding"]
 SUFFIXES = ["jpg", "TXT", "json"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_curate.expressions import NUMBER, TEXT, ExpressionError, parse_expression
+from beam_curate.scores.expressions import NUMBER, TEXT, ExpressionError, parse_expression
 
 KINDS = {"aesthetic": NUMBER, "nsfw": NUMBER, "width": NUMBER, "format": TEXT, "caption": TEXT}
 COLUMNS = {

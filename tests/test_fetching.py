@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save
 
-from beam_curate import fetching
-from beam_curate.downloading import DownloadError, UnreachableError, download
-from beam_curate.head_files import find_heads, load_head
-from beam_curate.heads import head_from_state
-from beam_curate.nsfw_lookup import Lookup
-from beam_curate.published_heads import PUBLISHED, PublishedHead, fixed_embeddings, problem
+from beam_curate.heads import fetching
+from beam_curate.heads.files import find_heads, load_head
+from beam_curate.heads.head import head_from_state
+from beam_curate.heads.nsfw_lookup import Lookup
+from beam_curate.heads.published import PUBLISHED, PublishedHead, fixed_embeddings, problem
+from beam_curate.storage.downloading import DownloadError, UnreachableError, download
 from pipelines import fetch_models
 from tests.conftest import ROOT
 from tests.made_heads import mlp_state, nsfw_state
@@ -322,7 +322,7 @@ def test_weights_that_open_clip_does_not_know(tmp_path, capsys):
 def test_hub_repositories_and_layout_are_as_the_loader_has_them(tmp_path):
     from open_clip.pretrained import get_pretrained_cfg
 
-    from beam_curate.clip_weights import find_weights
+    from beam_curate.clip.weights import find_weights
 
     for (clip_model, tag), repository in fetching.HUB_REPOSITORIES.items():
         assert get_pretrained_cfg(clip_model, tag)["hf_hub"] == f"{repository}/"

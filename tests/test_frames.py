@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from beam_curate import frames
-from beam_curate.frames import gif_frames
-from beam_curate.images import DecodeOptions, decode_image, image_facts
+from beam_curate.images import frames
+from beam_curate.images.decoding import DecodeOptions, decode_image, image_facts
+from beam_curate.images.frames import gif_frames
 from tests.conftest import encoded, photo
 
 FORMATS = ["GIF", "PNG", "WEBP", *(["AVIF"] if features.check("avif") else [])]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from beam_curate.head_files import find_heads, load_head
-from beam_curate.heads import HeadError
+from beam_curate.heads.files import find_heads, load_head
+from beam_curate.heads.head import HeadError
 from tests.made_heads import embeddings, linear_head_state, mlp_state, nsfw_state
 
 WIDTH = 24

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from beam_curate.heads import AESTHETIC, NSFW, HeadError, head_from_state, random_head
-from beam_curate.nsfw_lookup import Lookup, _code_of_text, _codes
+from beam_curate.heads.head import AESTHETIC, NSFW, HeadError, head_from_state, random_head
+from beam_curate.heads.nsfw_lookup import Lookup, _code_of_text, _codes
 from tests.made_heads import (
     LINEAR_KEYS,
     MLP_HIDDEN,

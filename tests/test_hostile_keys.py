@@ -14,10 +14,11 @@ import pytest
 import torch
 import webdataset
 
-from beam_curate import clip_checkpoint, head_files
-from beam_curate.heads import HeadError
-from beam_curate.sources import SourceChangedError, SourceReader
-from beam_curate.tar_writing import safe_key, write_end, write_member
+from beam_curate.clip import checkpoint
+from beam_curate.heads import files
+from beam_curate.heads.head import HeadError
+from beam_curate.tars.sources import SourceChangedError, SourceReader
+from beam_curate.tars.writing import safe_key, write_end, write_member
 from pipelines.options import fail
 from tests import torture
 from tests.conftest import tar_bytes
@@ -215,9 +216,9 @@ def test_no_model_file_is_unpickled(tmp_path, ending):
     path, mark = tmp_path / f"model{ending}", tmp_path / "mark"
     for _ in hostile_files(path, mark):
         with pytest.raises(HeadError, match="safetensors"):
-            head_files.read_weights(str(path))
+            files.read_weights(str(path))
         with pytest.raises(ValueError, match=r"safetensors|fetch|state_dict") as caught:
-            list(clip_checkpoint.read_visual_state(str(path)))
+            list(checkpoint.read_visual_state(str(path)))
         assert torture.is_plain(str(caught.value))
         assert not mark.exists()
     with path.open("wb") as stream:

@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image, ImageDraw, ImageOps
 
-from beam_curate import images, jpeg_decoding, reasons
-from beam_curate.image_errors import PILLOW_ERRORS
-from beam_curate.images import DECODERS, MAX_PIXELS, DecodeOptions, ImageError, decode_image, decode_sizes, image_facts
-from beam_curate.resizing import Target
+from beam_curate import reasons
+from beam_curate.images import decoding, jpeg_decoding
+from beam_curate.images.decoding import (
+    DECODERS,
+    MAX_PIXELS,
+    DecodeOptions,
+    ImageError,
+    decode_image,
+    decode_sizes,
+    image_facts,
+)
+from beam_curate.images.errors import PILLOW_ERRORS
+from beam_curate.images.resizing import Target
 from tests.conftest import encoded, photo
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest takes back the filter that the module sets
@@ -250,7 +259,7 @@ def test_sharp_pictures_of_the_fast_decoder_are_within_a_level(kind, format):
 
 
 def test_large_images_of_other_formats_are_left_to_pillow(monkeypatch):
-    monkeypatch.setattr(images, "_MAX_COPY_PIXELS", 1000)
+    monkeypatch.setattr(decoding, "_MAX_COPY_PIXELS", 1000)
     data = encoded(photo(8, 200, 150), "PNG")
     np.testing.assert_array_equal(decode_image(data, FAST)[1], decode_image(data, PILLOW)[1])
 
@@ -342,7 +351,7 @@ def test_a_jpeg_of_very_many_scans_is_refused():
 
 
 def test_no_format_that_runs_a_program_is_opened():
-    opened = images._formats()
+    opened = decoding._formats()
     assert {"JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"} <= set(opened)
     assert not {"EPS", "WMF", "IPTC", "MPEG", "HDF5", "GRIB", "BUFR"} & set(opened)
 
@@ -353,7 +362,7 @@ def test_pillow_prints_no_warnings():
         warnings.simplefilter("always")
         Image.open(io.BytesIO(data)).close()
         assert len(caught) == 1
-        images._quiet_pillow()
+        decoding._quiet_pillow()
         assert failure(data).reason == reasons.TRUNCATED_IMAGE
     assert len(caught) == 1
 
@@ -490,7 +499,7 @@ def _outcome(data, options):
 
 def _pillow_decodes(data):
     try:
-        with Image.open(io.BytesIO(data), formats=images._formats()) as image:
+        with Image.open(io.BytesIO(data), formats=decoding._formats()) as image:
             image.convert("RGB")
     except PILLOW_ERRORS:
         return False

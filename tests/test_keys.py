@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_curate.keys import KeyHolder, rename_shared, stem
+from beam_curate.tars.keys import KeyHolder, rename_shared, stem
 
 key_strategy = st.sampled_from(["a", "a-s00000", "a-s00001", "a-s00002", "a-s00001-s00001"])
 holders_strategy = st.lists(st.tuples(key_strategy, st.integers(0, 3)), unique=True, max_size=12)

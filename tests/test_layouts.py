@@ -14,12 +14,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from beam_curate import layout_files, retrying, score_table
-from beam_curate.layout_files import model_code
-from beam_curate.layouts import LayoutError, write_layout
+from beam_curate.export import layout_files
+from beam_curate.export.layout_files import model_code
+from beam_curate.export.layouts import LayoutError, write_layout
 from beam_curate.records import ImageFacts, SampleRef, ScoredSample, ScorePart, WrittenShard
-from beam_curate.storage import atomic_output
-from beam_curate.summary import finish_run
+from beam_curate.runs import score_table
+from beam_curate.runs.summary import finish_run
+from beam_curate.storage import retrying
+from beam_curate.storage.files import atomic_output
 from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem
 
 DIM = 6

@@ -1,6 +1,6 @@
 import pytest
 
-from beam_curate.listing import InputError, list_shards, split_patterns
+from beam_curate.storage.listing import InputError, list_shards, split_patterns
 
 
 @pytest.fixture

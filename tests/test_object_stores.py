@@ -12,12 +12,12 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core.retry import Retry
 
-from beam_curate import ranged_reading, retrying, storage
-from beam_curate.object_stores import delete_gcs
-from beam_curate.ranged_reading import RangeReader
-from beam_curate.retrying import StorageError
-from beam_curate.run_state import RunError
-from beam_curate.sources import SourceChangedError, SourceReader
+from beam_curate.runs.run_state import RunError
+from beam_curate.storage import files, ranged_reading, retrying
+from beam_curate.storage.object_stores import delete_gcs
+from beam_curate.storage.ranged_reading import RangeReader
+from beam_curate.storage.retrying import StorageError
+from beam_curate.tars.sources import SourceChangedError, SourceReader
 from tests.conftest import tar_bytes
 from tests.storage_jobs import comparable, pathless, put, run_job, shard_bytes, stored
 
@@ -143,12 +143,12 @@ def test_the_job_its_refusal_resume_and_overwrite(store, local_run):
     assert summary["funnel"]["input"] == 20
     first = stored(output)
     assert pathless(first) == local_run
-    assert not any(name.startswith(storage.TEMPORARY) for name in first)
+    assert not any(name.startswith(files.TEMPORARY) for name in first)
 
     with pytest.raises(RunError, match="holds a run already"):
         run_job(data, output, options=store.options)
 
-    storage.delete([f"{output}/{name}" for name in ("summary.json", "scores/part-00001.parquet", "00002.tar")])
+    files.delete([f"{output}/{name}" for name in ("summary.json", "scores/part-00001.parquet", "00002.tar")])
     store.put("runs/out/_temporary/0-00002.tar", b"half")
     store.sent.clear()
     run_job(data, output, options=store.options, resume=True)
@@ -163,7 +163,7 @@ def test_a_resumed_run_does_not_read_finished_shards(store):
     put(f"{store.root}/more", shard_bytes())
     data, output = f"{store.root}/more", f"{store.root}/out2"
     run_job(data, output, options=store.options, min_aesthetic=1000.0)  # keeps nothing, so nothing is read for writing
-    storage.delete([f"{output}/summary.json", f"{output}/scores/part-00002.parquet"])
+    files.delete([f"{output}/summary.json", f"{output}/scores/part-00002.parquet"])
     store.sent.clear()
     run_job(data, output, options=store.options, min_aesthetic=1000.0, resume=True)
     assert {name: store.sent[name] for name in store.sent if name.startswith("more/")} == {
@@ -177,25 +177,25 @@ def test_files_and_folders(store):
     store.put("x/y/b.json", b"22")
     store.put("x/y/deep/c.json", b"333")
     store.put("x/yz/d.json", b"4444")
-    assert storage.files_under(root, "*") == {f"{root}/a[1].json": 1, f"{root}/b.json": 2}
-    assert storage.files_under(f"{root}/", "deep/*.json") == {f"{root}/deep/c.json": 3}
-    assert storage.match([f"{root}/*.json", f"{root}/none*"]) == [storage.files_under(root, "*"), {}]
-    assert storage.exists(f"{root}/b.json")
-    assert not storage.exists(f"{root}/none")
-    storage.delete([f"{root}/a[1].json", f"{root}/never"])
-    assert storage.files_under(root, "*") == {f"{root}/b.json": 2}
+    assert files.files_under(root, "*") == {f"{root}/a[1].json": 1, f"{root}/b.json": 2}
+    assert files.files_under(f"{root}/", "deep/*.json") == {f"{root}/deep/c.json": 3}
+    assert files.match([f"{root}/*.json", f"{root}/none*"]) == [files.files_under(root, "*"), {}]
+    assert files.exists(f"{root}/b.json")
+    assert not files.exists(f"{root}/none")
+    files.delete([f"{root}/a[1].json", f"{root}/never"])
+    assert files.files_under(root, "*") == {f"{root}/b.json": 2}
 
 
 def test_a_missing_file_is_named_at_once(store, monkeypatch):
     monkeypatch.setattr(retrying, "sleep", None)
     with pytest.raises(StorageError, match=rf"opening {store.root}/never failed: .*(404|Not Found)"):
-        storage.open_read(f"{store.root}/never")
+        files.open_read(f"{store.root}/never")
     nowhere = f"{store.root.replace(BUCKET, 'no-such-bucket')}/*"
     if store.root.startswith("gs"):
         with pytest.raises(StorageError, match=r"listing gs://no-such-bucket/\* failed: "):
-            storage.match([nowhere])
+            files.match([nowhere])
     else:
-        assert storage.match([nowhere]) == [{}]  # Beam does not tell a missing bucket from an empty one
+        assert files.match([nowhere]) == [{}]  # Beam does not tell a missing bucket from an empty one
 
 
 def test_a_busy_store_is_asked_again(store, monkeypatch):
@@ -211,12 +211,12 @@ def test_a_busy_store_is_asked_again(store, monkeypatch):
     store.fail_next = 1
     assert reader.read(10, 1000) == bytes(990)
     store.fail_next = 1
-    with storage.atomic_output(output, "b.bin") as stream:
+    with files.atomic_output(output, "b.bin") as stream:
         stream.write(b"b" * 1000)
     store.fail_next = 1
-    storage.delete([f"{output}/a.bin"])
+    files.delete([f"{output}/a.bin"])
     assert len(pauses) >= (3 if store.root.startswith("s3") else 1)  # the GCS client always retries uploads itself
-    assert storage.files_under(output, "**") == {f"{output}/b.bin": 1000}
+    assert files.files_under(output, "**") == {f"{output}/b.bin": 1000}
 
 
 def test_streams_come_in_large_ranges_and_once(store, monkeypatch):
@@ -225,7 +225,7 @@ def test_streams_come_in_large_ranges_and_once(store, monkeypatch):
     store.put("large.bin", data)
     store.sent.clear()
     store.requests.clear()
-    with storage.open_read(f"{store.root}/large.bin") as stream:
+    with files.open_read(f"{store.root}/large.bin") as stream:
         pieces = [stream.read(512)]
         while piece := stream.read(100_000):
             pieces.append(piece)
@@ -279,7 +279,7 @@ def test_the_job_fetches_only_what_is_kept(store, monkeypatch):
     output = f"{store.root}/sparse_out"
     run_job(f"{store.root}/sparse", output, options=store.options)
     scores = sorted(row["aesthetic"] for row in _rows(output))
-    storage.delete(list(storage.files_under(output, "**")))
+    files.delete(list(files.files_under(output, "**")))
     store.sent.clear()
     summary = run_job(f"{store.root}/sparse", output, options=store.options, min_aesthetic=scores[-2])
     kept = summary["funnel"]["kept"]
@@ -295,7 +295,7 @@ def test_the_job_fetches_only_what_is_kept(store, monkeypatch):
 def _rows(output):
     import pyarrow.parquet as pq
 
-    with storage.open_read(f"{output}/scores/part-00000.parquet") as stream:
+    with files.open_read(f"{output}/scores/part-00000.parquet") as stream:
         return pq.read_table(stream, columns=["aesthetic"]).to_pylist()
 
 
@@ -346,7 +346,7 @@ def test_many_objects_are_deleted_with_few_requests(gcs, monkeypatch):
     for number in range(5):
         gcs.put(f"many/{number}", b"x")
     delete_gcs([f"{gcs.root}/many/{number}" for number in range(250)])
-    assert storage.files_under(f"{gcs.root}/many", "*") == {}
+    assert files.files_under(f"{gcs.root}/many", "*") == {}
     FileSystems.set_options(None)
 
 

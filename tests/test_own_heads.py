@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from beam_curate import score_table
-from beam_curate.heads import Head, HeadError
-from beam_curate.own_heads import load_own_head
+from beam_curate.heads.head import Head, HeadError
+from beam_curate.heads.own import load_own_head
+from beam_curate.runs import score_table
 from tests.conftest import ROOT
 from tests.made_heads import embeddings, linear_state
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_curate.packing import Packing, permuted, position_of
+from beam_curate.runs.packing import Packing, permuted, position_of
 
 counts_strategy = st.lists(st.integers(0, 12), max_size=12)
 

@@ -13,10 +13,10 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from safetensors.torch import save_file
 
-from beam_curate import ScoreAndFilter, text_tower
-from beam_curate.clip_checkpoint import WeightsError
-from beam_curate.clip_weights import find_weights
-from beam_curate.prompts import (
+from beam_curate import ScoreAndFilter
+from beam_curate.clip import text_tower
+from beam_curate.clip.checkpoint import WeightsError
+from beam_curate.clip.prompts import (
     PromptScore,
     PromptSpec,
     caption_facts,
@@ -24,9 +24,10 @@ from beam_curate.prompts import (
     parse_prompts,
     prompt_scores,
 )
+from beam_curate.clip.visual_tower import build_visual_tower
+from beam_curate.clip.weights import find_weights
 from beam_curate.records import EmbeddedSample, ImageFacts, SampleRef
-from beam_curate.rules import Rule
-from beam_curate.visual_tower import build_visual_tower
+from beam_curate.scores.rules import Rule
 
 DIM = 24
 SPECS = parse_prompts("watermark=a photo with a watermark,a clean photo;dog=a dog")
@@ -166,7 +167,7 @@ def test_a_score_travels_by_value():
 
 
 def test_scoring_needs_no_torch():
-    code = "import sys, beam_curate.prompts; sys.exit('torch' in sys.modules)"
+    code = "import sys, beam_curate.clip.prompts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageFilter
 
-from beam_curate.images import DecodeOptions, decode_image, image_facts
-from beam_curate.quality import QUALITY, check_quality, quality_scores
+from beam_curate.images.decoding import DecodeOptions, decode_image, image_facts
 from beam_curate.records import ImageFacts
-from beam_curate.score_table import _FIXED_COLUMNS
+from beam_curate.runs.score_table import _FIXED_COLUMNS
+from beam_curate.scores.quality import QUALITY, check_quality, quality_scores
 from tests.conftest import ROOT, encoded, photo
 
 FACTS = ImageFacts(640, 480, "JPEG", "", 61_440, frames=1)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from beam_curate.image_errors import ImageError
-from beam_curate.jpeg_decoding import scale_factor
+from beam_curate.images.errors import ImageError
+from beam_curate.images.jpeg_decoding import scale_factor
+from beam_curate.images.reencoding import EncodeError, Reencoding, must_change, reencode
 from beam_curate.records import ImageFacts
-from beam_curate.reencoding import EncodeError, Reencoding, must_change, reencode
 from tests.conftest import encoded, photo
 
 SMALL = Reencoding(shortest=40)

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from beam_curate import score_table
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
 from beam_curate.report.data import BINS, collect
 from beam_curate.report.html import shorten, visible
 from beam_curate.report.samples import MAX_IMAGES
 from beam_curate.report.table import Table
 from beam_curate.report.writing import ReportError, write_report
-from beam_curate.rules import Rule
-from beam_curate.storage import write_json
+from beam_curate.runs import score_table
+from beam_curate.scores.rules import Rule
+from beam_curate.storage.files import write_json
 from pipelines import curate
 from tests.conftest import encoded, photo, tar_bytes
 

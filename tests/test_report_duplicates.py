@@ -18,7 +18,7 @@ from beam_curate.report.duplicates import find_duplicates
 from beam_curate.report.html import shorten
 from beam_curate.report.samples import Place
 from beam_curate.report.thumbnails import Thumbnail
-from beam_curate.table_parts import finished_table
+from beam_curate.runs.table_parts import finished_table
 from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo, tar_bytes
 from tests.test_report import HOSTILE_KEYS, MODEL, Browser, Page, read

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image, ImageOps
 
-from beam_curate import resizing
-from beam_curate.resizing import Target, resize_array, resize_image
+from beam_curate.images import resizing
+from beam_curate.images.resizing import Target, resize_array, resize_image
 from tests.conftest import photo
 
 
@@ -161,7 +161,7 @@ def test_small_images_and_long_strips_are_left_to_pillow():
 
 
 def test_without_exactness_a_picture_that_shrinks_by_half_is_torchs_alone(monkeypatch):
-    from beam_curate import resizing
+    from beam_curate.images import resizing
 
     calls = []
     monkeypatch.setattr(resizing, "_by_pillow", lambda *arguments: calls.append(arguments))

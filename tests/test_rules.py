@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from beam_curate import reasons
-from beam_curate.expressions import ExpressionError
-from beam_curate.rules import Rule, check_columns, judge, keep_rule, standard_rules
+from beam_curate.scores.expressions import ExpressionError
+from beam_curate.scores.rules import Rule, check_columns, judge, keep_rule, standard_rules
 
 COLUMNS = {
     "aesthetic": pa.array([5.0, 4.99, 6.0, 1.0, 1.0, math.nan], pa.float32()),

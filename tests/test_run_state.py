@@ -1,8 +1,8 @@
 import pytest
 
 from beam_curate.records import Shard
-from beam_curate.run_state import EXPORT, RunError, input_shards, part_paths, prepare_output
-from beam_curate.storage import write_json
+from beam_curate.runs.run_state import EXPORT, RunError, input_shards, part_paths, prepare_output
+from beam_curate.storage.files import write_json
 
 SHARDS = [Shard(0, "/d/0.tar", 10), Shard(1, "/d/1.tar", 20)]
 CONFIGURATION = {"batch_size": 32, "model": {"weights": "sha256:aa", "std": (1, 2)}, "max_pixels": 5}

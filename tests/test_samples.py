@@ -13,10 +13,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate import reasons, samples
-from beam_curate.member_names import encodable, skipped_as, split_name
+from beam_curate import reasons
 from beam_curate.records import Shard
-from beam_curate.samples import SkippedMembers, read_samples
+from beam_curate.tars import samples
+from beam_curate.tars.member_names import encodable, skipped_as, split_name
+from beam_curate.tars.samples import SkippedMembers, read_samples
 
 from .conftest import ASSETS, tar_bytes
 from .test_tar import END, block, octal, pax_header, record

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from beam_curate.saved_model import read_nsfw_zip, write_vocabulary
-from beam_curate.tf_checkpoint import FormatError, fields, read_tensors
+from beam_curate.heads.saved_model import read_nsfw_zip, write_vocabulary
+from beam_curate.heads.tf_checkpoint import FormatError, fields, read_tensors
 from tests.made_heads import nsfw_state
 from tests.made_saved_model import checkpoint, field, nsfw_zip, table, varint
 

@@ -8,7 +8,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_curate import ScoreAndFilter, SplitByStatus
 from beam_curate.records import EmbeddedSample, Failure, ImageFacts, SampleRef
-from beam_curate.rules import Rule
+from beam_curate.scores.rules import Rule
 from beam_curate.transforms.score_and_filter import score_samples
 from tests.stubs import DIM, stub_heads
 

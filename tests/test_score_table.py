@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_curate import score_table
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
+from beam_curate.runs import score_table
 
 
 def row(index, status="kept", dim=8, **changes):

@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from beam_curate import score_table
-from beam_curate.rules import FACT_KINDS
-from beam_curate.scorers import (
+from beam_curate.runs import score_table
+from beam_curate.scores.rules import FACT_KINDS
+from beam_curate.scores.scorers import (
     EmbeddingsScorer,
     ImagesScorer,
     column_problem,

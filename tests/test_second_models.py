@@ -17,10 +17,10 @@ from beam_curate import (
     WriteWebDatasetShards,
     read_score_table,
 )
+from beam_curate.clip.second_models import SecondModelError, embedding_name, find_second_models
+from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, ImageFacts, SampleRef
-from beam_curate.resizing import Target
-from beam_curate.second_models import SecondModelError, embedding_name, find_second_models
 from pipelines import curate, select
 from tests.conftest import encoded, photo, tar_bytes
 

@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from beam_curate import read_score_table, retrying, score_table
+from beam_curate import read_score_table
 from beam_curate.report import writing
+from beam_curate.runs import score_table
+from beam_curate.storage import retrying
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem
@@ -301,9 +303,9 @@ def test_a_report_of_a_dry_run_goes_to_a_file_of_its_own(table, capsys, report, 
 
 
 def test_the_bytes_of_a_dry_run_are_those_of_the_shards(table):
-    from beam_curate.preview import preview
-    from beam_curate.rejudging import Selection
-    from beam_curate.table_parts import TablePlace
+    from beam_curate.report.preview import preview
+    from beam_curate.runs.table_parts import TablePlace
+    from beam_curate.selection.rejudging import Selection
 
     tally = preview(Selection(TablePlace(str(table))), [0, 1, 2]).everything
     shards = list(table.glob("*.tar"))
@@ -552,8 +554,8 @@ def test_the_embeddings_are_still_there(table):
 def test_the_options_name_what_there_is():
     """The options are read before anything else is imported, so they name layouts and quality scores themselves."""
     from beam_curate.duplicates import clusters, edges, perceptual
-    from beam_curate.layout_files import LAYOUTS
-    from beam_curate.quality import QUALITY
+    from beam_curate.export.layout_files import LAYOUTS
+    from beam_curate.scores.quality import QUALITY
     from pipelines import duplicate_options, selecting_options
     from pipelines.curate_options import CurateOptions
 

@@ -7,10 +7,11 @@ import tarfile
 import pytest
 import zstandard
 
-from beam_curate import retrying, sources
-from beam_curate.member_names import encodable
-from beam_curate.sources import SourceChangedError, SourceReader, check_sha256
-from beam_curate.tar import TarEntry, TarReader
+from beam_curate.storage import retrying
+from beam_curate.tars import sources
+from beam_curate.tars.member_names import encodable
+from beam_curate.tars.reading import TarEntry, TarReader
+from beam_curate.tars.sources import SourceChangedError, SourceReader, check_sha256
 from tests.conftest import tar_bytes
 from tests.fault_filesystem import Faults, FaultyFileSystem
 

@@ -13,9 +13,9 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from google.api_core.exceptions import Forbidden, NotFound, RetryError, ServiceUnavailable, TooManyRequests
 from google.auth.exceptions import RefreshError
 
-from beam_curate import ranged_reading, retrying, storage
-from beam_curate.ranged_reading import RangeReader
-from beam_curate.retrying import Attempts, InterruptedTransferError, StorageError, is_transient
+from beam_curate.storage import files, ranged_reading, retrying
+from beam_curate.storage.ranged_reading import RangeReader
+from beam_curate.storage.retrying import Attempts, InterruptedTransferError, StorageError, is_transient
 from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem, permanent
 from tests.storage_jobs import comparable, put, run_job, shard_bytes, stored
 
@@ -47,12 +47,12 @@ def files_of(folder):
 
 def test_a_file_appears_whole(tmp_path):
     output = str(tmp_path / "out")
-    with storage.atomic_output(output, "scores/a.bin") as stream:
+    with files.atomic_output(output, "scores/a.bin") as stream:
         stream.write(b"half")
         assert not os.path.exists(f"{output}/scores/a.bin")
         stream.write(b" whole")
-    assert storage.read_bytes(f"{output}/scores/a.bin") == b"half whole"
-    storage.clean_temporary(output)
+    assert files.read_bytes(f"{output}/scores/a.bin") == b"half whole"
+    files.clean_temporary(output)
     assert sorted(os.listdir(output)) == ["scores"]
 
 
@@ -65,15 +65,15 @@ def test_a_streamed_file_is_not_visible_before_its_end(tmp_path):
         assert stream.tell() == 2_000_006
         return "result"
 
-    assert storage.write_atomic(str(tmp_path), "a.bin", write) == "result"
+    assert files.write_atomic(str(tmp_path), "a.bin", write) == "result"
     assert (tmp_path / "a.bin").read_bytes() == b"half" * 500_000 + b" whole"
     assert files_of(tmp_path) == ["a.bin"]
 
 
 def test_a_file_larger_than_the_spool(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "SPOOLED_BYTES", 1000)
+    monkeypatch.setattr(files, "SPOOLED_BYTES", 1000)
     data = os.urandom(100_000)
-    with storage.atomic_output(str(tmp_path), "a.bin") as stream:
+    with files.atomic_output(str(tmp_path), "a.bin") as stream:
         for start in range(0, len(data), 999):
             stream.write(data[start : start + 999])
     assert (tmp_path / "a.bin").read_bytes() == data
@@ -81,8 +81,8 @@ def test_a_file_larger_than_the_spool(tmp_path, monkeypatch):
 
 def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path):
     output = str(tmp_path)
-    storage.write_json(output, "a.json", {"old": 1})
-    with pytest.raises(ZeroDivisionError), storage.atomic_output(output, "a.json") as stream:
+    files.write_json(output, "a.json", {"old": 1})
+    with pytest.raises(ZeroDivisionError), files.atomic_output(output, "a.json") as stream:
         stream.write(b"{")
         raise ZeroDivisionError
     calls = []
@@ -92,9 +92,9 @@ def test_an_error_leaves_the_old_file_and_no_temporary(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        storage.write_atomic(output, "a.json", write)
+        files.write_atomic(output, "a.json", write)
     assert calls == [1]  # the caller's own errors are not retried
-    assert storage.read_json(f"{output}/a.json") == {"old": 1}
+    assert files.read_json(f"{output}/a.json") == {"old": 1}
     assert files_of(output) == ["a.json"]
 
 
@@ -104,42 +104,42 @@ def test_a_failed_rename_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(LocalFileSystem, "rename", refuse)
     with pytest.raises(StorageError, match=r"renaming to \S+a\.json failed.*Rename"):
-        storage.write_json(str(tmp_path), "a.json", 1)
+        files.write_json(str(tmp_path), "a.json", 1)
     assert files_of(tmp_path) == []
 
 
 def test_clean_temporary_removes_what_a_killed_write_left(tmp_path):
     (tmp_path / "_temporary").mkdir()
     (tmp_path / "_temporary" / "x-a.tar").write_bytes(b"half")
-    storage.clean_temporary(str(tmp_path))
+    files.clean_temporary(str(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
 def test_delete_of_a_missing_file_is_fine(tmp_path, faulty):
-    storage.delete([f"{tmp_path}/never"])
-    storage.delete([f"{faulty[0]}/never"])
+    files.delete([f"{tmp_path}/never"])
+    files.delete([f"{faulty[0]}/never"])
 
 
 def test_urls_stay_and_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert storage.absolute("gs://bucket/a") == "gs://bucket/a"
-    assert storage.absolute("a/b") == f"{tmp_path}/a/b"
-    assert storage.join("/a/b/", "c") == "/a/b/c"
+    assert files.absolute("gs://bucket/a") == "gs://bucket/a"
+    assert files.absolute("a/b") == f"{tmp_path}/a/b"
+    assert files.join("/a/b/", "c") == "/a/b/c"
 
 
 @pytest.mark.parametrize("root", ["local", "faulty"])
 def test_a_folder_named_like_a_pattern(root, tmp_path, faulty):
     output = (str(tmp_path) if root == "local" else faulty[0]) + "/out[1]*"
     for name in ("scores/part-00000.parquet", "scores/part-00001.parquet", "x.json"):
-        storage.write_json(output, name, 1)
-    storage.write_json(output.replace("[1]*", "1"), "scores/part-00002.parquet", 1)
-    parts = storage.files_under(output, "scores/part-*.parquet")
+        files.write_json(output, name, 1)
+    files.write_json(output.replace("[1]*", "1"), "scores/part-00002.parquet", 1)
+    parts = files.files_under(output, "scores/part-*.parquet")
     assert parts == {f"{output}/scores/part-0000{n}.parquet": 2 for n in range(2)}
-    assert list(storage.files_under(output, "*")) == [f"{output}/x.json"]
-    storage.delete(list(parts))
+    assert list(files.files_under(output, "*")) == [f"{output}/x.json"]
+    files.delete(list(parts))
     assert files_of(f"{tmp_path}/out[1]*") == ["x.json"]
     assert files_of(f"{tmp_path}/out1") == ["part-00002.parquet"]
-    assert storage.files_under(f"{tmp_path}/nowhere", "*") == {}
+    assert files.files_under(f"{tmp_path}/nowhere", "*") == {}
 
 
 def in_context(error, cause):
@@ -232,7 +232,7 @@ def test_a_permanent_error_is_not_retried_and_names_the_file(pauses, faulty, tmp
     (tmp_path / "a.bin").write_bytes(b"x")
     faults = inject(rates={"open_error": 1.0}, error=permanent)
     with pytest.raises(StorageError, match=r"opening faulty://\S+a\.bin failed: "):
-        storage.open_read(f"{root}/a.bin")
+        files.open_read(f"{root}/a.bin")
     assert faults.calls["open_error"] == 1
     assert pauses == []
 
@@ -244,7 +244,7 @@ def test_a_broken_stream_goes_on_where_it_was(kind, pauses, faulty, tmp_path, mo
     data = os.urandom(3 << 20)
     (tmp_path / "a.bin").write_bytes(data)
     faults = inject(seed=3, rates={"read_error": 0.2, kind: 0.3})
-    with storage.open_read(f"{root}/a.bin") as stream:
+    with files.open_read(f"{root}/a.bin") as stream:
         pieces = [stream.read(100_000), stream.read(1)]
         assert stream.seek(5) == 5
         assert stream.read(10) == data[5:15]
@@ -287,25 +287,25 @@ def test_a_failed_write_starts_again(kind, pauses, faulty, tmp_path):
     root, inject = faulty
     faults = inject(seed=1, rates={kind: 0.5})
     for number in range(10):
-        with storage.atomic_output(root, f"{number}.bin") as stream:
+        with files.atomic_output(root, f"{number}.bin") as stream:
             stream.write(b"%d" % number * 5000)
     faults.rates = {}
     assert faults.injected[kind] > 2
     assert files_of(tmp_path) == [f"{number}.bin" for number in range(10)]
     for number in range(10):
-        assert storage.read_bytes(f"{root}/{number}.bin") == b"%d" % number * 5000
+        assert files.read_bytes(f"{root}/{number}.bin") == b"%d" % number * 5000
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WRITING if kind not in ("close_loss", "rename_lost_answer")])
 def test_a_write_that_fails_for_good_leaves_nothing(kind, pauses, faulty, tmp_path):
     root, inject = faulty
-    storage.write_json(root, "a.json", "old")
+    files.write_json(root, "a.json", "old")
     for number in range(1, 4):
         inject(once_at={kind: 1}, error=permanent, seed=number)
         with pytest.raises(StorageError, match=r"a\.json"):
-            storage.write_json(root, "a.json", "new")
+            files.write_json(root, "a.json", "new")
         inject()
-        assert storage.read_json(f"{root}/a.json") == "old"
+        assert files.read_json(f"{root}/a.json") == "old"
         assert files_of(tmp_path) == ["a.json"]
 
 
@@ -318,7 +318,7 @@ def test_a_lost_answer_of_a_rename_is_no_excuse_for_other_bytes(pauses, faulty, 
         raise BeamIOError("Rename operation failed", {sources[0]: 404})
 
     monkeypatch.setattr(FaultyFileSystem, "rename", lose)
-    with pytest.raises(StorageError), storage.atomic_output(root, "a.bin") as stream:
+    with pytest.raises(StorageError), files.atomic_output(root, "a.bin") as stream:
         stream.write(b"new")
     assert (tmp_path / "a.bin").read_bytes() == b"old"
 
@@ -332,10 +332,10 @@ def test_parquet_survives_failed_writes(pauses, faulty):
         with pq.ParquetWriter(stream, table.schema) as writer:
             writer.write_table(table, row_group_size=10_000)
 
-    storage.write_atomic(root, "a.parquet", write)
+    files.write_atomic(root, "a.parquet", write)
     assert faults.injected["write_error"] == 1
     faults = inject(seed=2, rates={"short_read": 0.5, "read_error": 0.3})
-    with storage.open_read(f"{root}/a.parquet") as stream:
+    with files.open_read(f"{root}/a.parquet") as stream:
         assert pq.read_table(stream).equals(table)
     assert faults.injected.total() > 1
 
@@ -347,7 +347,7 @@ def test_deletion_is_repeated(kind, pauses, faulty, tmp_path):
     for number in range(20):
         (tmp_path / str(number)).write_bytes(b"")
     faults = inject(seed=1, rates={kind: 0.2, "list_error": 0.2})
-    storage.delete([*paths, f"{root}/never"])
+    files.delete([*paths, f"{root}/never"])
     assert files_of(tmp_path) == []
     assert faults.injected[kind]
 
@@ -357,7 +357,7 @@ def test_a_file_that_cannot_be_deleted_is_named(pauses, faulty, tmp_path):
     (tmp_path / "a").write_bytes(b"")
     inject(rates={"delete_error": 1.0}, error=permanent)
     with pytest.raises(StorageError, match=r"deleting faulty://\S+/a failed"):
-        storage.delete([f"{root}/a"])
+        files.delete([f"{root}/a"])
 
 
 @pytest.fixture(scope="module")

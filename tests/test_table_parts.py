@@ -6,14 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from beam_curate import read_score_table, score_table
+from beam_curate import read_score_table
 from beam_curate.records import Removed, Shard
-from beam_curate.rejudging import Selection, passing, rejudge_part
-from beam_curate.rules import standard_rules
-from beam_curate.run_state import prepare_output
-from beam_curate.score_parts import write_part
-from beam_curate.score_table import ScoreTableError
-from beam_curate.table_parts import TablePlace, counted_table, finished_table
+from beam_curate.runs import score_table
+from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.score_parts import write_part
+from beam_curate.runs.score_table import ScoreTableError
+from beam_curate.runs.table_parts import TablePlace, counted_table, finished_table
+from beam_curate.scores.rules import standard_rules
+from beam_curate.selection.rejudging import Selection, passing, rejudge_part
 from tests.test_score_table import row
 
 ROWS = 20

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate.compression import CompressionError, open_decompressed
 from beam_curate.reasons import CORRUPT_TAR, NOT_A_TAR, TRUNCATED_TAR
-from beam_curate.tar import MAX_EXTENSION_BYTES, Damage, TarEntry, TarReader
-from beam_curate.tar_format import Header, number, parse_header, parse_pax
+from beam_curate.tars.compression import CompressionError, open_decompressed
+from beam_curate.tars.headers import Header, number, parse_header, parse_pax
+from beam_curate.tars.reading import MAX_EXTENSION_BYTES, Damage, TarEntry, TarReader
 
 from .conftest import ASSETS, tar_bytes
 

@@ -8,7 +8,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate.tar_writing import member_header, safe_key, write_end, write_member
+from beam_curate.tars.writing import member_header, safe_key, write_end, write_member
 
 
 def archive(members) -> bytes:

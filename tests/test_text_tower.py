@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from beam_curate import text_tower, visual_tower
-from beam_curate.clip_checkpoint import WeightsError, read_logit_scale, read_text_state
-from beam_curate.clip_weights import find_weights
-from beam_curate.text_tower import build_text_tower
+from beam_curate.clip import text_tower, visual_tower
+from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
+from beam_curate.clip.text_tower import build_text_tower
+from beam_curate.clip.weights import find_weights
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}

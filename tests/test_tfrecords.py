@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tfrecord import example_pb2, tfrecord_loader
 from tfrecord.writer import TFRecordWriter
 
-from beam_curate.tfrecords import TFRecordFile, example, record
+from beam_curate.export.tfrecords import TFRecordFile, example, record
 from tests.conftest import ROOT
 
 FEATURES = {
@@ -91,7 +91,9 @@ def test_a_missing_value_is_there(tmp_path, value):
 
 def test_the_bytes_do_not_depend_on_the_process():
     """protobuf seeds its maps anew in each process."""
-    code = "from beam_curate.tfrecords import example; print(example({f'feature/{n}': n for n in range(40)}).hex())"
+    code = (
+        "from beam_curate.export.tfrecords import example; print(example({f'feature/{n}': n for n in range(40)}).hex())"
+    )
     found = {
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for _ in range(3)

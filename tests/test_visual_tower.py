@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from beam_curate import visual_tower
-from beam_curate.clip_checkpoint import WeightsError
-from beam_curate.clip_weights import find_weights
-from beam_curate.model_description import choose_device, choose_precision, describe_model
-from beam_curate.visual_tower import build_visual_tower
+from beam_curate.clip import visual_tower
+from beam_curate.clip.checkpoint import WeightsError
+from beam_curate.clip.model_description import choose_device, choose_precision, describe_model
+from beam_curate.clip.visual_tower import build_visual_tower
+from beam_curate.clip.weights import find_weights
 
 FIRST_OF_SEED_5 = [-0.2196207344532013, 0.3381994664669037]
 TEXT = {"context_length": 8, "vocab_size": 100, "width": 32, "heads": 1, "layers": 1}

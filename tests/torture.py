@@ -12,19 +12,12 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
-from beam_curate import (
-    DecodeImages,
-    DecodeOptions,
-    ReadTarShards,
-    ScoreAndFilter,
-    WriteWebDatasetShards,
-    images,
-    reasons,
-)
-from beam_curate.image_errors import PILLOW_ERRORS
+from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter, WriteWebDatasetShards, reasons
+from beam_curate.images import decoding
+from beam_curate.images.errors import PILLOW_ERRORS
 from beam_curate.records import EmbeddedSample, Shard
-from beam_curate.samples import read_samples
-from beam_curate.tar_format import BLOCK
+from beam_curate.tars.headers import BLOCK
+from beam_curate.tars.samples import read_samples
 from beam_curate.transforms.decode_images import decode_sample
 from tests.conftest import encoded, photo
 from tests.stubs import DIM, StubHandler, stub_heads
@@ -106,7 +99,7 @@ def check_shard(data, *, seekable=False, options=None, **limits):
 def pillow_decodes(data):
     """Whether plain Pillow opens, loads and converts an image, in a format that runs no program."""
     try:
-        with Image.open(io.BytesIO(data), formats=images._formats()) as image:
+        with Image.open(io.BytesIO(data), formats=decoding._formats()) as image:
             image.load()
             image.convert("RGB")
     except PILLOW_ERRORS:

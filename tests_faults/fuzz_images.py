@@ -9,7 +9,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["beam_curate", "PIL"]):
-    from beam_curate.images import DECODERS, DecodeOptions
+    from beam_curate.images.decoding import DECODERS, DecodeOptions
     from beam_curate.records import Sample, SampleRef
     from beam_curate.transforms.decode_images import decode_sample
     from tests import torture

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from beam_curate import retrying
-from beam_curate.storage import TEMPORARY
+from beam_curate.storage import retrying
+from beam_curate.storage.files import TEMPORARY
 from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem, permanent
 from tests.storage_jobs import SAMPLES, comparable, put, run_job, shard_bytes, stored
 

@@ -11,8 +11,8 @@ import sys
 import pytest
 import zstandard
 
-from beam_curate.compression import open_decompressed
-from beam_curate.images import DECODERS
+from beam_curate.images.decoding import DECODERS
+from beam_curate.tars.compression import open_decompressed
 from tests import test_torture, torture
 from tests.conftest import ROOT
 

@@ -15,8 +15,8 @@ from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.semantic import PAIR, choose_pairs
 from beam_curate.duplicates.spilling import WORK
 from beam_curate.duplicates.table import FOLDER
-from beam_curate.run_state import input_shards
-from beam_curate.storage import delete, exists, files_under, join, read_json, write_json
+from beam_curate.runs.run_state import input_shards
+from beam_curate.storage.files import delete, exists, files_under, join, read_json, write_json
 
 SUMMARY: Final = f"{FOLDER}/summary.json"
 """Written last: the mark of a complete duplicates table."""

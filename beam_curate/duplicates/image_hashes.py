@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from beam_curate import colours, exif
 from beam_curate.duplicates.spilling import WORK
-from beam_curate.image_errors import ImageError, pillow_errors
-from beam_curate.images import PILLOW, DecodeOptions, open_image
-from beam_curate.sources import SourceReader, check_sha256
-from beam_curate.storage import atomic_output, exists, join, open_read
+from beam_curate.images import colours, exif
+from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
+from beam_curate.images.errors import ImageError, pillow_errors
+from beam_curate.storage.files import atomic_output, exists, join, open_read
+from beam_curate.tars.sources import SourceReader, check_sha256
 
 COLUMNS: Final = ("key", "shard", "image", "sha256", "members")
 _BATCH: Final = 64  # images in memory at once

@@ -10,8 +10,8 @@ from beam_curate.duplicates.finding import counts_of, input_digest, is_finished,
 from beam_curate.duplicates.search import DROP
 from beam_curate.duplicates.table import DuplicatesError, among, read_part
 from beam_curate.records import Removed
-from beam_curate.rejudging import Selection, passing, read_rows
-from beam_curate.storage import absolute
+from beam_curate.selection.rejudging import Selection, passing, read_rows
+from beam_curate.storage.files import absolute
 
 REASONS: Final = {
     "exact": reasons.DUPLICATE_EXACT,

@@ -13,9 +13,9 @@ from beam_curate.duplicates.clusters import Clustering, assign
 from beam_curate.duplicates.edges import Edges
 from beam_curate.duplicates.image_hashes import read_hashes
 from beam_curate.duplicates.spilling import BucketRange, Rows, RunReader
-from beam_curate.images import MAX_PIXELS
-from beam_curate.rejudging import Selection
-from beam_curate.table_parts import TablePlace
+from beam_curate.images.decoding import MAX_PIXELS
+from beam_curate.runs.table_parts import TablePlace
+from beam_curate.selection.rejudging import Selection
 
 DROP: Final = "drop"
 KEEP: Final = "keep"

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.ranged_reading import RangeReader
-from beam_curate.storage import atomic_output, join
+from beam_curate.storage.files import atomic_output, join
+from beam_curate.storage.ranged_reading import RangeReader
 
 WORK: Final = "duplicates/work"
 """Where the runs lie below the output folder, until the duplicates are found."""

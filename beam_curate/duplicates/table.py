@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from beam_curate.duplicates.candidates import FOREIGN, places_of
 from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
-from beam_curate.storage import atomic_output, join, open_read
+from beam_curate.storage.files import atomic_output, join, open_read
 
 FOLDER: Final = "duplicates"
 VERSION: Final = "1"

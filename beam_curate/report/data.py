@@ -16,7 +16,7 @@ import numpy.typing as npt
 from beam_curate.records import FAILED, KEPT, REJECTED, STATUSES
 from beam_curate.report.samples import Failures, Gallery, choose, make_galleries
 from beam_curate.report.table import Floats, Rows
-from beam_curate.rules import Rule
+from beam_curate.scores.rules import Rule
 
 BINS: Final = 40
 """The most bins of a histogram, or two more; at least 16, since their width is a round number."""

@@ -13,9 +13,9 @@ from beam_curate.records import KEPT
 from beam_curate.report.samples import DETAILS, Place, Row, make_row
 from beam_curate.report.table import make_group, stored_columns, stored_scores
 from beam_curate.report.thumbnails import Thumbnail
-from beam_curate.retrying import StorageError
-from beam_curate.score_table import ScoreTableError
-from beam_curate.table_parts import TablePlace
+from beam_curate.runs.score_table import ScoreTableError
+from beam_curate.runs.table_parts import TablePlace
+from beam_curate.storage.retrying import StorageError
 from beam_curate.threads import in_threads
 
 _TAG_BYTES: Final = 1000

@@ -9,7 +9,7 @@ import numpy as np
 
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.report.table import RANDOM, Group
-from beam_curate.rules import Rule
+from beam_curate.scores.rules import Rule
 
 MAX_IMAGES: Final = 60
 MAX_IMAGES_EACH: Final = 6

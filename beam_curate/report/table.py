@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate import score_table
-from beam_curate.score_table import FOLDER
-from beam_curate.table_parts import TablePlace, finished_table
+from beam_curate.runs import score_table
+from beam_curate.runs.score_table import FOLDER
+from beam_curate.runs.table_parts import TablePlace, finished_table
 from beam_curate.threads import in_threads
 
 Floats = npt.NDArray[np.float64]

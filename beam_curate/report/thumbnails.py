@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
-from beam_curate.image_errors import ImageError
-from beam_curate.images import MAX_PIXELS, SCALED, DecodeOptions, decode_image
+from beam_curate.images.decoding import MAX_PIXELS, SCALED, DecodeOptions, decode_image
+from beam_curate.images.errors import ImageError
 from beam_curate.report.samples import Place, Row
-from beam_curate.retrying import StorageError
-from beam_curate.sources import SourceChangedError, SourceReader, check_sha256
+from beam_curate.storage.retrying import StorageError
+from beam_curate.tars.sources import SourceChangedError, SourceReader, check_sha256
 
 SIDE: Final = 160  # pixels of a thumbnail's longer side, at most
 QUALITY: Final = 70

@@ -7,21 +7,21 @@ from typing import Any, Final
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_curate.images import MAX_PIXELS
-from beam_curate.preview import Preview
+from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.records import KEPT
-from beam_curate.rejudging import Selection
 from beam_curate.report import page
 from beam_curate.report.data import ReportData, collect
 from beam_curate.report.duplicates import ShownDuplicates, find_duplicates
 from beam_curate.report.figures import Images
+from beam_curate.report.preview import Preview
 from beam_curate.report.samples import Place, Row
 from beam_curate.report.selected import SelectedRows
 from beam_curate.report.table import Table
 from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
-from beam_curate.rules import Rule, standard_rules
-from beam_curate.storage import atomic_output, exists, join, read_json, remove_empty_temporary
-from beam_curate.summary import SUMMARY
+from beam_curate.runs.summary import SUMMARY
+from beam_curate.scores.rules import Rule, standard_rules
+from beam_curate.selection.rejudging import Selection
+from beam_curate.storage.files import atomic_output, exists, join, read_json, remove_empty_temporary
 
 REPORT = "report.html"
 MAX_BYTES: Final = 2_000_000

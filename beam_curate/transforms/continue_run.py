@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from beam_curate.records import ScorePart, Shard
-from beam_curate.run_state import failed_rows, input_shards, part_paths, read_part_counts
-from beam_curate.score_table import FOLDER
+from beam_curate.runs.run_state import failed_rows, input_shards, part_paths, read_part_counts
+from beam_curate.runs.score_table import FOLDER
 
 _PENDING = "pending"
 _DONE = "done"
@@ -29,7 +29,7 @@ class ContinueRun(beam.PTransform):
     before anything new is written, so that each shard is in exactly one half. Only names are shuffled.
 
     Attributes:
-        output: Folder of the run, made ready by `run_state.prepare_output`.
+        output: Folder of the run, made ready by `runs.run_state.prepare_output`.
         retry: Reasons; a finished part with rows that failed for one of them is pending again, with these rows only.
         folder: Where the parts lie below `output`: `scores`, or `verdicts` of a run that judges another one's table.
     """

@@ -13,11 +13,11 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate import reasons
-from beam_curate.dali_decoding import DaliDecoder, Decoded, DecodedBatch, require_dali
-from beam_curate.images import DALI, DecodeOptions, ImageError, decode_sizes
+from beam_curate.images.dali_decoding import DaliDecoder, Decoded, DecodedBatch, require_dali
+from beam_curate.images.decoding import DALI, DecodeOptions, ImageError, decode_sizes
+from beam_curate.images.resizing import Target
 from beam_curate.records import DecodedImage, Failure, Sample
-from beam_curate.resizing import Target
-from beam_curate.screening import Screening
+from beam_curate.scores.screening import Screening
 
 # How far decoding may run ahead of the model: two batches of 32, unless the images are very large.
 _AHEAD_SAMPLES = 64

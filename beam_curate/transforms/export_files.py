@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_curate.export_end import finish_export
-from beam_curate.export_plan import RowsOfShard, ShardShare, joined_rows, plan_name, rows_by_file, shares
-from beam_curate.exporting import Export, ExportedFile, ExportFailure, write_file
+from beam_curate.export.end import finish_export
+from beam_curate.export.files import Export, ExportedFile, ExportFailure, write_file
+from beam_curate.export.plan import RowsOfShard, ShardShare, joined_rows, plan_name, rows_by_file, shares
 
 _FAILED = "failed"
 
@@ -26,7 +26,7 @@ class ExportFiles(beam.PTransform):
     without them.
 
     Attributes:
-        export: What, how, and where to; the folder is made ready by `run_state.prepare_output`.
+        export: What, how, and where to; the folder is made ready by `runs.run_state.prepare_output`.
     """
 
     export: Export

@@ -16,7 +16,7 @@ from beam_curate.duplicates.image_hashes import COLUMNS, hashes_name, write_hash
 from beam_curate.duplicates.search import DuplicateSearch, Method, rows_of_run
 from beam_curate.duplicates.spilling import WORK, BucketRange, Run, RunReader, plan_ranges, write_run
 from beam_curate.records import ScorePart
-from beam_curate.storage import atomic_output
+from beam_curate.storage.files import atomic_output
 from beam_curate.transforms.join_duplicates import Found, JoinDuplicates
 from beam_curate.transforms.list_parts import ListParts
 

@@ -15,8 +15,8 @@ from beam_curate.duplicates.finding import Findings, finish_search
 from beam_curate.duplicates.groups import Members, resolve
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScorePart
-from beam_curate.run_state import input_shards
-from beam_curate.storage import join, read_bytes
+from beam_curate.runs.run_state import input_shards
+from beam_curate.storage.files import join, read_bytes
 
 _FINDINGS: Final = "findings"
 

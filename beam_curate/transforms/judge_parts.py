@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_curate import top
 from beam_curate.records import Removed, ScorePart, record
-from beam_curate.rejudging import Selection, candidates, rejudge_part
-from beam_curate.top import Cutoff, TopRule
+from beam_curate.selection import top
+from beam_curate.selection.rejudging import Selection, candidates, rejudge_part
+from beam_curate.selection.top import Cutoff, TopRule
 from beam_curate.transforms.side_by_side import SideBySide
 
 
@@ -31,16 +31,16 @@ class JudgeParts(beam.PTransform):
     In: PCollection[int], the parts whose overlays are still to be made, by their input shard's index. Out:
     PCollection[ScorePart], one each; the overlays are written below `output`.
 
-    A rule on the whole table (`Selection.top`) reads its columns of all parts five times first, see `top`: also of the parts
-    whose overlays are there already, so that a continued run chooses the same rows.
+    A rule on the whole table (`Selection.top`) reads its columns of all parts five times first, see `selection.top`: also of
+    the parts whose overlays are there already, so that a continued run chooses the same rows.
 
     Attributes:
         selection: The table and the rules.
         output: Folder of the run.
         everything: PCollection[int], all parts of the table.
         removed: PCollection[tuple[int, Removed]], rows that are rejected after the rules on each row and before the one on
-            the whole table, by their part; several for a part are fine. See `rejudging.passing` for what is left to choose
-            from. None for none.
+            the whole table, by their part; several for a part are fine. See `selection.rejudging.passing` for
+            what is left to choose from. None for none.
     """
 
     selection: Selection

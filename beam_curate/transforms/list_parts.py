@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from beam_curate.records import ScorePart
-from beam_curate.table_parts import TablePlace, finished_table
+from beam_curate.runs.table_parts import TablePlace, finished_table
 
 
 @dataclass(eq=False)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_curate.listing import list_shards
 from beam_curate.progress import PROGRESS
 from beam_curate.records import Sample, Shard
-from beam_curate.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES, SkippedMembers, read_samples
-from beam_curate.sources import SourceChangedError
-from beam_curate.storage import open_read
+from beam_curate.storage.files import open_read
+from beam_curate.storage.listing import list_shards
+from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES, SkippedMembers, read_samples
+from beam_curate.tars.sources import SourceChangedError
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ import apache_beam as beam
 from beam_curate.duplicates.removal import Duplicates, Left, members_left, only_shared, removed_of_group
 from beam_curate.duplicates.search import KEEP
 from beam_curate.records import Removed
-from beam_curate.rejudging import Selection
+from beam_curate.selection.rejudging import Selection
 
 
 @dataclass(eq=False)

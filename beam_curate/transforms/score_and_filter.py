@@ -10,12 +10,12 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from beam_curate import reasons, records
-from beam_curate.heads import EmbeddingScore
+from beam_curate.heads.head import EmbeddingScore
 from beam_curate.progress import PROGRESS
 from beam_curate.records import EmbeddedSample, ImageFacts, ScoredSample
-from beam_curate.rules import Condition, check_columns, judge, standard_rules
-from beam_curate.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
-from beam_curate.screening import fact_column
+from beam_curate.scores.rules import Condition, check_columns, judge, standard_rules
+from beam_curate.scores.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
+from beam_curate.scores.screening import fact_column
 
 _BATCH = 64
 _MOST = 2.0**53  # what a distribution is given at most: it holds 64-bit integers
@@ -37,7 +37,7 @@ class ScoreAndFilter(beam.PTransform):
         rules: More rules, tried after these: `Rule`, or `KeepRule` with an expression.
         image_scores: Names of the scores that the samples bring with them (`DecodeImages.screening`, `ScoreImages`), all of
             them: others stop the job.
-        scorers: Scorers of the user's own that take embeddings, see `scorers`.
+        scorers: Scorers of the user's own that take embeddings, see `scores.scorers`.
 
     Raises:
         ValueError: At construction, if a rule needs a score that no head gives.

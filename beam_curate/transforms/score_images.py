@@ -8,14 +8,14 @@ import apache_beam as beam
 import numpy as np
 
 from beam_curate.records import DecodedImage
-from beam_curate.scorers import ImagesScorer, run_images, set_up_scorer
+from beam_curate.scores.scorers import ImagesScorer, run_images, set_up_scorer
 
 _BATCH = 32
 
 
 @dataclass(eq=False)
 class ScoreImages(beam.PTransform):
-    """Adds the scores of scorers that take pixels, see `scorers`.
+    """Adds the scores of scorers that take pixels, see `scores.scorers`.
 
     In: PCollection[DecodedImage]. Out: the same, one to one and in order, with more `scores`; failed samples pass.
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_curate.layout_files import FOLDER
-from beam_curate.layouts import write_layout
-from beam_curate.storage import join
+from beam_curate.export.layout_files import FOLDER
+from beam_curate.export.layouts import write_layout
+from beam_curate.storage.files import join
 
 
 @dataclass(eq=False)
 class WriteLayouts(beam.PTransform):
-    """Writes the kept rows as other tools read them, see `layouts.write_layout`, to `layouts/<name>` in the run's folder.
+    """Writes the kept rows as other tools read them, see `export.layouts.write_layout`, to `layouts/<name>` in the run's folder.
 
     In: PCollection of one dict, the summary. Out: the same. Each layout is written by one worker, part by part.
 

@@ -9,10 +9,10 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
-from beam_curate import score_table
 from beam_curate.records import ScoredSample, ScorePart
-from beam_curate.score_parts import write_part
-from beam_curate.storage import join, open_read
+from beam_curate.runs import score_table
+from beam_curate.runs.score_parts import write_part
+from beam_curate.storage.files import join, open_read
 
 _COMPLETE = "complete"
 _INCOMPLETE = "incomplete"
@@ -92,7 +92,7 @@ class _WriteComplete(beam.DoFn):
 
     def __init__(self, write: _PartWriter) -> None:
         self._write = write
-        self._parts = Metrics.counter("beam_curate.score_table", "parts")
+        self._parts = Metrics.counter("beam_curate.runs.score_table", "parts")
 
     def start_bundle(self) -> None:
         self._rows: dict[int, list[ScoredSample]] = defaultdict(list)

@@ -9,14 +9,14 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from beam_curate.duplicates.search import DuplicateSearch
-from beam_curate.keys import KeyHolder, rename_shared, stem
-from beam_curate.packing import Packing
 from beam_curate.records import Piece, ScoredSample, ScorePart, WrittenShard
-from beam_curate.shard_writing import PartPieces, held_bytes, shard_rows, write_shard
-from beam_curate.summary import finish_run
-from beam_curate.table_parts import counted_table
-from beam_curate.tar_writing import safe_key
-from beam_curate.top import TopRule
+from beam_curate.runs.packing import Packing
+from beam_curate.runs.shard_writing import PartPieces, held_bytes, shard_rows, write_shard
+from beam_curate.runs.summary import finish_run
+from beam_curate.runs.table_parts import counted_table
+from beam_curate.selection.top import TopRule
+from beam_curate.tars.keys import KeyHolder, rename_shared, stem
+from beam_curate.tars.writing import safe_key
 from beam_curate.transforms.judge_table import JudgeTable
 from beam_curate.transforms.side_by_side import SideBySide
 from beam_curate.transforms.write_score_table import WriteScoreTable

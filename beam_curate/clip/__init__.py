@@ -1,0 +1,1 @@
+"""CLIP: where the weights of a model's towers come from, the towers, and the handlers that RunInference runs."""

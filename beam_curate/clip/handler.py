@@ -1,0 +1,254 @@
+"""The model handler that Beam's RunInference runs: decoded images in, CLIP embeddings out, in the same order.
+
+    images | RunInference(ClipModelHandler("ViT-L-14", "openai")).with_output_types(EmbeddedSample)
+
+RunInference itself declares no output type, hence `with_output_types`. torch is imported where the model is, on the
+workers: making a handler is cheap, and pickling one carries options, never weights.
+"""
+
+import dataclasses
+import functools
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler
+
+from beam_curate.reasons import INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING
+from beam_curate.records import DecodedImage, EmbeddedSample, Failure
+
+if TYPE_CHECKING:
+    from beam_curate.clip.model_description import ModelDescription
+    from beam_curate.clip.visual_tower import VisualTower
+
+_LOG = logging.getLogger(__name__)
+
+Embedded: TypeAlias = EmbeddedSample | DecodedImage
+"""What comes out: the one, or of a second model the other."""
+
+NAMESPACE: Final = "beam_curate.infer"
+PRECISIONS: Final = ("auto", "bf16", "fp16", "fp32")
+# What a model may raise on one image alone. Anything else is a bug and fails the bundle.
+SAMPLE_ERRORS: Final = (RuntimeError, ValueError, IndexError, ArithmeticError)
+# A batch holds at most this many samples that failed earlier: they wait for images, at about 2 KB each.
+_MAX_WAITING: Final = 8192
+
+
+def element_size(sample: DecodedImage, batch_size: int) -> float:
+    """Weighs a sample for BatchElements, so that a batch of weight `batch_size` holds that many images exactly.
+
+    An image weighs (B + 1)/(B + 2): B of them fit and B + 1 do not, and what is left of the B, B/(B + 2), takes the
+    failed samples between them, B/8192 each. So failed samples do not take the place of images (until there are
+    about 8192/B of them in a batch), and a batch of nothing but failed samples is bounded too. BatchElements takes the
+    weight of a bundle's first batch for the size of its second, which may therefore hold one image less.
+    """
+    if batch_size == 1:
+        return 1.0
+    return batch_size / _MAX_WAITING if sample.failure else (batch_size + 1) / (batch_size + 2)
+
+
+class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
+    """Embeds decoded images with a CLIP visual tower.
+
+    In: `DecodedImage`, of the model's image size; one that failed earlier passes through, in order, at no cost. Out:
+    one `EmbeddedSample` each, with the reference and the facts, without pixels. With an `embedding_name` it is a second
+    model, which stands before the one without: its embedding is added to the `DecodedImage`, which comes out again:
+
+        images | "Second" >> RunInference(ClipModelHandler("ViT-B-16", "openai", embedding_name="vit_b_16")).with_output_types(
+            DecodedImage) | RunInference(ClipModelHandler("ViT-L-14", "openai")).with_output_types(EmbeddedSample)
+
+    Every call of the model has the same batch shape, the tail being padded with black images, so an embedding depends
+    on its image alone, not on the samples beside it or on how the runner made bundles. A call that raises one of
+    SAMPLE_ERRORS is bisected, in the same shape, down to the samples that cause it, which fail with `inference_error`;
+    but where the model raises on a black image as well, the fault is the model's and the error is raised. A row that
+    is not finite fails with `non_finite_embedding`. CUDA out of memory halves the batch shape of this handler and goes
+    on (embeddings may then differ in the last bit); with a single image it is raised.
+
+    Args:
+        clip_model: A model name of open_clip.
+        pretrained: `random`, a tag, a file or a directory: see beam_curate.clip.weights.
+        model_dir: A models directory on the workers, where a tag is looked for before the hub.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one. CUDA that is absent is an error on load.
+        precision: `bf16`, `fp16`, `fp32`, or `auto`: see model_description.choose_precision.
+        batch_size: Images in a call of the model.
+        model_copies: Loads this many copies in a machine's memory, in processes of their own which the workers share
+            (four on an 80 GB GPU compare with NeMo Curator's 0.25 GPU a worker). Pixels are then pickled to them.
+        large_model: Loads one copy a machine, shared by the workers in the same way.
+        seed: The seed of `random`.
+        quick_gelu: `auto`, True or False: see model_description.describe_model.
+        embedding_name: Of a second model: by this name `DecodeImages.second` gives its pixels, where they are not those of the
+            first model, and its embedding goes to the column `embedding_<name>` of the score table.
+
+    Raises:
+        ValueError: For an option that is wrong by itself, on construction; the weights are looked at by `describe`
+            and on load.
+    """
+
+    def __init__(
+        self,
+        clip_model: str = "ViT-L-14",
+        pretrained: str = "openai",
+        *,
+        model_dir: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 32,
+        model_copies: int | None = None,
+        large_model: bool = False,
+        seed: int = 0,
+        quick_gelu: bool | Literal["auto"] = "auto",
+        embedding_name: str | None = None,
+    ) -> None:
+        for name, count in (("batch_size", batch_size), ("model_copies", model_copies)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name}={count!r}: give a whole number of at least 1")
+        if batch_size > _MAX_WAITING:
+            raise ValueError(f"batch_size={batch_size}: give at most {_MAX_WAITING}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"device={device!r}: give auto, cpu, cuda or cuda:N")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r}: give {', '.join(PRECISIONS)}")
+        if precision == "fp16" and device == "cpu":
+            raise ValueError(
+                "precision='fp16' with device='cpu' is five times slower than fp32: give bf16, fp32 or auto"
+            )
+        if quick_gelu != "auto" and not isinstance(quick_gelu, bool):
+            raise ValueError(f"quick_gelu={quick_gelu!r}: give 'auto', True or False")
+        if embedding_name is not None and not re.fullmatch(r"[A-Za-z0-9_]+", embedding_name):
+            raise ValueError(f"embedding_name={embedding_name!r}: give letters, digits and _, as in vit_b_16")
+        super().__init__(
+            min_batch_size=batch_size,
+            max_batch_size=batch_size,
+            element_size_fn=functools.partial(element_size, batch_size=batch_size),
+            large_model=large_model,
+            model_copies=model_copies,
+        )
+        self._weights: dict[str, Any] = {"model_dir": model_dir, "seed": seed}
+        self._model: tuple[str, str] = (clip_model, pretrained)
+        self._quick_gelu: bool | Literal["auto"] = quick_gelu
+        self._device = device
+        self._precision = precision
+        self._shape = batch_size
+        self._name = embedding_name
+        self._namespace = NAMESPACE if embedding_name is None else f"{NAMESPACE}.{embedding_name}"
+        self._images = Metrics.counter(self._namespace, "images")
+        self._failures = Metrics.counter(self._namespace, "failures")
+        self._oom_backoffs = Metrics.counter(self._namespace, "oom_backoffs")
+
+    def describe(self, fetch: bool = False) -> "ModelDescription":
+        """Describes the model and its weights, without loading them: see model_description.describe_model."""
+        from beam_curate.clip.model_description import describe_model
+
+        return describe_model(*self._model, **self._weights, quick_gelu=self._quick_gelu, fetch=fetch)
+
+    def load_model(self) -> "VisualTower":
+        """Fetches the weights if need be, and builds the tower."""
+        from beam_curate.clip.visual_tower import build_visual_tower
+        from beam_curate.clip.weights import find_weights
+
+        tower = build_visual_tower(
+            find_weights(*self._model, **self._weights),
+            precision=self._precision,
+            device=self._device,
+            quick_gelu=self._quick_gelu,
+        )
+        _LOG.info("Loaded %s on %s in %s", tower.describe(), *tower.runtime())
+        return tower
+
+    def run_inference(
+        self, batch: Sequence[DecodedImage], model: "VisualTower", inference_args: Mapping[str, Any] | None = None
+    ) -> list[Embedded]:
+        """Embeds a batch, in order.
+
+        Raises:
+            ValueError: If images are not of the model's size: the decoder was set up for another model.
+            RuntimeError: If the model fails on every image, or runs out of memory with one.
+        """
+        good = [sample for sample in batch if sample.failure is None]
+        if not good:
+            return [self._result(sample, sample.failure) for sample in batch]
+        size = model.describe().image_size
+        for sample in good:
+            if len(self._pixels(sample)) != size * size * 3:
+                raise ValueError(
+                    f"the pixels of {sample.ref.key!r} are {len(self._pixels(sample))} bytes, not {size}x{size}x3: "
+                    f"decode to size {size}, which {model.describe().clip_model} sees"
+                )
+        rows = self._embed([self._pixels(sample) for sample in good], model, size)
+        failed = sum(isinstance(row, Failure) for row in rows)
+        self._images.inc(len(rows) - failed)
+        self._failures.inc(failed)
+        left = iter(rows)
+        return [self._result(sample, next(left) if sample.failure is None else sample.failure) for sample in batch]
+
+    def _pixels(self, sample: DecodedImage) -> bytes:
+        """What the model sees of a sample."""
+        return sample.pixels if self._name is None else sample.other_pixels.get(self._name, sample.pixels)
+
+    def _result(self, sample: DecodedImage, row: bytes | Failure | None) -> Embedded:
+        """What a sample becomes, given the bytes of its embedding or why there is none."""
+        failure = row if isinstance(row, Failure) else None
+        row = row if isinstance(row, bytes) else b""
+        if self._name is None:
+            second = {} if failure else sample.embeddings
+            return EmbeddedSample(sample.ref, sample.facts, row, failure, sample.scores, second)
+        if failure:
+            return DecodedImage(sample.ref, sample.facts, b"", failure, sample.scores)
+        pixels = {name: data for name, data in sample.other_pixels.items() if name != self._name}
+        embeddings = {**sample.embeddings, self._name: row}
+        return dataclasses.replace(sample, other_pixels=pixels, embeddings=embeddings)
+
+    def _embed(self, images: Sequence[bytes], model: "VisualTower", size: int) -> list[bytes | Failure]:
+        """Embeds images, as many at a time as the batch shape holds, each to its bytes or to why it failed."""
+        import torch
+
+        rows: list[bytes | Failure] = []
+        while len(rows) < len(images):
+            try:
+                rows += self._bisect(images[len(rows) : len(rows) + self._shape], model, size)
+            except torch.cuda.OutOfMemoryError:
+                if self._shape == 1:
+                    raise
+                self._oom_backoffs.inc()
+                _LOG.warning("Out of GPU memory with %d images at a time: going on with half as many", self._shape)
+                self._shape //= 2
+        return rows
+
+    def _bisect(self, part: Sequence[bytes], model: "VisualTower", size: int) -> list[bytes | Failure]:
+        import torch
+
+        try:
+            return [_checked(row) for row in self._call(part, model, size)]
+        except (torch.cuda.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError)):
+            raise  # the device's fault, not the sample's
+        except SAMPLE_ERRORS as error:
+            if len(part) == 1:
+                self._call([], model, size)  # raises if the fault is the model's
+                message = f"{type(error).__name__}: {error}"
+                _LOG.warning("The model fails on a sample: %s", message)
+                return [Failure(INFER, INFERENCE_ERROR, message)]
+        half = len(part) // 2
+        return self._bisect(part[:half], model, size) + self._bisect(part[half:], model, size)
+
+    def _call(self, part: Sequence[bytes], model: "VisualTower", size: int) -> npt.NDArray[np.float16]:
+        """Calls the model on up to the batch shape of images, filled up with black ones; (len(part), D) comes back."""
+        pixels = bytearray().join([*part, bytes((self._shape - len(part)) * size * size * 3)])
+        return model.embed(np.frombuffer(pixels, np.uint8).reshape(self._shape, size, size, 3))[: len(part)]
+
+    def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:
+        """Counts the bytes of pixels in a batch (Beam's default pickles the whole batch to find out)."""
+        return sum(len(self._pixels(sample)) for sample in batch)
+
+    def get_metrics_namespace(self) -> str:
+        """Returns the namespace of the metrics of this handler and of RunInference for it."""
+        return self._namespace
+
+
+def _checked(row: npt.NDArray[np.float16]) -> bytes | Failure:
+    if np.isfinite(row).all():
+        return row.astype("<f2").tobytes()
+    return Failure(INFER, NON_FINITE_EMBEDDING, f"{int((~np.isfinite(row)).sum())} of {row.size} values are not finite")

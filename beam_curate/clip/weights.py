@@ -1,0 +1,266 @@
+"""Where the weights of a CLIP visual tower come from, and how they are read: visual tensors only, one at a time.
+
+`pretrained` names, in this order of precedence:
+
+- `random`: seeded random weights, for trying things out; embeddings and scores then mean nothing;
+- an open_clip pretrained tag of the model (`openai`, `laion2b_s32b_b82k`, ...): looked up in `model_dir` if that is
+  given, else downloaded from the Hugging Face hub into its cache;
+- a file: `.safetensors`, or a `torch.save` file (`.pt`, `.pth`, `.bin`), read with `weights_only=True`;
+- a directory that holds a checkpoint, as open_clip or transformers publish it, or a models directory that holds one
+  in one of the places that `model_dir_places` lists (NeMo Curator's `openai/clip-vit-large-patch14` is one of them).
+
+A directory is told from a tag of the same name by a path separator: `./openai`. How a checkpoint is read: see `checkpoint`.
+"""
+
+import hashlib
+import logging
+import os
+import socket
+import urllib.parse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import huggingface_hub
+import open_clip
+from open_clip import pretrained as tags
+
+from beam_curate.clip.checkpoint import WeightsError, checkpoint_names
+from beam_curate.clip.config import check_open_clip, check_transformers, did_you_mean, model_config, read_config
+
+_LOG = logging.getLogger(__name__)
+
+RANDOM: Final = "random"
+OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
+# In order of preference; the names are those that open_clip and transformers publish under.
+CHECKPOINT_NAMES: Final = (
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+# Where transformers keeps OpenAI's models. Source: https://huggingface.co/openai
+_OPENAI_HUB: Final = {
+    "ViT-B-32": "openai/clip-vit-base-patch32",
+    "ViT-B-16": "openai/clip-vit-base-patch16",
+    "ViT-L-14": "openai/clip-vit-large-patch14",
+    "ViT-L-14-336": "openai/clip-vit-large-patch14-336",
+}
+# open_clip's own loader drops these three entries: only OpenAI's released checkpoints have them.
+# Source: open_clip 3.3, model.build_model_from_openai_state_dict.
+_OPENAI_MARKERS: Final = frozenset({"input_resolution", "context_length", "vocab_size"})
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Weights found, not yet read: exactly one of `seed` (random), `path` (a file here) and `tag` is set.
+
+    `quick_gelu` is what the source says of its activation (None: nothing), `said_by` who says it. `preprocess` holds
+    those of mean, std, interpolation and resize_mode that the source prescribes.
+    """
+
+    clip_model: str
+    pretrained: str
+    seed: int | None = None
+    path: str = ""
+    tag: str = ""
+    quick_gelu: bool | None = None
+    said_by: str = ""
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """`random:<seed>`, `sha256:<hex digest of the file>`, or `tag:<model>/<tag>` while not yet fetched.
+
+        Reads the whole file (about 1 s per GB).
+        """
+        if self.seed is not None:
+            return f"{RANDOM}:{self.seed}"
+        if not self.path:
+            return f"tag:{self.clip_model}/{self.tag}"
+        digest = hashlib.sha256()
+        with open(self.path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+        return f"sha256:{digest.hexdigest()}"
+
+
+def model_dir_places(clip_model: str, tag: str) -> list[str]:
+    """Lists the folders, relative to a models directory, where the weights of a model and tag are looked for.
+
+    `<model>/<tag>` first, then the name of the hub repository that open_clip downloads the tag from, then, for tag
+    `openai`, transformers' repository, which is where NeMo Curator puts it.
+    """
+    places = [f"{clip_model}/{tag}"]
+    hub = tags.get_pretrained_cfg(clip_model, tag).get("hf_hub", "")
+    if hub:
+        places.append(hub.rpartition("/")[0])
+    base = clip_model.removesuffix("-quickgelu")
+    if tag == "openai" and base in _OPENAI_HUB:
+        places.append(_OPENAI_HUB[base])
+    return places
+
+
+def for_any_folder(clip_model: str, pretrained: str) -> str:
+    """The same `pretrained` for a worker that runs in another folder: a path is made absolute, all else stays."""
+    if pretrained == RANDOM or tags.get_pretrained_cfg(model_config(clip_model)[0], pretrained):
+        return pretrained
+    path = Path(pretrained)
+    return str(path.absolute()) if pretrained and path.exists() else pretrained
+
+
+def find_weights(clip_model: str, pretrained: str, *, model_dir: str | None = None, seed: int = 0) -> WeightsSource:
+    """Finds the weights that `pretrained` names, without network and without reading tensors.
+
+    Args:
+        clip_model: A model name of open_clip.
+        pretrained: See the module's text.
+        model_dir: A models directory, where a tag is looked for before the hub.
+        seed: The seed of `random`.
+
+    Raises:
+        WeightsError: For an unknown model, tag or path, for a directory without a checkpoint or with several, and
+            for a checkpoint whose configuration is another model's.
+    """
+    name, _ = model_config(clip_model)
+    if pretrained == RANDOM:
+        return WeightsSource(name, pretrained, seed=seed)
+    if tags.get_pretrained_cfg(name, pretrained):
+        found = _recorded(WeightsSource(name, pretrained, tag=pretrained), pretrained)
+        local = _in_models_dir(Path(model_dir), name, [pretrained]) if model_dir else []
+        return _at_path(found, local[0]) if local else found
+    path = Path(pretrained)
+    if pretrained and path.is_dir():
+        path = _in_directory(path, name)
+    if path.is_file():
+        return _at_path(_published(WeightsSource(name, pretrained), path), path)
+    known = open_clip.list_pretrained_tags_by_model(name)
+    remedy = "copy it to a local path first" if "://" in pretrained else did_you_mean(pretrained, [*known, RANDOM])
+    raise WeightsError(
+        f"pretrained={pretrained!r} is neither a pretrained tag of {name} nor an existing file or directory: {remedy}"
+    )
+
+
+def _recorded(source: WeightsSource, tag: str) -> WeightsSource:
+    record = tags.get_pretrained_cfg(source.clip_model, tag)
+    # Every tag's record is complete: a tag without `quick_gelu` was trained with GELU.
+    return replace(
+        source,
+        quick_gelu=bool(record.get("quick_gelu", False)),
+        said_by=f"open_clip's record of the tag {tag!r}",
+        preprocess=_preprocess(record),
+    )
+
+
+def _published(source: WeightsSource, path: Path) -> WeightsSource:
+    """Adds a tag's record to a file that lies in one of the tag's folders, of a models directory or the hub's cache."""
+    folder = Path(os.path.abspath(path)).parent  # not resolved: the hub's cache links to files without names
+    for tag in open_clip.list_pretrained_tags_by_model(source.clip_model):
+        for place in model_dir_places(source.clip_model, tag):
+            cached = f"models--{place.replace('/', '--')}"
+            if folder.match(place) or (folder.parent.name == "snapshots" and folder.parent.parent.name == cached):
+                return _recorded(source, tag)
+    return source
+
+
+def _in_directory(path: Path, name: str) -> Path:
+    found = _checkpoints(path)
+    if found:
+        return found[0]
+    known = open_clip.list_pretrained_tags_by_model(name)
+    found = _in_models_dir(path, name, known)
+    if not found:
+        raise WeightsError(
+            f"pretrained={str(path)!r} holds none of {', '.join(CHECKPOINT_NAMES)}, nor do its folders for {name} "
+            f"({', '.join(model_dir_places(name, known[0] if known else 'TAG'))}, ...): name the file itself"
+        )
+    if len({file.parent for file in found}) > 1:
+        raise WeightsError(f"pretrained={str(path)!r} holds several weights of {name}, name one: {found}")
+    return found[0]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [folder / name for name in CHECKPOINT_NAMES if (folder / name).is_file()]
+
+
+def _in_models_dir(models: Path, name: str, known: Collection[str]) -> list[Path]:
+    places = {place: None for tag in known for place in model_dir_places(name, tag)}
+    return [file for place in places for file in _checkpoints(models / place)[:1]]
+
+
+def _preprocess(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("mean", "std", "interpolation", "resize_mode") if record.get(key) is not None}
+
+
+def _at_path(source: WeightsSource, path: Path) -> WeightsSource:
+    """Completes a source with a file and with what the files beside it, or its own names, say of it."""
+    source = replace(source, path=str(path))
+    config_path = path.parent / (OPEN_CLIP_CONFIG if path.name.startswith("open_clip") else "config.json")
+    preprocess: dict[str, Any] = {}
+    said: bool | None = None
+    if path.name in CHECKPOINT_NAMES and config_path.is_file():
+        config = read_config(config_path)
+        if config_path.name == OPEN_CLIP_CONFIG:
+            said = bool(config.get("model_cfg", {}).get("quick_gelu", False))
+            preprocess = _preprocess(config.get("preprocess_cfg", {}))
+            check_open_clip(source.clip_model, config, config_path)
+        else:
+            # transformers leaves the default of CLIPVisionConfig.hidden_act, quick_gelu, out of older files.
+            said = config.get("vision_config", config).get("hidden_act", "quick_gelu") == "quick_gelu"
+            check_transformers(source.clip_model, config, config_path)
+            processor = path.parent / "preprocessor_config.json"
+            if processor.is_file():
+                record = read_config(processor)
+                preprocess = _preprocess({"mean": record.get("image_mean"), "std": record.get("image_std")})
+    if source.quick_gelu is not None:  # a tag's record stands above what lies beside the file
+        return source
+    said_by = str(config_path)
+    if not said and ("openai" in path.name.lower() or checkpoint_names(str(path)) >= _OPENAI_MARKERS):
+        said, said_by = True, f"{path.name} is a checkpoint of OpenAI's"
+    return replace(source, quick_gelu=said, said_by=said_by if said is not None else "", preprocess=preprocess)
+
+
+def hub_reachable(timeout: float = 5.0) -> bool:
+    """Tells whether the Hugging Face hub answers: at most `timeout` seconds; true behind a proxy, without trying."""
+    endpoint = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    try:
+        socket.create_connection((endpoint.hostname or "", endpoint.port or 443), timeout=timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def fetch_weights(source: WeightsSource) -> WeightsSource:
+    """Downloads the weights of a tag, unless they are here already; other sources come back as they are.
+
+    Raises:
+        WeightsError: When the hub cannot be reached or refuses; says which file to put where.
+    """
+    if source.path or source.seed is not None:
+        return source
+    record = tags.get_pretrained_cfg(source.clip_model, source.tag)
+    repository, _, file = record.get("hf_hub", "").rpartition("/")
+    wanted = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    for name in wanted if repository else []:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return replace(source, path=cached)
+    reason = "the hub does not answer"
+    if not repository or hub_reachable():
+        try:
+            return replace(source, path=tags.download_pretrained(record))
+        except (OSError, RuntimeError, ValueError) as error:  # no network, a refusal, a checksum that differs
+            reason = str(error)
+    where = f"https://huggingface.co/{repository}" if repository else record.get("url", "")
+    place = model_dir_places(source.clip_model, source.tag)[0]
+    raise WeightsError(
+        f"pretrained={source.tag!r}: the weights of {source.clip_model} could not be downloaded from {where} "
+        f"({reason}). Where there is a network, fetch {wanted[0]} from there, put it into MODELS/{place}/ as "
+        f"{CHECKPOINT_NAMES[0] if wanted[0].endswith('.safetensors') else CHECKPOINT_NAMES[2]}, and give "
+        "model_dir=MODELS; or name a file with pretrained"
+    )

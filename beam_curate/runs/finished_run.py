@@ -1,0 +1,148 @@
+"""A finished run as a source: its output shards, and where in them each member of each sample lies.
+
+The spans are computed, not read: the shards were written by `shard_writing`, so their layout follows from the names and sizes
+in the Parquet table beside them, and the end must be where the shard ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_curate.records import Shard
+from beam_curate.runs.packing import shard_name
+from beam_curate.runs.summary import SUMMARY
+from beam_curate.storage.files import exists, join, match, open_read, read_json
+from beam_curate.tars.headers import BLOCK, padded
+from beam_curate.tars.writing import END, member_header, safe_key
+
+_PLAIN_NAME = 100  # bytes of the name field of a ustar header
+_PLAIN_SIZE = 8**11  # its size field has 11 octal digits
+
+
+class RunNotUsableError(ValueError):
+    """The folder holds no finished run, or one that does not fit together; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run of curate.py or select.py.
+
+    Attributes:
+        folder: Where it lies.
+        summary: Its summary.json.
+        shards: Its output shards.
+        counts: How many samples each shard holds.
+        schema: The columns of the shards' tables.
+    """
+
+    folder: str
+    summary: dict[str, Any]
+    shards: Sequence[Shard]
+    counts: Sequence[int]
+    schema: pa.Schema
+
+    @property
+    def total(self) -> int:
+        """The number of samples."""
+        return sum(self.counts)
+
+    def firsts(self) -> list[int]:
+        """The position of the first sample of each shard among all samples."""
+        return [0, *accumulate(self.counts)][:-1]
+
+
+def read_run(folder: str) -> FinishedRun:
+    """Looks at a run and checks that what its index and its summary say lies there.
+
+    Raises:
+        RunNotUsableError: It is none, is not finished, has no samples, or lacks a file.
+    """
+    if not exists(join(folder, SUMMARY)):
+        started = exists(join(folder, "run.json"))
+        remedy = "is not finished; continue it with --resume" if started else "holds no run; give the --output of one"
+        raise RunNotUsableError(f"{folder} {remedy}")
+    summary = read_json(join(folder, SUMMARY))
+    kept = summary.get("funnel", {}).get("kept")
+    if kept is None or not exists(join(folder, "index.json")):
+        raise RunNotUsableError(f"{folder} is no run of curate.py or select.py; give the --output of one of these")
+    listed = read_json(join(folder, "index.json"))["shardlist"]
+    if not listed:
+        raise RunNotUsableError(f"{folder} has no kept samples; select some with select.py first")
+    (found,) = match([join(folder, "[0-9]*.tar")])
+    shards = [Shard(index, join(folder, entry["url"]), entry["filesize"]) for index, entry in enumerate(listed)]
+    for shard in shards:
+        if found.get(shard.path) != shard.size:
+            there = f"has {found[shard.path]} bytes" if shard.path in found else "is missing"
+            raise RunNotUsableError(f"{shard.path} {there}, and index.json says {shard.size} bytes; restore the file")
+    counts = [entry["nsamples"] for entry in listed]
+    if sum(counts) != kept:
+        raise RunNotUsableError(
+            f"{folder}: index.json tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
+        )
+    with open_read(table_path(folder, 0)) as stream:
+        schema = pq.ParquetFile(stream).schema_arrow.remove_metadata()
+    return FinishedRun(folder, summary, shards, counts, schema)
+
+
+def table_path(folder: str, index: int) -> str:
+    """The table of a shard's samples."""
+    return join(folder, f"{shard_name(index)}.parquet")
+
+
+def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """The rows of a shard's samples in tar order; `members` and `image` are as they are in the shard itself.
+
+    Args:
+        folder: The run's folder.
+        shard: The shard.
+        columns: What to read; `key` and `members` are among them.
+
+    Raises:
+        RunNotUsableError: The table does not tell of this shard.
+    """
+    with open_read(table_path(folder, shard.index)) as stream:
+        table = pq.ParquetFile(stream).read(columns=list(columns), use_threads=False)
+    members, end = _spans(table.column("key").to_pylist(), table.column("members").to_pylist())
+    if end != shard.size:
+        raise RunNotUsableError(
+            f"{shard.path} has {shard.size} bytes, and by {shard_name(shard.index)}.parquet it would have {end}: the two do "
+            "not belong together; make the run again"
+        )
+    written: dict[str, Sequence[Any]] = {"members": members}
+    if "image" in table.column_names:
+        pairs = zip(table.column("key").to_pylist(), table.column("image").to_pylist(), strict=True)
+        written["image"] = [_written_suffix(key, suffix) for key, suffix in pairs]
+    for name, values in written.items():
+        column = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
+    return table
+
+
+def _written_suffix(key: str, suffix: str) -> str:
+    """A member's extension as the tar has it: names that could do harm were changed when they were written."""
+    return safe_key(f"{key}.{suffix}")[len(key) + 1 :]
+
+
+def _spans(keys: Sequence[str], members: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[list[dict[str, Any]]], int]:
+    """The members of each sample with their spans in the tar that was written of them, and the length of the tar."""
+    position = 0
+    found = []
+    for key, sources in zip(keys, members, strict=True):
+        sample = []
+        for member in sources:
+            suffix, size = _written_suffix(key, member["suffix"]), member["size"]
+            offset = position + _header_bytes(f"{key}.{suffix}", size)
+            sample.append({"suffix": suffix, "offset": offset, "size": size})
+            position = offset + padded(size)
+        found.append(sample)
+    return found, position + len(END)
+
+
+def _header_bytes(name: str, size: int) -> int:
+    if name.isascii() and len(name) <= _PLAIN_NAME and size < _PLAIN_SIZE:
+        return BLOCK
+    return len(member_header(name, size))

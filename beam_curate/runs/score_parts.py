@@ -1,0 +1,49 @@
+"""A finished part of the score table: counted, and written with its counts in the file's metadata."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+
+from beam_curate import records
+from beam_curate.records import ScorePart
+from beam_curate.runs import score_table
+from beam_curate.storage.files import atomic_output
+
+
+def write_part(
+    output: str,
+    shard_index: int,
+    shard: str,
+    table: pa.Table,
+    folder: str = score_table.FOLDER,
+    metadata: Mapping[str, str] | None = None,
+    group_rows: Sequence[int] | None = None,
+) -> ScorePart:
+    """Writes all rows of an input shard as its part of the table in `output`, atomically.
+
+    Args:
+        output: Folder of the run.
+        shard_index: The shard's index.
+        shard: Its path.
+        table: Its rows, of `score_table.schema`, or of the columns of an overlay.
+        folder: The folder below `output`.
+        metadata: What the file's metadata says beside the counts.
+        group_rows: The number of rows of each row group, see `score_table.write_table`.
+    """
+    statuses, reason_counts = score_table.count(table)
+    part = ScorePart(
+        shard_index=shard_index,
+        shard=shard,
+        path=score_table.part_name(shard_index, folder),
+        rows=table.num_rows,
+        kept=statuses[records.KEPT],
+        rejected=statuses[records.REJECTED],
+        failed=statuses[records.FAILED],
+        reasons=dict(sorted(reason_counts.items())),
+    )
+    with atomic_output(output, part.path) as stream:
+        counts = {score_table.PART_METADATA: json.dumps(asdict(part))}
+        score_table.write_table(stream, table, {**counts, **(metadata or {})}, group_rows)
+    return part

@@ -1,0 +1,195 @@
+"""One output shard: its tar, the Parquet table of its samples, and its statistics."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_curate.records import Piece, ScorePart, WrittenShard
+from beam_curate.runs import score_table
+from beam_curate.runs.packing import shard_name
+from beam_curate.runs.table_parts import TablePlace, counted_table
+from beam_curate.storage.files import atomic_output, write_atomic, write_json
+from beam_curate.tars import writing
+from beam_curate.tars.sources import SourceReader, check_sha256
+
+
+class HashingWriter:
+    """Passes writes on to a stream, in large pieces, and keeps their number and md5 (the wids index wants both).
+
+    Attributes:
+        size: Bytes written so far.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Takes all of the data."""
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        self.size += len(data)
+        if self._waiting_bytes >= _PIECE_BYTES:
+            self._pass_on()
+        return len(data)
+
+    def _pass_on(self) -> None:
+        # Hashing and writing give up Python's lock and wait for it again: once a piece rather than three times a member.
+        piece = b"".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._md5.update(piece)
+        self._stream.write(piece)
+
+    def finish(self) -> str:
+        """Passes on what is left; returns the md5 of all that was written, as hex digits."""
+        self._pass_on()
+        return self._md5.hexdigest()
+
+
+class PartPieces(NamedTuple):
+    """What an output shard takes from one part: its pieces, and the new keys of rows that must give theirs up, by rank."""
+
+    part: ScorePart
+    pieces: Sequence[Piece]
+    renamed: Mapping[int, str]
+
+
+def shard_rows(output: str, parts: Iterable[PartPieces]) -> pa.Table:
+    """The rows of an output shard in their order, with the column `key` as it is to be written.
+
+    A column more than in the score table, `source_key`, holds the key as it stands in the source.
+
+    Raises:
+        RuntimeError: A part does not hold the rows that were counted in it; it was changed in between.
+    """
+    tables: list[pa.Table] = []
+    places: list[np.ndarray] = []
+    table: TablePlace | None = None
+    for part, pieces, renamed in parts:
+        table = table or counted_table(output, part)
+        ranks = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in pieces])
+        place = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
+        order = np.argsort(ranks)
+        ranks, place = ranks[order], place[order]
+        with table.open(part.shard_index) as opened:
+            rows = opened.read_kept(ranks)
+        if rows.num_rows != len(ranks):
+            raise RuntimeError(f"{part.path} holds {rows.num_rows} of {len(ranks)} kept rows that were counted in it")
+        keys = [writing.safe_key(key) for key in rows.column("key").to_pylist()]
+        keys = [renamed.get(rank, key) for rank, key in zip(ranks.tolist(), keys, strict=True)]
+        rows = rows.append_column(_SOURCE_KEY, rows.column("key"))
+        tables.append(rows.set_column(rows.schema.get_field_index("key"), "key", pa.array(keys, pa.string())))
+        places.append(place)
+    everything = pa.concat_tables([table.replace_schema_metadata(_METADATA) for table in tables])
+    return everything.take(pa.array(np.argsort(np.concatenate(places)))).combine_chunks()
+
+
+_SOURCE_KEY = "source_key"
+_PIECE_BYTES = 1 << 20
+_METADATA = {"beam_curate.schema_version": score_table.SCHEMA_VERSION}
+
+
+def write_shard(output: str, index: int, rows: pa.Table) -> WrittenShard:
+    """Writes `<index>.tar`, `<index>.parquet` and `<index>_stats.json`, in this order.
+
+    Every member of every sample is copied byte for byte from its source, under the row's key, in the order of the rows
+    and, within a sample, of its source. The three files' bytes depend on the rows and the sources alone.
+
+    Raises:
+        SourceChangedError: A source is no longer what was scored.
+    """
+    name = shard_name(index)
+
+    def write_tar(stream: BinaryIO) -> tuple[int, str]:
+        tar = HashingWriter(stream)
+        for member_name, data in _members(rows):
+            writing.write_member(tar, member_name, data)
+        writing.write_end(tar)
+        return tar.size, tar.finish()
+
+    size, md5 = write_atomic(output, f"{name}.tar", write_tar)
+    rows = rows.drop_columns([_SOURCE_KEY])
+    with atomic_output(output, f"{name}.parquet") as stream:
+        score_table.write_table(stream, rows)
+    shard = WrittenShard(index, f"{name}.tar", rows.num_rows, size, md5)
+    write_json(output, f"{name}_stats.json", shard_stats(shard, rows))
+    return shard
+
+
+def held_bytes(rows: pa.Table) -> int:
+    """What writing these rows may hold in memory of their members: nothing if they are in the order of their sources."""
+    order = _source_order(rows)
+    if (np.diff(order) > 0).all():
+        return 0
+    return pc.sum(pc.struct_field(pc.list_flatten(rows.column("members")), "size")).as_py() or 0
+
+
+def _source_order(rows: pa.Table) -> npt.NDArray[np.int64]:
+    """The places of the rows in the order in which they lie in the sources."""
+    return np.lexsort((rows.column("index").to_numpy(), rows.column("shard_index").to_numpy()))
+
+
+def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of all members, in the order of the rows.
+
+    A source is read forward. Rows in another order (a shuffle) are read in source order all the same, and held in memory
+    until their turn comes: one output shard at most.
+    """
+    columns = rows.select(["key", _SOURCE_KEY, "shard", "image", "sha256", "members"]).to_pylist()
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in columns:
+        spans[row["shard"]] += [(member["offset"], member["size"]) for member in row["members"]]
+    held: dict[int, list[tuple[str, bytes]]] = {}
+    turn = 0
+    with SourceReader() as source:
+        for shard, members in spans.items():
+            source.expect(shard, members)
+        for place in _source_order(rows).tolist():
+            held[place] = list(_sample_members(source, columns[place]))
+            while turn in held:
+                yield from held.pop(turn)
+                turn += 1
+
+
+def _sample_members(source: SourceReader, row: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    for member in row["members"]:
+        data = source.read(row["shard"], member["offset"], member["size"], member["suffix"], row[_SOURCE_KEY])
+        if member["suffix"] == row["image"]:
+            check_sha256(data, row["sha256"], row["key"], row["shard"])
+        yield f"{row['key']}.{member['suffix']}", data
+
+
+def shard_stats(shard: WrittenShard, rows: pa.Table) -> dict[str, Any]:
+    """What a person or a loader wants to know of a shard without opening it."""
+    scores = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
+    return {
+        "name": shard.name,
+        "samples": shard.samples,
+        "size": shard.size,
+        "md5": shard.md5,
+        "source_shards": sorted(pc.unique(rows.column("shard")).to_pylist()),
+        "formats": dict(sorted(Counter(rows.column("format").to_pylist()).items())),
+        "image_bytes": pc.sum(rows.column("size")).as_py(),
+        "scores": {name: _summary(rows.column(name).to_numpy()) for name in scores},
+    }
+
+
+def _summary(values: np.ndarray) -> dict[str, float] | None:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    return {
+        "min": float(np.min(values)),
+        "mean": float(np.mean(values, dtype=np.float64)),
+        "max": float(np.max(values)),
+    }

@@ -1,0 +1,91 @@
+"""The files that end a run: index.json (wids), sizes.json, and summary.json, which marks the run as complete."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from beam_curate.records import ScorePart, WrittenShard
+from beam_curate.storage.files import write_json
+
+SUMMARY = "summary.json"
+
+
+class AccountingError(RuntimeError):
+    """Samples were lost or doubled; the run must not be used."""
+
+
+def wids_index(shards: Sequence[WrittenShard]) -> dict[str, Any]:
+    """The index that wids reads; urls are relative to it.
+
+    Source: webdataset, wids-shard-index-v1.
+    """
+    return {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "shardlist": [
+            {"url": shard.name, "md5sum": shard.md5, "nsamples": shard.samples, "filesize": shard.size}
+            for shard in shards
+        ],
+    }
+
+
+def funnel(parts: Iterable[ScorePart]) -> dict[str, Any]:
+    """Samples in, failed, rejected and kept, with the reasons.
+
+    Raises:
+        AccountingError: input = kept + rejected + failed does not hold.
+    """
+    totals: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        totals.update(input=part.rows, failed=part.failed, rejected=part.rejected, kept=part.kept)
+        reasons.update(part.reasons)
+    if totals["input"] != totals["kept"] + totals["rejected"] + totals["failed"]:
+        raise AccountingError(f"input = kept + rejected + failed does not hold: {dict(totals)}")
+    if sum(reasons.values()) != totals["rejected"] + totals["failed"]:
+        raise AccountingError(f"reasons {dict(reasons)} do not add up to rejected + failed: {dict(totals)}")
+    names = ("input", "failed", "rejected", "kept")
+    return {**{name: totals[name] for name in names}, "reasons": dict(reasons.most_common())}
+
+
+def finish_run(
+    output: str,
+    parts: Iterable[ScorePart],
+    shards: Iterable[WrittenShard],
+    input_shards: int,
+    samples_per_shard: int,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Checks the accounts of a run and writes its last files; returns the summary.
+
+    Args:
+        output: The run's folder.
+        parts: All parts of the score table.
+        shards: All output shards.
+        input_shards: Number of shards that were listed.
+        samples_per_shard: N, which every output shard but the last must hold.
+        about: What the caller adds to the summary (configuration, models, versions).
+
+    Raises:
+        AccountingError: A part or a sample is missing or doubled; nothing is written then.
+    """
+    parts = sorted(parts, key=lambda part: part.shard_index)
+    shards = sorted(shards, key=lambda shard: shard.index)
+    if [part.shard_index for part in parts] != list(range(input_shards)):
+        raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
+    counts = funnel(parts)
+    written = sum(shard.samples for shard in shards)
+    full = all(shard.samples == samples_per_shard for shard in shards[:-1])
+    if written != counts["kept"] or [shard.index for shard in shards] != list(range(len(shards))) or not full:
+        raise AccountingError(f"{counts['kept']} samples were kept and {written} written, in {len(shards)} shards")
+    summary = {
+        "funnel": counts,
+        "input_shards": len(parts),
+        "output_shards": len(shards),
+        "output_bytes": sum(shard.size for shard in shards),
+        **about,
+    }
+    write_json(output, "index.json", wids_index(shards))
+    write_json(output, "sizes.json", {shard.name: shard.samples for shard in shards})
+    write_json(output, SUMMARY, summary)
+    return summary

@@ -1,0 +1,270 @@
+"""Reading the parts of a score table with the verdicts that count: the one door for whoever reads a run's rows.
+
+A run of `curate.py` has its rows in `scores/`. A rule that is carried out later, on a finished table, does not write them
+again: it writes *overlays*, `verdicts/part-00000.parquet`, …, with a row for each row of the part of the same number, in the
+same order and in the same row groups. An overlay has the columns that tell the rows apart, the verdict, and the scores that
+were added; the other columns are read from `scores/`, of the same run or of the run that `run.json` names under `scores`.
+"""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_curate.records import KEPT, ScorePart
+from beam_curate.runs.run_state import part_paths, scores_folder
+from beam_curate.runs.score_table import (
+    SCHEMA_VERSION,
+    VERDICTS,
+    ScoreTableError,
+    open_part,
+    part_counts,
+    part_name,
+    with_later_columns,
+)
+from beam_curate.storage.files import absolute, exists, join, open_read
+from beam_curate.storage.retrying import StorageError
+
+IDENTITY: Final = ("key", "shard", "shard_index", "index")
+"""The columns that tell rows apart."""
+VERDICT: Final = ("status", "step", "reason", "error_message")
+SOURCE_METADATA: Final = "beam_curate.scores"
+"""The key of an overlay's metadata under which the footprint of the part lies that it was made for."""
+
+_OVERLAY_REMEDY: Final = "it holds verdicts on the score table; restore it, or repeat the run with --overwrite"
+_THREADS: Final = 8  # reading is waiting, where the table lies on an object store
+
+
+@dataclass(frozen=True)
+class TablePlace:
+    """Where a run's score table lies.
+
+    Attributes:
+        scores: The folder whose subfolder `scores` holds the parts.
+        verdicts: The folder whose subfolder `verdicts` holds the overlays that count; empty if there are none.
+    """
+
+    scores: str
+    verdicts: str = ""
+
+    @contextlib.contextmanager
+    def open(self, shard_index: int) -> Iterator["Part"]:
+        """Opens the part of an input shard.
+
+        Raises:
+            ScoreTableError: It is missing, is none, or is no longer the one that its overlay was made for.
+        """
+        with contextlib.ExitStack() as stack:
+            yield Part(self, shard_index, stack)
+
+
+def finished_table(run: str) -> tuple[TablePlace, dict[int, str]]:
+    """Finds the score table of a finished run, and the files with its verdicts by input shard, relative to the run.
+
+    Overlays count if there are any.
+    """
+    overlays = part_paths(run, VERDICTS)
+    return _place(run, bool(overlays)), overlays or part_paths(run)
+
+
+def _place(run: str, overlaid: bool) -> TablePlace:
+    return TablePlace(scores_folder(run), run) if overlaid else TablePlace(run)
+
+
+def counted_table(run: str, part: ScorePart) -> TablePlace:
+    """Finds the score table to which a finished part belongs: an overlay counts if the part is one."""
+    return _place(run, part.path.startswith(f"{VERDICTS}/"))
+
+
+def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads the score table of a finished run, of `curate.py` or `select.py`: all rows, with the verdicts of that run.
+
+    Args:
+        folder: The run's folder.
+        columns: Those to read, in this order; None reads all. The embeddings are most of the table.
+
+    Returns:
+        The rows in the order of the input. The columns are those of docs/score-table.md.
+
+    Raises:
+        ScoreTableError: There is no score table, it lacks a column, or it does not fit its overlays.
+    """
+    place, found = finished_table(absolute(folder))
+    if not found:
+        raise ScoreTableError(f"{folder} holds no score table: {part_name(0)} is missing; give the --output of a run")
+
+    def read(number: int) -> pa.Table:
+        with place.open(number) as part:
+            return part.read(columns)
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
+        tables = list(pool.map(read, sorted(found)))
+    whole = pa.concat_tables(tables)
+    return whole if columns is None else whole.select(list(columns))
+
+
+class Part:
+    """An open part, see `TablePlace.open`: a file is opened when one of its columns is wanted.
+
+    Attributes:
+        name: The path of the part below its folder.
+    """
+
+    def __init__(self, place: TablePlace, shard_index: int, stack: contextlib.ExitStack) -> None:
+        self.name = part_name(shard_index)
+        self._place, self._stack = place, stack
+        self._stored: pq.ParquetFile | None = None
+        self._overlay: pq.ParquetFile | None = None
+        if place.verdicts:
+            self._overlay = self._open(join(place.verdicts, part_name(shard_index, VERDICTS)), _OVERLAY_REMEDY)
+
+    @property
+    def scores(self) -> pq.ParquetFile:
+        """The part itself, without the overlay."""
+        if self._stored is None:
+            self._stored = self._open(join(self._place.scores, self.name), self._moved())
+            if self._overlay is not None:
+                self._check_fit(self._stored, self._overlay)
+        return self._stored
+
+    @property
+    def _first(self) -> pq.ParquetFile:
+        return self.scores if self._overlay is None else self._overlay
+
+    @property
+    def counts(self) -> ScorePart:
+        """The rows by verdict."""
+        return part_counts(self._first.schema_arrow)
+
+    @property
+    def num_row_groups(self) -> int:
+        """The number of row groups."""
+        return int(self._first.num_row_groups)
+
+    @property
+    def added(self) -> list[str]:
+        """The names of the scores that the overlay adds."""
+        names = self._overlay.schema_arrow.names if self._overlay is not None else []
+        return [name for name in names if name not in (*IDENTITY, *VERDICT)]
+
+    @functools.cached_property
+    def schema(self) -> pa.Schema:
+        """All columns: scores that were added come before the embedding."""
+        schema: pa.Schema = with_later_columns(self.scores.schema_arrow.empty_table()).schema
+        for name in self.added:
+            schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
+        return schema.with_metadata({"beam_curate.schema_version": SCHEMA_VERSION})
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads all rows; the columns come in the order of the schema.
+
+        Raises:
+            ScoreTableError: There is no such column.
+        """
+        return self._read(columns, lambda file, names: file.read(columns=names, use_threads=False))
+
+    def read_row_group(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads the rows of a row group, as `read` does."""
+        return self._read(columns, lambda file, names: file.read_row_group(group, columns=names, use_threads=False))
+
+    def _read(self, columns: Sequence[str] | None, read: Callable[[pq.ParquetFile, list[str]], pa.Table]) -> pa.Table:
+        above = self._overlay.schema_arrow.names if self._overlay is not None else []
+        known = above if columns is not None and set(columns) <= set(above) else self.schema.names
+        names = known if columns is None else [name for name in known if name in columns]
+        if columns is not None and len(names) < len(set(columns)):
+            missing = min(set(columns) - set(known))
+            raise ScoreTableError(f"{join(self._place.scores, self.name)} has no column {missing!r}")
+        found: dict[str, pa.ChunkedArray] = {}
+        upper, lower = ([name for name in names if (name in above) is there] for there in (True, False))
+        if self._overlay is not None and upper:
+            table = read(self._overlay, upper)
+            found |= dict(zip(table.column_names, table.columns, strict=True))
+        if lower:
+            stored = self.scores.schema_arrow.names
+            table = read(self.scores, [name for name in lower if name in stored])
+            found |= dict(zip(table.column_names, table.columns, strict=True))
+            # Columns that there were none of when the part was written.
+            later = {name: self.schema.field(name).type for name in lower if name not in stored}
+            found |= {name: pa.chunked_array([pa.nulls(table.num_rows, kind)]) for name, kind in later.items()}
+        return pa.table({name: found[name] for name in names})
+
+    def read_kept(self, ranks: npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
+        """The kept rows with these ranks (ascending, counted from 0) among the part's kept rows.
+
+        Reads the status column, and of the other columns only the row groups that hold these rows. Ranks that the part does
+        not have are left out.
+        """
+        tables = []
+        rank = 0
+        for group in range(self.num_row_groups):
+            if rank > ranks[-1]:
+                break
+            status = self.read_row_group(group, ["status"]).column("status")
+            kept = np.flatnonzero(pc.equal(status, KEPT).to_numpy(zero_copy_only=False))
+            inside = ranks[np.searchsorted(ranks, rank) : np.searchsorted(ranks, rank + len(kept))]
+            if len(inside):
+                tables.append(self.read_row_group(group, columns).take(pa.array(kept[inside - rank])))
+            rank += len(kept)
+        if tables:
+            return pa.concat_tables(tables)
+        empty = self.schema.empty_table()
+        return empty if columns is None else empty.select([name for name in empty.column_names if name in columns])
+
+    def kept_column(self, column: str) -> list[str]:
+        """One column of the kept rows, in order."""
+        table = self.read([column, "status"])
+        return table.filter(pc.equal(table.column("status"), KEPT)).column(column).to_pylist()
+
+    def _open(self, path: str, remedy: str) -> pq.ParquetFile:
+        try:
+            return open_part(self._stack.enter_context(open_read(path)))
+        except StorageError as error:
+            if exists(path):
+                raise
+            raise ScoreTableError(f"{path} is missing: {remedy}") from error
+
+    def _moved(self) -> str:
+        if self._place.verdicts in ("", self._place.scores):
+            return "it is a part of the score table; restore it"
+        return (
+            f"{self._place.verdicts} was selected from the score table there and holds only its verdicts; put it back or, if it "
+            f"was moved, repeat the selection with --resume, and with the new folder as --scores"
+        )
+
+    def _check_fit(self, scores: pq.ParquetFile, overlay: pq.ParquetFile) -> None:
+        expected = (overlay.schema_arrow.metadata or {}).get(SOURCE_METADATA.encode(), b"").decode()
+        if footprint(scores) != expected:
+            raise ScoreTableError(
+                f"{join(self._place.scores, self.name)} was written again after {self._place.verdicts} was selected from it; "
+                f"repeat the selection with --overwrite"
+            )
+
+
+def footprint(part: pq.ParquetFile) -> str:
+    """A short text that tells a part from another one that was written in its place.
+
+    It depends on the counts, and on the columns, compressed sizes and statistics that the footer tells: reading the whole part
+    would take the time that overlays save.
+    """
+    found: list[object] = [part_counts(part.schema_arrow), *part.schema_arrow.names, *group_rows(part)]
+    for number in range(part.num_row_groups):
+        group = part.metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            found.append(column.total_compressed_size)
+            if column.is_stats_set and column.statistics.has_min_max:
+                found += [column.statistics.min, column.statistics.max]
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:32]
+
+
+def group_rows(part: pq.ParquetFile) -> list[int]:
+    """The number of rows of each row group."""
+    return [part.metadata.row_group(number).num_rows for number in range(part.num_row_groups)]

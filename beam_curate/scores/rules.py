@@ -1,0 +1,211 @@
+"""Keep or reject: conditions on the columns of the score table, carried out on whole columns."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_curate import reasons
+from beam_curate.scores.expressions import NUMBER, TEXT, Expression, parse_expression
+
+Columns = Mapping[str, pa.Array | pa.ChunkedArray]
+
+FACT_KINDS: Final[Mapping[str, str]] = {
+    "width": NUMBER,
+    "height": NUMBER,
+    "side": NUMBER,
+    "size": NUMBER,
+    "format": TEXT,
+    "caption": TEXT,
+    "key": TEXT,
+    "url": TEXT,
+    "shard": TEXT,
+}
+"""The columns that rules can use beside the scores; `side` is the shorter of width and height, in pixels."""
+
+
+class Condition(Protocol):
+    """What decides on a row: `Rule` and `KeepRule`."""
+
+    @property
+    def reason(self) -> str:
+        """The stable name that a rejected row carries."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the columns that it reads."""
+
+    @property
+    def wanted(self) -> str:
+        """What keeps a row, in words."""
+
+    def keeps(self, columns: Columns, rows: int) -> pa.BooleanArray:
+        """Says for each of `rows` rows whether it passes: (N,) booleans without nulls."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Keeps a sample whose `column` is at least `minimum` and below `maximum` (None: that end is open).
+
+    Attributes:
+        reason: The stable name that a rejected row carries.
+        column: A score's name, or a number of FACT_KINDS.
+        minimum: Keep if value >= minimum.
+        maximum: Keep if value < maximum: the upper bound is rejected, as NeMo Curator's NSFW filter does.
+    """
+
+    reason: str
+    column: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        for bound in (self.minimum, self.maximum):
+            if bound is not None and not math.isfinite(bound):
+                raise ValueError(f"rule {self.reason}: the threshold is {bound}; give a finite number")
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The one column."""
+        return (self.column,)
+
+    @property
+    def wanted(self) -> str:
+        """The bounds."""
+        low = "" if self.minimum is None else f">= {self.minimum:g}"
+        high = "" if self.maximum is None else f"< {self.maximum:g}"
+        return f"{low} {high}".strip()
+
+    def keeps(self, columns: Columns, rows: int) -> pa.BooleanArray:
+        """Compares; a score that could not be computed, NaN or null, does not pass."""
+        values = pc.cast(columns[self.column], pa.float64())
+        passed = pc.invert(pc.is_null(values, nan_is_null=True))
+        if self.minimum is not None:
+            passed = pc.and_(passed, pc.greater_equal(values, self.minimum))
+        if self.maximum is not None:
+            passed = pc.and_(passed, pc.less(values, self.maximum))
+        return pc.fill_null(passed, False)
+
+
+@dataclass(frozen=True)
+class KeepRule:
+    """Keeps a sample for which an expression holds: the option --keep.
+
+    Attributes:
+        expression: See `expressions`.
+        reason: The stable name that a rejected row carries.
+    """
+
+    expression: Expression
+    reason: str = reasons.NOT_KEPT_BY_RULE
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the expression."""
+        return self.expression.columns
+
+    @property
+    def wanted(self) -> str:
+        """The expression as written."""
+        return self.expression.text
+
+    def keeps(self, columns: Columns, rows: int) -> pa.BooleanArray:
+        """Evaluates the expression; unknown does not pass."""
+        return self.expression.keeps(columns, rows)
+
+
+def standard_rules(
+    min_aesthetic: float | None = None, max_nsfw: float | None = None, min_side: int | None = None
+) -> tuple[Rule, ...]:
+    """The rules of the named options, in the order in which they are tried; None turns one off, 0 is a threshold."""
+    rules = (
+        Rule(reasons.SIDE_BELOW_MIN, "side", minimum=min_side),
+        Rule(reasons.AESTHETIC_BELOW_MIN, "aesthetic", minimum=min_aesthetic),
+        Rule(reasons.NSFW_ABOVE_MAX, "nsfw", maximum=max_nsfw),
+    )
+    return tuple(rule for rule in rules if rule.minimum is not None or rule.maximum is not None)
+
+
+def keep_rule(text: str, scores: Iterable[str]) -> tuple[KeepRule, ...]:
+    """The rule of --keep; none if the text is empty.
+
+    Raises:
+        ExpressionError: The expression cannot be understood or names a column that is not there.
+    """
+    kinds = {**dict.fromkeys(scores, NUMBER), **FACT_KINDS}
+    return (KeepRule(parse_expression(text, kinds)),) if text.strip() else ()
+
+
+def check_columns(rules: Iterable[Condition], scores: Sequence[str]) -> None:
+    """Refuses a rule on a column that no score gives.
+
+    Raises:
+        ValueError: It names the rule, the column and the columns there are.
+    """
+    known = (*scores, *FACT_KINDS)
+    for rule in rules:
+        for column in rule.columns:
+            if column not in known:
+                raise ValueError(
+                    f"rule {rule.reason} needs the score {column!r}, which is turned off; there are: "
+                    f"{', '.join(known)}. Turn the rule off too, or the score on"
+                )
+
+
+def judge(rules: Sequence[Condition], columns: Columns, rows: int) -> list[tuple[str, str]]:
+    """Tries the rules in order on every row.
+
+    Args:
+        rules: The rules.
+        columns: All columns that they read, each of `rows` values.
+        rows: N.
+
+    Returns:
+        N times the reason and a message of the first rule that rejects; empty strings where all keep.
+    """
+    verdicts = [("", "")] * rows
+    left = np.ones(rows, np.bool_)
+    for rule in rules:
+        keeps = rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
+        rejected = np.flatnonzero(left & ~keeps)
+        left &= keeps
+        messages = explain(rule.columns, columns, rejected, rule.wanted)
+        for row, message in zip(rejected.tolist(), messages, strict=True):
+            verdicts[row] = (rule.reason, message)
+    return verdicts
+
+
+def explain(names: Sequence[str], columns: Columns, places: npt.NDArray[np.int64], wanted: str) -> list[str]:
+    """Says why rows are rejected: their values in the columns named, and what would keep them.
+
+    Args:
+        names: The columns that a rule reads.
+        columns: These columns.
+        places: (M,) the rejected rows.
+        wanted: What keeps a row, in words.
+    """
+    taken = pa.array(places)
+    shown = [[f"{name} is {_shown(value)}" for value in columns[name].take(taken).to_pylist()] for name in names]
+    end = f"; kept if {wanted}"
+    if not shown:
+        return [end] * len(places)
+    return [", ".join(values) + end for values in zip(*shown, strict=True)]
+
+
+def all_keep(rules: Iterable[Condition], columns: Columns, rows: int) -> npt.NDArray[np.bool_]:
+    """Says for each of `rows` rows whether all rules keep it."""
+    result = np.ones(rows, np.bool_)
+    for rule in rules:
+        result &= rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
+    return result
+
+
+def _shown(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "missing"
+    return f"{value:g}" if isinstance(value, int | float) else repr(value)[:80]

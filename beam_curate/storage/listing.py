@@ -1,0 +1,86 @@
+"""Which shards an input names: globs, braces, comma lists, and text files of paths, on any Beam file system."""
+
+import posixpath
+import re
+from collections import defaultdict
+
+from braceexpand import braceexpand
+
+from beam_curate.records import Shard
+from beam_curate.storage.files import absolute, match, open_read
+
+_GLOB = re.compile(r"[*?\[]")
+_COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
+# From this many named paths in one folder, one listing of the folder is cheaper than a look at each.
+_LIST_FOLDER_FROM = 16
+
+
+class InputError(ValueError):
+    """The input names no shards, or names one that is not there."""
+
+
+def split_patterns(spec: str) -> list[str]:
+    """The patterns of a comma list with its braces expanded (`a{0..1}.tar,b.tar` → a0.tar, a1.tar, b.tar).
+
+    Raises:
+        InputError: A brace is not closed.
+    """
+    patterns: list[str] = []
+    for part in filter(None, (part.strip() for part in _COMMA_OUTSIDE_BRACES.split(spec))):
+        try:
+            patterns += braceexpand(part)
+        except ValueError as error:
+            raise InputError(f"--input {part!r}: {error}; close the brace") from error
+    return patterns
+
+
+def list_shards(spec: str) -> list[Shard]:
+    """The shards that an input names, sorted by path, each once, with their sizes.
+
+    A text file of paths (its name ends in `.txt`) gives a pattern a line; empty lines and `#` lines are skipped.
+
+    Raises:
+        InputError: Nothing matched, or a shard named without a wildcard does not exist: a missing shard is a loss,
+            not an empty match.
+    """
+    globs: list[str] = []
+    named: list[str] = []
+    for pattern in split_patterns(spec):
+        for path in _lines(pattern) if pattern.endswith(".txt") else [pattern]:
+            (globs if _GLOB.search(path) else named).append(absolute(path))
+    found: dict[str, int] = {}
+    for pattern, files in zip(globs, match(globs), strict=True):
+        if not files:
+            raise InputError(f"--input {pattern!r} matches no file; check the path and the wildcard")
+        found.update(files)
+    found.update(_sizes(named))
+    if not found:
+        raise InputError(f"--input {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
+    return [Shard(index, path, found[path]) for index, path in enumerate(sorted(found))]
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open_read(absolute(path)) as stream:
+            text = stream.read().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--input {path!r}: the list of shards cannot be read: {error}") from error
+    lines = (line.strip() for line in text.splitlines())
+    return [pattern for line in lines if line and not line.startswith("#") for pattern in split_patterns(line)]
+
+
+def _sizes(paths: list[str]) -> dict[str, int]:
+    """Sizes of paths that must exist; many in one folder are looked up with one listing."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        by_folder[posixpath.dirname(path)].append(path)
+    sizes: dict[str, int] = {}
+    for folder, members in by_folder.items():
+        patterns = [f"{folder}/*"] if len(members) >= _LIST_FOLDER_FROM else members
+        for files in match(patterns):
+            sizes.update(files)
+    missing = [path for path in paths if path not in sizes]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise InputError(f"--input names shards that do not exist: {', '.join(missing[:3])}{more}")
+    return {path: sizes[path] for path in paths}

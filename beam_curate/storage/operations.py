@@ -1,0 +1,147 @@
+"""The operations on Beam's file systems that everything else is made of, each with retries.
+
+Transient errors are retried within the limits of `retrying`; what fails for good is a StorageError, an OSError that names
+the file.
+"""
+
+import contextlib
+import fnmatch
+import os
+import re
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from apache_beam.io.filesystems import FileSystems
+
+from beam_curate.storage.object_stores import GCS, S3, delete_gcs, scheme
+from beam_curate.storage.ranged_reading import open_stream
+from beam_curate.storage.retrying import STORAGE_ERRORS, Attempts, retried
+
+_GLOB = re.compile(r"[*?\[]")
+
+
+def absolute(path: str) -> str:
+    """The path as any worker of this machine can open it: local paths made absolute, URLs as they are."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def join(folder: str, *names: str) -> str:
+    """The path of a file under a folder, local or not (a trailing slash on the folder is fine)."""
+    return FileSystems.join(folder.rstrip("/") or "/", *names)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file at the path.
+
+    Raises:
+        StorageError: It cannot be told.
+    """
+    return retried("looking for", path, lambda: bool(FileSystems.exists(path)))
+
+
+def open_read(path: str) -> BinaryIO:
+    """Opens a file for reading its bytes as they are (never decompressed by the file name), forward and with seeks.
+
+    A connection that breaks is opened again, and reading goes on where it was.
+
+    Raises:
+        StorageError: The file cannot be opened or, later, read; an OSError that names it.
+    """
+    return open_stream(path)
+
+
+def size_of(path: str) -> int:
+    """The length of a file in bytes.
+
+    Raises:
+        StorageError: It cannot be told, for one because there is no such file.
+    """
+    return retried("measuring", path, lambda: int(FileSystems.get_filesystem(path).metadata(path).size_in_bytes))
+
+
+def make_parent(path: str) -> None:
+    """Makes the folder that a file is to lie in, where there are folders."""
+    if not scheme(path):  # object stores have none
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+
+
+def match(patterns: Sequence[str]) -> list[dict[str, int]]:
+    """Paths and sizes of the files that match each pattern: `*` and `?` do not cross a folder, `[0-9]` is a set.
+
+    Raises:
+        StorageError: A folder or bucket cannot be listed.
+    """
+    # One by one: Beam asks the first pattern's file system for all of them.
+    return [_matching(pattern) for pattern in patterns]
+
+
+def _matching(pattern: str) -> dict[str, int]:
+    (result,) = retried("listing", pattern, lambda: FileSystems.match([pattern]))
+    return {file.path: file.size_in_bytes for file in result.metadata_list}
+
+
+def files_under(output: str, pattern: str) -> dict[str, int]:
+    """Paths and sizes of the files that match `output`/`pattern` (`*` does not cross a folder); empty if none.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    if scheme(output):
+        return _matching(join(_literal(output), pattern))
+    # Beam would walk through everything below the folder, and take a bracket in its name for a pattern.
+    path = join(output, pattern)
+    return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))
+
+
+def _local_files(folder: str, pattern: str) -> dict[str, int]:
+    if not os.path.isdir(folder):
+        return {}
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if fnmatch.fnmatchcase(entry.name, pattern):
+                with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                    if entry.is_file():
+                        found[entry.path] = entry.stat().st_size
+    return found
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that matches nothing else."""
+    return _GLOB.sub(lambda found: f"[{found[0]}]", path)
+
+
+def delete(paths: list[str]) -> None:
+    """Deletes files; one that is already gone is fine.
+
+    Raises:
+        StorageError: A file is still there and could not be deleted.
+    """
+    left = list(paths)
+    attempts = Attempts("deleting", ", ".join(paths[:3]))
+    while left:
+        try:
+            delete_once(left)
+            return
+        except STORAGE_ERRORS as error:
+            still = [path for path in left if exists(path)]
+            if len(still) < len(left):
+                attempts.progressed()
+            left = still
+            if left:
+                attempts.failed(error)
+
+
+def delete_once(paths: list[str]) -> None:
+    """As `delete`, but with one attempt, and with the errors of the file system as they come."""
+    kind = scheme(paths[0])
+    if kind == GCS:
+        delete_gcs(paths)
+    elif kind == S3:
+        FileSystems.delete(paths)
+    elif kind:
+        FileSystems.delete([_literal(path) for path in paths])
+    else:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)

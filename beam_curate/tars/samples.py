@@ -1,0 +1,316 @@
+"""Groups the members of a tar into samples by WebDataset's rules, and accounts for everything that is wrong with it.
+
+Every sample of the shard gives one row, in the order of the tar, and so does every damaged spot that no sample can be
+blamed for (its key is empty). A shard gives at least one row.
+
+Damage in a tar leaves open which sample lost a member: the one before the spot, the one after it, or one that is gone as
+a whole. A sample that may have lost a member must not pass for whole. So the sample named in the damaged header fails, if
+that is a neighbour which lacks this member; else a neighbour passes only if there is evidence that it is whole: its
+extensions are at least those of another sample (an earlier one, or the other neighbour) and none of these has more.
+"""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+from beam_curate.reasons import (
+    CORRUPT_TAR,
+    DUPLICATE_KEY,
+    EMPTY_SHARD,
+    NOT_A_TAR,
+    READ,
+    SHARD_TOO_LARGE,
+    TRUNCATED_TAR,
+)
+from beam_curate.records import Failure, Sample, SampleRef, Shard
+from beam_curate.tars.compression import CompressionError, open_decompressed
+from beam_curate.tars.member_names import APPLE_DOUBLE, METADATA, skipped_as, split_name
+from beam_curate.tars.reading import Damage, TarEntry, TarReader
+from beam_curate.tars.sample_group import SampleGroup
+
+DEFAULT_MAX_MEMBER_BYTES: Final = 1 << 27
+"""128 MiB: more than an uncompressed 16-bit image of 20 megapixels."""
+
+DEFAULT_MAX_SHARD_BYTES: Final = 1 << 38
+"""256 GiB: beyond any real shard, and what a gzip bomb of 256 MiB expands to."""
+
+MAX_SAMPLES: Final = 1 << 20
+"""The most rows of a shard, which are held in memory until its part of the score table is written; real shards have thousands."""
+
+_MAX_SHAPES = 64  # distinct sets of extensions that are remembered, each of at most so many
+_MAX_SHAPE_SIZE = 64
+_COMPANIONS = ("txt", "json", "cls")
+
+
+@dataclasses.dataclass
+class SkippedMembers:
+    """How many members were no part of any sample, by why."""
+
+    not_regular: int = 0
+    metadata: int = 0
+    apple_double: int = 0
+    no_extension: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.not_regular + self.metadata + self.apple_double + self.no_extension
+
+
+def read_samples(
+    stream: BinaryIO,
+    shard: Shard,
+    *,
+    image_extension: str | None = None,
+    max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
+    max_shard_bytes: int | None = DEFAULT_MAX_SHARD_BYTES,
+    seekable: bool = False,
+    skipped: SkippedMembers | None = None,
+) -> Iterator[Sample]:
+    """Reads the samples of a shard, in its order: plain, gzip or zstd, told by the content.
+
+    The image is the first member with a known image extension; one whose extension only ends in such (`v2.jpg`) counts
+    if no member has it exactly. No more than two samples' image bytes are held at a time.
+
+    Args:
+        stream: The shard as it is stored, at its start.
+        shard: What goes into the rows' references.
+        image_extension: The exact extension of the image members, any case, with or without a leading dot; None for any.
+        max_member_bytes: Larger images fail and are not read, and so do samples of more than 8 times as much in all.
+        max_shard_bytes: How far a compressed shard may expand; None for no limit.
+        seekable: Whether the stream has a cheap `seek`, to skip large members by (if the shard is not compressed).
+        skipped: Is added to while reading, if given.
+
+    Yields:
+        Rows with indexes from 0 without a gap; the last, and only the last, has `shard_rows`, the number of rows.
+
+    Raises:
+        OSError: The storage cannot be read. Anything wrong with the bytes is a row.
+    """
+    wanted = None if image_extension is None else image_extension.lower().removeprefix(".")
+    grouping = _Grouping(shard, max_member_bytes)
+    counts = SkippedMembers() if skipped is None else skipped
+    try:
+        tar = open_decompressed(stream, max_bytes=max_shard_bytes)
+        reader = TarReader(tar, seekable=seekable and tar is stream)
+        for event in reader.events():
+            if grouping.rows >= MAX_SAMPLES:
+                message = f"the shard has more than {MAX_SAMPLES} samples, and the rest is not read; split it"
+                raise CompressionError(SHARD_TOO_LARGE, message)
+            if isinstance(event, Damage):
+                grouping.damage(event)
+                continue
+            split = _split(event, counts)
+            if split is None:
+                continue
+            key, extension = split
+            group = grouping.enter(key)
+            yield from grouping.ready()
+            group.add(event, extension, reader.read_body, wanted, max_member_bytes)
+        if not reader.end_marker:
+            grouping.end_without_marker()
+    except CompressionError as error:
+        grouping.broken(error.reason, str(error))
+    grouping.finish()
+    yield from grouping.ready()
+
+
+def _split(entry: TarEntry, skipped: SkippedMembers) -> tuple[str, str] | None:
+    """Key and extension of a member that counts; another one is added to what was skipped."""
+    if not entry.regular:
+        skipped.not_regular += 1
+        return None
+    why = skipped_as(entry.name)
+    if why is None:
+        return split_name(entry.name)
+    if why == METADATA:
+        skipped.metadata += 1
+    elif why == APPLE_DOUBLE:
+        skipped.apple_double += 1
+    else:
+        skipped.no_extension += 1
+    return None
+
+
+class _Grouping:
+    """Turns members and damage into rows.
+
+    At most two samples are under way: the open one, and, if a damaged spot came between them, the one before it, which
+    waits until the open one is complete, since only then can be told which of them the damage hit.
+    """
+
+    def __init__(self, shard: Shard, max_member_bytes: int) -> None:
+        self._shard = shard
+        self._max_member_bytes = max_member_bytes
+        self._ready: collections.deque[Sample] = collections.deque()
+        self._last: Sample | None = None  # kept back, since only the last row of all has shard_rows
+        self._rows = 0
+        self._keys: set[bytes] = set()
+        self._shapes: set[frozenset[str]] = set()
+        self._group: SampleGroup | None = None
+        self._after: Damage | None = None  # a damaged spot after the open sample
+        self._waiting: SampleGroup | None = None
+        self._before: Damage | None = None  # a damaged spot before the open sample, after the waiting one
+        self._is_witness = (
+            False  # whether instead the spot lies before the waiting one, which is the first of the shard
+        )
+
+    @property
+    def rows(self) -> int:
+        """The rows so far."""
+        return self._rows
+
+    def ready(self) -> Iterator[Sample]:
+        """Hands out the rows that are complete, and forgets them."""
+        while self._ready:
+            yield self._ready.popleft()
+
+    def enter(self, key: str) -> SampleGroup:
+        """The sample that a member with this key belongs to."""
+        if self._group is not None and self._group.key == key:
+            if self._after is not None:
+                self._group.fail(self._after.reason, self._after.message)
+                self._after = None
+            return self._group
+        self._close()
+        if self._last is not None:
+            self._ready.append(self._last)
+            self._last = None
+        group = SampleGroup(key)
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        if digest in self._keys:
+            group.fail(DUPLICATE_KEY, "an earlier sample of the shard has this key; make the keys of a shard unique")
+        self._keys.add(digest)
+        self._group = group
+        return group
+
+    def damage(self, damage: Damage) -> None:
+        """Takes a damaged spot up."""
+        if damage.reason == TRUNCATED_TAR:
+            self._truncated(damage)
+        elif damage.reason == NOT_A_TAR:
+            self._add_row("", damage.reason, damage.message)
+        elif self._after is None:
+            self._after = damage
+        else:
+            # Two spots without a sample between them: the names in them no longer tell who was hit.
+            self._add_row("", damage.reason, damage.message)
+            self._after = self._after._replace(name=None)
+
+    def _truncated(self, damage: Damage) -> None:
+        name = damage.name
+        split = split_name(name) if name is not None and skipped_as(name) is None else None
+        if split is not None:
+            self.enter(split[0]).fail(damage.reason, damage.message)
+        elif self._group is not None and not self._is_whole(self._group, None):
+            self._group.fail(damage.reason, damage.message)
+        else:
+            self._close_all()
+            self._add_row("", damage.reason, damage.message)
+
+    def end_without_marker(self) -> None:
+        """Takes up that the shard ended where a header could be: fine, unless its last sample lacks what others have."""
+        if self._group is not None and any(shape > self._group.shape for shape in self._shapes):
+            self._group.fail(
+                TRUNCATED_TAR, "the shard ends here without an end marker, and the sample has fewer members than others"
+            )
+
+    def broken(self, reason: str, message: str) -> None:
+        """Takes up that nothing can be read from here on: a row of its own, and the end of the open sample."""
+        if self._group is not None:
+            self._group.fail(reason, message)
+        self._close_all()
+        self._add_row("", reason, message)
+
+    def finish(self) -> None:
+        """Completes all rows."""
+        self._close_all()
+        if not self._rows:
+            self._add_row("", EMPTY_SHARD, "the shard has no sample")
+        if self._last is not None:
+            ref = dataclasses.replace(self._last.ref, shard_rows=self._rows)
+            self._ready.append(dataclasses.replace(self._last, ref=ref))
+            self._last = None
+
+    def _close(self) -> None:
+        """Ends the open sample: makes it a row, or lets it wait if damage follows it."""
+        group, self._group = self._group, None
+        if group is not None and self._before is not None:
+            if self._waiting is None and not self._shapes and self._after is None:
+                # Damage before the shard's first sample: only the next sample can show whether this one is whole.
+                self._waiting, self._is_witness = group, True
+                return
+            self._settle(group)
+        if self._after is not None:
+            self._waiting, self._before, self._after = group, self._after, None
+        elif group is not None:
+            self._add_sample(group)
+
+    def _close_all(self) -> None:
+        """Ends the open and the waiting sample: no other follows."""
+        self._close()
+        if self._before is not None:
+            self._settle(None)
+
+    def _settle(self, after: SampleGroup | None) -> None:
+        """Decides whom the damage between the waiting sample and the one after it hit."""
+        before, damage, is_witness = self._waiting, self._before, self._is_witness
+        self._waiting, self._before, self._is_witness = None, None, False
+        shape = None if after is None else after.shape
+        blamed = damage is None or self._blame(damage, before, None if is_witness else after, shape)
+        if before is not None:
+            self._add_sample(before)
+        if damage is not None and not blamed:
+            self._add_row("", damage.reason, damage.message)
+
+    def _blame(
+        self, damage: Damage, before: SampleGroup | None, after: SampleGroup | None, shape: frozenset[str] | None
+    ) -> bool:
+        """Fails the neighbours of a damaged spot that may have lost a member; whether there was one.
+
+        `shape` is the shape of the next sample, if any, be it a neighbour or only a witness.
+        """
+        neighbours = [group for group in (before, after) if group is not None]
+        split = None if damage.name is None else split_name(damage.name)
+        cut = [group for group in neighbours if split and split[0] == group.key and _lacks(group, split[1])]
+        if not cut:
+            other = None if before is None else before.shape
+            pairs = ((before, shape), (after, other))
+            # A text beside an image is no sample of its own: it was a neighbour's, even if its key is garbled.
+            text = split[1] if split and split[1].lower() in _COMPANIONS else None
+            cut = [
+                group
+                for group, witness in pairs
+                if group and (not self._is_whole(group, witness) or (text is not None and _lacks(group, text)))
+            ]
+        for group in cut:
+            group.fail(CORRUPT_TAR, damage.message)
+        return bool(cut)
+
+    def _is_whole(self, group: SampleGroup, neighbour: frozenset[str] | None) -> bool:
+        shapes = self._shapes if neighbour is None else {*self._shapes, neighbour}
+        shape = group.shape
+        return any(other <= shape for other in shapes) and not any(other > shape for other in shapes)
+
+    def _add_sample(self, group: SampleGroup) -> None:
+        sample = group.finish(self._shard, self._rows, self._max_member_bytes)
+        cut = sample.failure is not None and sample.failure.reason in (CORRUPT_TAR, TRUNCATED_TAR)
+        if not cut and len(self._shapes) < _MAX_SHAPES and len(group.extensions) <= _MAX_SHAPE_SIZE:
+            self._shapes.add(group.shape)
+        self._push(sample)
+
+    def _add_row(self, key: str, reason: str, message: str) -> None:
+        ref = SampleRef(self._shard.index, self._shard.path, self._rows, key)
+        self._push(Sample(ref, b"", Failure(READ, reason, message)))
+
+    def _push(self, row: Sample) -> None:
+        if self._last is not None:
+            self._ready.append(self._last)
+        self._last = row
+        self._rows += 1
+
+
+def _lacks(group: SampleGroup, extension: str) -> bool:
+    return extension.lower() not in group.extensions
