@@ -99,7 +99,7 @@ def embed_images(
     seed: int = 0,
     quick_gelu: bool | str = "auto",
 ) -> beam.PTransform:
-    """Embeds decoded images with Beam's RunInference and a CLIP model. See `clip_handler.ClipModelHandler`."""
+    """Embeds decoded images with Beam's RunInference and a CLIP model. See `clip.handler.ClipModelHandler`."""
     from apache_beam.ml.inference.base import RunInference
 
     from beam_curate.clip.handler import ClipModelHandler

@@ -53,7 +53,7 @@ def describe_model(
 
     Args:
         clip_model: A model name of open_clip.
-        pretrained: `random`, a tag, a file or a directory: see clip_weights.
+        pretrained: `random`, a tag, a file or a directory: see `weights`.
         model_dir: A models directory, where a tag is looked for before the hub.
         seed: The seed of `random`.
         quick_gelu: Whether the tower's activation is QuickGELU, as OpenAI's weights need; a wrong choice gives plausible

@@ -153,7 +153,7 @@ def prompt_scores(
     Args:
         specs: The scores asked for.
         model_name: A model name of open_clip.
-        pretrained: `random`, a tag, a file or a directory: see clip_weights.
+        pretrained: `random`, a tag, a file or a directory: see `weights`.
         model_dir: A models directory, where a tag is looked for before the hub.
         quick_gelu: `auto`, True or False: see model_description.describe_model.
         seed: The seed of `random`.
