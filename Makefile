@@ -24,8 +24,8 @@ $(VENV)/.installed: setup.py pyproject.toml
 demo: $(VENV)/.installed  ## build a small dataset from real photographs and curate it
 	$(BIN)/python pipelines/demo.py --folder demo
 
-test: $(VENV)/.installed  ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed  ## run the tests, in two processes (nine minutes on two cores)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (8 GB, minutes)
 	TEST_IMAGE=1 $(BIN)/python -m pytest tests/test_docker.py

@@ -74,6 +74,7 @@ EXTRAS_REQUIRE = {
         "mypy>=1.13",
         "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",
         "pytest>=8",
+        "pytest-xdist>=3.6",  # two processes: half of the suite's time goes to commands that it starts and waits for
         "ruff>=0.8",
         "transformers>=4.45",
         "wids>=0.1.11",

@@ -2,6 +2,10 @@
 
 The names below are the package's own API. They are loaded when first used, so that a process that needs no model does
 not import torch.
+
+The rooms, from the ground up: `storage`, `images`, `tars`, `clip`, `runs`, `scores`, `heads`, `selection`, `export`,
+`duplicates`, `report` and `transforms`. Each says what it is for in its `__init__.py`, and uses only rooms below it: see the
+contracts in pyproject.toml. What all of them share are `records`, the elements of the pipeline, and `reasons`.
 """
 
 import importlib

@@ -352,6 +352,17 @@ def test_deletion_is_repeated(kind, pauses, faulty, tmp_path):
     assert faults.injected[kind]
 
 
+def test_one_file_of_many_does_not_hold_up_the_others(pauses, faulty, tmp_path):
+    """Of 60 files something fails nearly always, and this file system then deletes none of them."""
+    root, inject = faulty
+    for number in range(60):
+        (tmp_path / str(number)).write_bytes(b"")
+    faults = inject(seed=1, rates={"exists_error": 0.1, "metadata_error": 0.1})
+    files.delete([f"{root}/{number}" for number in range(60)])
+    assert files_of(tmp_path) == []
+    assert faults.injected["metadata_error"]
+
+
 def test_a_file_that_cannot_be_deleted_is_named(pauses, faulty, tmp_path):
     root, inject = faulty
     (tmp_path / "a").write_bytes(b"")

@@ -117,19 +117,23 @@ def delete(paths: list[str]) -> None:
     Raises:
         StorageError: A file is still there and could not be deleted.
     """
-    left = list(paths)
+    left, batch = list(paths), len(paths)
     attempts = Attempts("deleting", ", ".join(paths[:3]))
     while left:
+        now, later = left[:batch], left[batch:]
         try:
-            delete_once(left)
-            return
+            delete_once(now)
+            now = []
+            attempts.progressed()
         except STORAGE_ERRORS as error:
-            still = [path for path in left if exists(path)]
-            if len(still) < len(left):
+            still = [path for path in now if exists(path)]
+            if len(still) < len(now):
                 attempts.progressed()
-            left = still
-            if left:
+            now = still
+            if now:
+                batch = max(1, batch // 2)  # some file systems delete nothing where one file of many fails
                 attempts.failed(error)
+        left = [*now, *later]
 
 
 def delete_once(paths: list[str]) -> None:
