@@ -14,6 +14,9 @@ GRACE_SECONDS: Final = 15.0
 # The thread in which Beam's runner waits for a worker process (--direct_running_mode=multi_processing); it raises when the
 # process ends with an error, or by a signal, and nobody looks at it.
 _WAITING_THREAD: Final = "run_worker"
+# What the runner raises if it finds the connection to a worker closed before that thread finds the process ended.
+_CLOSED: Final = "Channel closed prematurely"
+_NOTICE_SECONDS: Final = 5.0
 
 
 class WorkerDiedError(RuntimeError):
@@ -36,7 +39,7 @@ def ends_with_its_workers() -> Iterator[None]:
         yield
         return
     deaths: list[str] = []
-    left = threading.Event()
+    noticed, left = threading.Event(), threading.Event()
     hook_before = threading.excepthook
 
     def notice(args: threading.ExceptHookArgs) -> None:
@@ -47,11 +50,15 @@ def ends_with_its_workers() -> Iterator[None]:
         if len(deaths) == 1:
             threading.Thread(target=_end_after_grace, args=(left, deaths[0]), daemon=True).start()
             signal.pthread_kill(main.ident, signal.SIGINT)
+            noticed.set()
 
     threading.excepthook = notice
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if _CLOSED in str(error):
+            with contextlib.suppress(KeyboardInterrupt):
+                noticed.wait(_NOTICE_SECONDS)
         if not deaths:
             raise
         raise WorkerDiedError(

@@ -78,7 +78,7 @@ def test_a_killed_worker(seed, tmp_path):
     finally:
         process.kill()
     if process.returncode:
-        assert "Worker subprocess exited with return code 137" in errors
+        assert "Worker subprocess exited with return code 137" in errors, errors[-3000:]
         run_job(data, output, resume=(tmp_path / "out" / "run.json").exists())
     print(f"killed {killed} with seed {seed}: exit status {process.returncode} after {time.monotonic() - since:.1f} s")
     assert comparable(stored(output)) == expected
