@@ -77,13 +77,14 @@ def decode_images(
     dali_device: str = "auto",
     quality: str = "",
     screen: str = "",
+    ahead: int = 64,
 ) -> beam.PTransform:
     """Decodes, orients, resizes and crops images to what the model sees. See `images.DecodeOptions`."""
     from beam_curate.scores.screening import parse_screening
     from beam_curate.transforms.decode_images import DecodeImages
 
     options = DecodeOptions(size, resize_mode, interpolation, decoder, apply_exif_orientation, extract_exif, max_pixels)
-    return DecodeImages(options, threads, dali_device, parse_screening(quality, screen, option=""))
+    return DecodeImages(options, threads, dali_device, parse_screening(quality, screen, option=""), ahead=ahead)
 
 
 @takes_yaml
@@ -218,6 +219,7 @@ def curate_images(
     The weights are looked for, and a tag's downloaded, when the pipeline is built. What is random is told in summary.json.
     """
     from beam_curate.clip.model_description import describe_model
+    from beam_curate.transforms.decode_images import ahead_of
 
     embedding = _step("embed", embed_images, embed, model_dir=model_dir)
     bound = inspect.signature(embed_images).bind(**embed)
@@ -225,7 +227,8 @@ def curate_images(
     names = ("clip_model", "pretrained", "seed", "quick_gelu")
     model = describe_model(model_dir=model_dir or None, fetch=True, **{name: bound.arguments[name] for name in names})
     geometry = {"size": model.image_size, "resize_mode": model.resize_mode, "interpolation": model.interpolation}
-    decoding = _step("decode", decode_images, decode, **geometry)
+    ahead = {"ahead": ahead_of(bound.arguments["batch_size"])}
+    decoding = _step("decode", decode_images, {**ahead, **decode}, **geometry)
     same = {"pretrained": bound.arguments["pretrained"], "quick_gelu": bound.arguments["quick_gelu"]}
     same |= {"clip_model": model.clip_model, "quality": decode.get("quality", "")}
     scoring = _step("score", score_and_filter, score, model_dir=model_dir, **same)

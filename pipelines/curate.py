@@ -44,7 +44,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.selection.rejudging import Selection
     from beam_curate.storage.files import absolute
     from beam_curate.transforms.continue_run import ContinueRun
-    from beam_curate.transforms.decode_images import DecodeImages
+    from beam_curate.transforms.decode_images import DecodeImages, ahead_of
     from beam_curate.transforms.read_tar_shards import ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
     from beam_curate.transforms.score_images import ScoreImages
@@ -98,6 +98,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             options.dali_device,
             job.screening,
             {name: second.target for name, second in job.second.items()},
+            ahead_of(options.batch_size),
         )
         | ScoreImages(job.own.of_images)
     )

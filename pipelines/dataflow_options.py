@@ -141,8 +141,8 @@ def dataflow_arguments(options: GpuOptions, rest: Sequence[str]) -> list[str]:
             f"--machine_type={gpu.machine_type}",
             f"--dataflow_service_options=worker_accelerator={_accelerator(options)}",
         ]
-    # Several model copies live in processes of their own, one container a core, which share the GPU through MPS. Else one
-    # process with threads holds the one model; the decoders and the GPU work outside Python's global lock.
+    # Several model copies live in processes of their own, which share the GPU through MPS; one worker process a core decodes
+    # for them. Else one process with threads holds the one model; the decoders and the GPU work outside Python's global lock.
     implied.append(f"--number_of_worker_harness_threads={1 if shared else gpu.threads}")
     if not shared:
         implied.append(f"--experiments={_ONE_PROCESS}")

@@ -257,12 +257,6 @@ def test_a_handler_pickles_small_even_after_it_loaded():
     assert used.get_resource_hints() == {}
 
 
-def test_copies_are_shared_as_beam_does_it():
-    assert not handler().share_model_across_processes()
-    assert (handler(model_copies=4).share_model_across_processes(), handler(model_copies=4).model_copies()) == (True, 4)
-    assert (handler(large_model=True).share_model_across_processes(), handler().model_copies()) == (True, 1)
-
-
 def test_describe_is_the_towers_description():
     used = ClipModelHandler("tiny-handled", "random", seed=3, device="cpu", quick_gelu=True)
     assert used.describe() == used.load_model().describe()

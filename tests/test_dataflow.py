@@ -238,16 +238,20 @@ class Submitted:
             if hints.get(step.environment_id)
         }
 
-    def handler(self, case):
-        """The model handler as it would come to life on a worker."""
+    def fn(self, case, name):
+        """The DoFn of a step as it would come to life on a worker."""
         from apache_beam.internal import pickler
         from apache_beam.portability.api import beam_runner_api_pb2
 
         for step in self.pipeline(case).components.transforms.values():
-            if step.unique_name.endswith("RunInference/BeamML_RunInference"):
+            if step.unique_name.endswith(name):
                 payload = beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload)
-                return pickler.loads(payload.do_fn.payload)[0]._model_handler
-        raise AssertionError("there is no RunInference")
+                return pickler.loads(payload.do_fn.payload)[0]
+        raise AssertionError(f"there is no {name}")
+
+    def handler(self, case):
+        """The model handler as it would come to life on a worker."""
+        return self.fn(case, "RunInference/BeamML_RunInference")._model_handler
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +357,12 @@ def test_copies_of_the_model_share_a_gpu(submitted):
     assert "no_use_multiple_sdk_containers" not in environment["experiments"]
     assert (pool["machineType"], pool["numThreadsPerWorker"]) == ("g2-standard-16", 1)
     handler = submitted.handler("copies")
-    assert (handler.model_copies(), handler._shape) == (4, 16)
+    assert (handler._copies, handler._shape) == (4, 16)
+
+
+def test_decoding_runs_ahead_of_the_accelerators_batch(submitted):
+    assert submitted.handler("workers")._shape == 128
+    assert submitted.fn("workers", "DecodeImages/ParDo(_Decode)")._most == 256
 
 
 def test_a_template_is_written_and_no_job_created(submitted):

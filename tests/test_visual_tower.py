@@ -338,3 +338,33 @@ def test_real_vit_b_32_gives_the_published_embeddings(assets, precision):
     pixels = np.rint((golden["preprocessed_fp32"] * std + mean) * 255).clip(0, 255).astype(np.uint8)
     rows = tower.embed(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))).astype(np.float32)
     assert (rows * golden["embeddings_fp16"].astype(np.float32)).sum(1).min() >= 0.999
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
+)
+def test_all_ways_to_run_out_of_memory_are_one_error_that_holds_nothing(error, monkeypatch):
+    tower = build_visual_tower(find_weights("tiny-vit", "random"), device="cpu")
+
+    def fails(batch):
+        raise error
+
+    monkeypatch.setattr(tower, "_module", fails)
+    with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
+        tower.embed(photos(2))
+    assert str(caught.value) == str(error)
+    assert caught.value is not error
+    assert caught.value.__context__ is None
+    monkeypatch.setattr(
+        tower, "_module", lambda batch: (_ for _ in ()).throw(RuntimeError("CUDA error: misaligned address"))
+    )
+    with pytest.raises(RuntimeError, match="misaligned") as other:
+        tower.embed(photos(2))
+    assert not isinstance(other.value, torch.cuda.OutOfMemoryError)

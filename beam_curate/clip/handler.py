@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import logging
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -23,6 +24,7 @@ from beam_curate.records import DecodedImage, EmbeddedSample, Failure
 
 if TYPE_CHECKING:
     from beam_curate.clip.model_description import ModelDescription
+    from beam_curate.clip.tower_copies import TowerCopies
     from beam_curate.clip.visual_tower import VisualTower
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def element_size(sample: DecodedImage, batch_size: int) -> float:
     return batch_size / _MAX_WAITING if sample.failure else (batch_size + 1) / (batch_size + 2)
 
 
-class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
+class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | TowerCopies"]):
     """Embeds decoded images with a CLIP visual tower.
 
     In: `DecodedImage`, of the model's image size; one that failed earlier passes through, in order, at no cost. Out:
@@ -75,9 +77,10 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one. CUDA that is absent is an error on load.
         precision: `bf16`, `fp16`, `fp32`, or `auto`: see model_description.choose_precision.
         batch_size: Images in a call of the model.
-        model_copies: Loads this many copies in a machine's memory, in processes of their own which the workers share
-            (four on an 80 GB GPU compare with NeMo Curator's 0.25 GPU a worker). Pixels are then pickled to them.
-        large_model: Loads one copy a machine, shared by the workers in the same way.
+        model_copies: Loads this many copies on a machine, each in a process of its own, which the workers share (four on an
+            80 GB GPU compare with NeMo Curator's 0.25 GPU a worker): see tower_copies. Pixels are then pickled to them.
+            None: each worker process has a model.
+        large_model: The same as `model_copies=1`: one model a machine, however many worker processes.
         seed: The seed of `random`.
         quick_gelu: `auto`, True or False: see model_description.describe_model.
         embedding_name: Of a second model: by this name `DecodeImages.second` gives its pixels, where they are not those of the
@@ -124,14 +127,14 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
             min_batch_size=batch_size,
             max_batch_size=batch_size,
             element_size_fn=functools.partial(element_size, batch_size=batch_size),
-            large_model=large_model,
-            model_copies=model_copies,
         )
         self._weights: dict[str, Any] = {"model_dir": model_dir, "seed": seed}
         self._model: tuple[str, str] = (clip_model, pretrained)
         self._quick_gelu: bool | Literal["auto"] = quick_gelu
         self._device = device
         self._precision = precision
+        self._copies = model_copies or int(large_model)
+        self._id = uuid.uuid4().hex  # pickled with the handler: the same in all workers
         self._shape = batch_size
         self._name = embedding_name
         self._namespace = NAMESPACE if embedding_name is None else f"{NAMESPACE}.{embedding_name}"
@@ -145,22 +148,29 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
 
         return describe_model(*self._model, **self._weights, quick_gelu=self._quick_gelu, fetch=fetch)
 
-    def load_model(self) -> "VisualTower":
-        """Fetches the weights if need be, and builds the tower."""
+    def load_model(self) -> "VisualTower | TowerCopies":
+        """Fetches the weights if need be, and builds the tower, or its copies."""
         from beam_curate.clip.visual_tower import build_visual_tower
         from beam_curate.clip.weights import find_weights
 
-        tower = build_visual_tower(
+        build = functools.partial(
+            build_visual_tower,
             find_weights(*self._model, **self._weights),
             precision=self._precision,
             device=self._device,
             quick_gelu=self._quick_gelu,
         )
-        _LOG.info("Loaded %s on %s in %s", tower.describe(), *tower.runtime())
-        return tower
+        if not self._copies:
+            return build()
+        from beam_curate.clip.tower_copies import TowerCopies
+
+        return TowerCopies(build, f"beam-curate-{self._id}", self._copies)
 
     def run_inference(
-        self, batch: Sequence[DecodedImage], model: "VisualTower", inference_args: Mapping[str, Any] | None = None
+        self,
+        batch: Sequence[DecodedImage],
+        model: "VisualTower | TowerCopies",
+        inference_args: Mapping[str, Any] | None = None,
     ) -> list[Embedded]:
         """Embeds a batch, in order.
 
@@ -202,7 +212,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
         embeddings = {**sample.embeddings, self._name: row}
         return dataclasses.replace(sample, other_pixels=pixels, embeddings=embeddings)
 
-    def _embed(self, images: Sequence[bytes], model: "VisualTower", size: int) -> list[bytes | Failure]:
+    def _embed(self, images: Sequence[bytes], model: "VisualTower | TowerCopies", size: int) -> list[bytes | Failure]:
         """Embeds images, as many at a time as the batch shape holds, each to its bytes or to why it failed."""
         import torch
 
@@ -218,7 +228,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
                 self._shape //= 2
         return rows
 
-    def _bisect(self, part: Sequence[bytes], model: "VisualTower", size: int) -> list[bytes | Failure]:
+    def _bisect(self, part: Sequence[bytes], model: "VisualTower | TowerCopies", size: int) -> list[bytes | Failure]:
         import torch
 
         try:
@@ -234,7 +244,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower"]):
         half = len(part) // 2
         return self._bisect(part[:half], model, size) + self._bisect(part[half:], model, size)
 
-    def _call(self, part: Sequence[bytes], model: "VisualTower", size: int) -> npt.NDArray[np.float16]:
+    def _call(self, part: Sequence[bytes], model: "VisualTower | TowerCopies", size: int) -> npt.NDArray[np.float16]:
         """Calls the model on up to the batch shape of images, filled up with black ones; (len(part), D) comes back."""
         pixels = bytearray().join([*part, bytes((self._shape - len(part)) * size * size * 3)])
         return model.embed(np.frombuffer(pixels, np.uint8).reshape(self._shape, size, size, 3))[: len(part)]

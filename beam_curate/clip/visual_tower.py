@@ -8,9 +8,11 @@ the normal way and then filled: their peak memory has the fp32 tower in it besid
 """
 
 import hashlib
+import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,11 @@ from beam_curate.clip.model_description import (
     describe_source,
 )
 from beam_curate.clip.weights import WeightsSource, fetch_weights
+
+_LOG = logging.getLogger(__name__)
+# torch's allocator has an error of its own for it. The libraries that allocate past it say it in these words: CUDA's driver
+# (as an AcceleratorError, a plain RuntimeError before torch 2.8), cuBLAS for a handle, and cuDNN.
+_OUT_OF_MEMORY: Final = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED")
 
 
 class VisualTower:
@@ -86,10 +93,22 @@ class VisualTower:
 
         Raises:
             TypeError: If `pixels` has another shape or type.
+            torch.cuda.OutOfMemoryError: If the device's memory does not do, whichever library found that out.
         """
         size = self._description.image_size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
             raise TypeError(f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (N, {size}, {size}, 3)")
+        try:
+            return self._embed(pixels)
+        except RuntimeError as error:
+            if not _OUT_OF_MEMORY.search(str(error)):
+                raise
+            message = str(error)
+        # A new error, without the old one's frames, which hold what was allocated as long as somebody keeps the error.
+        torch.cuda.empty_cache()
+        raise torch.cuda.OutOfMemoryError(message)
+
+    def _embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
         with torch.inference_mode():
             batch = torch.from_numpy(pixels)
             if self._device.type == "cuda":
@@ -158,7 +177,11 @@ def build_visual_tower(
         last = module.transformer.resblocks[-1]
         if type(last) is ResidualAttentionBlock:
             module.transformer.resblocks[-1] = _ClassTokenBlock(last)
-    return VisualTower(module, description, target, dtype)
+    if target.type == "cuda" and dtype == torch.float32:
+        torch.backends.cudnn.allow_tf32 = False  # torch's default, of the process, would take the patches at 10 bits
+    tower = VisualTower(module, description, target, dtype)
+    _LOG.info("Loaded %s on %s in %s", description, *tower.runtime())
+    return tower
 
 
 def _empty_tower(config: dict[str, Any], quick_gelu: bool, dtype: torch.dtype) -> nn.Module:

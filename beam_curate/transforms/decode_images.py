@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Final
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -14,19 +15,28 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate import reasons
 from beam_curate.images.dali_decoding import DaliDecoder, Decoded, DecodedBatch, require_dali
+from beam_curate.images.dali_plans import MAX_BATCH
 from beam_curate.images.decoding import DALI, DecodeOptions, ImageError, decode_sizes
 from beam_curate.images.resizing import Target
 from beam_curate.records import DecodedImage, Failure, Sample
 from beam_curate.scores.screening import Screening
 
-# How far decoding may run ahead of the model: two batches of 32, unless the images are very large.
-_AHEAD_SAMPLES = 64
-_AHEAD_BYTES = 256 << 20
+LEAST_AHEAD: Final = 64
+"""How many images are decoded ahead of the model at least: two batches of 32."""
+# Unless the images are very large.
+_AHEAD_BYTES: Final = 256 << 20
 
-# What DALI is given at once: as many images as the model takes, unless their files are large. Two batches may wait.
-_BATCH_SAMPLES = 32
-_BATCH_BYTES = 64 << 20
-_AHEAD_BATCHES = 2
+# What DALI is given at once: half of what may be ahead, in runs of at most MAX_BATCH, unless the files are large.
+_BATCH_BYTES: Final = 64 << 20
+
+
+def ahead_of(batch_size: int) -> int:
+    """How far decoding should run ahead of a model that takes this many images at once.
+
+    Images are decoded while the model works only if they were handed to the decoder before its batch was: with fewer than a
+    batch ahead, the rest of the next batch is decoded while the model waits. The second batch is for images that differ in size.
+    """
+    return max(LEAST_AHEAD, 2 * batch_size)
 
 
 @dataclass(frozen=True)
@@ -91,10 +101,12 @@ class DecodeImages(beam.PTransform):
         screening: Quality scores to compute, and rules that reject a sample here, so that the model does not see it.
         second: What second models want, by the name of their embedding (`ClipModelHandler.embedding_name`). An image is decoded
             once for all models; those that want the same share the pixels.
+        ahead: How many images may be decoded before the model asks for them: see `ahead_of`. They are held in memory, by each
+            thread of a worker process.
 
     Raises:
-        ValueError: At construction, on a negative number of threads, and where the decoder is `dali`, but DALI is not installed
-            or `dali_device` is none.
+        ValueError: At construction, on a negative number of threads, where nothing may be ahead, and where the decoder is
+            `dali`, but DALI is not installed or `dali_device` is none.
         RuntimeError: At run time, where DALI does not work on the device.
     """
 
@@ -103,11 +115,14 @@ class DecodeImages(beam.PTransform):
     dali_device: str = "auto"
     screening: Screening = field(default_factory=Screening)
     second: Mapping[str, Target] = field(default_factory=dict)
+    ahead: int = LEAST_AHEAD
 
     def __post_init__(self) -> None:
         super().__init__()
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; give 0 for one per processor core, or a number of threads")
+        if self.ahead < 1:
+            raise ValueError(f"ahead is {self.ahead}; give at least 1, better twice the batch of the model")
         if self.options.decoder == DALI:
             require_dali(self.dali_device)
 
@@ -115,9 +130,9 @@ class DecodeImages(beam.PTransform):
         """Wires the decoding DoFn."""
         views = _Views(self.options, self.screening, dict(self.second))
         if self.options.decoder == DALI:
-            decode: beam.DoFn = _DecodeDali(views, self.threads, self.dali_device)
+            decode: beam.DoFn = _DecodeDali(views, self.threads, self.ahead, self.dali_device)
         else:
-            decode = _Decode(views, self.threads)
+            decode = _Decode(views, self.threads, self.ahead)
         return samples | beam.ParDo(decode).with_output_types(DecodedImage)
 
 
@@ -144,10 +159,11 @@ class _Counting(beam.DoFn):
 class _Decode(_Counting):
     """Keeps a window of samples decoding in a thread pool and emits them in order."""
 
-    def __init__(self, views: _Views, threads: int) -> None:
+    def __init__(self, views: _Views, threads: int, ahead: int) -> None:
         super().__init__()
         self._views = views
         self._threads = threads
+        self._most = ahead
 
     def setup(self) -> None:
         self._pool = ThreadPoolExecutor(self._threads or os.cpu_count() or 1, thread_name_prefix="decode")
@@ -162,7 +178,7 @@ class _Decode(_Counting):
     def process(self, sample: Sample) -> Iterator[DecodedImage]:
         self._ahead.append((len(sample.data), self._pool.submit(self._views.decode, sample)))
         self._ahead_bytes += len(sample.data)
-        while len(self._ahead) > _AHEAD_SAMPLES or self._ahead_bytes > _AHEAD_BYTES:
+        while len(self._ahead) > self._most or self._ahead_bytes > _AHEAD_BYTES:
             yield self._take()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -178,10 +194,12 @@ class _Decode(_Counting):
 class _DecodeDali(_Counting):
     """Collects batches of samples, decodes them in the background, and emits them in order."""
 
-    def __init__(self, views: _Views, threads: int, device: str) -> None:
+    def __init__(self, views: _Views, threads: int, ahead: int, device: str) -> None:
         super().__init__()
         self._views = views
         self._threads = threads
+        self._size = max(1, min(MAX_BATCH, ahead // 2))
+        self._most = max(1, ahead // self._size)
         self._device = device
         self._shared = Shared()
         self._by_dali = Metrics.counter("beam_curate.decode", "by_dali")
@@ -200,9 +218,9 @@ class _DecodeDali(_Counting):
     def process(self, sample: Sample) -> Iterator[DecodedImage]:
         self._batch.append(sample)
         self._batch_bytes += len(sample.data)
-        if len(self._batch) >= _BATCH_SAMPLES or self._batch_bytes >= _BATCH_BYTES:
+        if len(self._batch) >= self._size or self._batch_bytes >= _BATCH_BYTES:
             self._submit()
-        while len(self._ahead) > _AHEAD_BATCHES:
+        while len(self._ahead) > self._most:
             yield from self._take()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

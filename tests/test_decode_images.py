@@ -1,0 +1,91 @@
+"""How far DecodeImages runs ahead of the model."""
+
+import threading
+
+import apache_beam as beam
+import pytest
+
+from beam_curate import DecodeImages, DecodeOptions
+from beam_curate.images.decoding import DALI
+from beam_curate.records import Sample, SampleRef
+from beam_curate.transforms import decode_images
+from beam_curate.transforms.decode_images import ahead_of
+from tests.conftest import encoded, photo
+
+BATCH = 100
+SAMPLES = 5 * BATCH
+
+
+class Decoded:
+    """Counts decoded images, and lets somebody wait for a number of them."""
+
+    def __init__(self):
+        self.count = 0
+        self.changed = threading.Condition()
+
+    def one_more(self, number=1):
+        with self.changed:
+            self.count += number
+            self.changed.notify_all()
+
+    def reaches(self, number):
+        with self.changed:
+            return self.changed.wait_for(lambda: self.count >= number, timeout=30)
+
+
+class Model(beam.DoFn):
+    """Works on a batch until all images of the next one are decoded, as a slow model would."""
+
+    decoded = Decoded()
+    waited: list = []  # noqa: RUF012
+    seen: list = []  # noqa: RUF012
+
+    def start_bundle(self):
+        self.batch = 0
+
+    def process(self, image):
+        self.batch += 1
+        if self.batch % BATCH == 0:
+            self.waited.append(self.decoded.reaches(min(SAMPLES, self.batch + BATCH)))
+        self.seen.append(image.ref.index)
+
+
+@pytest.mark.parametrize("decoder", ["fast", DALI])
+def test_the_next_batch_is_decoded_while_the_model_works(decoder, monkeypatch):
+    if decoder == DALI:
+        pytest.importorskip("nvidia.dali")
+    Model.decoded, Model.waited, Model.seen = Decoded(), [], []
+    made = decode_images._Views.made
+
+    def counting(views, sample, result):
+        Model.decoded.one_more()
+        return made(views, sample, result)
+
+    submit = decode_images.DaliDecoder.submit
+
+    def submitting(dali, images):
+        future = submit(dali, images)
+        future.add_done_callback(lambda _: Model.decoded.one_more(len(images)))
+        return future
+
+    if decoder == DALI:
+        monkeypatch.setattr(decode_images.DaliDecoder, "submit", submitting)
+    else:
+        monkeypatch.setattr(decode_images._Views, "made", counting)
+    data = encoded(photo(1, 40, 40), "JPEG")
+    samples = [Sample(SampleRef(0, "a.tar", number, f"k{number}", []), data) for number in range(SAMPLES)]
+    with beam.Pipeline(runner="FnApiRunner") as root:
+        (
+            root
+            | beam.Create(samples, reshuffle=False)
+            | DecodeImages(DecodeOptions(size=32, decoder=decoder), 2, "cpu", ahead=ahead_of(BATCH))
+            | beam.ParDo(Model())
+        )
+    assert Model.seen == list(range(SAMPLES))
+    assert Model.waited == [True] * (SAMPLES // BATCH)
+
+
+def test_how_far():
+    assert [ahead_of(batch) for batch in (1, 32, 33, 256)] == [64, 64, 66, 512]
+    with pytest.raises(ValueError, match="ahead is 0; give at least 1"):
+        DecodeImages(ahead=0)
