@@ -13,6 +13,8 @@ from apache_beam.testing.util import assert_that
 from PIL import Image, ImageOps
 
 from beam_curate import reasons
+from beam_curate.clip.visual_tower import build_visual_tower
+from beam_curate.clip.weights import find_weights
 from beam_curate.images import dali_decoding, dali_plans
 from beam_curate.images.decoding import DecodeOptions, ImageError, decode_image, image_facts
 from beam_curate.images.resizing import Target
@@ -341,6 +343,11 @@ def test_photographs_stay_within_the_stated_bound(assets):
     found = differences(batch, options, decoder)
     assert max(each.max() for each in found) <= 16
     assert max(each.mean() for each in found) <= 0.21
+    # What a model makes of them; its weights are random, as no real ones are shipped with the tests.
+    tower = build_visual_tower(find_weights("ViT-S-32-alt", "random"), precision="fp32", device="cpu")
+    ours = tower.embed(np.stack([pixels for _, (pixels,) in decoder.decode(batch).images]))
+    want = tower.embed(np.stack([decode_image(data, DecodeOptions(decoder="pillow"))[1] for data in batch]))
+    assert np.einsum("nd,nd->n", ours.astype(np.float64), want.astype(np.float64)).min() > 0.999
     decoder.close()
 
 
