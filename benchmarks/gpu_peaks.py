@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from beam_curate.clip.config import model_config
 
-# Dense, without sparsity: tensor cores in fp16 and bf16, the ordinary cores in fp32 (torch's default has no TF32).
+# Dense, without sparsity: tensor cores in fp16 and bf16, the ordinary cores in fp32, which has no TF32: not in matrix products by
+# torch's default, and not in convolutions, where torch's default has it (torch.backends.cudnn.allow_tf32), by the handler's.
 # Source: NVIDIA's data sheets of T4, V100, L4, L40S, A10, A100, H100 and H200, and the Ada white paper for the RTX 4090, from
 # memory: check the one of your card, and give --peak_tflops where it differs. First match counts. A card whose clock is held
 # down, by power or heat, never reaches its figure.

@@ -1,46 +1,53 @@
-"""What gpu.py runs: the handler against the CPU, out of memory, the bare model, the pipeline, and the decoders."""
+"""What gpu.py checks of the handler: embeddings against the CPU, an image beside other images, and out of memory."""
 
-import contextlib
-import io
 import itertools
-import os
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from gpu_peaks import image_gflops, peak_tflops
-from photo_shards import photo_jpegs, write_shards
+from photo_shards import photo_jpegs
 
 from beam_curate import ClipModelHandler, DecodeOptions
+from beam_curate.clip import model_description
 from beam_curate.clip.model_description import describe_model
-from beam_curate.images.dali_decoding import DaliDecoder, require_dali
-from beam_curate.images.decoding import decode_image
 from beam_curate.records import DecodedImage, Sample, SampleRef
 from beam_curate.transforms.decode_images import decode_sample
-from pipelines import curate
+
+PRECISIONS: Final = ("fp32", "bf16", "fp16")
 
 MIN_COSINE: Final = {"fp32": 0.9999, "fp16": 0.9995, "bf16": 0.998}
 """The lowest cosine with the CPU's fp32 embedding that passes, for an image: bf16 keeps 8 bits of a number."""
 
-_SHARDS: Final = 8
-_LEVELS: Final = (
-    3.0  # mean difference in levels of 255 that passes for DALI's pixels, see `beam_curate/images/dali_decoding.py`
-)
-
 
 class Settings(NamedTuple):
-    """What every run needs: where the model runs, and its weights."""
+    """What every run needs: where the model runs, its weights, and how speeds are taken.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        pretrained: As of `ClipModelHandler`.
+        model_dir: As of `ClipModelHandler`.
+        seconds: How long the model alone is timed.
+        threads: Bundles of the pipeline at the same time.
+        peak_tflops: What the GPU can do, where its name does not tell.
+    """
 
     device: str
-    pretrained: str
-    model_dir: str | None
-    seconds: float
+    pretrained: str = "random"
+    model_dir: str | None = None
+    seconds: float = 3.0
+    threads: int = 1
+    peak_tflops: float | None = None
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it is a GPU."""
+        return self.device.startswith("cuda")
+
+    @property
+    def name(self) -> str:
+        """The GPU's name, or `cpu`."""
+        return torch.cuda.get_device_name(self.device) if self.cuda else "cpu"
 
     def handler(self, clip_model: str, **options: Any) -> ClipModelHandler:
         """A handler on the device, unless `device` says otherwise."""
@@ -48,9 +55,18 @@ class Settings(NamedTuple):
         return ClipModelHandler(clip_model, **{**weights, **options})
 
 
-def device_name(device: str) -> str:
-    """The GPU's name, or `cpu`."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+def usual_precisions(device: str) -> list[str]:
+    """The precisions that are for a device: a GPU before Ampere only emulates bf16, and a CPU is slow in fp16."""
+    if device == "cpu":
+        return ["fp32", "bf16"]
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return [each for each in PRECISIONS if native or each != "bf16"]
+
+
+def fastest(device: str, precisions: Sequence[str]) -> str:
+    """The one of the precisions that `--precision auto` takes on the device, or else the first one."""
+    chosen = model_description.choose_precision("auto", torch.device(device))
+    return next((each for each in precisions if model_description.PRECISIONS[each] == chosen), precisions[0])
 
 
 def decoded_photos(settings: Settings, clip_model: str, count: int) -> list[DecodedImage]:
@@ -65,11 +81,15 @@ def decoded_photos(settings: Settings, clip_model: str, count: int) -> list[Deco
 
 
 def embed(handler: ClipModelHandler, tower: Any, images: Sequence[DecodedImage]) -> np.ndarray:
-    """The embeddings of images, (N, D) float32; an image that fails is an error."""
+    """The embeddings of images, (N, D) float32.
+
+    Raises:
+        RuntimeError: An image failed.
+    """
     rows = handler.run_inference(images, tower)
     failed = [row.failure for row in rows if row.failure is not None]
     if failed:
-        raise SystemExit(f"error: {len(failed)} photographs failed, the first one with: {failed[0].message}")
+        raise RuntimeError(f"{len(failed)} photographs failed, the first one with: {failed[0].message}")
     return np.stack([np.frombuffer(row.embedding, "<f2") for row in rows]).astype(np.float32)
 
 
@@ -101,6 +121,36 @@ def compare_embeddings(
         }
 
 
+def compare_neighbours(
+    settings: Settings, clip_model: str, precision: str, batch_sizes: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Embeds a batch, the same in another order, and every third image of it: the bits of an image must stay the same.
+
+    The third is filled up with black images, as the handler does with the tail of every bundle. That two runs write the same
+    bytes rests on this, since a runner makes other bundles each time.
+    """
+    photos = decoded_photos(settings, clip_model, max(batch_sizes))
+    tower = settings.handler(clip_model, precision=precision).load_model()
+    for batch_size in batch_sizes:
+        handler = settings.handler(clip_model, precision=precision, batch_size=batch_size)
+        recorder = _Recorder(tower, None)
+        batch, order = photos[:batch_size], np.random.default_rng(0).permutation(batch_size)
+        whole = embed(handler, recorder, batch)
+        moved = embed(handler, recorder, [batch[place] for place in order])
+        part = embed(handler, recorder, batch[1::3])
+        line = {"model": clip_model, "precision": precision, "batch_size": batch_size}
+        if set(recorder.calls) != {batch_size}:  # a call of another shape may give other bits
+            yield {**line, "not_run": f"out of memory with {batch_size} images at a time"}
+            continue
+        same = np.array_equal(moved, whole[order]) and np.array_equal(part, whole[1::3])
+        yield {
+            **line,
+            "moved": float(np.abs(moved - whole[order]).max()),
+            "part": float(np.abs(part - whole[1::3]).max()),
+            "passed": same,
+        }
+
+
 class _Recorder:
     """A tower that notes the size of each call, and on a CPU runs out of memory above a limit, which is made up there."""
 
@@ -119,7 +169,7 @@ class _Recorder:
         return self._tower.embed(pixels)
 
 
-def out_of_memory(settings: Settings, clip_model: str, batch_size: int) -> dict[str, Any]:
+def out_of_memory(settings: Settings, clip_model: str, batch_size: int) -> Iterator[dict[str, Any]]:
     """Runs a batch beside a ballast that leaves too little memory for it: the handler must halve it, and lose nothing.
 
     The embeddings are compared with those of a handler that has room for the batch.
@@ -127,160 +177,58 @@ def out_of_memory(settings: Settings, clip_model: str, batch_size: int) -> dict[
     photos = decoded_photos(settings, clip_model, batch_size)
     handler = settings.handler(clip_model, batch_size=batch_size)
     tower = handler.load_model()
-    expected = embed(handler, tower, photos)
-    cuda = settings.device.startswith("cuda")
-    ballast = _ballast(settings.device, tower, photos) if cuda else None
-    recorder = _Recorder(tower, None if cuda else batch_size // 2)
+    whole = _Recorder(tower, None)
+    expected = embed(handler, whole, photos)
+    line = {"model": clip_model, "precision": tower.runtime()[1], "batch_size": batch_size, "real": settings.cuda}
+    if set(whole.calls) != {batch_size}:
+        yield {**line, "not_run": f"out of memory with {batch_size} images even without a ballast"}
+        return
+    needs = _needs(settings.device, tower, photos) if settings.cuda else None
+    if needs and needs[0] < _LEAST_NEED:
+        yield {**line, "not_run": f"the batch needs {needs[0] / 1e6:.0f} MB, too little to tell: give a larger one"}
+        return
+    ballast = _ballast(settings.device, sum(needs) // 2) if needs else None
+    recorder = _Recorder(tower, None if needs else batch_size // 2)
     found = embed(handler, recorder, photos)
-    free = 0 if ballast is None else torch.cuda.mem_get_info(settings.device)[0]
-    size = 0 if ballast is None else ballast.numel()
     del ballast
     low = float(cosines(found, expected).min())
-    return {
-        "model": clip_model,
-        "batch_size": batch_size,
-        "real": cuda,
-        "ballast_gb": size / 1e9,
-        "free_gb": free / 1e9,
+    yield {
+        **line,
+        "need_gb": needs and needs[0] / 1e9,
+        "free_gb": needs and sum(needs) / 2e9,
         "calls": recorder.calls,
         "cosine_min": low,
         "same_bits": bool(np.array_equal(found, expected)),
-        "passed": recorder.calls[0] == batch_size > recorder.calls[-1] and low >= MIN_COSINE["fp16"],
+        "passed": recorder.calls[0] == batch_size > recorder.calls[-1] and low >= MIN_COSINE[line["precision"]],
     }
 
 
-def _ballast(device: str, tower: Any, photos: Sequence[DecodedImage]) -> torch.Tensor:
-    """Takes so much of the GPU's memory that half the batch fits beside it and the whole does not."""
-    size = round((len(photos[0].pixels) // 3) ** 0.5)
-    pixels = np.frombuffer(b"".join(photo.pixels for photo in photos), np.uint8).reshape(-1, size, size, 3)
-    needs = []
-    for part in (pixels, pixels[: len(pixels) // 2]):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_reserved(device)
-        tower.embed(part)
-        needs.append(torch.cuda.max_memory_reserved(device) - before)
-    torch.cuda.empty_cache()
-    whole, half = needs
-    return torch.empty(torch.cuda.mem_get_info(device)[0] - (whole + half) // 2, dtype=torch.uint8, device=device)
+# Left free is the mean of what the whole batch and its half need, see `_needs`. The whole needs more, so it cannot fit. The half
+# needs about half as much, so it has a quarter of the whole's need to spare for what the allocator loses: it asks the device for
+# blocks of 2, of 20 or of multiples of 2 MB, and gaps stay in blocks that are in use. Of this need a quarter is 32 MB.
+_LEAST_NEED: Final = 128 << 20
 
 
-def model_speed(settings: Settings, clip_model: str, precision: str, batch_size: int) -> dict[str, Any]:
-    """Times the tower alone on decoded batches: pixels to the device, the model, and the embeddings back."""
-    tower = settings.handler(clip_model, precision=precision, batch_size=batch_size).load_model()
-    side = tower.describe().image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
-    cuda = settings.device.startswith("cuda")
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(settings.device)
-    result = {"model": clip_model, "precision": tower.runtime()[1], "batch_size": batch_size}
-    try:
-        seconds = _per_call(lambda: tower.embed(pixels), settings.seconds)
-    except torch.cuda.OutOfMemoryError:
-        return {**result, "images_per_s": None, "gpu_gb": None}
-    peak = torch.cuda.max_memory_allocated(settings.device) / 1e9 if cuda else None
-    return {**result, "images_per_s": batch_size / seconds, "gpu_gb": peak}
+def _needs(device: str, tower: Any, photos: Sequence[DecodedImage]) -> tuple[int, int]:
+    """The bytes that a call has allocated at its peak with all of the images, and with half of them, beside the weights.
 
-
-def _per_call(call: Callable[[], Any], seconds: float) -> float:
-    """The median time of a call, after three to warm up; a call ends when its result is there."""
-    for _ in range(3):
-        call()
-    times: list[float] = []
-    while not times or sum(times) < seconds:
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def with_mfu(result: dict[str, Any], device: str, peak: float | None) -> dict[str, Any]:
-    """Adds the TFLOP/s that the images a second come to, and which share of the GPU's they are."""
-    peak = peak or peak_tflops(device, result["precision"])
-    speed = result["images_per_s"]
-    used = speed and speed * image_gflops(result["model"]) / 1000
-    return {**result, "tflops": used, "peak_tflops": peak, "mfu": used and peak and used / peak}
-
-
-def photo_tars(folder: Path, images: int) -> list[str]:
-    """Writes the pipeline's input, and gives the paths of its shards."""
-    return [str(path) for path in write_shards(folder, "S", _SHARDS, -(-images // _SHARDS))]
-
-
-def pipeline_speed(
-    settings: Settings,
-    clip_model: str,
-    precision: str,
-    batch_size: int,
-    decoder: str,
-    paths: Sequence[str],
-    images: int,
-) -> dict[str, Any]:
-    """Times `pipelines/curate.py`, in process, on shards of photographs: what an image more costs, from tar to tar.
-
-    It runs on a quarter of the shards and on all of them; start-up and the model's load are in both, so not in the difference.
+    Not those that are reserved: before it fails, torch's allocator gives back all blocks that it only keeps.
     """
-    flags = [f"--clip_model={clip_model}", f"--pretrained={settings.pretrained}"]
-    flags += [f"--model_dir={settings.model_dir}"] if settings.model_dir else []
-    flags += ["--aesthetic_head=random", "--nsfw_head=random", "--min_aesthetic=none", "--max_nsfw=none"]
-    flags += [f"--device={settings.device}", f"--precision={precision}", f"--batch_size={batch_size}"]
-    flags += [f"--decoder={decoder}"] + ([f"--dali_device={settings.device}"] if decoder == "dali" else [])
-    seconds = []
-    for inputs in (paths[: _SHARDS // 4], paths):
-        with tempfile.TemporaryDirectory(prefix="beam-curate-bench-") as output:
-            start = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()) as said:
-                status = curate.main([f"--input={','.join(inputs)}", f"--output={output}/out", *flags])
-            seconds.append(time.perf_counter() - start)
-        if status:
-            raise SystemExit(f"error: curate.py ended with status {status}: {said.getvalue()}")
-    more = -(-images // _SHARDS) * (_SHARDS - _SHARDS // 4)
-    result = {"model": clip_model, "precision": precision, "batch_size": batch_size, "decoder": decoder}
-    faster = seconds[1] > seconds[0]  # not so only if the input is far too small
-    return {
-        **result,
-        "images": images,
-        "seconds": seconds,
-        "images_per_s": more / (seconds[1] - seconds[0]) if faster else None,
-    }
+    side = round((len(photos[0].pixels) // 3) ** 0.5)
+    pixels = np.frombuffer(b"".join(photo.pixels for photo in photos), np.uint8).reshape(-1, side, side, 3)
+    peaks = []
+    for part in (pixels, pixels[: len(pixels) // 2]):
+        # Kernels are loaded into the device's memory when they are first called, and workspaces of libraries stay allocated:
+        # both are no need of a later call, and there would be no room for them beside the ballast.
+        tower.embed(part)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        tower.embed(part)
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
+    return peaks[0], peaks[1]
 
 
-def compare_decoders(settings: Settings, size: str, images: int) -> Iterator[dict[str, Any]]:
-    """Decodes photographs with each decoder on all cores, and with DALI on the device; differences are to Pillow."""
-    jpegs = list(itertools.islice(itertools.cycle(photo_jpegs(size)), images))
-    threads = os.cpu_count() or 1
-    reference: list[np.ndarray] = []
-    for decoder in ("pillow", "fast", "scaled"):
-        options = DecodeOptions(decoder=decoder)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda data, options=options: decode_image(data, options), jpegs[:threads]))
-            start = time.perf_counter()
-            found = [pixels for _, pixels in pool.map(lambda data, options=options: decode_image(data, options), jpegs)]
-            seconds = time.perf_counter() - start
-        reference = reference or found
-        yield {"decoder": decoder, "size": size, "images_per_s": images / seconds, **_differences(found, reference)}
-    try:
-        require_dali(settings.device)
-    except ValueError as error:
-        yield {"decoder": "dali", "size": size, "not_run": str(error)}
-        return
-    dali = DaliDecoder(DecodeOptions(decoder="dali"), settings.device)
-    batches = [jpegs[at : at + 32] for at in range(0, len(jpegs), 32)]
-    dali.decode(batches[0])
-    start = time.perf_counter()
-    results = [future.result() for future in [dali.submit(batch) for batch in batches]]
-    seconds = time.perf_counter() - start
-    dali.close()
-    found = [picture for result in results for _, (picture,) in result.images]
-    line = {"decoder": f"dali on {settings.device}", "size": size, "images_per_s": images / seconds}
-    line |= {"by_dali": sum(result.by_dali for result in results), **_differences(found, reference)}
-    yield {**line, "passed": line["by_dali"] == images and line["mean_levels"] <= _LEVELS}
-
-
-def _differences(found: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
-    """The largest difference in levels of 255, and the mean one of the worst image."""
-    largest, mean = 0, 0.0
-    for left, right in zip(found, reference, strict=True):
-        difference = np.abs(left.astype(np.int16) - right)
-        largest, mean = max(largest, int(difference.max())), max(mean, float(difference.mean()))
-    return {"max_levels": largest, "mean_levels": mean}
+def _ballast(device: str, free: int) -> torch.Tensor:
+    """Takes all of the GPU's memory but so many bytes."""
+    torch.cuda.empty_cache()
+    return torch.empty(torch.cuda.mem_get_info(device)[0] - free, dtype=torch.uint8, device=device)

@@ -8,7 +8,6 @@ import sys
 import tarfile
 
 import pytest
-import torch
 
 from tests.conftest import ROOT
 
@@ -86,72 +85,6 @@ def test_memory_measures_both_jobs(tmp_path):
     assert all(run["peak_gb"] > 0.1 for run in result["runs"])
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
     assert run("memory.py", "--gb", "-1").returncode == 2
-
-
-def test_gpu_runs_on_a_cpu_and_reports_what_it_checked(tmp_path):
-    file = tmp_path / "result.json"
-    small = ("--models", "ViT-S-32-alt", "--batch_sizes", 4, "--images", 16, "--compared", 2, "--seconds", 0)
-    done = run("gpu.py", "--device", "cpu", *small, "--precisions", "fp32,fp16", "--peak_tflops", 2, "--json", file)
-    assert done.returncode == 0, done.stderr
-    assert "The whole pipeline, tar to tar" in done.stdout
-    result = json.loads(file.read_text())
-    assert (result["device"], result["pretrained"]) == ("cpu", "random")
-    (embeddings,) = result["embeddings"]  # fp16 is not for a CPU
-    assert (embeddings["precision"], embeddings["passed"]) == ("fp32", True)
-    assert 0.9999 <= embeddings["cosine_min"] <= embeddings["cosine_mean"] <= 1.0001
-    (memory,) = result["memory"]
-    assert (memory["real"], memory["calls"], memory["passed"]) == (False, [4, 2, 2], True)
-    (model,) = result["model"]
-    assert model["mfu"] == pytest.approx(model["images_per_s"] * 2.285248512e9 / 2e12)
-    (pipeline,) = result["pipeline"]
-    assert (pipeline["images"], pipeline["decoder"], len(pipeline["seconds"])) == (16, "fast", 2)
-    exact = [line for line in result["decode"] if line["decoder"] in ("pillow", "fast")]
-    assert [line["max_levels"] for line in exact] == [0, 1, 0, 1]
-    for line in result["decode"]:
-        assert line.get("passed") is not False
-        assert line.get("images_per_s", 1) > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--only", "speed"), "--only has speed; choose from embeddings, memory"),
-        (("--precisions", "int8"), "--precisions has int8"),
-        (("--batch_sizes", "0"), "--batch_sizes is 0; give whole numbers of at least 2"),
-        (("--images", 1), "--images is 1; give at least 16"),
-    ],
-)
-def test_gpu_refuses_wrong_options(options, words):
-    done = run("gpu.py", "--device", "cpu", *options)
-    assert done.returncode == 2
-    assert words in done.stderr
-
-
-def test_what_models_cost_and_gpus_can_do(monkeypatch):
-    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
-    import gpu_peaks
-
-    found = [round(gpu_peaks.image_gflops(name), 2) for name in ("ViT-B-32", "ViT-L-14")]
-    assert found == [8.82, 162.03]  # open_clip's docs/model_profile.csv
-    for name, precision, peak in (
-        ("NVIDIA H100 80GB HBM3", "bf16", 989.4),
-        ("NVIDIA H100 PCIe", "bf16", 756.0),
-        ("NVIDIA A100-SXM4-40GB", "fp16", 312.0),
-        ("NVIDIA L4", "bf16", 121.0),
-        ("NVIDIA L40S", "bf16", 362.0),
-        ("Tesla T4", "fp16", 65.0),
-        ("Tesla T4", "bf16", None),
-        ("NVIDIA A10G", "bf16", None),
-        ("cpu", "fp32", None),
-    ):
-        assert gpu_peaks.peak_tflops(name, precision) == peak
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_without_one_says_so():
-    done = run("gpu.py")
-    assert done.returncode == 1
-    assert "torch sees no GPU here; --device cpu shows that everything runs" in done.stderr
 
 
 def test_selecting_times_a_selection_beside_a_copy(tmp_path):
