@@ -8,7 +8,8 @@
 #   docker build -t IMAGE --target portable .                     # not root: a worker pool for Flink, Spark or Kubernetes
 #
 # The base is Python's own slim image, not one of CUDA: torch's wheels bring CUDA 12.8, cuDNN and NCCL at the versions of
-# requirements.lock, so that a CUDA base would add a second set that nothing loads. The driver comes from the worker's
+# requirements.lock, so that a CUDA base would add a second set that nothing loads. DALI, for --decoder dali, is the one for
+# CUDA 12, and boto3 reads s3:// paths: the extras dali-cuda12 and s3 of setup.py. The driver comes from the worker's
 # machine, mounted at /usr/local/nvidia. Launcher and workers need the same Python minor, and so does whoever submits a job
 # with this image from elsewhere: 3.11. The Python and Beam versions here, in setup.py and in requirements.lock are held
 # together by tests/test_docker.py.
@@ -32,7 +33,8 @@ RUN pip install --no-cache-dir --prefix=/packages --no-deps --no-build-isolation
 FROM python:3.11-slim-bookworm AS runtime
 COPY --from=packages /packages /usr/local
 # A missing or unfitting package is an error of the build, not of a job.
-RUN pip check && python -c "import apache_beam, open_clip, simplejpeg, beam_curate, pipelines.curate, tfrecord.example_pb2"
+RUN pip check && python -c "import apache_beam, apache_beam.io.aws.clients.s3.boto3_client, open_clip, simplejpeg, nvidia.dali" \
+    && python -c "import beam_curate, pipelines.curate, tfrecord.example_pb2"
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 # The paths of the driver; and all packages are here, so Beam's boot needs no virtual environment for each process.
 ENV PATH=/usr/local/nvidia/bin:${PATH} \

@@ -27,11 +27,11 @@ demo: $(VENV)/.installed  ## build a small dataset from real photographs and cur
 test: $(VENV)/.installed  ## run the tests, in two processes (nine minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (8 GB, minutes)
+test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (10 GB, minutes)
 	TEST_IMAGE=1 $(BIN)/python -m pytest tests/test_docker.py
 
 lock: $(VENV)/.installed  ## resolve the packages of the image again
-	$(LOCK) setup.py --constraint docker/constraints.txt --output-file requirements.lock
+	$(LOCK) setup.py --extra dali-cuda12 --extra s3 --constraint docker/constraints.txt --output-file requirements.lock
 	$(LOCK) docker/build.in --output-file docker/build.lock
 
 templates: $(VENV)/.installed  ## write the metadata of the Flex Templates from the options

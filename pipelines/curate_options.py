@@ -13,7 +13,7 @@ from pipelines.duplicate_options import (
     methods_help,
     n_clusters_option,
 )
-from pipelines.options import OptionError, number_or_none, option, required
+from pipelines.options import OptionError, dependent, number_or_none, option, required
 from pipelines.selecting_options import (
     SelectingOptions,
     head_option,
@@ -47,7 +47,8 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     second_model: tuple[str, ...] = option(
         (),
         "a further open_clip model whose embedding goes to a column of its own, embedding_vit_b_16 for "
-        "ViT-B-16=laion2b_s34b_b88k; weights as for --pretrained; may be given several times",
+        "ViT-B-16=laion2b_s34b_b88k; weights as for --pretrained; several are separated by ; (on a command line the "
+        "option may be repeated)",
         action="append",
         metavar="MODEL=WEIGHTS",
     )
@@ -106,9 +107,9 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     shuffle_seed: Any = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
     )
-    batch_size: int = option(32, "images of an inference batch")
+    batch_size: int = dependent(32, "images of an inference batch")
     device: str = option("auto", "where the model runs; auto: cuda if there is one", choices=("auto", "cpu", "cuda"))
-    precision: str = option("auto", "of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
+    precision: str = dependent("auto", "of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
     model_copies: int = option(1, "copies of the model on a worker, in processes of their own")
     decoder: str = option(
         "fast",
@@ -117,7 +118,9 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         choices=("fast", "pillow", "scaled", "dali"),
     )
     dali_device: str = option(
-        "auto", "where --decoder dali decodes; auto: cuda if there is one", choices=("auto", "cpu", "cuda")
+        "auto",
+        "where --decoder dali decodes; auto: cuda if there is one, and with --accelerator always",
+        choices=("auto", "cpu", "cuda"),
     )
     decode_threads: int = option(0, "decoding threads of a worker process; 0: one per core")
     exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))
@@ -127,8 +130,9 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     image_extension: str = option("", "extension of the image member, such as jpg; default: the first known one")
     accelerator: str = option(
         "none",
-        "GPU of the Dataflow workers; chooses their machine, disk, threads and processes, and --batch_size, --precision and "
-        "--device where not given",
+        "GPU of the Dataflow workers; chooses their machine, disk, threads and processes, --device and --dali_device, and "
+        "--batch_size and --precision where not given. h100: its machine with one GPU is to be had as Spot or flex-start "
+        "alone, which this option does not ask for; docs/dataflow.md says what to give instead",
         choices=ACCELERATORS,
     )
     gpu_placement: str = option(

@@ -21,9 +21,10 @@ NONE: Final = "none"
 AUTO: Final = "auto"
 WORKERS: Final = "workers"
 INFERENCE: Final = "inference"
+DALI: Final = "dali"
 PLACEMENTS: Final = (AUTO, NONE, WORKERS, INFERENCE)
 
-# Dataflow's own default is 25 GB for a batch worker with its shuffle service; the unpacked image alone takes about 10.
+# Dataflow's own default is 25 GB for a batch worker with its shuffle service; the unpacked image alone takes about 11.
 # Source: Google Cloud, "Run a pipeline with GPUs" (docs.cloud.google.com/dataflow/docs/gpu/use-gpus), which asks for 50 GB
 # or more where the image is large; model files, staged packages and logs come on top.
 _DISK_GB: Final = 100
@@ -95,6 +96,14 @@ class GpuOptions(Protocol):
     def model_copies(self) -> int:
         """Copies of the model on a worker."""
 
+    @property
+    def decoder(self) -> str:
+        """Of the images; dali is for workers with a GPU."""
+
+    @property
+    def dali_device(self) -> str:
+        """Where the decoder dali decodes: auto, cpu or cuda."""
+
 
 Options = TypeVar("Options", bound=GpuOptions)
 
@@ -120,6 +129,8 @@ def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[st
     placement = WORKERS if options.gpu_placement == AUTO else options.gpu_placement
     _check(options, placement, _beam_options(rest))
     changes: dict[str, Any] = {"gpu_placement": placement, "device": "cuda"}
+    if options.decoder == DALI and options.dali_device == AUTO:
+        changes["dali_device"] = "cuda"  # a worker whose GPU is missing fails, and does not go on with its CPU
     changes |= {name: getattr(gpu, name) for name in ("precision", "batch_size") if name not in given}
     return _replace(options, **changes)
 
@@ -149,6 +160,34 @@ def dataflow_arguments(options: GpuOptions, rest: Sequence[str]) -> list[str]:
     if any(word.split("=", 1)[0] == "--sdk_container_image" for word in rest):
         implied.append("--sdk_location=container")  # the image has Beam: nothing to stage
     return [*implied, *rest]
+
+
+def check_workers(options: "PipelineOptions") -> None:
+    """Refuses a Dataflow job whose workers would have Beam's stock image: neither torch nor this package.
+
+    Args:
+        options: All of Beam's options.
+
+    Raises:
+        OptionError: There is no image, nor a package to stage; it names the remedy.
+    """
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, SetupOptions, StandardOptions, WorkerOptions
+
+    if not is_dataflow(str(options.view_as(StandardOptions).runner)):
+        return
+    workers = options.view_as(WorkerOptions)
+    if workers.sdk_container_image or workers.worker_harness_container_image:
+        return
+    lacking = (
+        "--sdk_container_image is missing: the workers would have Beam's stock image, without torch and this package"
+    )
+    if options.view_as(GoogleCloudOptions).template_location:
+        raise OptionError(f"{lacking}; give the template's own image, as the parameter sdk_container_image")
+    if not options.view_as(SetupOptions).setup_file:
+        raise OptionError(
+            f"{lacking}; give the image of docs/dataflow.md, or from a checkout --setup_file ./setup.py, which has every worker "
+            "install the package and what it needs"
+        )
 
 
 def inference_hints(options: GpuOptions, runner: str) -> dict[str, str]:
@@ -188,6 +227,9 @@ def _check(options: GpuOptions, placement: str, beam: "PipelineOptions") -> None
          f"{asked} is for --runner=DataflowRunner, not for {runner}; on a machine with a GPU give --device cuda"),
         (placement == NONE, f"{asked} with --gpu_placement none asks for a GPU and for none; leave one of them out"),
         (options.device == "cpu", f"{asked} with --device cpu would leave the GPU idle; leave one of them out"),
+        (placement == INFERENCE and options.decoder == DALI,
+         "--gpu_placement inference with --decoder dali: the images are decoded on workers without a GPU; give --gpu_placement "
+         "workers, or --decoder fast"),
         (options.accelerator == "t4" and options.precision == "bf16",
          "--precision bf16: a T4 has no bf16 and would emulate it; give fp16 or fp32"),
         (any(service.startswith("worker_accelerator") for service in services),

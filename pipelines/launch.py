@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from beam_curate.progress import progress_line
 from beam_curate.runs.run_state import input_shards, part_paths
+from pipelines.dataflow_options import check_workers
 from pipelines.options import OptionError, refuse_unknown
 from pipelines.worker_deaths import ends_with_its_workers
 
@@ -24,7 +25,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     """Beam's options from what is left of a command line.
 
     Raises:
-        OptionError: A word is neither this command's option nor Beam's.
+        OptionError: A word is neither this command's option nor Beam's, or a Dataflow job's workers would lack this package.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for cls in [PipelineOptions, *_subclasses(PipelineOptions)]:
@@ -36,6 +37,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     if not any(word.split("=", 1)[0] == "--template_location" for word in rest):
         refuse_unknown(rest, [field.name for field in dataclasses.fields(own)], flags)
     options = PipelineOptions(list(rest))
+    check_workers(options)
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         standard.runner = LOCAL_RUNNER

@@ -8,6 +8,7 @@ import atexit
 import dataclasses
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -24,6 +25,11 @@ def option(default: Any, help: str, **settings: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **settings})
 
 
+def dependent(default: Any, help: str, **settings: Any) -> Any:
+    """A field whose default depends on other options: its default's value counts as given where the user gives it."""
+    return option(default, help, dependent=True, **settings)
+
+
 def required(help: str, **settings: Any) -> Any:
     """A field that the user must give."""
     return dataclasses.field(metadata={"help": help, "required": True, **settings})
@@ -37,6 +43,15 @@ def number_or_none(kind: type[float] | type[int]) -> Callable[[str], float | int
 
     parse.__name__ = f"{kind.__name__} (or none)"
     return parse
+
+
+def several(text: str) -> tuple[str, ...]:
+    """The values of an option that takes several, in one text with `;` between them; a `;` in double quotes is none.
+
+    A template's parameter can be given only once. The quotes are those of the JSON behind a --scorer.
+    """
+    parts = re.findall(r'(?:"(?:\\.|[^"\\])*"|[^;])+', text)
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _truth(text: str) -> bool:
@@ -67,6 +82,7 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
     parser = _Parser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
     for field in dataclasses.fields(options):
         settings = dict(field.metadata)
+        settings.pop("dependent", None)
         if settings.get("action") == "store_true":
             # Also `--name=true`: a template's launcher gives every parameter a value.
             settings |= {"action": "store", "nargs": "?", "const": True, "default": False, "type": _truth}
@@ -74,7 +90,7 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
         elif "required" in settings:
             settings.pop("default", None)
         elif settings.get("action") == "append":
-            settings["type"] = str
+            settings |= {"action": "extend", "type": several}
         else:
             settings["default"] = field.default
             settings.setdefault("type", type(field.default))
@@ -87,6 +103,9 @@ def parse(
 ) -> tuple[Options, list[str], frozenset[str]]:
     """Parses a command line into an options object, the arguments left for Beam, and the names given by the user.
 
+    An option with its default's value does not count as given, unless it is `dependent`: the Google Cloud console fills in
+    every default that a template has, and sends it.
+
     Raises:
         OptionError: A value is wrong or a required option is missing.
     """
@@ -96,8 +115,11 @@ def parse(
     for field in dataclasses.fields(own):
         if field.metadata.get("action") == "append":
             setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
-    given = frozenset(word[2:].split("=", 1)[0] for word in argv if word.startswith("--"))
-    return options(**vars(namespace)), rest, given
+    found = options(**vars(namespace))
+    named = {word[2:].split("=", 1)[0] for word in argv if word.startswith("--")}
+    defaults = {field.name: field.default for field in dataclasses.fields(own) if "dependent" not in field.metadata}
+    given = frozenset(name for name in named if name not in defaults or getattr(found, name) != defaults[name])
+    return found, rest, given
 
 
 def refuse_unknown(rest: Sequence[str], own: Sequence[str], beam_flags: Sequence[str]) -> None:

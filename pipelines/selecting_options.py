@@ -19,7 +19,8 @@ def head_option() -> Any:
     """--head."""
     return option(
         (),
-        "JSON description of a head of your own, with its safetensors file beside it; may be given several times",
+        "JSON description of a head of your own, with its safetensors file beside it; several are separated by ; (on a command "
+        "line the option may be repeated)",
         action="append",
         metavar="FILE",
     )
@@ -29,7 +30,8 @@ def scorer_option() -> Any:
     """--scorer."""
     return option(
         (),
-        "a scorer of your own, package.module:Class, with options as a JSON object behind it; may be given several times",
+        "a scorer of your own, package.module:Class, with options as a JSON object behind it; several are separated by ; "
+        "(on a command line the option may be repeated)",
         action="append",
         metavar="MODULE:CLASS",
     )

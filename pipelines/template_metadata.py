@@ -60,8 +60,6 @@ _SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "duplicates": {"paramType": "TEXT", "regexes": [_BUCKET]},
     "against": {"paramType": "TEXT", "regexes": [_BUCKET]},
 }
-# An accelerator chooses these unless they are given, and a console gives every default that it is told.
-_CHOSEN: Final = ("batch_size", "precision")
 _NUMBER_OR_NONE: Final = r"^(none|-?\d+(\.\d+)?)$"
 _WHOLE: Final = r"^\d+$"
 
@@ -73,8 +71,8 @@ _BEAM: Final = (
     {
         "name": "sdk_container_image",
         "label": "Image of the workers",
-        "helpText": "the image of this template, so that launcher and workers are the same",
-        "isOptional": True,
+        "helpText": "the template's own image, its --image when it was built; Beam's stock image lacks torch and this package",
+        "isOptional": False,
         "paramType": "TEXT",
         "regexes": [r"^\S+/\S+$"],
     },
@@ -130,7 +128,7 @@ def _parameter(field: Any) -> dict[str, Any]:
     optional = not settings.get("required", False) and field.name != "output"
     found = {"name": field.name, "label": _label(field.name), "helpText": settings["help"], "isOptional": optional}
     found |= _SHAPES.get(field.name) or _shape(field.default, settings)
-    if field.name in _CHOSEN:
+    if "dependent" in settings:  # the console would send it as given, and an accelerator could not choose it
         found["helpText"] += f" (default: {_text(field.default)}, or as the accelerator wants)"
     elif optional and field.default not in ("", ()):
         found["defaultValue"] = _text(field.default)

@@ -1,5 +1,6 @@
 """Jobs for Dataflow, really submitted: to a service on this machine, with a bucket that is an emulator."""
 
+import importlib
 import io
 import json
 import os
@@ -96,6 +97,7 @@ WRONG = {
     "--gpu_placement inference needs a GPU": ["--gpu_placement=inference"],
     "asks for a GPU and for none": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=none"],
     "--device cpu would leave the GPU idle": [*DATAFLOW, "--accelerator=l4", "--device=cpu"],
+    "decoded on workers without a GPU": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=inference", "--decoder=dali"],
     "a T4 has no bf16": [*DATAFLOW, "--accelerator=t4", "--precision=bf16"],
     "both ask for GPUs": [*DATAFLOW, "--accelerator=l4", "--dataflow_service_options=worker_accelerator=type:x;count:1"],
     "--resource_hint accelerator=… both": [*DATAFLOW, "--accelerator=l4", "--resource_hint=accelerator=type:x;count:1"],
@@ -114,6 +116,62 @@ def test_what_cannot_work_is_refused(message):
     with pytest.raises(OptionError, match=message.replace("(", r"\(")) as caught:
         settled(*WRONG[message])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        ([*DATAFLOW, "--accelerator=l4", "--decoder=dali"], "cuda"),
+        ([*DATAFLOW, "--accelerator=l4", "--decoder=dali", "--dali_device=auto"], "cuda"),
+        ([*DATAFLOW, "--accelerator=l4", "--decoder=dali", "--dali_device=cpu"], "cpu"),
+        ([*DATAFLOW, "--accelerator=l4"], "auto"),
+        ([*DATAFLOW, "--decoder=dali"], "auto"),
+    ],
+)
+def test_a_worker_with_a_gpu_decodes_on_it_with_dali(words, device):
+    assert settled(*words)[0].dali_device == device
+
+
+NEEDED = {
+    "curate": ["--input=absent/*.tar"],
+    "select": ["--scores=absent"],
+    "dedup": ["--scores=absent"],
+    "export": ["--input=absent", "--format=webdataset"],
+}
+STOCK = "error: --sdk_container_image is missing: the workers would have Beam's stock image, without torch and this package; "
+
+
+@pytest.mark.parametrize("command", NEEDED)
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ([], "give the image of docs/dataflow.md, or from a checkout --setup_file ./setup.py"),
+        (["--template_location=gs://b/job"], "give the template's own image, as the parameter sdk_container_image"),
+        (["--template_location=gs://b/job", "--setup_file=./setup.py"], "give the template's own image"),
+    ],
+)
+def test_workers_without_this_package_are_refused(command, words, remedy, capsys):
+    run = importlib.import_module(f"pipelines.{command}").main
+    assert run([*NEEDED[command], "--output=out", *DATAFLOW, *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(STOCK + remedy)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*DATAFLOW, "--sdk_container_image=r/i:1"],
+        [*DATAFLOW, "--sdk_container_image=r/i:1", "--template_location=gs://b/job"],
+        [*DATAFLOW, "--setup_file=./setup.py"],
+        ["--runner=FnApiRunner"],
+        [],
+    ],
+)
+def test_workers_with_this_package_are_not_refused(words):
+    from pipelines.launch import pipeline_options
+
+    pipeline_options(words, CurateOptions)
 
 
 def test_a_refusal_is_one_line_before_any_work(tmp_path, capsys):
@@ -158,11 +216,52 @@ def test_the_documented_launches_are_right():
         assert given["sdk_container_image"] == ("$IMAGE" if command == "curate" else f"$IMAGE-{command}")
         own = [f"--{name}={value}" for name, value in given.items() if name != "sdk_container_image"]
         if command == "curate":
-            seen.add(settled(*DATAFLOW, *own)[0].accelerator)
+            options, arguments = settled(*DATAFLOW, *own)
+            chosen = options.accelerator if options.accelerator != "none" else by_hand(options, arguments, words)
+            seen.add((chosen, options.gpu_placement))
         else:
             parse({"select": SelectOptions, "dedup": DedupOptions, "export": ExportOptions}[command], own, "")
             seen.add(command)
-    assert seen == {"l4", "a100", "h100", "select", "dedup", "export"}
+    gpus = {("l4", "workers"), ("a100", "workers"), ("a100", "inference"), ("h100", "none")}
+    assert seen == {*gpus, "select", "dedup", "export"}
+
+
+def by_hand(options, arguments, words):
+    """The accelerator that a launch asks for without the option, once it asks for all that the option would choose."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, WorkerOptions
+
+    (service,) = PipelineOptions(arguments).view_as(GoogleCloudOptions).dataflow_service_options
+    (name,) = [name for name, gpu in GPUS.items() if f"type:{gpu.type};" in service]
+    chosen, implied = settled(*DATAFLOW, f"--accelerator={name}")
+    beam = PipelineOptions(implied)
+    asked = beam.view_as(GoogleCloudOptions).dataflow_service_options[0]
+    assert service.startswith(f"{asked};provisioning_model:")
+    for each in ("device", "precision", "batch_size"):
+        assert getattr(options, each) == getattr(chosen, each)
+    own, theirs = PipelineOptions(arguments).view_as(WorkerOptions), beam.view_as(WorkerOptions)
+    assert own.disk_size_gb == theirs.disk_size_gb
+    assert f"--number_of_worker_harness_threads={GPUS[name].threads}" in arguments
+    assert f"--number_of_worker_harness_threads={GPUS[name].threads}" in implied
+    flags = dict(pairwise(words))
+    assert flags["--worker-machine-type"] == theirs.machine_type
+    assert f"--experiments={flags['--additional-experiments']}" in implied
+    return name
+
+
+def test_the_commands_of_the_readme_are_among_them():
+    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    commands = [shlex.split(line.removeprefix("$ ")) for line in block.replace("\\\n", " ").splitlines()]
+    assert [words[:4] for words in commands if words[0] == "gcloud"] == [
+        ["gcloud", "dataflow", "flex-template", each] for each in ("build", "run")
+    ]
+    for words in commands:
+        assert any(set(words) <= set(command) for command in COMMANDS), words
+
+
+def test_what_a_shell_would_change_is_quoted():
+    for block in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL):
+        bare = re.sub(r"""'[^']*'|"[^"]*\"""", "", block)
+        assert not set("*?;{") & set(bare), block
 
 
 def test_the_documented_images_are_those_of_their_templates():

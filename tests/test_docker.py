@@ -126,8 +126,17 @@ def test_beam_is_one_version_everywhere():
     assert f'org.apache.beam.version="{version}"' in of("LABEL", "dataflow")[0]
 
 
+EXTRAS = ("dali-cuda12", "s3")
+"""What the image can do beside the package: the templates offer --decoder dali and take s3:// paths."""
+
+
 def test_the_lock_is_one_of_this_package():
-    for requirement in map(Requirement, setup_value("install_requires")):
+    extras = setup_value("extras_require")
+    wanted = [*setup_value("install_requires"), *(each for extra in EXTRAS for each in extras[extra])]
+    lock = re.search(r"^\t\$\(LOCK\) setup\.py (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
+    assert tuple(re.findall(r"--extra (\S+)", lock)) == EXTRAS
+    assert "boto3" in LOCK  # of apache-beam[aws]
+    for requirement in map(Requirement, wanted):
         name = canonical(requirement.name)
         assert name in LOCK, f"{name} is not in requirements.lock; run make lock"
         assert LOCK[name] in requirement.specifier, f"{name} {LOCK[name]} is not {requirement.specifier}; run make lock"
@@ -146,6 +155,12 @@ def test_the_lock_has_one_cuda_and_it_runs_on_the_drivers_of_dataflow():
     runtimes = [name for name in LOCK if name.startswith("nvidia-cuda-runtime")]
     assert runtimes == ["nvidia-cuda-runtime-cu12"]
     assert LOCK["nvidia-cuda-runtime-cu12"].major == 12
+    assert [name for name in LOCK if "dali" in name] == ["nvidia-dali-cuda120"]
+
+
+def test_the_build_imports_what_only_some_jobs_need():
+    checked = of("RUN", "runtime")[0]
+    assert {"nvidia.dali", "apache_beam.io.aws.clients.s3.boto3_client"} <= set(re.findall(r"[\w.]+", checked))
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -183,7 +198,7 @@ def test_only_the_worker_pool_drops_root():
     assert of("USER") == ["1000"]
 
 
-@pytest.mark.skipif(os.environ.get("TEST_IMAGE") != "1", reason="downloads 3 GB and unpacks 8: run by make test-image")
+@pytest.mark.skipif(os.environ.get("TEST_IMAGE") != "1", reason="downloads 4 GB and unpacks 10: run by make test-image")
 def test_the_install_steps_work_and_the_command_runs_in_what_they_make(tmp_path):
     if sys.version_info[:2] != tuple(map(int, PYTHON.split("."))):
         pytest.skip(f"the image has Python {PYTHON}")
@@ -218,11 +233,13 @@ def test_the_install_steps_work_and_the_command_runs_in_what_they_make(tmp_path)
     run(of("RUN", "runtime")[0], PYTHONPATH=str(site))
     members = [(f"{n}.jpg", encoded(photo(n))) for n in range(3)]
     (tmp_path / "in.tar").write_bytes(tar_bytes(members))
-    out = run(
-        f"python curate.py --input={tmp_path}/in.tar --output={tmp_path}/out --clip_model=ViT-S-32-alt --pretrained=random "
-        "--aesthetic_head=random --nsfw_head=random --min_aesthetic=none --max_nsfw=none",
-        PYTHONPATH=str(site),
-    )
-    assert "input     3 samples in 1 shards" in out
-    versions = (tmp_path / "out" / "summary.json").read_text()
-    assert f'"torch": "{LOCK["torch"]}' in versions
+    for decoder in ("fast", "dali --dali_device=cpu"):
+        out = run(
+            f"python curate.py --input={tmp_path}/in.tar --output={tmp_path}/{decoder[:4]} --clip_model=ViT-S-32-alt "
+            "--pretrained=random --aesthetic_head=random --nsfw_head=random --min_aesthetic=none --max_nsfw=none "
+            f"--decoder={decoder}",
+            PYTHONPATH=str(site),
+        )
+        assert re.search(r"^kept +3 ", out, re.MULTILINE), out
+        versions = (tmp_path / decoder[:4] / "summary.json").read_text()
+        assert f'"torch": "{LOCK["torch"]}' in versions

@@ -26,6 +26,7 @@ COMMANDS = {
     "export": (ExportOptions, {"input": "gs://b/run", "output": "gs://b/out", "format": "tfrecord"}),
 }
 LOCAL = {"dry_run"}
+IMAGE = "sdk_container_image"
 COMPANIONS = {"against_action": {"against": "gs://b/other"}}
 """What an option is of no use without."""
 
@@ -109,7 +110,8 @@ def test_names_and_texts_are_there(template):
 
 def test_required_options_are_required_parameters(template):
     required = {name for name, parameter in template.parameters.items() if not parameter["isOptional"]}
-    assert required == template.needed.keys()
+    assert required == {*template.needed, IMAGE}
+    assert "the template's own image" in template.parameters[IMAGE]["helpText"]
 
 
 def test_defaults_agree_with_the_options_and_with_their_own_rules(template):
@@ -171,7 +173,37 @@ def test_regexes_let_through_what_fits(name, value, fits):
 def test_a_launcher_gives_every_parameter_a_value():
     options, _, given = parse(CurateOptions, [*NEEDED, "--resume=true", "--overwrite=false"], "")
     assert (options.resume, options.overwrite) == (True, False)
-    assert {"resume", "overwrite"} <= given
+    assert given == {"input", "output", "resume"}
+
+
+def test_a_default_counts_as_given_only_where_other_options_choose_it():
+    words = [*NEEDED, "--eps=0.010", "--max_nsfw=.5", "--min_side=none", "--batch_size=32", "--precision=auto"]
+    _, _, given = parse(CurateOptions, words, "")
+    assert given == {"input", "output", "batch_size", "precision"}
+    _, _, given = parse(CurateOptions, [*NEEDED, "--eps=0.02", "--max_nsfw=none"], "")
+    assert given == {"input", "output", "eps", "max_nsfw"}
+
+
+SEVERAL = {
+    "second_model": ("ViT-B-16=openai; ViT-B-32=laion2b_s34b_b79k ;", ("ViT-B-16=openai", "ViT-B-32=laion2b_s34b_b79k")),
+    "head": ("gs://b/a.json;gs://b/c.json", ("gs://b/a.json", "gs://b/c.json")),
+    "scorer": (
+        r'm:A {"text": "x; \"y;\"", "n": {"k": 1}};m:B', (r'm:A {"text": "x; \"y;\"", "n": {"k": 1}}', "m:B")),
+}  # fmt: skip
+
+
+def test_a_parameter_can_have_several_values(template):
+    names = {name for name, field in template.own.items() if field.metadata.get("action") == "append"}
+    assert names <= SEVERAL.keys()
+    assert ("scorer" in names) == (template.options in (CurateOptions, SelectOptions))
+    for name in names:
+        text, values = SEVERAL[name]
+        assert "several are separated by ;" in template.parameters[name]["helpText"]
+        assert getattr(template.parse(**{name: text})[0], name) == values
+        words = [f"--{key}={value}" for key, value in template.needed.items()]
+        repeated = parse(template.options, [*words, *(f"--{name}={value}" for value in values)], "")[0]
+        assert getattr(repeated, name) == values
+        assert getattr(template.parse(**{name: ""})[0], name) == ()
 
 
 def test_a_new_option_appears_by_itself():
