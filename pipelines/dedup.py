@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam_options = pipeline_options(rest, DedupOptions)
         job = prepare(options)
         output, table = absolute(options.output), job.search.selection.table
-        complete = start_selection(options, output, job.configuration, job.shards, table)
+        complete = start_selection(options, output, job.configuration, job.shards, table, options.against)
     except (ValueError, StorageError) as error:
         return fail(error)
     about = about_run(job, runner_name(beam_options))

@@ -8,12 +8,11 @@ if __name__ == "__main__" and not __package__:
 import argparse
 import os
 import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import curate, fetch_models
-from pipelines.options import leave
+from pipelines.options import fail, leave
 
 RULES = ["--min_aesthetic=4.5", "--max_nsfw=0.5", "--min_side=64", "--samples_per_shard=20"]
 REAL = ["--clip_model=ViT-L-14", "--pretrained=openai"]
@@ -41,18 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", default="demo", help="where the demo's data and output go (default: demo)")
     parser.add_argument("--model_dir", default=os.environ.get("MODEL_DIR", ""), help="folder with the model files")
     arguments = parser.parse_args(argv)
-    from pipelines.demo_data import build_demo_dataset
+    from pipelines.demo_data import DemoDataError, build_demo_dataset
 
     folder = Path(arguments.folder)
-    dataset = build_demo_dataset(folder / "data")
+    try:
+        dataset = build_demo_dataset(folder / "data")
+    except (DemoDataError, OSError) as error:
+        return fail(f"--folder {folder}: {error}")
     print(f"built {dataset.samples} samples in {folder / 'data'}: real photographs, and some deliberately bad samples")
     output = folder / "out"
-    shutil.rmtree(output, ignore_errors=True)
     command = [
         f"--input={dataset.pattern}",
         f"--output={output}",
         *model_arguments(arguments.model_dir, folder),
         *RULES,
+        *(["--overwrite"] if (output / "run.json").exists() else []),
     ]
     print(f"python pipelines/curate.py {shlex.join(command)}", flush=True)
     status = curate.main(command)

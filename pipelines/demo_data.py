@@ -247,11 +247,11 @@ def build_demo_dataset(folder: Path, *, samples_per_shard: int = 28) -> DemoData
     """Writes the shards `00000.tar`, `00001.tar`, …, the last one as `.tar.gz`, and says what is in them.
 
     The first shard holds one sample more than `samples_per_shard`: its last one repeats the key of its first. Shards
-    of an earlier call are overwritten.
+    of an earlier call stay as they are.
 
     Raises:
-        DemoDataError: `samples_per_shard` is below 2, a photograph is missing, or the folder has tars of other names,
-            which the pattern would match.
+        DemoDataError: `samples_per_shard` is below 2, a photograph is missing, or the folder has other tars: of these
+            names, or of others, which the pattern would match.
     """
     if samples_per_shard < 2:
         raise DemoDataError(f"samples_per_shard must be at least 2, not {samples_per_shard}")
@@ -266,10 +266,14 @@ def build_demo_dataset(folder: Path, *, samples_per_shard: int = 28) -> DemoData
     others = sorted(path.name for path in folder.glob("*.tar*") if path not in shards)
     if others:
         raise DemoDataError(f"{folder} has other tars ({', '.join(others[:3])}); name an empty folder by --output")
+    contents = {shard: _tar_bytes(cut) for shard, cut in zip(shards, cuts, strict=True)}
+    contents[shards[-1]] = gzip.compress(contents[shards[-1]], mtime=0)
+    for shard, data in contents.items():
+        if shard.exists() and shard.read_bytes() != data:
+            raise DemoDataError(f"{shard} is there, with other data than the demo's; name an empty folder by --output")
     folder.mkdir(parents=True, exist_ok=True)
-    for shard, cut in zip(shards, cuts, strict=True):
-        data = _tar_bytes(cut)
-        shard.write_bytes(gzip.compress(data, mtime=0) if shard.suffix == ".gz" else data)
+    for shard, data in contents.items():
+        shard.write_bytes(data)
     names = (reasons.TRUNCATED_IMAGE, reasons.NOT_AN_IMAGE, reasons.DUPLICATE_KEY, reasons.NO_IMAGE)
     return DemoDataset(
         pattern=str(folder / "*.tar*"),

@@ -172,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return fail(error)
     from beam_curate.runs.run_state import EXPORT, prepare_output
+    from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import pipeline_options, runner_name
     from pipelines.outcome import finish_run
@@ -182,7 +183,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         job = prepare(options)
         output = job.export.output
         complete = prepare_output(
-            output, job.configuration, job.run.shards, resume=options.resume, overwrite=options.overwrite, kind=EXPORT
+            output,
+            job.configuration,
+            job.run.shards,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            kind=EXPORT,
+            reads=[absolute(options.input)],
         )
     except (ValueError, StorageError) as error:
         return fail(error)

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from beam_curate.progress import progress_line
 from beam_curate.runs.run_state import input_shards, part_paths
 from pipelines.dataflow_options import check_workers
-from pipelines.options import OptionError, refuse_unknown
+from pipelines.options import OptionError, refuse_stray, refuse_unknown
 from pipelines.worker_deaths import ends_with_its_workers
 
 # Beam's DirectRunner looks for the Prism binary on the network first (without a time limit) and then changes to this engine
@@ -36,6 +36,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     # A template's launcher adds options of its own, which may be newer than this Beam; it has checked the user's.
     if not any(word.split("=", 1)[0] == "--template_location" for word in rest):
         refuse_unknown(rest, [field.name for field in dataclasses.fields(own)], flags)
+        refuse_stray(parser.parse_known_args(list(rest))[1])
     options = PipelineOptions(list(rest))
     check_workers(options)
     standard = options.view_as(StandardOptions)

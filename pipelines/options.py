@@ -115,6 +115,8 @@ def parse(
     for field in dataclasses.fields(own):
         if field.metadata.get("action") == "append":
             setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
+        if field.metadata.get("required") and not getattr(namespace, field.name):
+            raise OptionError(f"--{field.name} is empty; give a value")
     found = options(**vars(namespace))
     named = {word[2:].split("=", 1)[0] for word in argv if word.startswith("--")}
     defaults = {field.name: field.default for field in dataclasses.fields(own) if "dependent" not in field.metadata}
@@ -136,6 +138,19 @@ def refuse_unknown(rest: Sequence[str], own: Sequence[str], beam_flags: Sequence
             close = difflib.get_close_matches(name, [*own, *beam_flags], n=3)
             hint = f"; did you mean --{' or --'.join(close)}?" if close else "; see --help"
             raise OptionError(f"unknown option --{name}{hint}")
+
+
+def refuse_stray(left: Sequence[str]) -> None:
+    """Refuses words that are no option's value, such as the files of a pattern that the shell has expanded.
+
+    Raises:
+        OptionError: It names the first.
+    """
+    for word in left:
+        if not word.startswith("-"):
+            raise OptionError(
+                f"{word!r} belongs to no option; put a pattern into quotes ('data/*.tar'), and commas between several values"
+            )
 
 
 def printable(text: object) -> str:

@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
             return 0
         output = absolute(options.output)
-        complete = start_selection(options, output, job.configuration, job.shards, table)
+        complete = start_selection(options, output, job.configuration, job.shards, table, options.duplicates)
     except (ValueError, StorageError) as error:
         return fail(error)
     if not complete:

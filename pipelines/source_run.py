@@ -51,6 +51,7 @@ def start_selection(
     configuration: Mapping[str, Any],
     shards: Sequence[Shard],
     table: TablePlace,
+    other: str,
 ) -> bool:
     """Makes the output folder ready for a run that judges another's score table; returns whether it is complete already.
 
@@ -60,6 +61,7 @@ def start_selection(
         configuration: What decides the result.
         shards: The input shards of the source's run.
         table: Its score table.
+        other: A further folder that is read, or none: that of --duplicates or --against.
 
     Raises:
         ValueError: The folder is one of the source's, or does not allow the run.
@@ -80,6 +82,7 @@ def start_selection(
         resume=options.resume,
         overwrite=options.overwrite,
         scores=table.scores,
+        reads=[absolute(folder) for folder in (options.scores, other) if folder],
     )
     if complete:
         finish_complete(output, options.output, options.layouts)

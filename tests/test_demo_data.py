@@ -15,6 +15,7 @@ import webdataset
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from beam_curate import reasons
+from pipelines import demo as demo_command
 from pipelines import demo_data
 
 ORIENTATION = 0x0112
@@ -155,6 +156,18 @@ def test_twice_gives_the_same_bytes(demo, tmp_path):
     assert digests(again) == digests(demo)
     assert dataclasses.replace(again, pattern="", shards=()) == dataclasses.replace(demo, pattern="", shards=())
     assert digests(demo_data.build_demo_dataset(tmp_path / "other")) == digests(demo)
+
+
+def test_data_of_the_users_own_are_not_replaced(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    mine = tmp_path / "data" / "00000.tar"
+    mine.write_bytes(b"mine")
+    with pytest.raises(demo_data.DemoDataError, match=r"00000\.tar is there, with other data than the demo's"):
+        demo_data.build_demo_dataset(tmp_path / "data")
+    assert demo_command.main(["--folder", str(tmp_path)]) == 2
+    assert "00000.tar is there" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["00000.tar"]
+    assert mine.read_bytes() == b"mine"
 
 
 def test_needs_no_network_and_never_imports_scikit_image(demo, tmp_path, monkeypatch):

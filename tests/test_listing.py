@@ -27,6 +27,11 @@ def test_file_of_paths(shards):
     assert names(str(listing)) == ["00000.tar", "00001.tar", "00002.tar.gz"]
 
 
+def test_a_folder_is_not_taken_for_a_shard(shards):
+    with pytest.raises(InputError, match=rf"--input '{shards}' is a folder; give the shards in it: '{shards}/\*\.tar'"):
+        list_shards(str(shards))
+
+
 def test_sizes_and_indexes(shards):
     assert [(shard.index, shard.size) for shard in list_shards(f"{shards}/*.tar")] == [(0, 7), (1, 7), (2, 7)]
 

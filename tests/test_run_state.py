@@ -80,9 +80,47 @@ def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):
     with pytest.raises(RunError, match="holds an export; give another --output"):
         prepare_output(output, CONFIGURATION, SHARDS, resume=True)
     assert prepare_output(output, CONFIGURATION, SHARDS, resume=True, kind=EXPORT) is False
-    prepare_output(output, CONFIGURATION, SHARDS, overwrite=True)
+    with pytest.raises(RunError, match=r"--overwrite: --output \S+ holds an export; give another --output"):
+        prepare_output(output, CONFIGURATION, SHARDS, overwrite=True)
+    prepare_output(output, CONFIGURATION, SHARDS, overwrite=True, kind=EXPORT)
     left = {path.name for path in (tmp_path / "export").iterdir() if path.is_file()}
     assert left == {"input_shards.parquet", "mine.txt", "run.json"}
+
+
+def test_what_is_read_is_not_deleted(tmp_path):
+    output = tmp_path / "out"
+    prepare_output(str(output), CONFIGURATION, SHARDS)
+    (output / "00000.tar").write_text("x")
+    (tmp_path / "link").symlink_to(output)
+    within = [Shard(0, "/data/a.tar", 1), Shard(1, str(tmp_path / "link" / "00000.tar"), 1)]
+    with pytest.raises(RunError, match=r"out holds \S+/link/00000\.tar, which this run reads; give another --output"):
+        prepare_output(str(output), CONFIGURATION, within, overwrite=True)
+    for folder in (str(output), str(output / "more"), str(tmp_path / "link")):
+        with pytest.raises(RunError, match=rf"holds {folder}, which this run reads"):
+            prepare_output(str(output), CONFIGURATION, SHARDS, overwrite=True, reads=[folder])
+        with pytest.raises(RunError, match=rf"holds {folder}, which this run reads"):
+            prepare_output(str(output), CONFIGURATION, SHARDS, overwrite=True, scores=folder)
+    assert (output / "00000.tar").exists()
+    prepare_output(str(output), CONFIGURATION, SHARDS, overwrite=True, reads=[str(tmp_path), f"{output}2"])
+    assert not (output / "00000.tar").exists()
+
+
+def test_scores_are_not_replaced_by_verdicts(tmp_path):
+    output = str(tmp_path / "out")
+    prepare_output(output, CONFIGURATION, SHARDS)
+    with pytest.raises(RunError, match=r"--overwrite: --output \S+ holds the score table of a run of curate\.py"):
+        prepare_output(output, CONFIGURATION, SHARDS, overwrite=True, scores="/other")
+    prepare_output(f"{output}2", CONFIGURATION, SHARDS, scores="/other")
+    prepare_output(f"{output}2", CONFIGURATION, SHARDS, scores="/another", overwrite=True)
+
+
+def test_numbered_files_of_others_stay(run, tmp_path):
+    theirs = {"2024_raw.tar", "2024.tar", "9.parquet", "1234_stats.json", "00000_raw.tar"}
+    for name in (*theirs, "00000.tar", "123456.parquet", "00012_stats.json"):
+        (tmp_path / "out" / name).write_text("x")
+    prepare_output(run, CONFIGURATION, SHARDS, overwrite=True)
+    left = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert left == {*theirs, "input_shards.parquet", "run.json"}
 
 
 def test_a_card_of_the_users_own_stays_in_the_folder_of_a_run(run, tmp_path):

@@ -12,12 +12,19 @@ from beam_curate.runs import score_table
 from beam_curate.runs.run_state import prepare_output
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.score_table import ScoreTableError
+from beam_curate.runs.summary import funnel
 from beam_curate.runs.table_parts import TablePlace, counted_table, finished_table
 from beam_curate.scores.rules import standard_rules
 from beam_curate.selection.rejudging import Selection, passing, rejudge_part
 from tests.test_score_table import row
 
 ROWS = 20
+
+
+def finished(output, part):
+    """Marks a run as complete."""
+    (output / "summary.json").write_text(json.dumps({"funnel": funnel([part])}))
+    return part
 
 
 def scored(output, changes=None):
@@ -27,13 +34,13 @@ def scored(output, changes=None):
     scores = [None if index % 3 == 2 else float(index) for index in range(ROWS)]
     place = table.schema.get_field_index("aesthetic")
     table = table.set_column(place, table.schema.field("aesthetic"), pa.array(changes or scores, pa.float32()))
-    return write_part(str(output), 0, "/s/2.tar", table)
+    return finished(output, write_part(str(output), 0, "/s/2.tar", table))
 
 
 def selected(scores, output, selection=None, removed=()):
     prepare_output(str(output), {}, [Shard(0, "/s/2.tar", 1)], scores=str(scores))
     selection = selection or Selection(TablePlace(str(scores)), standard_rules(min_aesthetic=9))
-    return rejudge_part(selection, str(output), 0, removed)
+    return finished(output, rejudge_part(selection, str(output), 0, removed))
 
 
 @pytest.fixture
@@ -58,6 +65,27 @@ def test_an_overlay_stands_in_place_of_the_verdicts(runs):
         "aesthetic is 3; kept if >= 9",
     ]
     assert [path.name for path in output.iterdir()].count("scores") == 0
+
+
+def test_a_table_that_is_not_whole_is_refused(runs):
+    source, output, _ = runs
+    (output / "verdicts" / "part-00000.parquet").unlink()
+    with pytest.raises(ScoreTableError, match=r"holds no score table"):
+        read_score_table(str(output))
+    summary = source / "summary.json"
+    whole = summary.read_text()
+    for name, more in (("input", 1), ("kept", -1)):
+        told = json.loads(whole)
+        told["funnel"][name] += more
+        summary.write_text(json.dumps(told))
+        with pytest.raises(
+            ScoreTableError, match=rf"ended with {told['funnel'][name]} samples \({name}\), and the table has"
+        ):
+            read_score_table(str(source))
+    assert read_score_table(str(source), ["key"]).num_rows == ROWS  # verdicts that are not asked for
+    summary.unlink()
+    with pytest.raises(ScoreTableError, match=r"is not finished: it has no summary\.json; continue it with --resume"):
+        read_score_table(str(source))
 
 
 def test_columns_come_in_the_order_asked_for_and_unknown_ones_are_named(runs):

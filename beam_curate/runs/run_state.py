@@ -5,6 +5,8 @@ of the score table that lie beside them are the work done so far.
 """
 
 import json
+import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -26,6 +28,7 @@ from beam_curate.storage.files import (
     read_json,
     write_json,
 )
+from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.retrying import StorageError
 
 RUN = "run.json"
@@ -62,6 +65,7 @@ _BESIDE = {
 }
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")
+_NUMBERED = "[0-9]*"
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
 
@@ -79,6 +83,7 @@ def prepare_output(
     retry: Sequence[str] = (),
     scores: str = "",
     kind: str = "",
+    reads: Sequence[str] = (),
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
 
@@ -94,19 +99,22 @@ def prepare_output(
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
         kind: EXPORT for an export; empty for a run with a score table.
+        reads: Folders that the run reads besides the shards and `scores`: none may lie in the output folder.
 
     Raises:
         RunError: The folder holds something else, or another run; it names the difference and the remedy.
     """
+    _check_apart(output, shards, [*reads, scores] if scores else reads)
     if exists(join(output, RUN)):
         if overwrite:
+            _check_replaceable(output, scores, kind)
             _delete_run(output)
         elif not resume and not retry:
             raise RunError(
                 f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
             )
         else:
-            _check_kind(output, kind)
+            _check_kind(output, kind, "--resume")
             _check_same(output, configuration, shards, _LIMITS if retry else ())
             clean_temporary(output)
             if retry:
@@ -148,11 +156,34 @@ def _kind(output: str) -> str:
     return str(read_json(join(output, RUN)).get("kind", ""))
 
 
-def _check_kind(output: str, kind: str) -> None:
+def _check_apart(output: str, shards: Sequence[Shard], reads: Sequence[str]) -> None:
+    """Refuses an output folder that holds what is read: --overwrite would delete it."""
+    root = _real(output).rstrip("/")
+    folders = {posixpath.dirname(shard.path): shard.path for shard in shards} | {folder: folder for folder in reads}
+    for folder, path in folders.items():
+        if f"{_real(folder).rstrip('/')}/".startswith(f"{root}/"):
+            raise RunError(f"--output {output} holds {path}, which this run reads; give another --output")
+
+
+def _real(folder: str) -> str:
+    return folder if scheme(folder) else os.path.realpath(folder)
+
+
+def _check_kind(output: str, kind: str, option: str) -> None:
     there = _kind(output)
     if there != kind:
         words = {"": "a run of curate.py or select.py", EXPORT: "an export"}
-        raise RunError(f"--resume: --output {output} holds {words.get(there, there)}; give another --output")
+        raise RunError(f"{option}: --output {output} holds {words.get(there, there)}; give another --output")
+
+
+def _check_replaceable(output: str, scores: str, kind: str) -> None:
+    """Refuses to delete what the new run cannot give again: the scores of another kind of run."""
+    _check_kind(output, kind, "--overwrite")
+    if scores and scores_folder(output) == output:
+        raise RunError(
+            f"--overwrite: --output {output} holds the score table of a run of curate.py, which this one cannot make again; "
+            "give another --output"
+        )
 
 
 def _delete_run(output: str) -> None:
@@ -165,9 +196,17 @@ def _delete_run(output: str) -> None:
 def _delete(output: str, patterns: Sequence[str]) -> None:
     """Deletes what matches, in the order of the patterns: the mark of completeness before what it vouches for."""
     for pattern in patterns:
-        found = list(files_under(output, pattern))
+        found = [path for path in files_under(output, pattern) if _is_ours(path, pattern)]
         if found:
             delete(found)
+
+
+def _is_ours(path: str, pattern: str) -> bool:
+    """Whether a file that matches has a name that a run gives: of numbered files, five digits or more."""
+    if not pattern.startswith(_NUMBERED):
+        return True
+    number = posixpath.basename(path).removesuffix(pattern.removeprefix(_NUMBERED))
+    return number.isdigit() and len(number) >= 5
 
 
 def _check_same(

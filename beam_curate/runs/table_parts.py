@@ -9,10 +9,10 @@ were added; the other columns are read from `scores/`, of the same run or of the
 import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs.run_state import part_paths, scores_folder
 from beam_curate.runs.score_table import (
+    FOLDER,
     SCHEMA_VERSION,
     VERDICTS,
     ScoreTableError,
@@ -31,7 +32,8 @@ from beam_curate.runs.score_table import (
     part_name,
     with_later_columns,
 )
-from beam_curate.storage.files import absolute, exists, join, open_read
+from beam_curate.runs.summary import SUMMARY
+from beam_curate.storage.files import absolute, exists, join, open_read, read_json
 from beam_curate.storage.retrying import StorageError
 
 IDENTITY: Final = ("key", "shard", "shard_index", "index")
@@ -96,11 +98,17 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
         The rows in the order of the input. The columns are those of docs/score-table.md.
 
     Raises:
-        ScoreTableError: There is no score table, it lacks a column, or it does not fit its overlays.
+        ScoreTableError: There is no score table, its run is not finished, parts of it are missing, it lacks a column, or it does
+            not fit its overlays.
     """
-    place, found = finished_table(absolute(folder))
+    run = absolute(folder)
+    place, found = finished_table(run)
     if not found:
         raise ScoreTableError(f"{folder} holds no score table: {part_name(0)} is missing; give the --output of a run")
+    if not exists(join(run, SUMMARY)):
+        raise ScoreTableError(
+            f"the run in {folder} is not finished: it has no {SUMMARY}; continue it with --resume, or read {FOLDER}/ as it is"
+        )
 
     def read(number: int) -> pa.Table:
         with place.open(number) as part:
@@ -109,7 +117,21 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
         tables = list(pool.map(read, sorted(found)))
     whole = pa.concat_tables(tables)
+    _check_counts(folder, whole, read_json(join(run, SUMMARY)).get("funnel", {}))
     return whole if columns is None else whole.select(list(columns))
+
+
+def _check_counts(folder: str, rows: pa.Table, funnel: Mapping[str, Any]) -> None:
+    """Raises if these are not the rows, or not the verdicts, that the run ended with: files of it are gone."""
+    counts = {"input": rows.num_rows}
+    if "status" in rows.column_names:
+        counts["kept"] = pc.sum(pc.equal(rows.column("status"), KEPT)).as_py() or 0
+    for name, number in counts.items():
+        if number != funnel.get(name, number):
+            raise ScoreTableError(
+                f"{folder}: the run ended with {funnel[name]} samples ({name}), and the table has {number}: files in {FOLDER}/ "
+                f"or {VERDICTS}/ are missing, or of another run"
+            )
 
 
 class Part:

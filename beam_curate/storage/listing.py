@@ -1,5 +1,6 @@
 """Which shards an input names: globs, braces, comma lists, and text files of paths, on any Beam file system."""
 
+import os
 import posixpath
 import re
 from collections import defaultdict
@@ -8,6 +9,7 @@ from braceexpand import braceexpand
 
 from beam_curate.records import Shard
 from beam_curate.storage.files import absolute, match, open_read
+from beam_curate.storage.object_stores import scheme
 
 _GLOB = re.compile(r"[*?\[]")
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
@@ -75,6 +77,9 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     for path in paths:
         by_folder[posixpath.dirname(path)].append(path)
     sizes: dict[str, int] = {}
+    for path in paths:
+        if not scheme(path) and os.path.isdir(path):
+            raise InputError(f"--input {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")
     for folder, members in by_folder.items():
         patterns = [f"{folder}/*"] if len(members) >= _LIST_FOLDER_FROM else members
         for files in match(patterns):
