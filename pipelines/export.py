@@ -44,6 +44,8 @@ class Job:
         """What decides the files: an export is continued only with the same."""
         from importlib.metadata import version
 
+        from beam_curate.runs.identity import run_identity
+
         options, fields = self.options, self.export.fields
         return {
             "format": options.format,
@@ -57,7 +59,7 @@ class Job:
             "pillow": version("pillow") if options.encodes else None,
             "columns": list(fields.columns),
             "members": "all" if fields.members is None else list(fields.members),
-            "source": {"funnel": self.run.summary["funnel"]},
+            "source": run_identity(self.run.folder, self.run.summary),
         }
 
 
