@@ -23,10 +23,12 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
         folder: As the user named it.
 
     Raises:
-        OptionError: There is none, or it is not finished.
+        OptionError: There is none, it is not finished, or a part of its table or of its verdicts is missing.
     """
     from beam_curate.runs.run_state import RUN
+    from beam_curate.runs.score_table import ScoreTableError
     from beam_curate.runs.summary import SUMMARY
+    from beam_curate.runs.whole_run import check_table
     from beam_curate.storage.files import absolute, exists, join, read_json
 
     source = absolute(folder)
@@ -42,6 +44,10 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
             f"--{option} {folder} was not made by curate.py or select.py: its {RUN} or the configuration in its {SUMMARY} "
             "is missing; give the --output of one of these"
         )
+    try:
+        check_table(source, summary)
+    except ScoreTableError as error:
+        raise OptionError(f"--{option} {folder}: {error}") from error
     return source, summary
 
 

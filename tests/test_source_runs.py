@@ -1,0 +1,72 @@
+"""Runs that start from another run: one that is not whole, not the same any more, or none of these, is refused."""
+
+import shutil
+
+import apache_beam as beam
+import pytest
+
+from beam_curate.runs.score_table import ScoreTableError
+from beam_curate.runs.table_parts import TablePlace
+from beam_curate.transforms.list_parts import ListParts
+from pipelines import dedup, select
+from tests.exporting_runs import awkward, curated
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, one with --top, and a selection from the first."""
+    folder = tmp_path_factory.mktemp("sources")
+    pattern = awkward(folder)
+    run = curated(pattern, folder / "run", "--samples_per_shard=5")
+    curated(pattern, folder / "top", "--samples_per_shard=5", "--top=aesthetic=12")
+    assert select.main([f"--scores={run}", f"--output={folder}/selected", "--keep=width < 200"]) == 0
+    return folder
+
+
+def refused(capsys, command, *flags):
+    """The line with which a command refuses to work."""
+    capsys.readouterr()
+    assert command.main(list(flags)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("run", "gone", "words"),
+    [
+        ("run", ["run/scores/part-00001.parquet"], "run/summary.json and repeat the command of that run with --resume"),
+        ("run", ["run/scores/part-00002.parquet"], "run/summary.json and repeat the command of that run with --resume"),
+        ("top", ["top/verdicts/part-00001.parquet"], "delete"),
+        ("top", [f"top/verdicts/part-0000{n}.parquet" for n in range(3)], "delete"),
+        ("top", ["top/scores/part-00001.parquet"], "restore it"),
+        ("selected", ["selected/verdicts/part-00000.parquet"], "selected/summary.json"),
+        ("selected", [f"selected/verdicts/part-0000{n}.parquet" for n in range(3)], "selected/summary.json"),
+        ("selected", ["run/scores/part-00001.parquet"], "holds only its verdicts; put it back"),
+    ],
+)
+def test_a_source_that_lacks_a_part_is_refused(made, tmp_path, capsys, run, gone, words):
+    for path in gone:
+        (made / path).rename(tmp_path / path.replace("/", "-"))
+    try:
+        whole = made / ("top" if run != "top" else "run")
+        output = made / "never"
+        errors = [
+            refused(capsys, dedup, f"--scores={made}/{run}", f"--output={output}"),
+            refused(capsys, select, f"--scores={made}/{run}", f"--output={output}"),
+        ]
+        if run != "selected" or gone[0].startswith("selected"):
+            errors.append(refused(capsys, dedup, f"--scores={whole}", f"--against={made}/{run}", f"--output={output}"))
+    finally:
+        for path in gone:
+            (tmp_path / path.replace("/", "-")).rename(made / path)
+    for error, option in zip(errors, ("--scores", "--scores", "--against"), strict=False):
+        assert f"{option} {made}/{run}: {made}/{gone[0]} is missing: " in error
+        assert words in error
+    assert not output.exists()
+
+
+def test_parts_that_go_while_the_command_starts_stop_the_job(made, tmp_path):
+    shutil.copytree(made / "run", tmp_path / "run")
+    (tmp_path / "run" / "scores" / "part-00001.parquet").unlink()
+    with pytest.raises(ScoreTableError, match=r"part-00001\.parquet is missing"), beam.Pipeline() as pipeline:
+        pipeline | ListParts(TablePlace(str(tmp_path / "run")))
