@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import OptionError
+from pipelines.options import OptionError, printable
 
 if TYPE_CHECKING:
     from beam_curate.records import Shard
@@ -39,6 +39,11 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
         )
         raise OptionError(f"--{option} {folder} {remedy}")
     summary: dict[str, Any] = read_json(join(source, SUMMARY))
+    if "export" in summary:
+        made_of = printable(summary["input"]["run"])
+        raise OptionError(
+            f"--{option} {folder} is an export, without a score table; give the run it was made of: {made_of}"
+        )
     if "model" not in scoring_configuration(summary.get("configuration", {})) or not exists(join(source, RUN)):
         raise OptionError(
             f"--{option} {folder} was not made by curate.py or select.py: its {RUN} or the configuration in its {SUMMARY} "
@@ -115,5 +120,5 @@ def about_source(source: Mapping[str, Any], configuration: Mapping[str, Any], sc
 def scoring_configuration(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the run that scored: a table may have been selected from more than once since."""
     while "source" in configuration:
-        configuration = configuration["source"]["configuration"]
+        configuration = configuration["source"].get("configuration", {})
     return configuration

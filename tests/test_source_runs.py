@@ -8,7 +8,7 @@ import pytest
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.transforms.list_parts import ListParts
-from pipelines import dedup, select
+from pipelines import dedup, export, select
 from tests.exporting_runs import awkward, curated
 
 
@@ -70,3 +70,42 @@ def test_parts_that_go_while_the_command_starts_stop_the_job(made, tmp_path):
     (tmp_path / "run" / "scores" / "part-00001.parquet").unlink()
     with pytest.raises(ScoreTableError, match=r"part-00001\.parquet is missing"), beam.Pipeline() as pipeline:
         pipeline | ListParts(TablePlace(str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("what", ["found", "packed"])
+def test_a_search_against_another_version_of_a_run_is_not_continued(made, tmp_path, capsys, what):
+    other, output = tmp_path / "other", tmp_path / "clean"
+    selection = [f"--scores={made}/run", f"--output={other}"]
+    flags = [f"--scores={made}/selected", f"--against={other}", f"--output={output}", "--methods=exact"]
+    assert select.main([*selection, "--top=aesthetic=3"]) == 0
+    assert dedup.main(flags) == 0
+    if what == "found":  # stopped after the search
+        (output / "summary.json").unlink()
+        shutil.rmtree(output / "verdicts")
+    assert select.main([*selection, "--top=aesthetic=3", "--overwrite"]) == 0
+    assert dedup.main([*flags, "--resume"]) == 0  # the same again
+    assert select.main([*selection, "--top=aesthetic=4", "--overwrite"]) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    error = refused(capsys, dedup, *flags, "--resume")
+    assert "against_run.configuration.top was 'aesthetic=3' and is 'aesthetic=4' now" in error
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_not_compared_with_itself(made, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(made / "run")
+    for folder in (f"{made}/run/", f"{tmp_path}/link"):
+        error = refused(capsys, dedup, f"--scores={made}/run", f"--against={folder}", f"--output={tmp_path}/never")
+        assert f"--against {folder} is the run of --scores" in error
+    assert not (tmp_path / "never").exists()
+
+
+def test_an_export_is_no_source(made, tmp_path, capsys):
+    folder, output = tmp_path / "exported", tmp_path / "never"
+    assert export.main([f"--input={made}/run", f"--output={folder}", "--format=tfrecord"]) == 0
+    words = f"{folder} is an export, without a score table; give the run it was made of: {made}/run"
+    assert f"--scores {words}" in refused(capsys, dedup, f"--scores={folder}", f"--output={output}")
+    assert f"--scores {words}" in refused(capsys, select, f"--scores={folder}", f"--output={output}")
+    flags = [f"--scores={made}/run", f"--against={folder}", f"--output={output}"]
+    assert f"--against {words}" in refused(capsys, dedup, *flags)
+    (folder / "summary.json").unlink()
+    assert "is an export" not in refused(capsys, select, f"--scores={folder}", f"--output={output}")
