@@ -89,8 +89,8 @@ def prepare(options: DedupOptions) -> Job:
         folder, other = finished_run("against", options.against)
         if os.path.realpath(folder) == os.path.realpath(source):
             raise OptionError(
-                f"--against {options.against} is the run of --scores, in which each of its samples is; give another run, or leave "
-                "--against out to find duplicates inside --scores"
+                f"--against {options.against} is the run of --scores, in which each of its samples is; give another run, or "
+                "leave --against out to find duplicates inside --scores"
             )
         against_identity = run_identity(folder, other)
         against, _ = finished_table(folder)

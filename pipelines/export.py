@@ -174,6 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return fail(error)
     from beam_curate.runs.run_state import EXPORT, prepare_output
+    from beam_curate.runs.summary import SUMMARY
+    from beam_curate.runs.whole_run import check_shards
+    from beam_curate.storage.files import join, read_json
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import pipeline_options, runner_name
     from pipelines.outcome import finish_run
@@ -186,6 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete = prepare_output(
             output, job.configuration, job.run.shards, resume=options.resume, overwrite=options.overwrite, kind=EXPORT
         )
+        if complete:
+            check_shards(output, read_json(join(output, SUMMARY)))
     except (ValueError, StorageError) as error:
         return fail(error)
     if options.format == "tfrecord" and options.compression == "gzip":

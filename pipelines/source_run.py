@@ -40,7 +40,7 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
         raise OptionError(f"--{option} {folder} {remedy}")
     summary: dict[str, Any] = read_json(join(source, SUMMARY))
     if "export" in summary:
-        made_of = printable(summary["input"]["run"])
+        made_of = printable(summary.get("input", {}).get("run", "a folder of curate.py, select.py or dedup.py"))
         raise OptionError(
             f"--{option} {folder} is an export, without a score table; give the run it was made of: {made_of}"
         )

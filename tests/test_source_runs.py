@@ -8,8 +8,8 @@ import pytest
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.transforms.list_parts import ListParts
-from pipelines import dedup, export, select
-from tests.exporting_runs import awkward, curated
+from pipelines import curate, dedup, export, select
+from tests.exporting_runs import MODEL, OFF, awkward, curated
 
 
 @pytest.fixture(scope="module")
@@ -107,5 +107,47 @@ def test_an_export_is_no_source(made, tmp_path, capsys):
     assert f"--scores {words}" in refused(capsys, select, f"--scores={folder}", f"--output={output}")
     flags = [f"--scores={made}/run", f"--against={folder}", f"--output={output}"]
     assert f"--against {words}" in refused(capsys, dedup, *flags)
-    (folder / "summary.json").unlink()
-    assert "is an export" not in refused(capsys, select, f"--scores={folder}", f"--output={output}")
+
+
+def unchanged(folder):
+    """The files of a run, but for those that tell of times."""
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name: (folder / name).read_bytes() for name in names - {"summary.json", "report.html"}}
+
+
+@pytest.mark.parametrize("gone", ["scores/part-00001.parquet", "verdicts/part-00002.parquet", "00001.tar", "00001.parquet",
+                                  "00001_stats.json", "index.json", "sizes.json", "a byte of 00001.tar"])  # fmt: skip
+def test_a_complete_run_that_lacks_a_file_says_so_and_is_mended(made, tmp_path, capsys, gone):
+    output = tmp_path / "top"
+    shutil.copytree(made / "top", output)
+    before = unchanged(output)
+    path = output / gone.removeprefix("a byte of ")
+    path.write_bytes(path.read_bytes()[:-1]) if gone != path.name and "byte" in gone else path.unlink()
+    flags = [f"--input={made}/awkward/*.tar", f"--output={output}", *MODEL, *OFF, "--samples_per_shard=5"]
+    flags += ["--top=aesthetic=12", "--resume"]
+    error = refused(capsys, curate, *flags)
+    assert f"{path} {'has' if 'byte' in gone else 'is missing'}" in error
+    assert f"delete {output}/summary.json and repeat the command of that run with --resume" in error
+    (output / "summary.json").unlink()
+    assert curate.main(flags) == 0
+    assert unchanged(output) == before
+    assert curate.main(flags) == 0
+    assert "is complete already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("format", "gone"), [("webdataset", "00001.tar"), ("tfrecord", "00000.tfrecord"),
+                                              ("tfrecord", "00000.tfindex")])  # fmt: skip
+def test_a_complete_export_that_lacks_a_file_says_so_and_is_mended(made, tmp_path, capsys, format, gone):
+    output = tmp_path / "exported"
+    flags = [f"--input={made}/run", f"--output={output}", f"--format={format}", "--samples_per_file=8"]
+    assert export.main(flags) == 0
+    before = unchanged(output)
+    (output / gone).unlink()
+    flags.append("--resume")
+    assert f"{output}/{gone} is missing" in refused(capsys, export, *flags)
+    (output / "summary.json").unlink()
+    assert export.main(flags) == 0
+    assert unchanged(output) == before
+    (output / gone).write_bytes(b"")
+    if not gone.endswith("tfindex"):
+        assert "bytes" in refused(capsys, export, *flags)

@@ -7,10 +7,14 @@ from beam_curate.runs.run_state import input_shards, part_paths
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.runs.table_parts import TablePlace, finished_table, moved_remedy
-from beam_curate.storage.files import join
+from beam_curate.storage.files import join, match, read_json
 
 _RULES_ON_THE_TABLE: Final = ("dedup", "top", "top_fraction")
 """Configuration of `curate.py` with which a run has verdicts beside its own score table."""
+
+
+class MissingFileError(ValueError):
+    """A finished run lacks a file; the message says which, and what to do."""
 
 
 def check_table(run: str, summary: Mapping[str, Any]) -> None:
@@ -45,6 +49,48 @@ def check_parts(table: TablePlace) -> list[int]:
             remedy = repeat_remedy(folder) if own else moved_remedy(table)
             raise ScoreTableError(f"{join(folder, part_name(missing, name))} is missing: {remedy}")
     return numbers
+
+
+def check_shards(run: str, summary: Mapping[str, Any]) -> None:
+    """Checks that the output shards of a finished run or export are there, with what lies beside each.
+
+    Args:
+        run: The folder.
+        summary: Its summary.json.
+
+    Raises:
+        MissingFileError: The first file that is missing, or has another size, with what to do.
+    """
+    (found_files,) = match([join(run, "*")])
+    listed = {path.rpartition("/")[2]: size for path, size in found_files.items()}
+    sizes = "sizes.json"
+    _check_there(run, sizes, listed)
+    names = list(read_json(join(run, sizes)))
+    for name in names:
+        stem = name.partition(".")[0]
+        index_file = [f"{stem}.tfindex"] if name.endswith(".tfrecord") else []
+        for file in (name, f"{stem}.parquet", f"{stem}_stats.json", *index_file):
+            _check_there(run, file, listed)
+    # TFRecord files have no index, and their sizes are known in sum.
+    if all(name.endswith(".tar") for name in names):
+        _check_there(run, "index.json", listed)
+        for entry in read_json(join(run, "index.json"))["shardlist"]:
+            _check_there(run, entry["url"], listed)
+            if listed[entry["url"]] != entry["filesize"]:
+                raise MissingFileError(
+                    f"{join(run, entry['url'])} has {listed[entry['url']]} bytes, and index.json says {entry['filesize']}: "
+                    f"{repeat_remedy(run)}"
+                )
+    found = sum(listed[name] for name in names)
+    if found != summary["output_bytes"]:
+        raise MissingFileError(
+            f"{len(names)} files in {run} have {found} bytes, and {SUMMARY} says {summary['output_bytes']}: {repeat_remedy(run)}"
+        )
+
+
+def _check_there(run: str, name: str, listed: Mapping[str, int]) -> None:
+    if name not in listed:
+        raise MissingFileError(f"{join(run, name)} is missing: {repeat_remedy(run)}")
 
 
 def repeat_remedy(run: str) -> str:
