@@ -12,6 +12,7 @@ if __name__ == "__main__" and not __package__:
     del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
 
 import datetime
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,19 +41,24 @@ class Job:
         search: What is looked for, in which table.
         shards: The input shards of the source's run.
         source: The summary of that run.
+        source_identity: What tells it from another one that is written in its place.
+        against_identity: Likewise of the run of --against; empty without.
     """
 
     options: DedupOptions
     search: DuplicateSearch
     shards: Sequence[Shard]
     source: dict[str, Any]
+    source_identity: dict[str, Any]
+    against_identity: dict[str, Any]
 
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the result: a run is continued only with the same."""
         skipped = ("scores", "output", "layout", "table_only", "resume", "overwrite")
         rules = self.options.without(*skipped)
-        return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
+        against = {"against_run": self.against_identity} if self.against_identity else {}
+        return {**rules, **against, "source": self.source_identity}
 
 
 def prepare(options: DedupOptions) -> Job:
@@ -62,6 +68,7 @@ def prepare(options: DedupOptions) -> Job:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
     from beam_curate.runs import score_table
+    from beam_curate.runs.identity import run_identity
     from beam_curate.runs.run_state import input_shards
     from beam_curate.runs.table_parts import finished_table
     from beam_curate.selection.rejudging import Selection
@@ -77,8 +84,15 @@ def prepare(options: DedupOptions) -> Job:
     check_keep_by(options.keep_by, names)
     check_layouts(options.layouts, names)
     against = None
+    against_identity: dict[str, Any] = {}
     if options.against:
         folder, other = finished_run("against", options.against)
+        if os.path.realpath(folder) == os.path.realpath(source):
+            raise OptionError(
+                f"--against {options.against} is the run of --scores, in which each of its samples is; give another run, or "
+                "leave --against out to find duplicates inside --scores"
+            )
+        against_identity = run_identity(folder, other)
         against, _ = finished_table(folder)
         with against.open(0) as part:
             other_width = part.schema.field("embedding").type.list_size
@@ -95,6 +109,8 @@ def prepare(options: DedupOptions) -> Job:
         options.search(options.methods, selection, against, options.against_action),
         input_shards(source),
         summary,
+        run_identity(source, summary),
+        against_identity,
     )
 
 

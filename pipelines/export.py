@@ -44,6 +44,8 @@ class Job:
         """What decides the files: an export is continued only with the same."""
         from importlib.metadata import version
 
+        from beam_curate.runs.identity import run_identity
+
         options, fields = self.options, self.export.fields
         return {
             "format": options.format,
@@ -57,7 +59,7 @@ class Job:
             "pillow": version("pillow") if options.encodes else None,
             "columns": list(fields.columns),
             "members": "all" if fields.members is None else list(fields.members),
-            "source": {"funnel": self.run.summary["funnel"]},
+            "source": run_identity(self.run.folder, self.run.summary),
         }
 
 
@@ -172,7 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return fail(error)
     from beam_curate.runs.run_state import EXPORT, prepare_output
-    from beam_curate.storage.files import absolute
+    from beam_curate.runs.summary import SUMMARY
+    from beam_curate.runs.whole_run import check_shards
+    from beam_curate.storage.files import absolute, join, read_json
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import pipeline_options, runner_name
     from pipelines.outcome import finish_run
@@ -191,6 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             kind=EXPORT,
             reads=[absolute(options.input)],
         )
+        if complete:
+            check_shards(output, read_json(join(output, SUMMARY)))
     except (ValueError, StorageError) as error:
         return fail(error)
     if options.format == "tfrecord" and options.compression == "gzip":

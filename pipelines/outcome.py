@@ -12,12 +12,15 @@ from beam_curate.export.layout_files import DESCRIPTION, FOLDER
 from beam_curate.export.layouts import write_layout
 from beam_curate.report.writing import REPORT, write_report
 from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.whole_run import check_shards, check_table
 from beam_curate.storage.files import clean_temporary, exists, join, read_json
 from pipelines.launch import run_pipeline
 
 
 def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
-    """Says that a run is complete, and writes what it lacks: the report, if it was stopped just before, and new layouts.
+    """Says that a run is complete, after a look for its files, and writes what it lacks.
+
+    That is the report, if it was stopped just before, and new layouts.
 
     Args:
         output: The run's folder.
@@ -25,9 +28,12 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
         layouts: The layouts that are asked for.
 
     Raises:
-        ValueError: A layout cannot be written.
+        ValueError: A file of the run is missing, or a layout cannot be written.
         StorageError: A file cannot be read or written.
     """
+    summary = read_json(join(output, SUMMARY))
+    check_table(output, summary)
+    check_shards(output, summary)
     print(f"the run in {shown} is complete already; nothing to score")
     clean_temporary(output)
     if not exists(join(output, REPORT)):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import OptionError
+from pipelines.options import OptionError, printable
 
 if TYPE_CHECKING:
     from beam_curate.records import Shard
@@ -23,10 +23,12 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
         folder: As the user named it.
 
     Raises:
-        OptionError: There is none, or it is not finished.
+        OptionError: There is none, it is not finished, or a part of its table or of its verdicts is missing.
     """
     from beam_curate.runs.run_state import RUN
+    from beam_curate.runs.score_table import ScoreTableError
     from beam_curate.runs.summary import SUMMARY
+    from beam_curate.runs.whole_run import check_table
     from beam_curate.storage.files import absolute, exists, join, read_json
 
     source = absolute(folder)
@@ -37,11 +39,20 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
         )
         raise OptionError(f"--{option} {folder} {remedy}")
     summary: dict[str, Any] = read_json(join(source, SUMMARY))
+    if "export" in summary:
+        made_of = printable(summary.get("input", {}).get("run", "a folder of curate.py, select.py or dedup.py"))
+        raise OptionError(
+            f"--{option} {folder} is an export, without a score table; give the run it was made of: {made_of}"
+        )
     if "model" not in scoring_configuration(summary.get("configuration", {})) or not exists(join(source, RUN)):
         raise OptionError(
             f"--{option} {folder} was not made by curate.py or select.py: its {RUN} or the configuration in its {SUMMARY} "
             "is missing; give the --output of one of these"
         )
+    try:
+        check_table(source, summary)
+    except ScoreTableError as error:
+        raise OptionError(f"--{option} {folder}: {error}") from error
     return source, summary
 
 
@@ -112,5 +123,5 @@ def about_source(source: Mapping[str, Any], configuration: Mapping[str, Any], sc
 def scoring_configuration(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration of the run that scored: a table may have been selected from more than once since."""
     while "source" in configuration:
-        configuration = configuration["source"]["configuration"]
+        configuration = configuration["source"].get("configuration", {})
     return configuration

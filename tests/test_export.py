@@ -390,6 +390,39 @@ def test_a_stopped_export_with_failures_goes_on(run):
     assert files(output) == expected
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_source_that_was_written_again_is_not_continued(run, tmp_path, capsys, finished):
+    source, flags = tmp_path / "source", ["--shuffle_seed=1", "--samples_per_shard=5"]
+    assert select.main([f"--scores={run}", f"--output={source}", *flags]) == 0
+    output = exported(source, "export")
+    if not finished:
+        (output / "summary.json").unlink()
+    assert select.main([f"--scores={run}", f"--output={source}", *flags, "--overwrite"]) == 0
+    exported(source, "export", "--resume")  # the same again
+    if not finished:
+        (output / "summary.json").unlink()
+    flags[0] = "--shuffle_seed=2"
+    assert select.main([f"--scores={run}", f"--output={source}", *flags, "--overwrite"]) == 0
+    before = files(output)
+    capsys.readouterr()
+    exported(source, "export", "--resume", status=2)
+    assert "source.configuration.shuffle_seed was 1 and is 2 now" in capsys.readouterr().err
+    assert files(output) == before
+
+
+def test_a_source_of_the_same_configuration_but_other_samples_is_not_continued(run, tmp_path, capsys):
+    source = tmp_path / "source"
+    assert select.main([f"--scores={run}", f"--output={source}", "--samples_per_shard=5"]) == 0
+    output = exported(source, "export")
+    index = json.loads((source / "index.json").read_text())
+    index["shardlist"][1]["md5sum"] = "0" * 32
+    (source / "index.json").write_text(json.dumps(index))
+    capsys.readouterr()
+    exported(source, "export", "--resume", status=2)
+    assert "source.content was" in capsys.readouterr().err
+    assert (output / "summary.json").exists()
+
+
 def test_an_earlier_export_is_refused_or_replaced_whole(run, capsys):
     output = exported(run, "replaced", format="tfrecord")
     exported(run, "replaced", status=2)

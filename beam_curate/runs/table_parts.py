@@ -72,10 +72,11 @@ class TablePlace:
 def finished_table(run: str) -> tuple[TablePlace, dict[int, str]]:
     """Finds the score table of a finished run, and the files with its verdicts by input shard, relative to the run.
 
-    Overlays count if there are any.
+    Overlays count if there are any, or if the run has no score table of its own.
     """
     overlays = part_paths(run, VERDICTS)
-    return _place(run, bool(overlays)), overlays or part_paths(run)
+    overlaid = bool(overlays) or scores_folder(run) != run
+    return _place(run, overlaid), overlays or part_paths(run)
 
 
 def _place(run: str, overlaid: bool) -> TablePlace:
@@ -153,7 +154,7 @@ class Part:
     def scores(self) -> pq.ParquetFile:
         """The part itself, without the overlay."""
         if self._stored is None:
-            self._stored = self._open(join(self._place.scores, self.name), self._moved())
+            self._stored = self._open(join(self._place.scores, self.name), moved_remedy(self._place))
             if self._overlay is not None:
                 self._check_fit(self._stored, self._overlay)
         return self._stored
@@ -254,14 +255,6 @@ class Part:
                 raise
             raise ScoreTableError(f"{path} is missing: {remedy}") from error
 
-    def _moved(self) -> str:
-        if self._place.verdicts in ("", self._place.scores):
-            return "it is a part of the score table; restore it"
-        return (
-            f"{self._place.verdicts} was selected from the score table there and holds only its verdicts; put it back or, if it "
-            f"was moved, repeat the selection with --resume, and with the new folder as --scores"
-        )
-
     def _check_fit(self, scores: pq.ParquetFile, overlay: pq.ParquetFile) -> None:
         expected = (overlay.schema_arrow.metadata or {}).get(SOURCE_METADATA.encode(), b"").decode()
         if footprint(scores) != expected:
@@ -269,6 +262,16 @@ class Part:
                 f"{join(self._place.scores, self.name)} was written again after {self._place.verdicts} was selected from it; "
                 f"repeat the selection with --overwrite"
             )
+
+
+def moved_remedy(place: TablePlace) -> str:
+    """What to do about a part of the score table that is missing."""
+    if place.verdicts in ("", place.scores):
+        return "it is a part of the score table; restore it"
+    return (
+        f"{place.verdicts} was selected from the score table there and holds only its verdicts; put it back or, if it "
+        f"was moved, repeat the selection with --resume, and with the new folder as --scores"
+    )
 
 
 def footprint(part: pq.ParquetFile) -> str:

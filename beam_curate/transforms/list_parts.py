@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from beam_curate.records import ScorePart
-from beam_curate.runs.table_parts import TablePlace, finished_table
+from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.whole_run import check_parts
 
 
 @dataclass(eq=False)
 class ListParts(beam.PTransform):
     """Lists the parts of a finished score table, with their counts.
 
-    In: the pipeline. Out: PCollection[ScorePart].
+    In: the pipeline. Out: PCollection[ScorePart], one for each input shard of the run: a part that is missing stops the job.
 
     Attributes:
         table: The table.
@@ -28,8 +29,8 @@ class ListParts(beam.PTransform):
         table = self.table
         return (
             pipeline
-            | "Table" >> beam.Create([table.verdicts or table.scores])
-            | "List" >> beam.FlatMap(lambda folder: sorted(finished_table(folder)[1])).with_output_types(int)
+            | "Table" >> beam.Create([table])
+            | "List" >> beam.FlatMap(check_parts).with_output_types(int)
             | "Spread" >> beam.Reshuffle().with_input_types(int)
             | "Counts" >> beam.Map(_counts, table).with_output_types(ScorePart)
         )

@@ -1,0 +1,98 @@
+"""Whether the files that a finished run names are all there: by listing folders, no file is opened but the lists."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from beam_curate.runs.run_state import input_shards, part_paths
+from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
+from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.table_parts import TablePlace, finished_table, moved_remedy
+from beam_curate.storage.files import join, match, read_json
+
+_RULES_ON_THE_TABLE: Final = ("dedup", "top", "top_fraction")
+"""Configuration of `curate.py` with which a run has verdicts beside its own score table."""
+
+
+class MissingFileError(ValueError):
+    """A finished run lacks a file; the message says which, and what to do."""
+
+
+def check_table(run: str, summary: Mapping[str, Any]) -> None:
+    """Checks that a finished run has a part of the score table, and of its verdicts, for each input shard.
+
+    Args:
+        run: The run's folder.
+        summary: Its summary.json.
+
+    Raises:
+        ScoreTableError: The first part that is missing, with what to do.
+    """
+    table, _ = finished_table(run)
+    configuration = summary.get("configuration", {})
+    if not table.verdicts and any(configuration.get(name) for name in _RULES_ON_THE_TABLE):
+        table = TablePlace(run, run)  # all its verdicts are gone
+    check_parts(table)
+
+
+def check_parts(table: TablePlace) -> list[int]:
+    """The indexes of the input shards, ascending; each has a part of the table, and of the verdicts if there are any.
+
+    Raises:
+        ScoreTableError: The first part that is missing, with what to do.
+    """
+    numbers = [shard.index for shard in input_shards(table.verdicts or table.scores)]
+    for folder, name in ((table.verdicts, VERDICTS), (table.scores, FOLDER)):
+        found = part_paths(folder, name) if folder else numbers
+        missing = next((number for number in numbers if number not in found), None)
+        if missing is not None:
+            own = folder == (table.verdicts or table.scores)
+            remedy = repeat_remedy(folder) if own else moved_remedy(table)
+            raise ScoreTableError(f"{join(folder, part_name(missing, name))} is missing: {remedy}")
+    return numbers
+
+
+def check_shards(run: str, summary: Mapping[str, Any]) -> None:
+    """Checks that the output shards of a finished run or export are there, with what lies beside each.
+
+    Args:
+        run: The folder.
+        summary: Its summary.json.
+
+    Raises:
+        MissingFileError: The first file that is missing, or has another size, with what to do.
+    """
+    (found_files,) = match([join(run, "*")])
+    listed = {path.rpartition("/")[2]: size for path, size in found_files.items()}
+    sizes = "sizes.json"
+    _check_there(run, sizes, listed)
+    names = list(read_json(join(run, sizes)))
+    for name in names:
+        stem = name.partition(".")[0]
+        index_file = [f"{stem}.tfindex"] if name.endswith(".tfrecord") else []
+        for file in (name, f"{stem}.parquet", f"{stem}_stats.json", *index_file):
+            _check_there(run, file, listed)
+    # TFRecord files have no index, and their sizes are known in sum.
+    if all(name.endswith(".tar") for name in names):
+        _check_there(run, "index.json", listed)
+        for entry in read_json(join(run, "index.json"))["shardlist"]:
+            _check_there(run, entry["url"], listed)
+            if listed[entry["url"]] != entry["filesize"]:
+                raise MissingFileError(
+                    f"{join(run, entry['url'])} has {listed[entry['url']]} bytes, and index.json says {entry['filesize']}: "
+                    f"{repeat_remedy(run)}"
+                )
+    found = sum(listed[name] for name in names)
+    if found != summary["output_bytes"]:
+        raise MissingFileError(
+            f"{len(names)} files in {run} have {found} bytes, and {SUMMARY} says {summary['output_bytes']}: {repeat_remedy(run)}"
+        )
+
+
+def _check_there(run: str, name: str, listed: Mapping[str, int]) -> None:
+    if name not in listed:
+        raise MissingFileError(f"{join(run, name)} is missing: {repeat_remedy(run)}")
+
+
+def repeat_remedy(run: str) -> str:
+    """What to do about a file of a finished run that is gone."""
+    return f"restore it, or delete {join(run, SUMMARY)} and repeat the command of that run with --resume"
