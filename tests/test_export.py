@@ -499,7 +499,8 @@ def test_the_card_and_the_report_list_the_rules_of_every_step_that_counts(run):
     flags = ["--methods=exact,perceptual", "--max_distance=3", "--keep_by=first"]
     assert dedup.main([f"--scores={chosen}", f"--output={unique}", *flags]) == 0
     rules = ["- Rule `keep`: `side >= 35`.", "- Rule `top`: `aesthetic=15`."]
-    duplicates = "- Of duplicates the best one of a group is kept: `methods` `exact,perceptual`, `max_distance` `3`, `keep_by` `first`."
+    duplicates = "- Of duplicates the best one of a group is kept: "
+    duplicates += "`methods` `exact,perceptual`, `max_distance` `3`, `keep_by` `first`."
     card = (exported(unique, "of-unique") / "README.md").read_text().splitlines()
     assert [line for line in card if "Rule" in line or "duplicates" in line or "rule was" in line] == [
         *rules,
