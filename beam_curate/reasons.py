@@ -75,7 +75,8 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     CORRUPT_COMPRESSION: "the gzip or zstd stream is damaged from here on",
     UNSUPPORTED_COMPRESSION: "the shard is compressed with a method that is not read (gzip and zstd are)",
     SHARD_TOO_LARGE: "the compressed shard expands beyond the limit (a decompression bomb), or the shard has too many samples",
-    UNSUPPORTED_MEMBER: "a member of this sample is stored sparse, which webdataset readers do not expand",
+    UNSUPPORTED_MEMBER: "a member of this sample is stored sparse, which webdataset readers do not expand, or has a name of more "
+    "than 4,096 characters",
     MEMBER_TOO_LARGE: "the image member is larger than the limit, or all members together than 8 times the limit",
     TOO_MANY_MEMBERS: "the sample has more members than any real one (4096)",
     DUPLICATE_KEY: "an earlier sample of the same shard has this key (members of a key must be adjacent)",

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import OptionError, fail, leave, parse
+from pipelines.options import OptionError, fail, leave, parse, printable
 from pipelines.select_options import SelectOptions
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def prepare(options: SelectOptions) -> Job:
     from beam_curate.runs import score_table
     from beam_curate.runs.run_state import input_shards
     from beam_curate.runs.table_parts import finished_table
+    from beam_curate.scores.expressions import ExpressionError
     from beam_curate.scores.rules import check_columns, keep_rule, standard_rules
     from beam_curate.scores.scorers import scorer_name
     from beam_curate.selection.rejudging import Selection
@@ -123,9 +124,12 @@ def prepare(options: SelectOptions) -> Job:
     rules = standard_rules(options.min_aesthetic, options.max_nsfw, options.min_side)
     try:
         check_columns(rules, names)
-        keep = keep_rule(options.keep, names)
     except ValueError as error:
         raise OptionError(f"--scores {options.scores}: {error}") from error
+    try:
+        keep = keep_rule(options.keep, names)
+    except ExpressionError as error:
+        raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
     return Job(options, selection, shards, summary, own.descriptions, duplicates)
@@ -162,6 +166,22 @@ def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[Embeddi
             f"those of {scored['clip_model']} with the identity {scored['weights']}"
         )
     return prompt_scores(specs, scored["clip_model"], options.pretrained, **weights)
+
+
+def duplicates_note(job: Job) -> str:
+    """What a selection from a run without duplicates should know; empty if it has nothing to do with one."""
+    from beam_curate.scores.rules_in_force import duplicates, steps
+
+    searches = [step for step in steps(job.source["configuration"]) if duplicates(step)]
+    if not searches or job.duplicates is not None:
+        return ""
+    scores = job.options.scores
+    table = job.source["input"]["duplicates"] if "duplicates" in searches[-1] else scores
+    last = "those of its last search" if len(searches) > 1 else "them"
+    return (
+        f"note: the duplicates that {printable(scores)} had removed are candidates again; --duplicates {printable(table)} "
+        f"keeps {last} out"
+    )
 
 
 def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
@@ -225,6 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam_options = pipeline_options(rest, SelectOptions)
         job = prepare(options)
         table = job.selection.table
+        if note := duplicates_note(job):
+            print(note, file=sys.stderr)
         if options.dry_run:
             from pipelines.select_preview import dry_run
 

@@ -41,8 +41,8 @@ def keep_option() -> Any:
     """--keep."""
     return option(
         "",
-        'keep if this holds, beside the other rules: a condition on any column, such as "aesthetic >= 5 and nsfw < 0.3 and '
-        "width >= 256 and format in ('JPEG', 'PNG')\"",
+        "keep if this holds, beside the other rules: a condition on scores, width, height, side, size, format, caption, key, "
+        "url and shard, such as \"aesthetic >= 5 and nsfw < 0.3 and width >= 256 and format in ('JPEG', 'PNG')\"",
     )
 
 

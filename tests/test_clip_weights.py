@@ -260,3 +260,17 @@ def test_a_cached_download_is_used_without_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "hub_reachable", lambda: False)
     monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *_: str(path))
     assert fetch_weights(find_weights("ViT-L-14", "openai")).path == str(path)
+
+
+def test_without_a_network_the_flags_and_the_script_that_fetches_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda repository, name: None)
+    with pytest.raises(WeightsError) as error:
+        fetch_weights(find_weights("ViT-B-32", "laion2b_s34b_b79k", model_dir=str(tmp_path)))
+    message = str(error.value)
+    assert (
+        "fetch_models.py --model_dir MODELS --clip_model ViT-B-32 --pretrained laion2b_s34b_b79k --only clip" in message
+    )
+    assert (
+        "Then give --model_dir MODELS (in Python: model_dir), or name a file with --pretrained (pretrained)" in message
+    )

@@ -282,6 +282,23 @@ class TestSelecting:
             assert (by_select / path.name).read_bytes() == path.read_bytes()
         assert verdicts(by_select) == verdicts(by_dedup)
 
+    def test_that_duplicates_come_back_is_said_unless_they_are_kept_out(self, table, output, everything, capsys):
+        def noted(source, *flags):
+            capsys.readouterr()
+            assert select.main([f"--scores={source}", "--dry_run", *flags]) == 0
+            return [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+
+        words = "note: the duplicates that {} had removed are candidates again; --duplicates {} keeps them out"
+        assert noted(output) == [words.format(output, output)]
+        assert noted(output, f"--duplicates={everything}") == noted(table) == []
+        used = selected(table, "noted", f"--duplicates={everything}")
+        assert noted(used) == [words.format(used, everything)]
+        back = selected(output, "noted-back")
+        assert noted(back) == []
+        assert set(keys(selected(output, "noted-out", f"--duplicates={output}"))) == set(keys(output)) < set(keys(back))
+        twice = deduplicated(output, "noted-twice", "--methods=exact", "--keep_by=first")
+        assert noted(twice) == [words.format(twice, twice).replace("them", "those of its last search")]
+
     def test_of_each_group_the_best_that_the_rules_keep_stays(self, table, everything):
         output = selected(table, "jpegs", f"--duplicates={everything}", "--keep=format == 'JPEG'")
         found = verdicts(output)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import html
 import importlib.util
 import io
 import json
@@ -18,7 +19,7 @@ import webdataset as wds
 from PIL import Image
 from tfrecord import tfrecord_loader
 
-from pipelines import export, select
+from pipelines import dedup, export, select
 from pipelines.demo_data import build_demo_dataset
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.exporting_runs import awkward, curated
@@ -523,6 +524,36 @@ def test_the_card_tells_where_it_comes_from(run):
         "ViT-S-32-alt",
     ):
         assert part in text
+
+
+def test_the_card_and_the_report_list_the_rules_of_every_step_that_counts(run):
+    chosen, unique, used, back = (run.parent / name for name in ("ruled", "ruled-unique", "ruled-used", "ruled-back"))
+    assert select.main([f"--scores={run}", f"--output={chosen}", "--keep=side >= 35", "--top=aesthetic=15"]) == 0
+    flags = ["--methods=exact,perceptual", "--max_distance=3", "--keep_by=first"]
+    assert dedup.main([f"--scores={chosen}", f"--output={unique}", *flags]) == 0
+    rules = ["- Rule `keep`: `side >= 35`.", "- Rule `top`: `aesthetic=15`."]
+    duplicates = "- Of duplicates the best one of a group is kept: "
+    duplicates += "`methods` `exact,perceptual`, `max_distance` `3`, `keep_by` `first`."
+    card = (exported(unique, "of-unique") / "README.md").read_text().splitlines()
+    assert [line for line in card if "Rule" in line or "duplicates" in line or "rule was" in line] == [
+        *rules,
+        duplicates,
+    ]
+    report = html.unescape(re.sub("<[^>]*>", "", (unique / "report.html").read_text()))
+    assert (
+        "Rules: --keep side >= 35 --top aesthetic=15, then --methods exact,perceptual --max_distance 3 --keep_by first"
+        in report
+    )
+    assert "side ≥ 35 lets" in report
+    assert "No threshold is set" not in report.partition("nsfwNo threshold")[0]
+
+    assert select.main([f"--scores={unique}", f"--output={used}", f"--duplicates={unique}", "--min_side=30"]) == 0
+    card = (exported(used, "of-used") / "README.md").read_text()
+    assert "- Rule `min_side`: `30`." in card
+    assert duplicates in card
+    assert rules[0] not in card
+    assert select.main([f"--scores={unique}", f"--output={back}"]) == 0
+    assert "- No rule was set." in (exported(back, "of-back") / "README.md").read_text()
 
 
 def test_croissant_validates_and_its_records_load(run):

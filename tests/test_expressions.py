@@ -1,3 +1,4 @@
+import math
 import pickle
 
 import pyarrow as pa
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_curate.scores.expressions import NUMBER, TEXT, ExpressionError, parse_expression
+from beam_curate.scores.expressions import NUMBER, TEXT, ExpressionError, bounds, parse_expression
 
 KINDS = {"aesthetic": NUMBER, "nsfw": NUMBER, "width": NUMBER, "format": TEXT, "caption": TEXT}
 COLUMNS = {
@@ -118,3 +119,23 @@ def test_it_travels():
 def test_no_rows():
     nothing = {name: column[:0] for name, column in COLUMNS.items()}
     assert parse_expression("width > 1 and 1 < 2", KINDS).keeps(nothing, 0).to_pylist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("aesthetic >= 4.5 and nsfw < 0.3", [("aesthetic", 4.5, None), ("nsfw", None, 0.3)]),
+        ("(aesthetic >= 4.5 and width >= 64) and nsfw < 0.3",
+         [("aesthetic", 4.5, None), ("width", 64.0, None), ("nsfw", None, 0.3)]),
+        ("-1 <= aesthetic < 6", [("aesthetic", -1.0, None), ("aesthetic", None, 6.0)]),
+        ("0.3 > nsfw", [("nsfw", None, 0.3)]),
+        ("aesthetic > 5", [("aesthetic", math.nextafter(5, 6), None)]),
+        ("nsfw <= 0.5", [("nsfw", None, math.nextafter(0.5, 1))]),
+        ("aesthetic >= 4.5 and (nsfw < 0.3 or width > 5)", [("aesthetic", 4.5, None)]),
+        ("aesthetic >= 4.5 or nsfw < 0.3", []),
+        ("not aesthetic >= 4.5", []),
+        ("aesthetic + 1 >= 4.5 and nsfw < width and aesthetic == 5 and format == 'JPEG' and nsfw < 1e999", []),
+    ],
+)  # fmt: skip
+def test_bounds_are_of_comparisons_with_numbers_that_all_must_hold(text, found):
+    assert bounds(text) == found

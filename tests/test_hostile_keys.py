@@ -17,6 +17,7 @@ import webdataset
 from beam_curate.clip import checkpoint
 from beam_curate.heads import files
 from beam_curate.heads.head import HeadError
+from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.tars.sources import SourceChangedError, SourceReader
 from beam_curate.tars.writing import safe_key, write_end, write_member
 from pipelines.options import fail
@@ -85,6 +86,7 @@ def test_every_sample_is_kept_or_has_a_reason(curated):
     _, _, summary, rows = curated
     torture.check_run(summary, rows)
     assert summary["funnel"]["reasons"] == {"unsupported_member": 1}  # the name of 64 KB
+    assert "a name of more than 4,096 characters" in DESCRIPTIONS["unsupported_member"]
     assert summary["funnel"]["kept"] == len(KEYS) + 1 + 9
 
 

@@ -112,6 +112,10 @@ def test_make_demo(checkout):
     assert done.returncode == 0, done.stderr
     assert re.search(r"^input +83 samples in 3 shards$", done.stdout, re.M)
     assert "MEANINGLESS" in done.stdout
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", README, re.M | re.S)
+    lines = [line for line in shown.splitlines() if not line.endswith(("…", "..."))]
+    assert lines
+    assert set(lines) <= set(done.stdout.splitlines())
 
 
 def test_every_other_block(checkout, models):

@@ -295,7 +295,7 @@ def test_nothing_kept(tmp_path):
     assert status == 0
     page = read(output)
     assert "Nothing was kept." in page.text
-    assert "min_aesthetic 1000 rejects almost everything: 100.0 %." in page.text
+    assert "aesthetic ≥ 1000 rejects almost everything: 100.0 %." in page.text
     assert "No such sample." in page.text
 
 
@@ -336,6 +336,26 @@ def row(shard, index, value, threshold=0.5, key=None):
     facts = ImageFacts(100, 80, "JPEG", "0" * 64, 10)
     embedding = np.array([1, 0, 0, 0], "<f2").tobytes()
     return ScoredSample(ref, facts, embedding, {"aesthetic": value}, status)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "text", "cut"),
+    [
+        ({"keep": "aesthetic >= 0.5 and width > 2"}, "aesthetic ≥ 0.5 lets 50.0 % pass", 0.5),
+        ({"keep": "aesthetic >= 0.5 or width > 2"}, "", None),
+        ({"top": "aesthetic=5"}, "aesthetic ≥ 0.5 lets 50.0 % pass", 0.5),
+        ({"top_fraction": "aesthetic = 1/2", "min_aesthetic": 0.3}, "aesthetic ≥ 0.3 lets 70.0 % pass", 0.3),
+        ({"methods": "exact", "source": {"configuration": {"top": "aesthetic=5"}}}, "aesthetic ≥ 0.5 lets 50.0 %", 0.5),
+    ],
+)
+def test_bounds_of_keep_and_the_last_of_the_best_are_thresholds(tmp_path, configuration, text, cut):
+    both = "min_aesthetic" in configuration
+    rows = [row(0, index, index / 10, 0.6 if both else 0.5) for index in range(10)]
+    page = read(made_run(tmp_path / "run", [rows], configuration))
+    assert text in page.text
+    assert ("aesthetic ≥ 0.6 lets 40.0 % pass" in page.text) == both
+    assert ("No threshold is set" in page.text) == (cut is None)
+    assert ("Just kept" in page.text) == ("Just rejected" in page.text) == (cut is not None)
 
 
 def test_many_rows_ties_and_row_groups(tmp_path, monkeypatch):

@@ -227,8 +227,8 @@ def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_p
     made = {}
     original = writing.collect
 
-    def collect(rows, thresholds):
-        made[type(rows).__name__] = found = original(rows, thresholds)
+    def collect(*given):
+        made[type(given[0]).__name__] = found = original(*given)
         return found
 
     monkeypatch.setattr(writing, "collect", collect)
@@ -249,6 +249,9 @@ def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_p
     assert funnel["reasons"] == tried.reasons == done.reasons
     assert [found.column for found in tried.distributions] == [found.column for found in done.distributions]
     assert "plain" in [found.column for found in tried.distributions]
+    bounds = {name for found in tried.distributions for name, _ in found.bounds}
+    assert bounds == {"aesthetic ≥", "nsfw <", "plain ≥"}
+    assert [found.bounds for found in tried.distributions] == [found.bounds for found in done.distributions]
     for one, other in zip(tried.distributions, done.distributions, strict=True):
         assert (one.kept.tolist(), one.rejected.tolist()) == (other.kept.tolist(), other.rejected.tolist())
         assert one.edges.tolist() == other.edges.tolist()
@@ -329,8 +332,9 @@ def test_a_stopped_selection_goes_on(table):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--keep=aestetic > 5"], "no column 'aestetic'; did you mean aesthetic"),
+        (["--keep=aestetic > 5"], "error: --keep: there is no column 'aestetic'; did you mean aesthetic"),
         (["--keep=caption > 5"], "needs a text"),
+        (["--keep=sha256 == 'a'"], "--keep: there is no column 'sha256'"),
         (["--top=caption=5"], "no number 'caption'"),
         (["--top_fraction=aesthetic=2"], "--top_fraction is 'aesthetic=2'; give a column and a number above 0"),
         (["--top=aesthetic=5", "--top_fraction=aesthetic=0.5"], "exclude each other"),

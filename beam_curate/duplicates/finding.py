@@ -93,6 +93,7 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
         "methods": [method.name for method in search.methods],
         "keep_by": search.keep_by,
         "eps": search.clustering.eps if search.clustering else None,
+        "max_distance": search.perceptual,
         "between_datasets": search.against is not None,
         "action": search.action,
         **findings.counts,

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from beam_curate.export.files import WEBDATASET, Export, ExportedFile, feature_kinds
+from beam_curate.scores.rules_in_force import duplicates, rules, steps
 from beam_curate.tars.sample_group import IMAGE_EXTENSIONS
 
 # From which number of samples on which category; the names are the hub's.
@@ -17,7 +18,6 @@ _SIZES: Final = (
     (10**7, "10M<n<100M"), (10**8, "100M<n<1B"), (10**9, "1B<n<10B"), (10**10, "10B<n<100B"), (10**11, "100B<n<1T"),
     (10**12, "n>1T"),
 )  # fmt: skip
-_RULES: Final = ("min_aesthetic", "max_nsfw", "min_side", "keep", "screen", "top", "top_fraction")
 
 
 def dataset_card(export: Export, summary: Mapping[str, Any], files: Sequence[ExportedFile]) -> str:
@@ -129,8 +129,8 @@ def _columns(export: Export) -> list[str]:
 
 def _provenance(export: Export, counts: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
     funnel = source["funnel"]
-    first, rules = _scoring(source["configuration"] or {})
-    model = first.get("model", {})
+    configuration = source["configuration"] or {}
+    model = _scoring(configuration).get("model", {})
     lines = ["| samples | |", "|---|---|"]
     lines += [f"| {name} | {funnel[name]:,} |" for name in ("input", "failed", "rejected", "kept")]
     lines += [f"| of these: {reason} | {number:,} |" for reason, number in funnel["reasons"].items()]
@@ -140,7 +140,7 @@ def _provenance(export: Export, counts: Mapping[str, Any], source: Mapping[str, 
     lines += [
         f"- Score `{head['name']}`: {head.get('kind', head.get('id', 'a head'))}." for head in source["heads"] or []
     ]
-    lines += [f"- Rule `{name}`: `{value}`." for name, value in rules.items()] or ["- No rule was set."]
+    lines += _rules(configuration)
     if source["scores_meaningless"]:
         lines.append(f"- **The scores mean nothing**: random {' and '.join(source['random'])}.")
     shuffled = "in the order of the run" if export.seed is None else f"shuffled by the seed {export.seed}"
@@ -154,9 +154,24 @@ def _provenance(export: Export, counts: Mapping[str, Any], source: Mapping[str, 
     return lines
 
 
-def _scoring(configuration: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """The configuration of the run that scored, and the rules of the last selection."""
-    rules = {name: configuration[name] for name in _RULES if configuration.get(name) not in (None, "")}
+def _rules(configuration: Mapping[str, Any]) -> list[str]:
+    """The rules of all steps whose verdicts count, and what they took for duplicates."""
+    lines = []
+    for step in steps(configuration):
+        lines += [f"- Rule `{name}`: `{value}`." for name, value in rules(step).items()]
+        found = duplicates(step)
+        action = found.pop("against_action", "")
+        options = ", ".join(f"`{name}` `{value}`" for name, value in found.items())
+        if action:
+            done = "only these are kept" if action == "keep" else "these were dropped"
+            lines.append(f"- Compared with another dataset for samples that are there too ({options}): {done}.")
+        elif found:
+            lines.append(f"- Of duplicates the best one of a group is kept: {options}.")
+    return lines or ["- No rule was set."]
+
+
+def _scoring(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the run that scored."""
     while "source" in configuration:
         configuration = configuration["source"]["configuration"]
-    return configuration, rules
+    return configuration

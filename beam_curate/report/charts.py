@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from beam_curate.report.data import Distribution, round_up
+from beam_curate.report.data import AT_LEAST, Distribution, round_up
 from beam_curate.report.html import Element, count, share, tag
 
 _HEIGHT = 100.0
@@ -93,7 +93,7 @@ def _bars(distribution: Distribution, place: int, highest: int) -> list[Element]
 
 def _shade(distribution: Distribution, name: str, value: float) -> Element:
     position, bins = _position(distribution, value), len(distribution.kept)
-    left, right = (0.0, position) if name.startswith("min_") else (position, float(bins))
+    left, right = (0.0, position) if name.endswith(AT_LEAST) else (position, float(bins))
     size = {"x": f"{left:.3f}", "width": f"{max(0.0, right - left):.3f}", "y": "0", "height": f"{_HEIGHT:g}"}
     return tag("rect", class_="shade", **size)
 

@@ -6,13 +6,14 @@ read of those only in which a row was found that is shown.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from beam_curate import reasons
 from beam_curate.records import FAILED, KEPT, REJECTED, STATUSES
 from beam_curate.report.samples import Failures, Gallery, choose, make_galleries
 from beam_curate.report.table import Floats, Rows
@@ -20,6 +21,9 @@ from beam_curate.scores.rules import Rule
 
 BINS: Final = 40
 """The most bins of a histogram, or two more; at least 16, since their width is a round number."""
+
+AT_LEAST: Final = "≥"
+BELOW: Final = "<"
 
 
 @dataclass
@@ -30,7 +34,8 @@ class Distribution:
         edges: (B + 1,) ascending; a bin is [edge, next edge). The first threshold is an edge.
         kept: (B,) kept samples by bin, and
         rejected: (B,) rejected ones.
-        bounds: The thresholds on this column: the name of each (`min_aesthetic`), its value, and how many samples are below.
+        bounds: The thresholds on this column, each as what passes (`aesthetic ≥` or `nsfw <`) and its value, and
+        below: how many samples are below each.
         missing: Samples without a finite value.
     """
 
@@ -84,17 +89,23 @@ class ReportData:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def collect(table: Rows, thresholds: Sequence[Rule]) -> ReportData:
+def collect(table: Rows, thresholds: Sequence[Rule], top: str = "") -> ReportData:
     """Reads a score table.
 
     Args:
         table: The table.
         thresholds: The thresholds to draw and to look around.
+        top: The column by which the best were taken, if they were: its lowest kept value is a threshold too.
     """
-    thresholds = [rule for rule in thresholds if rule.column in (*table.scores, "side", "width", "height")]
-    columns = list(dict.fromkeys([*table.scores, *(rule.column for rule in thresholds)]))
+    known = (*table.scores, "side", "width", "height")
+    thresholds = [rule for rule in thresholds if rule.column in known]
+    tops = [top] if top in known else []
+    columns = list(dict.fromkeys([*table.scores, *(rule.column for rule in thresholds), *tops]))
+    ranges = _ranges(table, columns)
+    cuts = [(column, ranges[column].lowest_kept) for column in tops]
+    thresholds += [Rule(reasons.BELOW_TOP, column, minimum=cut) for column, cut in cuts if math.isfinite(cut)]
     galleries = make_galleries(table.scores, thresholds)
-    data = ReportData(table.parts, _distributions(table, columns, thresholds), galleries)
+    data = ReportData(table.parts, _distributions(ranges, thresholds), galleries)
     for group in table.groups(columns):
         for distribution in data.distributions:
             distribution.add(group.values[distribution.column], group.status)
@@ -105,23 +116,36 @@ def collect(table: Rows, thresholds: Sequence[Rule]) -> ReportData:
     return data
 
 
-def _distributions(table: Rows, columns: Sequence[str], thresholds: Sequence[Rule]) -> list[Distribution]:
-    ranges = dict.fromkeys(columns, (math.inf, -math.inf))
+class _Range(NamedTuple):
+    lowest: float = math.inf
+    highest: float = -math.inf
+    lowest_kept: float = math.inf
+
+
+def _ranges(table: Rows, columns: Sequence[str]) -> dict[str, _Range]:
+    """Of each column, over the samples that did not fail."""
+    ranges = dict.fromkeys(columns, _Range())
     for group in table.groups(columns) if columns else ():
         for name in columns:
-            values = group.values[name]
-            values = values[np.isfinite(values) & (group.status != FAILED)]
-            if len(values):
-                ranges[name] = min(ranges[name][0], values.min()), max(ranges[name][1], values.max())
+            finite = np.isfinite(group.values[name]) & (group.status != FAILED)
+            values, kept = group.values[name][finite], group.values[name][finite & (group.status == KEPT)]
+            low, high, lowest_kept = ranges[name]
+            ranges[name] = _Range(
+                values.min(initial=low), values.max(initial=high), float(kept.min(initial=lowest_kept))
+            )
+    return ranges
+
+
+def _distributions(ranges: Mapping[str, _Range], thresholds: Sequence[Rule]) -> list[Distribution]:
     found = []
-    for name in columns:
+    for name, (low, high, _) in ranges.items():
         bounds = [
-            (f"{end}_{name}", float(value))
+            (f"{name} {sign}", float(value))
             for rule in thresholds
-            for end, value in (("min", rule.minimum), ("max", rule.maximum))
+            for sign, value in ((AT_LEAST, rule.minimum), (BELOW, rule.maximum))
             if rule.column == name and value is not None
         ]
-        edges = _edges(*ranges[name], [value for _, value in bounds])
+        edges = _edges(low, high, [value for _, value in bounds])
         kept, rejected = np.zeros((2, len(edges) - 1), np.int64)
         found.append(Distribution(name, edges, kept, rejected, bounds, [0] * len(bounds)))
     return found

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.report.charts import funnel_bar, histogram
-from beam_curate.report.data import Distribution, ReportData
+from beam_curate.report.data import AT_LEAST, BELOW, Distribution, ReportData
 from beam_curate.report.duplicate_figures import duplicates_section, used_section
 from beam_curate.report.duplicates import ShownDuplicates
 from beam_curate.report.figures import Images, gallery_section
@@ -16,8 +16,8 @@ from beam_curate.report.html import Child, Element, count, foreign, page, share,
 from beam_curate.report.samples import MAX_FAILURES
 from beam_curate.report.style import STYLE
 from beam_curate.report.table import RANDOM
+from beam_curate.scores.rules_in_force import duplicates, rules, steps
 
-_RULES: Final = ("min_side", "min_aesthetic", "max_nsfw", "keep", "dedup", "methods", "against", "top", "top_fraction")
 _MAX_JSON: Final = 60_000  # characters of the configuration
 _BLURRED_FROM: Final = 0.5  # NSFW score, where the run has no threshold
 _PASSING: Final = (0.95, 0.75, 0.5, 0.25, 0.05)
@@ -49,7 +49,7 @@ def render(
     """
     title = "Preview of a selection" if preview_of else "Curation report"
     funnel = summary["funnel"]
-    blur_from = _blur_from(summary)
+    blur_from = _blur_from(summary, data)
     pattern = (summary.get("input") or {}).get("pattern", "")
     body = tag(
         "body",
@@ -82,12 +82,13 @@ def _preview_note(source: str) -> Element:
     return tag("div", tag("strong", "A preview: nothing was selected."), *text, class_="box notice", role="note")
 
 
-def _blur_from(summary: Mapping[str, Any]) -> float:
+def _blur_from(summary: Mapping[str, Any], data: ReportData) -> float:
     """The NSFW score from which pictures are blurred."""
     if summary.get("scores_meaningless"):
         return math.inf
-    limit = (summary.get("configuration") or {}).get("max_nsfw")
-    return limit if isinstance(limit, int | float) else _BLURRED_FROM
+    found = [distribution.bounds for distribution in data.distributions if distribution.column == "nsfw"]
+    limits = [value for bounds in found for name, value in bounds if name.endswith(BELOW)]
+    return min(limits, default=_BLURRED_FROM)
 
 
 def _facts(summary: Mapping[str, Any]) -> str:
@@ -112,7 +113,7 @@ def _warnings(summary: Mapping[str, Any], data: ReportData) -> list[Element]:
         texts.append(("Nothing was kept.", " No sample passes all the rules."))
     for distribution in data.distributions:
         for (name, value), below in zip(distribution.bounds, distribution.below, strict=True):
-            rejected = below if name.startswith("min_") else distribution.count - below
+            rejected = below if name.endswith(AT_LEAST) else distribution.count - below
             if distribution.count and rejected < 0.01 * distribution.count:
                 texts.append((f"{name} {value:g} rejects almost nothing:", f" {share(rejected, distribution.count)}."))
             elif distribution.count and rejected > 0.99 * distribution.count:
@@ -167,14 +168,24 @@ def _duplicates_section(
 
 
 def _rules(summary: Mapping[str, Any]) -> Element:
-    """The rules of the run as options; those that are off are left out."""
+    """The rules of all steps whose verdicts count as options; those that are off are left out."""
     configuration = summary.get("configuration") or {}
-    given = {name: configuration.get(name) for name in _RULES}
-    if configuration.get("duplicates"):
-        given["duplicates"] = summary["input"]["duplicates"]
-    words = [foreign(f"--{name} {value}", 200, "code") for name, value in given.items() if value not in (None, "")]
-    spaced = [part for word in words for part in (" ", word)]
-    return tag("p", "Rules:", *spaced) if words else tag("p", "No rule is set: all that did not fail is kept.")
+    lines = [words for step in steps(configuration) if (words := _options(step, summary))]
+    spaced = [part for words in lines for part in (", then", *words)]
+    return tag("p", "Rules:", *spaced[1:]) if spaced else tag("p", "No rule is set: all that did not fail is kept.")
+
+
+def _options(step: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Child]:
+    given = rules(step)
+    found = duplicates(step)
+    if step.get("dedup"):
+        found["dedup"] = found.pop("methods")
+    if step.get("duplicates"):
+        found = {"duplicates": summary["input"]["duplicates"]}
+    if step.get("against"):
+        found["against"] = step["against"]
+    words = [foreign(f"--{name} {value}", 200, "code") for name, value in {**given, **found}.items()]
+    return [part for word in words for part in (" ", word)]
 
 
 def _score_section(distribution: Distribution, data: ReportData, images: Images, blur_from: float) -> Element:
@@ -216,7 +227,7 @@ def _score_section(distribution: Distribution, data: ReportData, images: Images,
 
 def _verdict(distribution: Distribution, bound: str, value: float, below: int) -> Element:
     above, total = distribution.count - below, distribution.count
-    passing = above if bound.startswith("min_") else below
+    passing = above if bound.endswith(AT_LEAST) else below
     return tag(
         "p",
         tag("strong", f"{bound} {value:g}"),
@@ -231,7 +242,7 @@ def _verdict(distribution: Distribution, bound: str, value: float, below: int) -
 
 def _others(distribution: Distribution) -> Element | None:
     """How many samples other thresholds would let pass: at the edges of bins, where the counts are exact."""
-    upper = any(bound.startswith("max_") for bound, _ in distribution.bounds)
+    upper = any(bound.endswith(BELOW) for bound, _ in distribution.bounds)
     totals = (distribution.kept + distribution.rejected).tolist()
     below = [sum(totals[:place]) for place in range(len(totals) + 1)]
     whole = distribution.count

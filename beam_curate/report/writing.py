@@ -1,6 +1,5 @@
 """The report of a run, finished or only tried: one HTML file without script that shows whether the thresholds are right."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -19,7 +18,7 @@ from beam_curate.report.selected import SelectedRows
 from beam_curate.report.table import Table
 from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
 from beam_curate.runs.summary import SUMMARY
-from beam_curate.scores.rules import Rule, standard_rules
+from beam_curate.scores.rules_in_force import thresholds, top_column
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import atomic_output, exists, join, read_json, remove_empty_temporary
 
@@ -54,7 +53,7 @@ def write_report(output: str, *, scores: str | None = None) -> str:
     configuration = summary.get("configuration") or {}
     folder = scores or output
     table = Table(folder)
-    data = collect(table, _thresholds(configuration))
+    data = collect(table, thresholds(configuration), top_column(configuration))
     if not data.parts:
         raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
     shown = find_duplicates(output, table.place)
@@ -91,9 +90,9 @@ def write_preview(
         ScoreTableError: The score table is of another version, or none.
         StorageError: A file cannot be read or written.
     """
-    data = collect(
-        SelectedRows(selection, shards, found), [rule for rule in selection.rules or () if isinstance(rule, Rule)]
-    )
+    configuration = about["configuration"]
+    rows = SelectedRows(selection, shards, found)
+    data = collect(rows, thresholds(configuration), top_column(configuration))
     funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": dict(data.reasons.most_common())}
     shard_counts = {"input_shards": len(shards), "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
     summary = {"funnel": funnel, **shard_counts, **about}
@@ -113,13 +112,3 @@ def _duplicates(shown: ShownDuplicates | None, images: Images, room: int) -> pag
 def _images(data: ReportData, max_pixels: object, others: Iterable[Row] = ()) -> dict[Place, Thumbnail]:
     rows = chain((row for gallery in data.galleries for row in gallery.rows), others)
     return make_thumbnails(rows, max_pixels if isinstance(max_pixels, int) else MAX_PIXELS)
-
-
-def _thresholds(configuration: Mapping[str, Any]) -> list[Rule]:
-    names = ("min_aesthetic", "max_nsfw", "min_side")
-    values = {name: configuration.get(name) for name in names}
-    return list(standard_rules(**{name: value for name, value in values.items() if _is_number(value)}))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

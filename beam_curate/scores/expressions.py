@@ -117,6 +117,56 @@ def parse_expression(text: str, kinds: Mapping[str, str]) -> Expression:
     return Expression(text, tuple(columns))
 
 
+def bounds(text: str) -> list[tuple[str, float | None, float | None]]:
+    """The numbers that an expression holds columns against: those of comparisons that all must hold, joined by `and`.
+
+    What is more complicated (`or`, `not`, arithmetic, `==`) has no bounds.
+
+    Returns:
+        Column, least value that passes, and least value that does not, of which one is None.
+
+    Raises:
+        ExpressionError: The expression cannot be read.
+    """
+    found = []
+    left = [_tree(text)]
+    while left:
+        match left.pop(0):
+            case ast.BoolOp(op=ast.And(), values=values):
+                left = [*values, *left]
+            case ast.Compare(left=first, ops=operators, comparators=others):
+                for one, operator, other in zip([first, *others[:-1]], operators, others, strict=True):
+                    found += _bound(one, operator, other)
+    return found
+
+
+_MIRRORED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
+    ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE,
+}  # fmt: skip
+
+
+def _bound(one: ast.expr, operator: ast.cmpop, other: ast.expr) -> list[tuple[str, float | None, float | None]]:
+    kind = type(operator)
+    if isinstance(other, ast.Name) and kind in _MIRRORED:
+        one, kind, other = other, _MIRRORED[kind], one
+    number = _number(other)
+    if not isinstance(one, ast.Name) or kind not in _MIRRORED or not math.isfinite(number):
+        return []
+    if kind in (ast.Gt, ast.LtE):
+        number = math.nextafter(number, math.inf)
+    return [(one.id, number, None) if kind in (ast.Gt, ast.GtE) else (one.id, None, number)]
+
+
+def _number(node: ast.expr) -> float:
+    """A number with or without a sign; NaN if it is none."""
+    match node:
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_number(operand)
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+    return math.nan
+
+
 @functools.lru_cache(maxsize=16)  # read once, and evaluated on every batch
 def _tree(text: str) -> ast.expr:
     if len(text) > _MAX_LENGTH:
