@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.curate_job import Job, prepare
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
-from pipelines.options import OptionError, fail, leave, parse
+from pipelines.options import OptionError, fail, parse, run_command
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -220,4 +220,4 @@ def announce(job: Job, given: frozenset[str]) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.dedup_options import DedupOptions
-from pipelines.options import OptionError, fail, leave, parse
+from pipelines.options import OptionError, fail, parse, run_command
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -195,4 +195,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

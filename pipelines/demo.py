@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines import curate, fetch_models
-from pipelines.options import fail, leave
+from pipelines.options import fail, run_command
 
 RULES = ["--min_aesthetic=4.5", "--max_nsfw=0.5", "--min_side=64", "--samples_per_shard=20"]
 REAL = ["--clip_model=ViT-L-14", "--pretrained=openai"]
@@ -69,4 +69,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

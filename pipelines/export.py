@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.export_options import DEFAULT_QUALITY, ExportOptions
-from pipelines.options import OptionError, fail, leave, parse, printable
+from pipelines.options import OptionError, fail, parse, printable, run_command
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -211,4 +211,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

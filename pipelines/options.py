@@ -165,6 +165,25 @@ def fail(error: object) -> int:
     return 2
 
 
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Runs a command and ends the process with its status.
+
+    An error of one of this project's own classes, and an interruption, say what is wrong in a line (status 1, and 130). Any other
+    error is a bug and keeps its traceback.
+    """
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        status = 130
+    except (OSError, ValueError, RuntimeError) as error:
+        if type(error).__module__.split(".")[0] not in ("beam_curate", "pipelines"):
+            raise
+        print(f"error: {printable(error)}", file=sys.stderr)
+        status = 1
+    leave(status)
+
+
 def leave(status: int) -> NoReturn:
     """Ends the process: exit handlers run, buffers are flushed, and the interpreter is not torn down.
 

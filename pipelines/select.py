@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import OptionError, fail, leave, parse, printable
+from pipelines.options import OptionError, fail, parse, printable, run_command
 from pipelines.select_options import SelectOptions
 
 if TYPE_CHECKING:
@@ -265,4 +265,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    run_command(main)

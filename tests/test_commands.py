@@ -1,0 +1,54 @@
+"""How a command ends."""
+
+import pytest
+
+from beam_curate.runs.score_table import ScoreTableError
+from beam_curate.storage.retrying import StorageError
+from pipelines import options
+from pipelines.worker_deaths import WorkerDiedError
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """The exit statuses with which commands left."""
+    found = []
+    monkeypatch.setattr(options, "leave", found.append)
+    return found
+
+
+def failing(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StorageError("opening /d/0.tar failed: FileNotFoundError"), 1),
+        (ScoreTableError("/d/part-00000.parquet is none\n[while running 'Judge']"), 1),
+        (WorkerDiedError("Worker subprocess exited with return code 137"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_is_expected_to_go_wrong_is_one_line(error, status, left, capsys):
+    options.run_command(failing(error))
+    line = " ".join(str(error).split()) or "interrupted"
+    assert capsys.readouterr().err == f"error: {line}\n"
+    assert left == [status]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no"), ValueError("no"), RuntimeError("no"), KeyError("no"), TypeError("no")]
+)
+def test_bugs_keep_their_traceback(error, left):
+    with pytest.raises(type(error)):
+        options.run_command(failing(error))
+    assert left == []
+
+
+def test_the_status_is_the_commands(left):
+    for status in (0, 1, 2):
+        options.run_command(lambda status=status: status)
+    assert left == [0, 1, 2]
