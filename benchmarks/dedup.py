@@ -145,7 +145,7 @@ def truth(source: Path, eps: float) -> set[tuple[int, int]]:
     for shard in input_shards(str(source)):
         with open(source / score_table.part_name(shard.index), "rb") as stream:
             columns = ["shard_index", "index", "aesthetic", "embedding"]
-            tables.append(score_table.open_part(stream).read(columns=columns, use_threads=False))
+            tables.append(score_table.open_part(stream, "a part").read(columns=columns, use_threads=False))
     table = pa.concat_tables(tables)
     places = list(zip(table.column("shard_index").to_pylist(), table.column("index").to_pylist(), strict=True))
     score = table.column("aesthetic").to_numpy()

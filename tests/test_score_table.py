@@ -66,7 +66,7 @@ def test_a_table_of_before_the_uid_is_read_as_one_without_uids():
     old, new = without_uid(written([row(0), row(1, "failed")])), written([row(1)])
     assert "uid" not in pq.read_schema(io.BytesIO(old)).names
     assert "uid" not in score_table.score_names(pq.read_schema(io.BytesIO(old)))
-    stored, again = (score_table.open_part(io.BytesIO(data)).read(use_threads=False) for data in (old, new))
+    stored, again = (score_table.open_part(io.BytesIO(data), "p").read(use_threads=False) for data in (old, new))
     table = score_table.replace_failed(stored, again)
     assert table.schema.names == again.schema.names
     assert table.column("status").to_pylist() == ["kept", "kept"]
@@ -75,16 +75,16 @@ def test_a_table_of_before_the_uid_is_read_as_one_without_uids():
 def test_counts_travel_in_the_metadata():
     counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
     data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})
-    assert score_table.part_counts(score_table.open_part(io.BytesIO(data)).schema_arrow) == counts
+    assert score_table.part_counts(score_table.open_part(io.BytesIO(data), "p").schema_arrow) == counts
 
 
 def test_other_files_are_refused():
     stream = io.BytesIO()
     pq.write_table(pa.table({"a": [1]}), stream)
-    with pytest.raises(score_table.ScoreTableError, match="version none"):
-        score_table.open_part(io.BytesIO(stream.getvalue()))
-    with pytest.raises(score_table.ScoreTableError, match="not a score table"):
-        score_table.open_part(io.BytesIO(b"PAR1 no"))
+    with pytest.raises(score_table.ScoreTableError, match=r"^/d/p has score table version none"):
+        score_table.open_part(io.BytesIO(stream.getvalue()), "/d/p")
+    with pytest.raises(score_table.ScoreTableError, match=r"^/d/p is damaged, or no Parquet file: "):
+        score_table.open_part(io.BytesIO(b"PAR1 no"), "/d/p")
 
 
 def test_the_documentation_names_every_column_and_the_version():

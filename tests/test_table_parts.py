@@ -88,6 +88,20 @@ def test_a_table_that_is_not_whole_is_refused(runs):
         read_score_table(str(source))
 
 
+@pytest.mark.parametrize("name", ["scores", "verdicts"])
+@pytest.mark.parametrize("kept", [0.3, 1.0])
+def test_a_damaged_file_is_named(runs, name, kept):
+    source, output, _ = runs
+    path = (output if name == "verdicts" else source) / name / "part-00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:200] = b"x" * 196  # the first pages
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(
+        ScoreTableError, match=rf"^{path} is damaged, or no Parquet file: .*; restore it, or make it again"
+    ):
+        read_score_table(str(output))
+
+
 def test_columns_come_in_the_order_asked_for_and_unknown_ones_are_named(runs):
     _, output, _ = runs
     assert read_score_table(str(output), ["size", "status", "key"]).column_names == ["size", "status", "key"]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from beam_curate.records import Shard
 from beam_curate.runs.packing import shard_name
+from beam_curate.runs.score_table import damage_named
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.storage.files import exists, join, match, open_read, read_json
 from beam_curate.tars.headers import BLOCK, padded
@@ -83,7 +84,7 @@ def read_run(folder: str) -> FinishedRun:
         raise RunNotUsableError(
             f"{folder}: index.json tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
         )
-    with open_read(table_path(folder, 0)) as stream:
+    with damage_named(table_path(folder, 0)), open_read(table_path(folder, 0)) as stream:
         schema = pq.ParquetFile(stream).schema_arrow.remove_metadata()
     return FinishedRun(folder, summary, shards, counts, schema)
 
@@ -103,8 +104,10 @@ def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.
 
     Raises:
         RunNotUsableError: The table does not tell of this shard.
+        ScoreTableError: It is damaged.
     """
-    with open_read(table_path(folder, shard.index)) as stream:
+    path = table_path(folder, shard.index)
+    with damage_named(path), open_read(path) as stream:
         table = pq.ParquetFile(stream).read(columns=list(columns), use_threads=False)
     members, end = _spans(table.column("key").to_pylist(), table.column("members").to_pylist())
     if end != shard.size:

@@ -270,8 +270,9 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
     None if one of them is no sample but a damaged spot, or the shard as a whole (its key is empty): what a better reading finds
     there are other rows, so the shard is to be read again from its start.
     """
-    with open_read(join(output, path)) as stream:
-        part = score_table.open_part(stream)
+    part_path = join(output, path)
+    with open_read(part_path) as stream, score_table.damage_named(part_path):
+        part = score_table.open_part(stream, part_path)
         rows = part.read(columns=["index", "key", "status", "reason"], use_threads=False).to_pylist()
     failed = [row for row in rows if row["status"] == FAILED and row["reason"] in reasons]
     return [row["index"] for row in failed] if all(row["key"] for row in failed) else None
@@ -280,4 +281,4 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
 def read_part_counts(output: str, path: str) -> ScorePart:
     """What a finished part counts."""
     with open_read(join(output, path)) as stream:
-        return score_table.part_counts(score_table.open_part(stream).schema_arrow)
+        return score_table.part_counts(score_table.open_part(stream, join(output, path)).schema_arrow)

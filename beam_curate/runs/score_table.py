@@ -7,10 +7,11 @@ A part is written when its shard is complete, so a stopped run keeps the parts i
 file's metadata; a reader refuses versions it does not know.
 """
 
+import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import BinaryIO, Final
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate.records import ScoredSample, ScorePart
+from beam_curate.storage.retrying import StorageError
 
 SCHEMA_VERSION: Final = "1"
 FOLDER: Final = "scores"
@@ -271,7 +273,25 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
     return both.take(pa.array(order)).combine_chunks()
 
 
-def open_part(stream: BinaryIO) -> pq.ParquetFile:
+@contextlib.contextmanager
+def damage_named(path: str) -> Iterator[None]:
+    """Names the file where pyarrow finds a Parquet file damaged: a block that reads it.
+
+    Raises:
+        ScoreTableError: The file is damaged, or none.
+    """
+    try:
+        yield
+    except StorageError:
+        raise  # not the file's fault; it has the path
+    except (pa.ArrowInvalid, OSError) as error:
+        message = " ".join(str(error).split())
+        raise ScoreTableError(
+            f"{path} is damaged, or no Parquet file: {message}; restore it, or make it again"
+        ) from error
+
+
+def open_part(stream: BinaryIO, path: str) -> pq.ParquetFile:
     """Opens a part for reading: read it with `use_threads=False`.
 
     Arrow's own threads would call the Python stream, and one that still holds it when the interpreter ends aborts the process
@@ -280,14 +300,12 @@ def open_part(stream: BinaryIO) -> pq.ParquetFile:
     Raises:
         ScoreTableError: It is no score table, or of a version that this package does not read.
     """
-    try:
+    with damage_named(path):
         part = pq.ParquetFile(stream)
-    except pa.ArrowInvalid as error:
-        raise ScoreTableError(f"not a score table: {error}") from error
     version = (part.schema_arrow.metadata or {}).get(b"beam_curate.schema_version", b"none").decode()
     if version != SCHEMA_VERSION:
         raise ScoreTableError(
-            f"score table version {version} is not read by this version of beam_curate, which reads {SCHEMA_VERSION}"
+            f"{path} has score table version {version}; this version of beam_curate reads {SCHEMA_VERSION}"
         )
     return part
 

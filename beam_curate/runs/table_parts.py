@@ -27,6 +27,7 @@ from beam_curate.runs.score_table import (
     SCHEMA_VERSION,
     VERDICTS,
     ScoreTableError,
+    damage_named,
     open_part,
     part_counts,
     part_name,
@@ -144,11 +145,12 @@ class Part:
 
     def __init__(self, place: TablePlace, shard_index: int, stack: contextlib.ExitStack) -> None:
         self.name = part_name(shard_index)
+        self._overlay_path = join(place.verdicts, part_name(shard_index, VERDICTS))
         self._place, self._stack = place, stack
         self._stored: pq.ParquetFile | None = None
         self._overlay: pq.ParquetFile | None = None
         if place.verdicts:
-            self._overlay = self._open(join(place.verdicts, part_name(shard_index, VERDICTS)), _OVERLAY_REMEDY)
+            self._overlay = self._open(self._overlay_path, _OVERLAY_REMEDY)
 
     @property
     def scores(self) -> pq.ParquetFile:
@@ -209,11 +211,13 @@ class Part:
         found: dict[str, pa.ChunkedArray] = {}
         upper, lower = ([name for name in names if (name in above) is there] for there in (True, False))
         if self._overlay is not None and upper:
-            table = read(self._overlay, upper)
+            with damage_named(self._overlay_path):
+                table = read(self._overlay, upper)
             found |= dict(zip(table.column_names, table.columns, strict=True))
         if lower:
             stored = self.scores.schema_arrow.names
-            table = read(self.scores, [name for name in lower if name in stored])
+            with damage_named(join(self._place.scores, self.name)):
+                table = read(self.scores, [name for name in lower if name in stored])
             found |= dict(zip(table.column_names, table.columns, strict=True))
             # Columns that there were none of when the part was written.
             later = {name: self.schema.field(name).type for name in lower if name not in stored}
@@ -249,7 +253,7 @@ class Part:
 
     def _open(self, path: str, remedy: str) -> pq.ParquetFile:
         try:
-            return open_part(self._stack.enter_context(open_read(path)))
+            return open_part(self._stack.enter_context(open_read(path)), path)
         except StorageError as error:
             if exists(path):
                 raise

@@ -82,8 +82,9 @@ class _PartWriter:
         table = score_table.to_table(rows, self.score_names, self.embedding_dim, dict(self.second))
         path = score_table.part_name(ref.shard_index)
         if ref.again:
-            with open_read(join(self.output, path)) as stream:
-                table = score_table.replace_failed(score_table.open_part(stream).read(use_threads=False), table)
+            before = join(self.output, path)
+            with open_read(before) as stream, score_table.damage_named(before):
+                table = score_table.replace_failed(score_table.open_part(stream, before).read(use_threads=False), table)
         return write_part(self.output, ref.shard_index, ref.shard, table)
 
 
