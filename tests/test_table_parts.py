@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(runs, name, kept):
     source, output, _ = runs
     path = (output if name == "verdicts" else source) / name / "part-00000.parquet"
     data = bytearray(path.read_bytes())
-    data[4:200] = b"x" * 196  # the first pages
+    data[4:2000] = b"x" * 1996  # the first pages
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(
         ScoreTableError, match=rf"^{path} is damaged, or no Parquet file: .*; restore it, or make it again"
