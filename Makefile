@@ -8,10 +8,10 @@ LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x8
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-image lock templates check format bench clean engines test-engines test-faults
+.PHONY: help demo test test-benchmarks test-image lock templates check format bench clean engines test-engines test-faults
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-14s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-17s%s\n", $$1, $$2}'
 
 $(VENV)/.installed: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -24,8 +24,11 @@ $(VENV)/.installed: setup.py pyproject.toml
 demo: $(VENV)/.installed  ## build a small dataset from real photographs and curate it
 	$(BIN)/python pipelines/demo.py --folder demo
 
-test: $(VENV)/.installed  ## run the tests, in two processes (nine minutes on two cores)
+test: $(VENV)/.installed  ## run the tests, in two processes (eight minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see that they work (three minutes)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests_benchmarks
 
 test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (10 GB, minutes)
 	TEST_IMAGE=1 $(BIN)/python -m pytest tests/test_docker.py

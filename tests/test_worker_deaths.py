@@ -1,5 +1,6 @@
 """A dead worker process ends a run, whichever of Beam's threads finds out first."""
 
+import signal
 import threading
 import time
 
@@ -7,6 +8,14 @@ import pytest
 
 from pipelines import worker_deaths
 from pipelines.worker_deaths import WorkerDiedError, ends_with_its_workers
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """SIGINT as a command has it: a process of pytest-xdist ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def worker_that_dies(seconds):

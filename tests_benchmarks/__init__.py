@@ -1,0 +1,1 @@
+"""The benchmarks on tiny input; `make test-benchmarks` runs these tests."""
