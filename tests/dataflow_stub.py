@@ -190,6 +190,29 @@ def dataflow(folder: pathlib.Path):
         emulator.stop()
 
 
+_DRIVER = """
+import importlib, json, sys, traceback
+for command, words in json.load(open(sys.argv[1])):
+    try:
+        status = importlib.import_module(f"pipelines.{command}").main(words)
+    except Exception:  # whatever it is, the other command lines are run too
+        traceback.print_exc()
+        status = -1
+    print(json.dumps({"status": status}), flush=True)
+"""
+
+
+def run_commands(service: Service, folder: pathlib.Path, cases: list[tuple[str, list[str]]]) -> tuple[list[int], str]:
+    """Runs command lines, each a command's name and words, in one process; gives their statuses, -1 for a crash, and the log."""
+    (folder / "cases.json").write_text(json.dumps(cases))
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, str(folder / "cases.json")],
+        cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    statuses = [json.loads(line)["status"] for line in done.stdout.splitlines() if line.startswith('{"status"')]
+    return statuses, f"{done.stdout}\n{done.stderr}"
+
+
 def submit(service: Service, folder: pathlib.Path, command: str, *flags: str) -> str:
     """Submits a command as a job of this service and waits until it has run; returns what it printed."""
     words = [

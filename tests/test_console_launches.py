@@ -1,15 +1,12 @@
 """Launches of the templates as from Google's console, which fills in every default that a template has and sends it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from safetensors.numpy import save_file
 
 from tests.conftest import ROOT, encoded, photo, tar_bytes
-from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow
+from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow, run_commands
 from tests.made_heads import mlp_state, nsfw_state
 
 IMAGE = "us-docker.pkg.dev/stub-project/images/beam-curate:1"
@@ -23,16 +20,6 @@ SCORED = [
     f"--input=gs://{BUCKET}/in/*.tar", f"--output=gs://{BUCKET}/scored", "--clip_model=ViT-S-32-alt", "--pretrained=random",
     "--aesthetic_head=random", "--nsfw_head=random", "--min_aesthetic=none", "--max_nsfw=none",
 ]  # fmt: skip
-DRIVER = """
-import importlib, json, sys, traceback
-for command, words in json.load(open(sys.argv[1])):
-    try:
-        status = importlib.import_module(f"pipelines.{command}").main(words)
-    except Exception:
-        traceback.print_exc()
-        status = -1
-    print(json.dumps({"status": status}), flush=True)
-"""
 
 
 def console(name, template, endpoint, **filled):
@@ -75,17 +62,11 @@ def launched(models, tmp_path_factory):
             "dedup": ("dedup", {}),
             "export": ("export", {}),
         }
-        cases = [["curate", SCORED]] + [
-            [template, console(name, template, service.endpoint, **filled)]
+        cases = [("curate", SCORED)] + [
+            (template, console(name, template, service.endpoint, **filled))
             for name, (template, filled) in launches.items()
         ]
-        (folder / "cases.json").write_text(json.dumps(cases))
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(folder / "cases.json")],
-            cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
-        statuses = [json.loads(line)["status"] for line in done.stdout.splitlines() if line.startswith('{"status"')]
-        log = f"{done.stdout}\n{done.stderr}"
+        statuses, log = run_commands(service, folder, cases)
         assert statuses[:1] == [0], log
         described = {name for name in launches if f"launch/{name}" in service.bucket.names()}
         jobs = {name: json.loads(service.bucket.read(f"launch/{name}")) for name in described}

@@ -3,11 +3,8 @@
 import importlib
 import io
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 import tarfile
 from itertools import pairwise
 
@@ -21,20 +18,9 @@ from pipelines.export_options import ExportOptions
 from pipelines.options import OptionError, parse
 from pipelines.select_options import SelectOptions
 from tests.conftest import ROOT, encoded, photo, tar_bytes
-from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow
+from tests.dataflow_stub import BUCKET, PROJECT, REGION, dataflow, run_commands
 
 DATAFLOW = ["--runner=DataflowRunner"]
-DRIVER = """
-import json, sys, traceback
-from pipelines import curate
-for case in json.load(open(sys.argv[1])):
-    try:
-        status = curate.main(case)
-    except Exception:
-        traceback.print_exc()
-        status = -1
-    print(json.dumps({"status": status}), flush=True)
-"""
 
 
 def settled(*words):
@@ -367,17 +353,12 @@ def submitted(tmp_path_factory):
             f"--dataflow_endpoint={service.endpoint}", f"--sdk_container_image={IMAGE}",
         ]  # fmt: skip
         cases = [
-            [*common, f"--output=gs://{BUCKET}/{name}", f"--job_name=case-{name}", *words]
+            ("curate", [*common, f"--output=gs://{BUCKET}/{name}", f"--job_name=case-{name}", *words])
             for name, words in CASES.items()
         ]
-        (folder / "cases.json").write_text(json.dumps(cases))
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(folder / "cases.json")],
-            cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
-        statuses = [json.loads(line)["status"] for line in done.stdout.splitlines() if line.startswith('{"status"')]
+        statuses, log = run_commands(service, folder, cases)
         workers = "".join(path.read_text() for path in folder.glob("*/log"))
-        yield Submitted(service, statuses, f"{done.stdout}\n{done.stderr}\n{workers}")
+        yield Submitted(service, statuses, f"{log}\n{workers}")
 
 
 def test_every_submission_succeeds(submitted):

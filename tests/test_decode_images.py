@@ -1,6 +1,7 @@
 """How far DecodeImages runs ahead of the model."""
 
 import threading
+from typing import ClassVar
 
 import apache_beam as beam
 import pytest
@@ -37,8 +38,8 @@ class Model(beam.DoFn):
     """Works on a batch until all images of the next one are decoded, as a slow model would."""
 
     decoded = Decoded()
-    waited: list = []  # noqa: RUF012
-    seen: list = []  # noqa: RUF012
+    waited: ClassVar[list] = []
+    seen: ClassVar[list] = []
 
     def start_bundle(self):
         self.batch = 0
