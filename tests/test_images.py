@@ -15,7 +15,7 @@ from open_clip.transform import image_transform
 from PIL import Image, ImageDraw, ImageOps
 
 from beam_curate import reasons
-from beam_curate.images import decoding, jpeg_decoding
+from beam_curate.images import decoding, jpeg_decoding, opening
 from beam_curate.images.decoding import (
     DECODERS,
     MAX_PIXELS,
@@ -351,7 +351,7 @@ def test_a_jpeg_of_very_many_scans_is_refused():
 
 
 def test_no_format_that_runs_a_program_is_opened():
-    opened = decoding._formats()
+    opened = opening._formats()
     assert {"JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"} <= set(opened)
     assert not {"EPS", "WMF", "IPTC", "MPEG", "HDF5", "GRIB", "BUFR"} & set(opened)
 
@@ -362,7 +362,7 @@ def test_pillow_prints_no_warnings():
         warnings.simplefilter("always")
         Image.open(io.BytesIO(data)).close()
         assert len(caught) == 1
-        decoding._quiet_pillow()
+        opening._quiet_pillow()
         assert failure(data).reason == reasons.TRUNCATED_IMAGE
     assert len(caught) == 1
 
@@ -499,7 +499,7 @@ def _outcome(data, options):
 
 def _pillow_decodes(data):
     try:
-        with Image.open(io.BytesIO(data), formats=decoding._formats()) as image:
+        with Image.open(io.BytesIO(data), formats=opening._formats()) as image:
             image.convert("RGB")
     except PILLOW_ERRORS:
         return False

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from beam_curate import reasons
-from beam_curate.images import decoding
+from beam_curate.images import opening
 from beam_curate.images.decoding import DECODERS, DecodeOptions, ImageError, decode_image
 from beam_curate.tars import samples
 from beam_curate.tars.headers import BLOCK
@@ -400,7 +400,7 @@ def test_a_shard_of_too_many_samples_ends(monkeypatch):
 def test_slow_encodings_have_a_lower_limit(monkeypatch):
     data = b"P2 64 64 255\n" + b"7 " * 64 * 64
     assert decode_image(data, OPTIONS)[0].width == 64
-    monkeypatch.setattr(decoding, "MAX_SLOW_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(opening, "MAX_SLOW_PIXELS", 64 * 64 - 1)
     with pytest.raises(ImageError, match="4096 pixels, the limit for this slow encoding is 4095"):
         decode_image(data, OPTIONS)
     decode_image(encoded(photo(1, 64, 65)), OPTIONS)

@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter, WriteWebDatasetShards, reasons
-from beam_curate.images import decoding
+from beam_curate.images import opening
 from beam_curate.images.errors import PILLOW_ERRORS
 from beam_curate.records import EmbeddedSample, Shard
 from beam_curate.tars.headers import BLOCK
@@ -99,7 +99,7 @@ def check_shard(data, *, seekable=False, options=None, **limits):
 def pillow_decodes(data):
     """Whether plain Pillow opens, loads and converts an image, in a format that runs no program."""
     try:
-        with Image.open(io.BytesIO(data), formats=decoding._formats()) as image:
+        with Image.open(io.BytesIO(data), formats=opening._formats()) as image:
             image.load()
             image.convert("RGB")
     except PILLOW_ERRORS:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from beam_curate.duplicates.spilling import WORK
-from beam_curate.images import colours, exif
+from beam_curate.images import colours, exif, loading
 from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
 from beam_curate.images.errors import ImageError, pillow_errors
 from beam_curate.storage.files import atomic_output, exists, join, open_read
@@ -44,7 +44,7 @@ def hash_image(data: bytes, max_pixels: int) -> ImageHash:
     options = DecodeOptions(decoder=PILLOW, extract_exif=False, max_pixels=max_pixels)
     image, orientation, facts = open_image(data, options)
     with pillow_errors(facts):
-        image.load()
+        loading.load(image, data)
         upright = exif.turn_upright(colours.to_rgb(image), orientation)
     digest = hashlib.sha256(b"%dx%d " % upright.size)
     digest.update(upright.tobytes())

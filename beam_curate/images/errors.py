@@ -9,7 +9,7 @@ from typing import Final
 from PIL import Image, UnidentifiedImageError
 
 from beam_curate import reasons
-from beam_curate.images import exif
+from beam_curate.images import exif, tiff_layout
 from beam_curate.records import ImageFacts
 
 # Of bytes that no reader accepts, what they tell: a damaged image, or an image of a format that is not read.
@@ -18,8 +18,7 @@ _DAMAGED: Final = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
+    *((signature, "TIFF") for signature in tiff_layout.SIGNATURES),
 )
 _NOT_READ: Final = (
     (b"%!PS", "EPS"),
@@ -57,18 +56,27 @@ class ImageError(ValueError):
         return f"{self.reason}: {self.message}"
 
 
+class UnsupportedKindError(Exception):
+    """A kind of image that Pillow opens and would read as something else; the message says which, for a person."""
+
+
 @contextmanager
 def pillow_errors(facts: ImageFacts, data: bytes = b"") -> Iterator[None]:
     """Turns what Pillow raises into an `ImageError`; `data` is given when the format is not yet known."""
     try:
         yield
     except UnidentifiedImageError as error:
-        raise ImageError(*_unidentified(data[:16]), facts) from error
+        raise ImageError(*_unidentified(data), facts) from error
+    except UnsupportedKindError as error:
+        raise ImageError(reasons.UNSUPPORTED_IMAGE, str(error), facts) from error
     except PILLOW_ERRORS as error:
         raise ImageError(_reason(error, data), _message(error), facts) from error
 
 
-def _unidentified(prefix: bytes) -> tuple[str, str]:
+def _unidentified(data: bytes) -> tuple[str, str]:
+    prefix = data[:16]
+    if prefix.startswith(tiff_layout.SIGNATURES) and (stored := tiff_layout.describe_unread(data)):
+        return reasons.UNSUPPORTED_IMAGE, f"a TIFF of {stored}, which Pillow does not read"
     for signature, name in _DAMAGED:
         if prefix.startswith(signature):
             return reasons.CORRUPT_IMAGE, f"it begins as {name}, but Pillow cannot read its header"

@@ -52,7 +52,7 @@ def read_exif(image: Image.Image) -> Image.Exif | None:
     Only what the opened file has shown so far is read. A PNG may have its EXIF after the pixels: for that, ask again when
     it is loaded (Pillow's own `getexif` would load it right here).
     """
-    if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}:
+    if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif"}:
         return None
     try:
         exif = Image.Image.getexif(image)

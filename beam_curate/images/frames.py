@@ -1,5 +1,6 @@
-"""How many frames an image file has: more than one if it moves."""
+"""How many frames an image file has, more than one if it moves, and which part of the picture the first one is."""
 
+import struct
 from typing import Final
 
 from PIL import Image
@@ -28,6 +29,39 @@ def count_frames(image: Image.Image, data: bytes) -> int:
     if image.format == "GIF":
         return gif_frames(data)
     return max(1, int(getattr(image, "n_frames", 1))) if image.format in _ANIMATED else 1
+
+
+def first_frame_box(image: Image.Image, data: bytes) -> tuple[int, int, int, int] | None:
+    """Gives the part of an opened, not yet loaded image that its first frame covers; None for the whole of it.
+
+    The rest is transparent, as browsers show it. Pillow gives it the first colour of a GIF's palette, and black in a WebP
+    without alpha.
+
+    Source: the GIF89a specification, section 20; the WebP container specification, ANMF.
+
+    Returns:
+        (left, top, right, bottom) in pixels.
+    """
+    box = None
+    if image.format == "GIF":
+        box = next((tuple(tile[1]) for tile in getattr(image, "tile", ())), None)
+    elif image.format == "WEBP":
+        at = 12
+        while at + 24 <= len(data):
+            name, length = struct.unpack_from("<4sI", data, at)
+            if name == b"ANMF":
+                # x / 2, y / 2, width - 1 and height - 1 of 24 bits each
+                left, top, wide, high = (int.from_bytes(data[at + 8 + i : at + 11 + i], "little") for i in (0, 3, 6, 9))
+                box = (2 * left, 2 * top, 2 * left + wide + 1, 2 * top + high + 1)
+                break
+            at += 8 + length + length % 2
+    if (
+        box is None
+        or len(box) != 4
+        or (box[0] <= 0 and box[1] <= 0 and box[2] >= image.width and box[3] >= image.height)
+    ):
+        return None
+    return box
 
 
 def gif_frames(data: bytes) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from PIL import Image
 
-from beam_curate.images import colours, exif, jpeg_decoding, resizing
+from beam_curate.images import colours, exif, jpeg_decoding, loading, resizing
 from beam_curate.images.decoding import MAX_PIXELS, DecodeOptions, open_image
 from beam_curate.images.errors import pillow_errors
 from beam_curate.records import ImageFacts
@@ -134,7 +134,7 @@ def reencode(data: bytes, reencoding: Reencoding) -> tuple[bytes, ImageFacts]:
         if image.format in (_JPEG, "MPO"):
             factor = jpeg_decoding.scale_factor(image, min(stored))
             image.draft(None, (image.width // factor, image.height // factor))
-        image.load()
+        loading.load(image, data)
         profile = _rgb_profile(image)
         pixels = colours.to_rgb(image)
         if pixels.size != stored:

@@ -1,0 +1,108 @@
+"""Opens an image of which nothing is known: what its header says, checked against the limits; no pixel is decoded."""
+
+import functools
+import hashlib
+import logging
+import warnings
+from dataclasses import replace
+from io import BytesIO
+from typing import Final
+
+from PIL import Image
+
+from beam_curate import reasons
+from beam_curate.images import exif, loading
+from beam_curate.images.errors import ImageError, pillow_errors
+from beam_curate.images.frames import count_frames
+from beam_curate.images.options import DecodeOptions
+from beam_curate.images.tiff_bounds import bound_directories
+from beam_curate.records import ImageFacts
+
+MAX_JPEG_SCANS: Final = 100
+"""Progressive JPEGs of more scans are refused: a scan of a few bytes costs 0.6 ns for each pixel of the image (measured).
+
+Encoders write about 10. Source for the attack: "Two Issues with the JPEG Standard", the libjpeg-turbo project.
+"""
+
+MAX_SLOW_PIXELS: Final = 1 << 25
+"""The most pixels of an image for which Pillow has no decoder but one in Python (QOI, plain PPM, 16-bit PPM, …), 33.5 million.
+
+Those take 0.1 to 1.6 microseconds a pixel (measured), so at most about a minute instead of five.
+"""
+
+# Pillow's formats except those that run a program (EPS: Ghostscript), that open what they embed without this list (IPTC), or
+# that it can only identify (BUFR, GRIB, HDF5, MPEG, WMF).
+_FORMATS: Final = (
+    "AVIF BLP BMP CUR DCX DDS DIB FITS FLI FTEX GBR GIF ICNS ICO IM IMT JPEG JPEG2000 MCIDAS MSP PCD PCX PIXAR PNG PPM "
+    "PSD QOI SGI SPIDER SUN TGA TIFF WEBP XBM XPM XVTHUMB"
+)
+
+
+def _quiet_pillow() -> None:
+    """Keeps Pillow's remarks on bad files from being printed for each: they are no news beside the sample's failure.
+
+    Filters belong to the whole process, and setting them for each call is not safe with threads: so once, at import.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+
+
+_quiet_pillow()
+bound_directories()
+
+
+def open_image(data: bytes, options: DecodeOptions) -> tuple[Image.Image, int, ImageFacts]:
+    """Opens an image and checks its header; no pixel is decoded.
+
+    Returns:
+        The image, not loaded, its EXIF orientation (1 if that is not to be applied), and its facts.
+
+    Raises:
+        ImageError: The header cannot be read, or claims too many pixels or none.
+    """
+    facts = ImageFacts(0, 0, "", hashlib.sha256(data).hexdigest(), len(data))
+    if not data:
+        raise ImageError(reasons.NOT_AN_IMAGE, "the image member is empty (0 bytes)", facts)
+    with pillow_errors(facts, data):
+        image = Image.open(BytesIO(data), formats=_formats())
+        facts = replace(facts, format=image.format or "", frames=count_frames(image, data))
+    with pillow_errors(facts):
+        loading.prepare(image, data)
+    orientation, facts = describe(image, options, facts)
+    # Pillow notes that a JPEG is progressive: only then can it have many scans, and only then are they counted.
+    if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
+        message = f"a progressive JPEG of {scans} scans, more than {MAX_JPEG_SCANS}: decoding it could take minutes"
+        raise ImageError(reasons.UNSUPPORTED_IMAGE, message, facts)
+    pixels = facts.width * facts.height
+    # Pillow's table of decoders holds those written in Python.
+    if pixels > MAX_SLOW_PIXELS and any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ())):
+        message = f"a {facts.format} image of {pixels} pixels, the limit for this slow encoding is {MAX_SLOW_PIXELS}"
+        raise ImageError(reasons.TOO_MANY_PIXELS, message, facts)
+    return image, orientation, facts
+
+
+def describe(image: Image.Image, options: DecodeOptions, facts: ImageFacts) -> tuple[int, ImageFacts]:
+    """Completes the facts and checks the size; gives them with the EXIF orientation to apply."""
+    # Sizes are read from text in some formats (IM): they may have fractions, signs or three parts.
+    if len(image.size) != 2 or not all(isinstance(side, int) and side > 0 for side in image.size):
+        size = " x ".join(map(str, image.size))
+        raise ImageError(
+            reasons.CORRUPT_IMAGE, f"the image is {size}: no pixels", replace(facts, format=image.format or "")
+        )
+    tags = exif.read_exif(image)
+    orientation = exif.orientation(image, tags) if options.apply_exif_orientation else 1
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    text = exif.exif_json(tags) if options.extract_exif and not facts.exif else facts.exif
+    facts = replace(facts, width=width, height=height, format=image.format or "", exif=text)
+    if width * height > options.max_pixels:
+        message = f"the image is {width} x {height} = {width * height} pixels, the limit is {options.max_pixels}"
+        raise ImageError(reasons.TOO_MANY_PIXELS, message, facts)
+    return orientation, facts
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The allowed formats that this Pillow was built with, in the order in which it tries them itself."""
+    Image.init()
+    allowed = set(_FORMATS.split())
+    return tuple(name for name in Image.ID if name in allowed)
