@@ -11,8 +11,9 @@ import numpy as np
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-RAW, DEFLATE = 1, 8
+RAW, DEFLATE, PACKBITS = 1, 8, 32773
 _FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 16: "Q"}
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}
 
 
@@ -60,9 +61,13 @@ def _packed(part, kind):
         data = kind.encode(part, b"".join(rows))
     elif kind.compression == DEFLATE:
         data = zlib.compress(b"".join(rows))
+    elif kind.compression == PACKBITS:  # of at most 128 bytes each, which are not repeated
+        data = b"".join(
+            bytes([len(row[at : at + 128]) - 1]) + row[at : at + 128] for row in rows for at in range(0, len(row), 128)
+        )
     else:
         data = b"".join(rows)
-    return bytes(int(f"{byte:08b}"[::-1], 2) for byte in data) if kind.reverse_bits else data
+    return data.translate(_REVERSED) if kind.reverse_bits else data
 
 
 def _row(row, kind):

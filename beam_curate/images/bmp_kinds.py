@@ -1,4 +1,4 @@
-"""BMP: palettes of greys and runs of 4 bits that Pillow garbles, and the alpha of 16 bits.
+"""BMP: palettes of greys and runs that Pillow garbles, and the alpha of 16 bits.
 
 Source: Microsoft's documentation of BITMAPINFOHEADER, BITMAPV4HEADER and of bitmap compression.
 """
@@ -30,7 +30,7 @@ def prepare(image: Image.Image, data: bytes) -> None:
         if compression not in (_RLE8, _RLE4):
             raw_mode = "P" if bits == 8 else f"P;{bits}"
             image.tile = [tile._replace(args=(raw_mode, *tile.args[1:])) for tile in image.tile]  # type: ignore[index]
-    if compression == _RLE4:
+    if compression in (_RLE8, _RLE4):
         image.tile = [tile._replace(codec_name=_RUNS) for tile in image.tile]
 
 
@@ -61,7 +61,7 @@ def _header(image: Image.Image, data: bytes) -> tuple[int, int, int]:
 
 
 class _RunDecoder(ImageFile.PyDecoder):
-    """Decodes runs of 4 bits. Pillow's own decoder loses a pixel of every run of an odd number that is not repeated."""
+    """Decodes runs. Pillow's own decoder loses empty rows, and of 4 bits a pixel of each odd run that is not repeated."""
 
     _pulls_fd = True
 
@@ -82,7 +82,7 @@ class _RunDecoder(ImageFile.PyDecoder):
                 if len(run) < kept:
                     break
             elif value == 0:
-                pixels += bytes(-len(pixels) % width)
+                pixels += bytes(width - x)
                 x = 0
             else:
                 step = self.fd.read(2)
@@ -90,17 +90,18 @@ class _RunDecoder(ImageFile.PyDecoder):
                     break
                 pixels += bytes(step[0] + step[1] * width)
                 x = len(pixels) % width
-        self.set_as_raw(bytes(pixels), "P", (0, self.args[-1]))
+        self.set_as_raw(bytes(pixels), "L" if self.mode == "L" else "P", (0, self.args[-1]))
         return -1, 0
 
     def _run(self, count: int, value: int) -> tuple[int, bytes]:
-        """The number of pixels and the pixels of a repeated pair (`count` of them), or of `value` pixels that follow."""
+        """The number of pixels and the pixels: `count` times what `value` holds, or `value` pixels that follow."""
+        four = self.args[-2]
         if count:
-            return count, bytes((value >> 4, value & 15)) * (count // 2 + 1)
+            return count, bytes((value >> 4, value & 15)) * (count // 2 + 1) if four else bytes((value,)) * count
         assert self.fd is not None
-        # Two pixels to a byte, and bytes to a multiple of two.
-        stored = self.fd.read((value + 3) // 4 * 2)
-        return value, bytes(pixel for byte in stored for pixel in (byte >> 4, byte & 15))
+        # With 4 bits two pixels to a byte; and bytes to a multiple of two.
+        stored = self.fd.read((value + 3) // 4 * 2 if four else (value + 1) // 2 * 2)
+        return value, bytes(pixel for byte in stored for pixel in (byte >> 4, byte & 15)) if four else stored
 
 
 Image.register_decoder(_RUNS, _RunDecoder)
