@@ -22,6 +22,9 @@ from beam_curate.records import Failure, ImageFacts, Sample, SampleRef
 from beam_curate.transforms.decode_images import DecodeImages, decode_sample
 from pipelines import curate
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.kinds import picture
+from tests.test_bmp_kinds import PALETTES, RLE4, bmp, repeated
+from tests.tiffs import Tiff, write_tiff
 
 INSTALLED = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 needs_dali = pytest.mark.skipif(
@@ -112,6 +115,10 @@ def others() -> dict[str, bytes]:
         "empty": b"",
         "no image": b"\xff\xd8\xff" + b"x" * 50,
         "text": b"hello",
+        "TIFF in planes of 16 bits": write_tiff(np.asarray(image).astype(int) * 257, Tiff(bits=16, planes=True)),
+        "BMP with runs": bmp(
+            repeated(picture(1, 3)[..., 0], True), 4, compression=RLE4, palette=PALETTES["colours"](4)
+        ),
     }
 
 

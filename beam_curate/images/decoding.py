@@ -11,9 +11,10 @@ than the reference at 640 x 480 and at 1024 x 768, 3 times at 12 megapixels, and
 What these refuse goes to Pillow.
 
 What differs from open_clip's transform: EXIF orientation is applied (an option), and the image becomes RGB before it is
-resized, not after. So grey, palette and CMYK images are resized as what they show.
+resized, not after. So grey, palette and CMYK images are resized as what they show. And kinds of images that Pillow reads without
+an error as something else are mended, or refused (see `loading`).
 
-Bounds, for bytes made to hurt: the header's pixel count is checked before anything is decoded. At the peak a pixel costs 4 to 9
+Bounds, for bytes made to hurt: the header's pixel count is checked before anything is decoded. At the peak a pixel costs 4 to 10
 bytes of memory, 16 in WebP: with the default limit at most 2.8 GB a thread (measured), so lower `max_pixels` where memory is
 short. JPEGs of very many scans are refused, no external program is ever run, and Pillow's own limits on text chunks, tiles and
 embedded images stay in force. What libtiff writes to standard error about damaged TIFFs cannot be silenced from here.

@@ -11,6 +11,7 @@ _ANIMATED: Final = ("AVIF", "FLI", "PNG", "WEBP")
 MAX_BLOCKS: Final = 1 << 20
 """The most blocks of a GIF that are looked at, 0.1 s of work; a still GIF of 128 MiB has half as many."""
 
+_MAX_CHUNKS: Final = 1 << 12  # of a WebP before its first frame; real ones have three
 _IMAGE: Final = 0x2C
 _EXTENSION: Final = 0x21
 _TRAILER: Final = 0x3B
@@ -46,22 +47,26 @@ def first_frame_box(image: Image.Image, data: bytes) -> tuple[int, int, int, int
     if image.format == "GIF":
         box = next((tuple(tile[1]) for tile in getattr(image, "tile", ())), None)
     elif image.format == "WEBP":
-        at = 12
-        while at + 24 <= len(data):
-            name, length = struct.unpack_from("<4sI", data, at)
-            if name == b"ANMF":
-                # x / 2, y / 2, width - 1 and height - 1 of 24 bits each
-                left, top, wide, high = (int.from_bytes(data[at + 8 + i : at + 11 + i], "little") for i in (0, 3, 6, 9))
-                box = (2 * left, 2 * top, 2 * left + wide + 1, 2 * top + high + 1)
-                break
-            at += 8 + length + length % 2
-    if (
-        box is None
-        or len(box) != 4
-        or (box[0] <= 0 and box[1] <= 0 and box[2] >= image.width and box[3] >= image.height)
-    ):
+        box = _webp_box(data)
+    if box is None or len(box) != 4:
         return None
-    return box
+    left, top, right, bottom = box
+    whole = left <= 0 and top <= 0 and right >= image.width and bottom >= image.height
+    return None if whole else (left, top, right, bottom)
+
+
+def _webp_box(data: bytes) -> tuple[int, int, int, int] | None:
+    at = 12
+    for _ in range(_MAX_CHUNKS):
+        if at + 24 > len(data):
+            break
+        name, length = struct.unpack_from("<4sI", data, at)
+        if name == b"ANMF":
+            # Half of x and y, width - 1 and height - 1, of 24 bits each.
+            left, top, wide, high = (int.from_bytes(data[at + 8 + i : at + 11 + i], "little") for i in (0, 3, 6, 9))
+            return 2 * left, 2 * top, 2 * left + wide + 1, 2 * top + high + 1
+        at += 8 + length + length % 2
+    return None
 
 
 def gif_frames(data: bytes) -> int:

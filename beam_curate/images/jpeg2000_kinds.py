@@ -26,9 +26,8 @@ def prepare(data: bytes) -> None:
     Raises:
         UnsupportedKindError: They are such ones.
     """
-    header = dict(reversed(list(_boxes(data)))).get(b"jp2h", b"")  # the first of each name
-    found = dict(reversed(list(_boxes(header))))
-    colour, channels = found.get(b"colr", b""), found.get(b"cdef", b"")
+    header = _box(data, b"jp2h")
+    colour, channels = _box(header, b"colr"), _box(header, b"cdef")
     if len(colour) >= 7 and colour[0] == _ENUMERATED:
         space = struct.unpack_from(">I", colour, 3)[0]
         if space not in _KNOWN_SPACES:
@@ -65,13 +64,14 @@ def _depth(data: bytes) -> int:
     return max(((depth & 0x7F) + 1 for depth in data[start + 42 : start + 42 + 3 * count : 3]), default=0)
 
 
-def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The boxes of a file or of a box, as (name, contents) in their order, up to one that does not fit."""
-    found, at = [], 0
+def _box(data: bytes, name: bytes) -> bytes:
+    """What the first box of a name holds, in a file or in the contents of a box; nothing if there is none."""
+    at = 0
     while at + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, at)
+        length, found = struct.unpack_from(">I4s", data, at)
         if length < 8:
-            break  # 0: up to the end, 1: a length of 8 bytes; only the codestream is so long
-        found.append((name, data[at + 8 : at + length]))
+            break  # 0: up to the end, 1: a length of 8 bytes; only the codestream, which is the last, is so long
+        if found == name:
+            return data[at + 8 : at + length]
         at += length
-    return found
+    return b""
