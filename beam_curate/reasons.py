@@ -68,10 +68,10 @@ REJECTIONS: Final = (
 
 DESCRIPTIONS: Final[dict[str, str]] = {
     UNREADABLE_SHARD: "the shard could not be opened or read at all",
-    NOT_A_TAR: "the shard's first block is no tar header, compressed or not",
+    NOT_A_TAR: "no tar header was found in the shard, compressed or not; the message says what it is, where that can be told",
     EMPTY_SHARD: "the shard is a valid tar without any sample in it",
     TRUNCATED_TAR: "the shard ends in the middle of this sample; the samples before it are good",
-    CORRUPT_TAR: "a damaged header here; reading went on at the next good header",
+    CORRUPT_TAR: "a damaged header here, or zeros where members should be; reading went on at the next good header",
     CORRUPT_COMPRESSION: "the gzip or zstd stream is damaged from here on",
     UNSUPPORTED_COMPRESSION: "the shard is compressed with a method that is not read (gzip and zstd are)",
     SHARD_TOO_LARGE: "the compressed shard expands beyond the limit (a decompression bomb), or the shard has too many samples",

@@ -191,3 +191,15 @@ def test_storage_errors_pass_through():
     for data in (TAR, COMPRESSED["gzip"], COMPRESSED["zstd"]):
         with pytest.raises(OSError, match="the disk is gone"):
             open_decompressed(Broken(data)).read()
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_decompressed_stream_can_go_back_if_the_stored_one_can(name):
+    stored = io.BytesIO(b"before" + COMPRESSED[name])
+    stored.seek(6)
+    stream = open_decompressed(stored, max_bytes=len(TAR))
+    for position in (150_000, 1000, 0, 200_000, 70_001):
+        stream.seek(position)
+        assert stream.tell() == position
+        assert stream.read(3000) == TAR[position : position + 3000]
+    assert not open_decompressed(OnlyRead(COMPRESSED[name])).seekable()

@@ -298,7 +298,7 @@ def test_one_input_for_each_reason(reason):
 
 
 @pytest.mark.parametrize(
-    "data", [bytes(1024), bytes(20_000), tar_bytes([]), tar_bytes([("README", b"")]), gzip.compress(b"", mtime=0)]
+    "data", [bytes(1024), bytes(10_752), tar_bytes([]), tar_bytes([("README", b"")]), gzip.compress(b"", mtime=0)]
 )
 def test_other_empty_shards(data):
     assert outcome(read(data)) == [("", reasons.EMPTY_SHARD)]
@@ -369,9 +369,6 @@ def test_good_neighbours_survive_a_damaged_header_and_cut_samples_do_not_pass(ex
             damaged[offset : offset + 512] = b"\xaa" * 512
         rows = read(bytes(damaged))
         hit = f"s{member // len(extensions)}"
-        if offset == 0 and how == "garbage":
-            assert outcome(rows) == [("", reasons.NOT_A_TAR)]
-            continue
         check_damaged(damaged, rows, whole)
         assert set(good(rows)) == set(whole) - {hit}
         failed = [(key, reason) for key, reason in outcome(rows) if reason]

@@ -7,7 +7,7 @@ or ends early raises while it is read; it never just ends.
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 import zstandard
@@ -23,6 +23,18 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _UNSUPPORTED = (
     ("bzip2", b"BZh"),
+    ("grzip", b"GRZipII\0"),
+    ("lrzip", b"LRZI"),
+    ("rzip", b"RZIP"),
+    ("zpaq", b"7kSt"),
+    ("zpaq", b"zPQ"),
+    ("snappy", b"\xff\x06\0\0sNaPpY"),
+    ("pbzx", b"pbzx"),
+    ("lzfse", b"bvx"),
+    ("lizard", b"\x06\x22\x4d\x18"),
+    ("lz5", b"\x05\x22\x4d\x18"),
+    ("pack", b"\x1f\x1e"),
+    ("compress -H", b"\x1f\xa0"),
     ("xz", b"\xfd7zXZ\0"),
     ("lz4", b"\x04\x22\x4d\x18"),
     ("lz4", b"\x02\x21\x4c\x18"),
@@ -59,6 +71,9 @@ def compression_of(head: bytes) -> str:
     for name, magic in _UNSUPPORTED:
         if head.startswith(magic):
             return name
+    # A zlib stream: its two bytes are a multiple of 31, with the usual window of 32 KiB. A text could begin so, no tar.
+    if head[:1] == b"x" and head[1:2] in (b"\x01", b"\x9c", b"\xda"):
+        return "zlib"
     # The old lzma format has no magic: usual properties (0x5d), a dictionary of at least 4 KiB, an unknown size.
     if head[:3] == b"\x5d\0\0" and head[5:13] == b"\xff" * 8:
         return "lzma"
@@ -73,7 +88,8 @@ def is_compressed(head: bytes) -> bool:
 def open_decompressed(raw: BinaryIO, *, max_bytes: int | None = None) -> BinaryIO:
     """The uncompressed bytes of a shard, from the stream's position on.
 
-    Reads as far as a 512-byte block to tell what it is. A plain stream that can seek is given back as it is.
+    Reads as far as a 512-byte block to tell what it is. A plain stream that can seek is given back as it is. Of a compressed
+    one that can, what is given can seek as well; to go back, it decompresses from the start again.
 
     Args:
         raw: The shard as it is stored. It is the caller's to close.
@@ -84,21 +100,26 @@ def open_decompressed(raw: BinaryIO, *, max_bytes: int | None = None) -> BinaryI
             early or grows beyond the limit.
         OSError: The storage cannot be read.
     """
+    origin = raw.tell() if raw.seekable() else None
     head = _read_full(raw, BLOCK)
     name = compression_of(head)
-    if not name and raw.seekable():
-        raw.seek(-len(head), io.SEEK_CUR)
-        return raw
-    stream = io.BufferedReader(_Rejoined(head, raw), _READ_BLOCK)
+    if origin is not None:
+        raw.seek(origin)
+        if not name:
+            return raw
+    stream = io.BufferedReader(_Rejoined(b"" if origin is not None else head, raw), _READ_BLOCK)
     if not name:
         return stream
-    if name == "gzip":
-        blocks = _gzip_blocks(stream)
-    elif name == "zstd":
-        blocks = _zstd_blocks(stream)
-    else:
+    if name not in _DECODERS:
         raise _unsupported(name)
-    return io.BufferedReader(_Decompressed(blocks, max_bytes), _READ_BLOCK)
+    decode = _DECODERS[name]
+
+    def again() -> Iterator[bytes]:
+        raw.seek(origin or 0)
+        return decode(io.BufferedReader(_Rejoined(b"", raw), _READ_BLOCK))
+
+    decompressed = _Decompressed(decode(stream), max_bytes, None if origin is None else again)
+    return io.BufferedReader(decompressed, _READ_BLOCK)
 
 
 def _unsupported(name: str) -> CompressionError:
@@ -138,10 +159,16 @@ class _Rejoined(io.RawIOBase):
 
 
 class _Decompressed(io.RawIOBase):
-    """The bytes that a decoder gives, with its errors made CompressionErrors and its length limited."""
+    """The bytes that a decoder gives, with its errors made CompressionErrors and its length limited.
 
-    def __init__(self, blocks: Iterator[bytes], max_bytes: int | None) -> None:
+    With `again`, which gives all the bytes once more, it can seek to a position that has been read.
+    """
+
+    def __init__(
+        self, blocks: Iterator[bytes], max_bytes: int | None, again: Callable[[], Iterator[bytes]] | None
+    ) -> None:
         self._blocks = blocks
+        self._again = again
         self._rest = memoryview(b"")
         self._total = 0
         self._max_bytes = max_bytes
@@ -158,6 +185,26 @@ class _Decompressed(io.RawIOBase):
         view[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
+
+    def seekable(self) -> bool:
+        return self._again is not None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position = self._total - len(self._rest)
+        wanted = offset + (position if whence == io.SEEK_CUR else 0)
+        if self._again is None or whence == io.SEEK_END:
+            raise io.UnsupportedOperation("a decompressed stream cannot seek so")
+        if wanted < position:
+            self._blocks, self._rest, self._total, self._error = self._again(), memoryview(b""), 0, None
+            position = 0
+        while position < wanted and (rest := self._rest or memoryview(self._next_block())):
+            skipped = min(len(rest), wanted - position)
+            self._rest = rest[skipped:]
+            position += skipped
+        return position
+
+    def tell(self) -> int:
+        return self._total - len(self._rest)
 
     def _next_block(self) -> bytes:
         if self._error is None:
@@ -255,3 +302,6 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
     if len(data) < size:
         raise EOFError("the file ends within a zstd frame")
     return data
+
+
+_DECODERS: Final[dict[str, Callable[[BinaryIO], Iterator[bytes]]]] = {"gzip": _gzip_blocks, "zstd": _zstd_blocks}

@@ -1,27 +1,34 @@
 """A streaming tar reader that knows where each member lies, and that goes on after damage.
 
-It reads forward only, holds one member's body at most, and reports damage as events among the members instead of raising,
+It reads forward, holds one member's body at most, and reports damage as events among the members instead of raising,
 so that one bad block costs what it touches and nothing more.
+
+The end of a tar is not believed on sight: what follows an end mark is read as `tar --ignore-zeros` does, for zeros are also
+what a part of a download that never came leaves. Zeros are an end mark without a doubt only where a writer would have
+put one: the two blocks and the padding to a whole record that tar and Python's tarfile write. Nor is a size believed
+that leads to no header: then the reader goes back, if the stream can, and looks for headers in what it took for a body.
 """
 
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
 from beam_curate.reasons import CORRUPT_TAR, NOT_A_TAR, TRUNCATED_TAR
 from beam_curate.tars import headers
+from beam_curate.tars.blocks import BlockStream
+from beam_curate.tars.compression import compression_of
+from beam_curate.tars.extensions import EXTENSIONS, Extension
 from beam_curate.tars.headers import BLOCK, ZEROS, Header, padded, parse_header
+from beam_curate.tars.kinds import Kind, kind_of, text_in
 
-MAX_EXTENSION_BYTES: Final = 1 << 20
-"""The largest extended header (long name or pax) that is read; real ones are below a few KiB."""
+RECORD: Final = 20 * BLOCK
+"""Writers fill up a tar to a multiple of this, 10,240 bytes. Source: POSIX.1-2017, pax, option -b; GNU tar manual, "Blocking"."""
+MAX_END_BYTES: Final = RECORD + BLOCK
+"""The longest end of a tar: one block to the end of a record, the second block of the mark, and the rest of its record. A
+larger blocking factor (`tar -b`) puts more, but that looks as a shard does of which the last part never came."""
 
-_READ_BLOCK = 1 << 20
-_SEEK_FROM = 1 << 16  # skipping less than this is faster by reading on
 _NAME_FIELDS = 500  # a header's first bytes, in which the name and its prefix lie
-_SPARSE_MORE = 482  # in a GNU sparse header and in the blocks of its map: whether another map block follows
-_SPARSE_MAP_MORE = 504
-_EXTENSIONS = (headers.GNU_LONG_NAME, headers.GNU_LONG_LINK, headers.PAX_GLOBAL, *headers.PAX)
+_SPARSE_MAP_MORE = 504  # in a block of a sparse map: whether another one follows
+_TRACE = 16  # so many zeros at the end of a body before a hole come from the hole
 
 
 class TarEntry(NamedTuple):
@@ -40,36 +47,35 @@ class TarEntry(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """A damaged spot: where it begins, a reason of reasons.py, a message, and the name of the member hit if it is known."""
+    """A damaged spot: where it begins, a reason of reasons.py, a message, and the name of the member hit if it is known.
+
+    `body` is the offset of the member right before the spot if the damage reaches into its body as well.
+    """
 
     offset: int
     reason: str
     message: str
     name: str | None = None
+    body: int | None = None
 
 
-@dataclass
-class _Extension:
-    """What extended headers said of the next member; of several that say the same, the first counts, as in tarfile."""
+class EndMark(NamedTuple):
+    """An end mark at `offset` after which another archive follows: no damage, as far as its bytes tell."""
 
-    present: bool = False
-    lost: bool = False
-    name: str | None = None
-    size: int | None = None
-    sparse: bool = False
+    offset: int
 
 
 class TarReader:
     """Reads a tar from a stream.
 
-    Iterate over `events()`; between an entry and the next event `read_body()` gives its bytes, else they are skipped. The
-    archive ends at its first end marker, as in tarfile's default mode: what follows is not looked at. A single block of
-    zeros with a good header somewhere after it is no end marker but damage. Global pax headers are skipped: a name or a
-    size for all members alike means nothing.
+    Iterate over `events()`; between an entry and the next event `read_body()` gives its bytes, else they are skipped.
+    Global pax headers are skipped: a name or a size for all members alike means nothing.
 
     Attributes:
         end_marker: Whether the archive ended with an end marker. False while reading, and after an end without one, which
             is no damage in itself (tarfile accepts it too).
+        zeros_at_end: The offset of the last member's body if that, too, ends in a block of zeros (or has nothing else), and
+            the shard ends after it.
     """
 
     def __init__(self, stream: BinaryIO, *, seekable: bool = False) -> None:
@@ -80,187 +86,239 @@ class TarReader:
             seekable: Whether the stream has a cheap `seek`, by which large bodies are then skipped.
         """
         self.end_marker = False
-        self._stream = stream
-        self._position = 0
+        self.zeros_at_end: int | None = None
+        self._blocks = BlockStream(stream, seekable=seekable)
         self._left = 0  # what is unread of the current body
         self._any_header = False
         self._any_magic = False
-        self._extended = False  # whether the last member had an extended header
-        self._doubtful = False  # whether the next member may have lost one to damage
-        self._size: int | None = None
-        if seekable:
-            start = stream.tell()
-            self._size = stream.seek(0, io.SEEK_END) - start
-            stream.seek(start)
+        self._stand_ins = False  # whether a name that would have fitted into its header stands in an extended header
+        self._doubtful = False  # whether the next member may have lost its extended header to damage
+        self._any_entry = False
+        self._before: TarEntry | None = None  # the member right before the next header, if it has a body
+        self._tail = b""  # the last block of its body, without the padding
+        self._padding = b""
+        self._odd_size = False  # whether its size has no reason to stand where it does
 
     def read_body(self) -> bytes:
         """The body of the last entry, whole; shorter than its size if the stream ends in it, empty at a second call.
 
         The caller looks at the entry's size first: this is how large the result gets.
         """
-        body = self._take(self._left)
+        body = self._blocks.take(self._left)
         self._left -= len(body)
+        self._tail = body[-BLOCK:] or self._tail
         return body
 
-    def events(self) -> Iterator[TarEntry | Damage]:
-        """Members and damaged spots, in the order of the stream; it ends whatever the input.
+    def events(self) -> Iterator[TarEntry | Damage | EndMark]:
+        """Members, damaged spots and end marks, in the order of the stream; it ends whatever the input.
 
         Raises:
             OSError: The stream cannot be read.
             CompressionError: The stream is a compressed one, and damaged.
         """
-        extension = _Extension()
-        block = self._take(BLOCK)
+        extension = Extension()
+        block = self._blocks.take(BLOCK)
         while len(block) == BLOCK:
-            offset = self._position - BLOCK
+            offset = self._blocks.position - BLOCK
             header = parse_header(block)
             if header is None:
-                damage, block = self._recover(block, offset, extension)
-                if damage is not None:
-                    yield damage
-                extension = _Extension()
+                event, block = self._recover(block, offset, extension)
+                if event is not None:
+                    yield event
+                self._forget()
+                extension = Extension()
                 continue
             self._any_header = True
             self._any_magic = self._any_magic or headers.looks_like_header(block)
-            if header.type in _EXTENSIONS:
-                damage = self._extend(header, offset, extension)
+            if header.type in EXTENSIONS:
+                self._forget()
+                problem = extension.read(header, self._blocks)
+                reason = CORRUPT_TAR if extension.lost else TRUNCATED_TAR
+                damage, block = Damage(offset, reason, problem, extension.name) if problem else None, b""
             else:
-                entry = self._enter(header, block, extension)
+                entry, damage = self._enter(header, block, offset, extension)
                 if not extension.lost:
                     yield entry
-                damage = self._leave(entry)
-                extension = _Extension()
+                if damage is not None:
+                    yield damage
+                damage, block = self._leave(entry)
+                extension = Extension()
             if damage is not None:
                 yield damage
                 if damage.reason == TRUNCATED_TAR:
                     return
-            block = self._take(BLOCK)
+            block = block or self._blocks.take(BLOCK)
         if block.strip(b"\0") or extension.present:
-            name = extension.name
-            if name is None and len(block) >= _NAME_FIELDS and headers.looks_like_header(block):
-                name = headers.block_name(block)
-            yield Damage(self._position - len(block), TRUNCATED_TAR, "the shard ends in a member's header", name)
+            yield self._short(block, extension)
+        elif self._before is not None and self._ends_in_zeros():
+            self.zeros_at_end = self._before.offset
 
-    def _extend(self, header: Header, offset: int, extension: _Extension) -> Damage | None:
-        """Reads the body of an extended header."""
-        wanted = header.type == headers.GNU_LONG_NAME or header.type in headers.PAX
-        too_large = header.size > MAX_EXTENSION_BYTES
-        payload = b""
-        if wanted and not too_large:
-            payload = self._take(header.size)
-        if not self._skip(padded(header.size) - len(payload)):
-            return Damage(offset, TRUNCATED_TAR, "the shard ends in an extended header", extension.name)
-        if not wanted:
-            return None
-        extension.present = True
-        if too_large:
-            extension.lost = True
-            message = (
-                f"an extended header of {header.size} bytes, more than {MAX_EXTENSION_BYTES}; its member is left out"
-            )
-            return Damage(offset, CORRUPT_TAR, message, extension.name)
-        if header.type == headers.GNU_LONG_NAME:
-            extension.name = headers.text(payload) if extension.name is None else extension.name
-            return None
-        fields = headers.parse_pax(payload)
-        if fields is None:
-            extension.lost = True
-            return Damage(offset, CORRUPT_TAR, "a malformed pax header; its member is left out", extension.name)
-        extension.name = fields.path if extension.name is None else extension.name
-        extension.size = fields.size if extension.size is None else extension.size
-        extension.sparse = extension.sparse or fields.sparse
-        return None
-
-    def _enter(self, header: Header, block: bytes, extension: _Extension) -> TarEntry:
+    def _enter(self, header: Header, block: bytes, offset: int, extension: Extension) -> tuple[TarEntry, Damage | None]:
         """Goes to the start of a member's body."""
         old_sparse = header.type == headers.GNU_SPARSE
-        more = old_sparse and block[_SPARSE_MORE] != 0
-        while more:  # further blocks of the sparse map
-            sparse_map = self._take(BLOCK)
+        more = old_sparse and headers.sparse_map_follows(block)
+        while more:
+            sparse_map = self._blocks.take(BLOCK)
             more = len(sparse_map) == BLOCK and sparse_map[_SPARSE_MAP_MORE] != 0
-        if self._doubtful and self._extended and not extension.present:
-            # The others have extended headers: this one's was in the damaged spot, and the name here is cut or garbled.
-            extension.lost = True
-        self._doubtful = False
-        self._extended = extension.present
-        size = header.size if extension.size is None else extension.size
+        if not extension.present:
+            extension.lost = self._doubtful and (
+                self._stand_ins if self._any_entry and not headers.fills_field(block) else _stands_in(header, block)
+            )
+            name, size, problem, self._odd_size = header.name, header.size, "", False
+        else:
+            name, size, problem = extension.settle(header)
+            self._odd_size = extension.size is not None and 0 == header.size < size <= headers.MAX_OCTAL_SIZE
+            self._stand_ins = self._stand_ins or (name != header.name and not headers.fills_field(block))
+        self._doubtful, self._any_entry = False, True
         self._left = 0 if header.type in headers.BODILESS else size
-        return TarEntry(
-            name=header.name if extension.name is None else extension.name,
-            offset=self._position,
+        self._tail = b""
+        entry = TarEntry(
+            name=name,
+            offset=self._blocks.position,
             size=size,
             regular=old_sparse or header.type in headers.REGULAR,
             sparse=old_sparse or extension.sparse,
             padding=padded(self._left) - self._left,
         )
+        self._before = entry if self._left else None
+        return entry, Damage(offset, CORRUPT_TAR, problem, name) if problem else None
 
-    def _leave(self, entry: TarEntry) -> Damage | None:
-        """Goes to the next header."""
-        if not self._skip(self._left):
-            name = entry.name
-            return Damage(self._position, TRUNCATED_TAR, f"the shard ends in the body of {name!r:.200}", name)
-        if not self._skip(entry.padding):
-            return Damage(self._position, TRUNCATED_TAR, f"the shard ends right after the body of {entry.name!r:.200}")
-        return None
+    def _leave(self, entry: TarEntry) -> tuple[Damage | None, bytes]:
+        """Goes to the next header; damage if there cannot be one, and the header to go on with after all."""
+        self._padding = b""
+        last = self._left if self._left < BLOCK else BLOCK
+        if (self._left == last or self._blocks.skip(self._left - last)) and (rest := last + entry.padding):
+            data = self._blocks.take(rest)
+            if last:
+                self._left = max(0, last - len(data))
+                self._tail, data = data[:last] or self._tail, data[last:]
+            self._padding = data
+        cut = self._left or len(self._padding) < entry.padding
+        if (cut or self._odd_size) and (found := self._swallowed()):
+            return self._lie(), found
+        if not cut:
+            return None, b""
+        where, name = ("in", entry.name) if self._left else ("right after", None)
+        message = f"the shard ends {where} the body of {entry.name!r:.200}"
+        return Damage(self._blocks.position, TRUNCATED_TAR, message, name), b""
 
-    def _recover(self, block: bytes, offset: int, extension: _Extension) -> tuple[Damage | None, bytes]:
-        """What a block that is no header means, and the block to go on with (empty: the end)."""
-        if block == ZEROS:
-            block = self._take(BLOCK)
-            found = b""
-            if len(block) == BLOCK and block != ZEROS:
-                found = block if parse_header(block) is not None else self._scan(self._any_magic)
-            if not found:
-                self.end_marker = True
-                if not extension.present:
-                    return None, b""
-            message = "a block of zeros where a header should be"
-            name = extension.name
-        else:
-            magic = headers.looks_like_header(block)
-            may_be_tar = self._any_header or headers.resembles_header(block)
-            found = self._scan(self._any_magic or not self._any_header) if may_be_tar else b""
-            if not found and not self._any_header:
-                return Damage(offset, NOT_A_TAR, "the first block is no tar header"), b""
-            if magic and block[156:157] in _EXTENSIONS:
-                self._extended = True
-            message = "a damaged header"
-            name = headers.block_name(block) if magic and extension.name is None else extension.name
-        self._doubtful = True
-        rest = f"the next good header is at {self._position - BLOCK}" if found else "no good header follows"
-        return Damage(offset, CORRUPT_TAR, f"{message} at byte {offset}; {rest}", name), found
+    def _forget(self) -> None:
+        """Takes up that the last member does not lie right before the next header."""
+        self._before, self._tail, self._padding = None, b"", b""
 
-    def _scan(self, magic: bool) -> bytes:
-        """The next block that is a good header, with the magic if this dialect has it; empty if there is none."""
-        while len(block := self._take(BLOCK)) == BLOCK:
-            if (headers.looks_like_header(block) or not magic) and parse_header(block) is not None:
-                return block
-        self.end_marker = True
+    def _swallowed(self) -> bytes:
+        """The first header in what was taken for the body of the last member, if its size is wrong; empty if there is none.
+
+        A body that begins with a header is a tar of its own, whose members are none of this one's.
+        """
+        entry, here = self._before, self._blocks.position
+        if entry is None or not self._blocks.step_back(entry.offset):
+            return b""
+        end = min(entry.offset + entry.size + entry.padding, here)
+        first = self._blocks.take(min(BLOCK, end - entry.offset)).ljust(BLOCK, b"\1")
+        if parse_header(first) is None and (found := self._blocks.next_header(magic=self._any_magic, end=end)):
+            return found
+        self._blocks.skip(here - self._blocks.position)
         return b""
 
-    def _take(self, size: int) -> bytes:
-        """Reads that many bytes, fewer only at the end. A size that lies costs no memory: it is read in pieces."""
-        data = self._stream.read(min(size, _READ_BLOCK))
-        self._position += len(data)
-        if len(data) == size:
-            return data
-        pieces = [data]
-        left = size - len(data)
-        while left and (data := self._stream.read(min(left, _READ_BLOCK))):
-            self._position += len(data)
-            left -= len(data)
-            pieces.append(data)
-        return b"".join(pieces)
+    def _lie(self) -> Damage:
+        """The damage that a member is whose body swallowed a header; the stream is right after that."""
+        entry = self._before
+        if entry is None:
+            raise RuntimeError("no member lies before the header")
+        found = self._blocks.position - BLOCK
+        message = f"the size of {entry.name!r:.200}, {entry.size} bytes, reaches over the header at byte {found}"
+        return Damage(entry.offset, CORRUPT_TAR, message, entry.name, entry.offset)
 
-    def _skip(self, size: int) -> bool:
-        """Goes forward; false if the stream ends before."""
-        if self._size is not None and size >= _SEEK_FROM:
-            fits = self._position + size <= self._size
-            ahead = size if fits else self._size - self._position
-            self._stream.seek(ahead, io.SEEK_CUR)
-            self._position += ahead
-            return fits
-        while size and (data := self._stream.read(min(size, _READ_BLOCK))):
-            self._position += len(data)
-            size -= len(data)
-        return size == 0
+    def _recover(self, block: bytes, offset: int, extension: Extension) -> tuple[Damage | EndMark | None, bytes]:
+        """What a block that is no header means, and the block to go on with (empty: the end)."""
+        zeros = block == ZEROS
+        if (not zeros or self._tail.endswith(b"\0")) and (found := self._swallowed()):
+            return self._lie(), found
+        if zeros:
+            return self._recover_zeros(offset, extension)
+        kind = None if self._any_header else kind_of(block)
+        found = b"" if kind else self._blocks.next_header(magic=self._any_magic)
+        if not found and not self._any_header:
+            return _not_a_tar(offset, block), b""
+        # What is left in a damaged header of its name is a hint whom the damage hit.
+        magic = headers.looks_like_header(block)
+        name = headers.block_name(block) if magic and extension.name is None else extension.name
+        # Padding is zeros: noise in its first byte began before it.
+        stained = self._padding[:1].strip(b"\0") != b""
+        return self._spot(f"a damaged header at byte {offset}", offset, found, name, stained), found
+
+    def _recover_zeros(self, offset: int, extension: Extension) -> tuple[Damage | EndMark | None, bytes]:
+        """The same for a block of zeros."""
+        block = self._blocks.take(BLOCK)
+        if block == ZEROS:
+            self.end_marker = True  # even if a damaged stream does not let the next block be read
+            block = self._blocks.after_zeros()
+        elif not block.strip(b"\0"):
+            block = b""
+        length = self._blocks.position - len(block) - offset
+        stained = self._tail[-_TRACE:] == ZEROS[: min(_TRACE, len(self._tail))]
+        if not block:
+            self.end_marker = True
+            if length > MAX_END_BYTES:
+                message = (
+                    f"the shard has {length} bytes of zeros from byte {offset} to its end, more than the "
+                    f"{MAX_END_BYTES} that end a tar; its last part may be missing"
+                )
+                return Damage(offset, CORRUPT_TAR, message, extension.name, self._stain(stained)), b""
+            if not extension.present:
+                if self._before is not None and self._ends_in_zeros():
+                    self.zeros_at_end = self._before.offset
+                return None, b""
+        self.end_marker = False
+        next_offset = self._blocks.position - BLOCK
+        header = parse_header(block) if len(block) == BLOCK else None
+        mark = 2 * BLOCK <= length <= MAX_END_BYTES and next_offset % RECORD == 0 and self._any_header
+        if header and mark and not (extension.present or self._tail.endswith(b"\0") or _stands_in(header, block)):
+            return EndMark(offset), block
+        found = block if header else self._blocks.next_header(magic=self._any_magic)
+        if not found and not self._any_header:
+            return _not_a_tar(offset, block), b""
+        message = f"{length} bytes of zeros at byte {offset}, where a header should be"
+        return self._spot(message, offset, found, extension.name, stained), found
+
+    def _spot(self, what: str, offset: int, found: bytes, name: str | None, stained: bool) -> Damage:
+        """The damage between the last member and the header found after it."""
+        self._doubtful = True
+        self.end_marker = not found
+        rest = f"the next good header is at {self._blocks.position - BLOCK}" if found else "no good header follows"
+        return Damage(offset, CORRUPT_TAR, f"{what}; {rest}", name, self._stain(stained))
+
+    def _stain(self, stained: bool) -> int | None:
+        """The offset of the member before a spot if the spot has left its trace on it."""
+        return self._before.offset if stained and self._before is not None else None
+
+    def _ends_in_zeros(self) -> bool:
+        return bool(self._tail) and not self._tail.strip(b"\0")
+
+    def _short(self, block: bytes, extension: Extension) -> Damage:
+        """What a block is that is cut by the end."""
+        offset = self._blocks.position - len(block)
+        if not self._any_header and (kind_of(block) or not headers.may_begin_header(block)):
+            return _not_a_tar(offset, block)
+        name = extension.name
+        if name is None and len(block) >= _NAME_FIELDS and headers.looks_like_header(block):
+            name = headers.block_name(block)
+        return Damage(offset, TRUNCATED_TAR, "the shard ends in a member's header", name)
+
+
+def _stands_in(header: Header, block: bytes) -> bool:
+    """Whether a name may be cut or made up, its extended header being gone: tarfile puts `?` for what is not ASCII."""
+    return headers.fills_field(block) or "?" in header.name
+
+
+def _not_a_tar(offset: int, block: bytes) -> Damage:
+    """What a file is in which no header was found, by its first block that is not zeros."""
+    if name := compression_of(block):
+        kind: Kind | None = Kind(f"compressed once more, with {name}", "decompress it once")
+    else:
+        kind = kind_of(block) or text_in(block)
+    if kind is None:
+        return Damage(offset, NOT_A_TAR, "no tar header was found in it")
+    remedy = kind.remedy and f"; {kind.remedy}"
+    return Damage(offset, NOT_A_TAR, f"the shard is no tar but {kind.name}{remedy}")

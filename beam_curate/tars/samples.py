@@ -7,6 +7,7 @@ Damage in a tar leaves open which sample lost a member: the one before the spot,
 a whole. A sample that may have lost a member must not pass for whole. So the sample named in the damaged header fails, if
 that is a neighbour which lacks this member; else a neighbour passes only if there is evidence that it is whole: its
 extensions are at least those of another sample (an earlier one, or the other neighbour) and none of these has more.
+A spot that reaches back into a body costs the sample of this body as well.
 """
 
 import collections
@@ -26,8 +27,8 @@ from beam_curate.reasons import (
 )
 from beam_curate.records import Failure, Sample, SampleRef, Shard
 from beam_curate.tars.compression import CompressionError, open_decompressed
-from beam_curate.tars.member_names import APPLE_DOUBLE, METADATA, skipped_as, split_name
-from beam_curate.tars.reading import Damage, TarEntry, TarReader
+from beam_curate.tars.member_names import APPLE_DOUBLE, METADATA, encodable, skipped_as, split_name
+from beam_curate.tars.reading import Damage, EndMark, TarEntry, TarReader
 from beam_curate.tars.sample_group import SampleGroup
 
 DEFAULT_MAX_MEMBER_BYTES: Final = 1 << 27
@@ -42,6 +43,9 @@ MAX_SAMPLES: Final = 1 << 20
 _MAX_SHAPES = 64  # distinct sets of extensions that are remembered, each of at most so many
 _MAX_SHAPE_SIZE = 64
 _COMPANIONS = ("txt", "json", "cls")
+_NEVER_END_IN_ZEROS = ("png", "apng", "webp", "avif", "jp2", "txt", "json")
+"""Extensions of what never ends in a block of zeros if it is whole, and of which a decoder would not notice it (as it does of
+a JPEG or GIF, which have an end mark of their own)."""
 
 
 @dataclasses.dataclass
@@ -92,6 +96,7 @@ def read_samples(
     wanted = None if image_extension is None else image_extension.lower().removeprefix(".")
     grouping = _Grouping(shard, max_member_bytes)
     counts = SkippedMembers() if skipped is None else skipped
+    reader: TarReader | None = None
     try:
         tar = open_decompressed(stream, max_bytes=max_shard_bytes)
         reader = TarReader(tar, seekable=seekable and tar is stream)
@@ -102,17 +107,22 @@ def read_samples(
             if isinstance(event, Damage):
                 grouping.damage(event)
                 continue
+            if isinstance(event, EndMark):
+                grouping.end_mark()
+                continue
             split = _split(event, counts)
             if split is None:
                 continue
             key, extension = split
-            group = grouping.enter(key)
+            group = grouping.enter(key, event.offset, extension)
             yield from grouping.ready()
             group.add(event, extension, reader.read_body, wanted, max_member_bytes)
         if not reader.end_marker:
             grouping.end_without_marker()
+        if reader.zeros_at_end is not None:
+            grouping.end_in_zeros(reader.zeros_at_end)
     except CompressionError as error:
-        grouping.broken(error.reason, str(error))
+        grouping.broken(error.reason, str(error), whole=reader is not None and reader.end_marker)
     grouping.finish()
     yield from grouping.ready()
 
@@ -150,6 +160,7 @@ class _Grouping:
         self._keys: set[bytes] = set()
         self._shapes: set[frozenset[str]] = set()
         self._group: SampleGroup | None = None
+        self._last_member: tuple[int, str] | None = None  # where the body of the last member lies, and its extension
         self._after: Damage | None = None  # a damaged spot after the open sample
         self._waiting: SampleGroup | None = None
         self._before: Damage | None = None  # a damaged spot before the open sample, after the waiting one
@@ -167,8 +178,9 @@ class _Grouping:
         while self._ready:
             yield self._ready.popleft()
 
-    def enter(self, key: str) -> SampleGroup:
-        """The sample that a member with this key belongs to."""
+    def enter(self, key: str, offset: int, extension: str) -> SampleGroup:
+        """The sample that a member with this key, extension and offset of its body belongs to."""
+        self._last_member = offset, extension.lower()
         if self._group is not None and self._group.key == key:
             if self._after is not None:
                 self._group.fail(self._after.reason, self._after.message)
@@ -188,6 +200,11 @@ class _Grouping:
 
     def damage(self, damage: Damage) -> None:
         """Takes a damaged spot up."""
+        if self._group is not None and self._last_member is not None and damage.body == self._last_member[0]:
+            self._group.fail(damage.reason, damage.message)
+            split = None if damage.name is None else split_name(damage.name)
+            if split and split[0] == self._group.key:
+                return  # what else it hit is of the same sample
         if damage.reason == TRUNCATED_TAR:
             self._truncated(damage)
         elif damage.reason == NOT_A_TAR:
@@ -203,7 +220,7 @@ class _Grouping:
         name = damage.name
         split = split_name(name) if name is not None and skipped_as(name) is None else None
         if split is not None:
-            self.enter(split[0]).fail(damage.reason, damage.message)
+            self.enter(split[0], damage.offset, split[1]).fail(damage.reason, damage.message)
         elif self._group is not None and not self._is_whole(self._group, None):
             self._group.fail(damage.reason, damage.message)
         else:
@@ -217,9 +234,36 @@ class _Grouping:
                 TRUNCATED_TAR, "the shard ends here without an end marker, and the sample has fewer members than others"
             )
 
-    def broken(self, reason: str, message: str) -> None:
-        """Takes up that nothing can be read from here on: a row of its own, and the end of the open sample."""
-        if self._group is not None:
+    def end_mark(self) -> None:
+        """Takes up an end mark, after which another archive follows.
+
+        A hole can look the same. So the last sample is not whole if every other one has members that it lacks.
+        """
+        if self._group is not None and self._shapes and all(shape > self._group.shape for shape in self._shapes):
+            self._group.fail(
+                CORRUPT_TAR,
+                "an end mark follows in the middle of the shard, and the sample has fewer members than others",
+            )
+        self._close()
+
+    def end_in_zeros(self, offset: int) -> None:
+        """Takes up that the body of the last member, at `offset`, ends in zeros as the shard does."""
+        if self._group is not None and self._last_member is not None and self._last_member[0] == offset:
+            extension = self._last_member[1]
+            if extension.rpartition(".")[2] in _NEVER_END_IN_ZEROS:
+                self._group.fail(
+                    TRUNCATED_TAR, f"from within the member {encodable(extension)!r:.200} on the shard is zeros"
+                )
+
+    def broken(self, reason: str, message: str, *, whole: bool) -> None:
+        """Takes up that nothing can be read from here on: a row of its own, and the end of the open sample.
+
+        Args:
+            reason: Why nothing can be read.
+            message: The same in words.
+            whole: Whether an end mark came before, so that the open sample is complete.
+        """
+        if self._group is not None and not whole:
             self._group.fail(reason, message)
         self._close_all()
         self._add_row("", reason, message)
