@@ -43,6 +43,7 @@ ENV PATH=/usr/local/nvidia/bin:${PATH} \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
     OMP_WAIT_POLICY=PASSIVE \
+    MKL_CBWR=AUTO \
     PYTHONUNBUFFERED=1
 
 # Model files, fetched and verified when the image is built; an empty folder without the build argument.

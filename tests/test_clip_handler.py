@@ -1,5 +1,6 @@
 import json
 import pickle
+from typing import ClassVar
 
 import apache_beam as beam
 import numpy as np
@@ -7,7 +8,7 @@ import open_clip
 import pytest
 import torch
 from apache_beam.metrics import MetricsFilter
-from apache_beam.ml.inference.base import RunInference
+from apache_beam.ml.inference.base import KeyedModelHandler, MaybeKeyedModelHandler, RunInference
 from apache_beam.testing.test_pipeline import TestPipeline as RealPipeline
 from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
@@ -233,6 +234,56 @@ def test_through_run_inference_on_a_runner():
         "inference_request_batch_byte_size",
         "model_byte_size",
     }
+
+
+class Recording(ClipModelHandler):
+    """Remembers how many images its batches have, and what came out of the pipeline."""
+
+    sizes: ClassVar[list] = []
+    out: ClassVar[list] = []
+
+    def load_model(self):
+        return Stub()
+
+    def run_inference(self, batch, model, inference_args=None):
+        self.sizes.append(sum(sample.failure is None for sample in batch))
+        return super().run_inference(batch, model)
+
+
+def record(sample):
+    Recording.out.append(sample)
+
+
+def through(samples, used):
+    """What comes out of RunInference, and the sizes of its batches."""
+    Recording.sizes.clear()
+    Recording.out.clear()
+    with RealPipeline(runner="FnApiRunner") as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([None], reshuffle=False)
+            | beam.FlatMap(lambda _: samples)
+            | RunInference(used(Recording("tiny-handled", "random", batch_size=4)))
+            | beam.Map(record)
+        )
+    return list(Recording.out), list(Recording.sizes)
+
+
+@pytest.mark.parametrize("keyed", [KeyedModelHandler, MaybeKeyedModelHandler])
+def test_beams_keyed_handlers_batch_as_this_one_does(keyed):
+    numbers = [1, 2, 100, 3, 4, 5, 6, 7, 8, 200, 9]
+    pairs, sizes = through([(f"key {n}", image(n)) for n in numbers], keyed)
+    plain, wanted = through([image(n) for n in numbers], lambda handler: handler)
+    assert sizes == wanted
+    assert sum(sizes) == 9
+    assert pairs == [(f"key {n}", sample) for n, sample in zip(numbers, plain, strict=True)]
+
+
+def test_a_handler_with_a_function_before_it_batches():
+    out, sizes = through(list(range(1, 10)), lambda handler: handler.with_preprocess_fn(image))
+    assert values(out) == [[float(n)] for n in range(1, 10)]
+    assert sum(sizes) == 9
+    assert max(sizes) == 4
 
 
 def test_metrics_count_failures_and_backoffs():

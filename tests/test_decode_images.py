@@ -5,6 +5,9 @@ from typing import ClassVar
 
 import apache_beam as beam
 import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import GlobalWindows, SlidingWindows, TimestampedValue
 
 from beam_curate import DecodeImages, DecodeOptions
 from beam_curate.images.decoding import DALI
@@ -90,3 +93,40 @@ def test_how_far():
     assert [ahead_of(batch) for batch in (1, 32, 33, 256)] == [64, 64, 66, 512]
     with pytest.raises(ValueError, match="ahead is 0; give at least 1"):
         DecodeImages(ahead=0)
+
+
+class InWindows(beam.DoFn):
+    """Gives what it finds of each element: the key, whether it failed, window and timestamp."""
+
+    def process(self, image, window=beam.DoFn.WindowParam, timestamp=beam.DoFn.TimestampParam):
+        span = (window.start.micros // 1_000_000, window.end.micros // 1_000_000)
+        yield image.ref.key, image.failure is not None, span, timestamp.micros // 1_000_000
+
+
+@pytest.mark.parametrize("decoder", ["fast", DALI])
+@pytest.mark.parametrize("ahead", [1, 64])
+def test_windows_and_timestamps_stay(decoder, ahead):
+    if decoder == DALI:
+        pytest.importorskip("nvidia.dali")
+    data = [b"no image" if number == 2 else encoded(photo(number), "JPEG") for number in range(6)]
+    samples = [Sample(SampleRef(0, "a.tar", number, f"k{number}", []), data[number]) for number in range(6)]
+
+    def spans(number):
+        time = 10 * number + 1
+        return [(start, start + 40) for start in range(-40, 60, 20) if start <= time < start + 40]
+
+    wanted = [(f"k{n}", n == 2, span, 10 * n + 1) for n in range(6) for span in spans(n)]
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        images = (
+            pipeline
+            | beam.Create(samples, reshuffle=False)
+            | beam.Map(lambda sample: TimestampedValue(sample, 10 * sample.ref.index + 1))
+            | beam.WindowInto(SlidingWindows(40, 20))
+            | DecodeImages(DecodeOptions(decoder=decoder), ahead=ahead)
+        )
+        assert images.windowing.windowfn == SlidingWindows(40, 20)
+        found = images | beam.ParDo(InWindows()) | "Together" >> beam.WindowInto(GlobalWindows())
+        assert_that(found, equal_to(wanted))
+    counted = pipeline.result.metrics().query(beam.metrics.MetricsFilter().with_namespace("beam_curate.decode"))
+    counters = {counter.key.metric.name: counter.committed for counter in counted["counters"]}
+    assert (counters["images"], counters["failures"]) == (2 * 5, 2 * 1)  # each in two windows

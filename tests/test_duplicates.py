@@ -1,5 +1,9 @@
 """Duplicates without a pipeline: candidates, clusters, buckets, edges and groups."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beam_curate.duplicates import clusters, exact, groups, perceptual, semantic
-from beam_curate.duplicates.candidates import FOREIGN, better, ids_of, normalised, places_of
+from beam_curate.duplicates.candidates import FOREIGN, _nearness, better, ids_of, normalised, places_of
 from beam_curate.duplicates.edges import EDGE, METHODS, best_edges, pair_edges, star_edges
 from beam_curate.duplicates.image_hashes import hash_image, perceptual_hash
 from beam_curate.duplicates.spilling import BucketRange, RunReader, plan_ranges, write_run
@@ -355,3 +359,78 @@ class TestImageHashes:
                   hash_image(encoded("WEBP", lossless=True), 10**6), hash_image(encoded("JPEG"), 10**6)]  # fmt: skip
         assert hashes[0] == hashes[1] == hashes[2]
         assert hashes[3].pixels != hashes[0].pixels
+
+
+def unit_rows(rows, width, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal((rows, width))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def equal_pairs_missed():
+    """How many of some pairs of equal vectors are no duplicates by a tiny eps, and how many pairs of others are."""
+    missed = wrong = 0
+    for width in (16, 256, 512, 768, 1024):
+        for rows in (1, 2, 3, 5, 8, 17, 41):
+            vectors = unit_rows(rows, width, rows)
+            close = vectors.copy()
+            largest = np.arange(rows), np.abs(vectors).argmax(axis=1)
+            close[largest] = np.nextafter(close[largest], np.float16(0))  # one step of float16 away: 1e-9 or so
+            twice = normalised(np.concatenate([vectors, vectors[::-1], close]))
+            _, near = semantic.Comparison(1e-12).similarities(twice, twice[::-1])
+            near = near[:, ::-1]
+            equal = np.eye(3 * rows, dtype=np.bool_)
+            first = np.arange(rows)
+            equal[first, 2 * rows - 1 - first] = equal[2 * rows - 1 - first, first] = True
+            missed += int((equal & ~near).sum())
+            wrong += int((near & ~equal).sum())
+    return missed, wrong
+
+
+def test_equal_vectors_are_duplicates_whatever_rounding_makes_of_them():
+    assert equal_pairs_missed() == (0, 0)
+
+
+@pytest.mark.parametrize("kernel", ["Haswell", "Sandybridge", "Nehalem"])
+def test_so_they_are_with_other_kernels_of_blas(kernel):
+    code = "from tests.test_duplicates import equal_pairs_missed; print(equal_pairs_missed())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OPENBLAS_CORETYPE": kernel},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "(0, 0)"
+
+
+def test_the_limit_is_kept_to_what_float64_can_tell():
+    vectors = normalised(unit_rows(300, 512, 4) + unit_rows(1, 512, 5) * np.float16(3))
+    exact = vectors.astype(np.longdouble)
+    exact /= np.sqrt((exact * exact).sum(axis=1, keepdims=True))
+    wanted = exact @ exact.T
+    pairs = np.sort(1 - wanted[np.triu_indices(300, 1)])
+    for rank in (10, 1000, 20000):
+        eps = float((pairs[rank] + pairs[rank + 1]) / 2)  # between two pairs that float32 may not tell apart
+        similarity, near = semantic.Comparison(eps).similarities(vectors, vectors)
+        assert np.array_equal(near, wanted >= 1 - np.longdouble(eps))
+        np.testing.assert_allclose(similarity, wanted.astype(np.float32), atol=2e-6)
+
+
+def test_of_equal_partners_rounding_does_not_choose():
+    vectors = normalised(np.repeat(unit_rows(7, 768), 12, axis=0))
+    similarity, _ = semantic.Comparison(0.01).similarities(vectors, vectors)
+    assert (similarity.reshape(7, 12, 7, 12)[np.arange(7), :, np.arange(7)] == 1).all()
+
+
+def test_equal_vectors_are_as_near_to_a_centroid_and_meet():
+    centroids = normalised(unit_rows(9, 512, 1))
+    middle = centroids[0] + centroids[1]
+    vectors = np.concatenate(
+        [unit_rows(5, 512), np.tile((middle / np.linalg.norm(middle)).astype(np.float16), (37, 1))]
+    )
+    assert len(set(_nearness(vectors, centroids)[5:].tolist())) == 1
+    for width in (1e-9, 1e-6):
+        assigned = clusters.assign(normalised(vectors), centroids, width)
+        met = set.intersection(*({*assigned.cluster[assigned.row == row].tolist()} for row in range(5, 42)))
+        assert met

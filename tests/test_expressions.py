@@ -1,3 +1,4 @@
+import ast
 import math
 import pickle
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_curate.scores import expressions
 from beam_curate.scores.expressions import NUMBER, TEXT, ExpressionError, bounds, parse_expression
 
 KINDS = {"aesthetic": NUMBER, "nsfw": NUMBER, "width": NUMBER, "format": TEXT, "caption": TEXT}
@@ -40,6 +42,14 @@ def kept(text):
         ("length(caption) > 4", [0, 3]),
         ("words(caption) == 2", [0, 3]),
         ("width in (-100, 100)", [0]),
+        ("width - 100 in (-0.0, 1)", [0]),
+        ("width * -0.0 in (0, 7)", [0, 1, 2, 3]),
+        ("width in (1e999, 300)", [2]),
+        ("width in ()", []),
+        ("aesthetic in (5, 6.5)", [1, 3]),
+        ("aesthetic not in (5, 7)", [0, 3]),
+        ("caption not in ('a cat', '')", [3]),
+        ("2 in (1, 2) and width > 150", [1, 2, 3]),
         ("not ((width - width) / (width - width) > 1)", []),
         ("words(caption) == 0", [2]),
         ("lower(caption) == 'ein hund'", [3]),
@@ -92,6 +102,7 @@ def test_what_is_kept(text, rows):
         ("not " * 900 + "width > 1", "nested too deeply|cannot be read"),
         ("width > 1" + "0" * 400, "too large a number"),
         ("width in (width, 2)", "the choices after `in`"),
+        ("width" + " + 1" * 250 + " > 1", "nested too deeply"),
         ("(" * 3000 + "1" + ")" * 3000, "at most 4096"),
         ("(" * 1000 + "width" + ")" * 1000 + " > 1", "cannot be read"),
     ],
@@ -114,6 +125,62 @@ def test_it_travels():
     expression = parse_expression("nsfw < 0.3 and width > 1 and nsfw > 0", KINDS)
     assert expression.columns == ("nsfw", "width")
     assert pickle.loads(pickle.dumps(expression)) == expression
+
+
+@pytest.mark.parametrize(
+    ("few", "many"),
+    [
+        ("width in (1, 200)", f"width in ({'1,' * 1998}200)"),
+        ("width not in (1, 200)", f"width not in ({'1,' * 1998}200)"),
+        ("format in ('a', 'PNG')", "format in (" + "'a'," * 990 + "'PNG')"),
+    ],
+)
+def test_a_list_of_choices_takes_the_same_steps_whatever_its_length(monkeypatch, few, many):
+    steps = []
+
+    class Counting:
+        def __getattr__(self, name):
+            steps.append(name)
+            return getattr(expressions_pc, name)
+
+    expressions_pc = expressions.pc
+    monkeypatch.setattr(expressions, "pc", Counting())
+    assert kept(few) == kept(many)
+    steps.clear()
+    kept(few)
+    wanted = list(steps)
+    steps.clear()
+    kept(many)
+    assert steps == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"width in ({'1,' * 1998}200)",
+        f"1 {'< width ' * 400}< 1000",
+        " or ".join(["width == 100"] * 200),
+        " + ".join(["abs(width)"] * 150) + " > 1",
+    ],
+)
+def test_the_text_is_walked_through_for_a_message_alone(monkeypatch, text):
+    walks = []
+    real = ast.get_source_segment
+    monkeypatch.setattr(ast, "get_source_segment", lambda *args: walks.append(args) or real(*args))
+    parse_expression(text, KINDS)
+    assert not walks
+    with pytest.raises(ExpressionError):
+        parse_expression(f"({text}) + 1 > 0", KINDS)
+    assert len(walks) == 1
+
+
+def test_what_is_read_is_evaluated_however_deep_a_worker_is_already():
+    text = "width" + " + 1" * 190 + " > 1"
+
+    def deeper(levels):
+        return deeper(levels - 1) if levels else kept(text)
+
+    assert deeper(350) == [0, 1, 2, 3]
 
 
 def test_no_rows():

@@ -56,3 +56,11 @@ def test_a_rule_on_a_missing_score_is_refused():
 def test_a_threshold_is_finite():
     with pytest.raises(ValueError, match="give a finite number"):
         Rule("x", "aesthetic", minimum=math.nan)
+
+
+def test_a_row_does_not_repeat_all_of_a_long_rule():
+    text = f"side in ({', '.join(map(str, range(1000, 1600)))})"
+    (_, message), *_ = judged(keep_rule(text, ["aesthetic"]))
+    assert message.startswith("side is 60; kept if side in (1000, 1001")
+    assert message.endswith("…")
+    assert len(message) < 350

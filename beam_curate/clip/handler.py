@@ -40,8 +40,11 @@ SAMPLE_ERRORS: Final = (RuntimeError, ValueError, IndexError, ArithmeticError)
 _MAX_WAITING: Final = 8192
 
 
-def element_size(sample: DecodedImage, batch_size: int) -> float:
+def element_size(element: object, batch_size: int) -> float:
     """Weighs a sample for BatchElements, so that a batch of weight `batch_size` holds that many images exactly.
+
+    Beam's KeyedModelHandler weighs the pairs (key, sample) with it, and a handler with a preprocessing function what goes
+    into that: whatever is no sample weighs like an image.
 
     An image weighs (B + 1)/(B + 2): B of them fit and B + 1 do not, and what is left of the B, B/(B + 2), takes the
     failed samples between them, B/8192 each. So failed samples do not take the place of images (until there are
@@ -50,7 +53,10 @@ def element_size(sample: DecodedImage, batch_size: int) -> float:
     """
     if batch_size == 1:
         return 1.0
-    return batch_size / _MAX_WAITING if sample.failure else (batch_size + 1) / (batch_size + 2)
+    match element:
+        case DecodedImage(failure=Failure()) | (_, DecodedImage(failure=Failure())):
+            return batch_size / _MAX_WAITING
+    return (batch_size + 1) / (batch_size + 2)
 
 
 class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | TowerCopies"]):

@@ -22,6 +22,7 @@ from torch import nn
 
 from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
 from beam_curate.clip.config import model_config
+from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
 from beam_curate.clip.model_description import (
     ModelDescription,
     QuickGelu,
@@ -59,6 +60,9 @@ class TextTower:
         self._description = description
         self._device = device
         self.logit_scale = logit_scale
+        if device.type == "cpu":
+            separate_activations(module)
+        self._independent = IndependentRows(module)
 
     def describe(self) -> ModelDescription:
         """Returns the description of the model and of its weights."""
@@ -92,12 +96,16 @@ class TextTower:
                 f"{self._module.vocab_size}: its configuration needs another vocab_size or hf_tokenizer_name"
             )
         with torch.inference_mode():
-            out = self._module(tokens.to(self._device))
-            features = (out[0] if isinstance(out, tuple) else out).float()
-            # No epsilon: see VisualTower.embed.
-            features = features / torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+            features = self._independent.call(self._features, tokens.to(self._device))
             result: npt.NDArray[np.float32] = features[: len(part)].cpu().numpy()
             return result
+
+    def _features(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(N, D) float32, L2-normalised, of tokens."""
+        out = self._module(tokens)
+        features = (out[0] if isinstance(out, tuple) else out).float()
+        # No epsilon: see VisualTower._features.
+        return features / torch.linalg.vector_norm(features, dim=-1, keepdim=True)
 
 
 def build_text_tower(
@@ -116,6 +124,7 @@ def build_text_tower(
         ValueError: For an unknown device or precision.
         RuntimeError: If CUDA is asked for and absent.
     """
+    fix_arithmetic()
     target = choose_device(device)
     dtype = choose_precision(precision, target)
     _, config = model_config(source.clip_model)

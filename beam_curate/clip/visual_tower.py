@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from beam_curate.clip.checkpoint import WeightsError, read_visual_state
 from beam_curate.clip.config import model_config
+from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
 from beam_curate.clip.model_description import (
     PRECISIONS,
     ModelDescription,
@@ -58,6 +59,9 @@ class VisualTower:
         self._folded = False
         if isinstance(module, VisionTransformer):
             self._fold()
+        if device.type == "cpu":
+            separate_activations(module)
+        self._independent = IndependentRows(module)
 
     def _fold(self) -> None:
         """Moves the normalisation into the patch convolution, which is exact since that has no padding.
@@ -89,7 +93,7 @@ class VisualTower:
 
         Returns:
             (N, D) float16, L2-normalised rows in the order of the input. A row depends on its image and on N alone:
-            not on the other images, nor on its place. A degenerate row is NaN.
+            not on the other images, nor on its place (on a GPU a warning tells where it does). A degenerate row is NaN.
 
         Raises:
             TypeError: If `pixels` has another shape or type.
@@ -119,12 +123,16 @@ class VisualTower:
                 batch = batch.to(self._dtype) - self._shift
             else:
                 batch = ((batch.float() - self._shift) / self._scale).to(self._dtype)
-            out = self._module(batch)
-            features = (out[0] if isinstance(out, tuple) else out).float()
-            # No epsilon: a zero vector has no direction, and becomes NaN, which the handler reports.
-            features = features / torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+            features = self._independent.call(self._features, batch)
             result: npt.NDArray[np.float16] = features.to(torch.float16).cpu().numpy()
             return result
+
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        """(N, D) float32, L2-normalised, of what the tower takes."""
+        out = self._module(batch)
+        features = (out[0] if isinstance(out, tuple) else out).float()
+        # No epsilon: a zero vector has no direction, and becomes NaN, which the handler reports.
+        return features / torch.linalg.vector_norm(features, dim=-1, keepdim=True)
 
 
 class _ClassTokenBlock(nn.Module):
@@ -163,6 +171,7 @@ def build_visual_tower(
         ValueError: For an unknown device or precision.
         RuntimeError: If CUDA is asked for and absent.
     """
+    fix_arithmetic()
     target = choose_device(device)
     dtype = choose_precision(precision, target)
     source = fetch_weights(source)

@@ -21,6 +21,10 @@ METHOD: Final = "semantic"
 BLOCK_ROWS: Final = 2048
 """Rows that are compared at once: 16 MB of similarities, 6 MB of vectors at 768 dimensions."""
 
+_ROUNDING: Final = 1e-12
+"""What float64 may lose in a similarity: 1e-16 for each of some hundred products, and as much in the lengths."""
+_EQUAL: Final = np.float32(1 - 1e-6)
+
 PAIR: Final = np.dtype([("similarity", "<f4"), ("first", "<u8"), ("second", "<u8")])
 BANDS: Final = (0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Pairs are shown between these distances 1 - similarity, as multiples of eps: up to 1 they are duplicates."""
@@ -95,14 +99,36 @@ class Comparison:
     """Compares the rows of clusters.
 
     Attributes:
-        least: The lowest similarity of a duplicate.
+        least: The lowest similarity of a duplicate, less what float64 may lose.
         between: Only rows of ours with rows of the other dataset.
     """
 
     def __init__(self, eps: float, between: bool = False) -> None:
         self.eps = eps
-        self.least = np.float32(1 - eps)
+        self.least = 1 - eps - _ROUNDING
         self.between = between
+
+    def similarities(self, left: Floats, right: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Compares (N, D) with (M, D) rows of length 1.
+
+        In float32 a vector's similarity to itself may come out as 0.9999999, and does for every fourth vector or so, another
+        fourth with each kernel of BLAS. So what is as near the limit as rounding reaches is computed again in float64.
+
+        Returns:
+            (N, M) cosine similarities, 1 where that is more than float32 can tell, and where they are at least 1 - eps.
+        """
+        similarity = left @ right.T
+        # Source: Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1: D roundings of 2^-24 in whatever
+        # order, and as much again for those of the vectors.
+        unsure = np.abs(similarity - np.float32(self.least)) <= np.float32(left.shape[1] * 2.0**-23)
+        rows, columns = np.flatnonzero(unsure.any(axis=1)), np.flatnonzero(unsure.any(axis=0))
+        near = similarity >= np.float32(self.least)
+        if len(rows):
+            exact = _exact(left[rows]) @ _exact(right[columns]).T
+            place = np.ix_(rows, columns)
+            similarity[place], near[place] = exact, exact >= self.least
+        similarity[similarity > _EQUAL] = 1  # so that of equal partners rounding does not choose
+        return similarity, near
 
     def cluster(self, loads: Sequence[Callable[[], Rows]]) -> Edges:
         """The edges of a cluster, given in blocks.
@@ -140,8 +166,8 @@ class Comparison:
     ) -> None:  # fmt: skip
         if not len(some) or not len(others):
             return
-        similarity = left_vectors[some] @ right_vectors[others].T
-        row, column = np.nonzero(similarity >= self.least)
+        similarity, duplicates = self.similarities(left_vectors[some], right_vectors[others])
+        row, column = np.nonzero(duplicates)
         near, a, b = similarity[row, column], some[row], others[column]
         wanted = left.ids[a] != right.ids[b]
         if self.between:
@@ -155,16 +181,23 @@ class Comparison:
         """A few pairs of a cluster of several similarities, for a person to look at: of those of a sample, and of its edges."""
         rows = rows[np.argsort(scattered(rows["id"]), kind="stable")][:_SHOWN_ROWS]
         vectors = normalised(rows["vector"])
-        similarity = np.minimum(vectors @ vectors.T, np.float32(1))
-        row, column = np.nonzero(np.triu(similarity >= np.float32(1 - BANDS[-1] * self.eps), 1))
+        similarity, duplicates = self.similarities(vectors, vectors)
+        row, column = np.nonzero(np.triu(~duplicates & (similarity >= np.float32(1 - BANDS[-1] * self.eps)), 1))
         pairs = np.zeros(len(row), PAIR)
-        pairs["similarity"] = similarity[row, column]
+        pairs["similarity"] = np.minimum(similarity[row, column], 1)
         pairs["first"], pairs["second"] = rows["id"][row], rows["id"][column]
         if self.between:
             pairs = pairs[(pairs["first"] & FOREIGN) != (pairs["second"] & FOREIGN)]
         near = np.zeros(len(edges), PAIR)
         near["similarity"], near["first"], near["second"] = edges["similarity"], edges["row"], edges["of"]
-        return choose_pairs(np.concatenate([pairs[pairs["similarity"] < self.least], near]), self.eps)
+        return choose_pairs(np.concatenate([pairs, near]), self.eps)
+
+
+def _exact(vectors: Floats) -> npt.NDArray[np.float64]:
+    """(N, D) with lengths of 1 to the last bits."""
+    wide = vectors.astype(np.float64)
+    wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return wide
 
 
 def _halves(

@@ -33,6 +33,9 @@ TEXT: Final = "text"
 _TRUTH: Final = "condition"
 
 _MAX_LENGTH: Final = 4096  # characters: Python's parser is recursive, and nobody writes more
+# Parts inside each other: the functions below call themselves up to twice a level, within Python's 1000 calls and below what a
+# runner has called already, which is more on a worker than where an expression is checked.
+_MAX_DEPTH: Final = 200
 
 _LARGEST: Final = 1e308
 
@@ -108,10 +111,7 @@ def parse_expression(text: str, kinds: Mapping[str, str]) -> Expression:
         ExpressionError: It cannot be read, names a column that is not there, or compares what cannot be compared.
     """
     columns: dict[str, None] = {}
-    try:
-        kind = _check(_tree(text), text, kinds, columns)
-    except RecursionError as error:
-        raise ExpressionError("the expression is nested too deeply: write it with fewer parts") from error
+    kind = _check(_tree(text), text, kinds, columns)
     if kind != _TRUTH:
         raise ExpressionError(f"{text!r} is a {kind}, not a condition; compare it with something, such as {text} > 0")
     return Expression(text, tuple(columns))
@@ -172,10 +172,26 @@ def _tree(text: str) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise ExpressionError(f"the expression has {len(text)} characters; at most {_MAX_LENGTH} are read")
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # ValueError: NUL; the last two: nesting
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ExpressionError(f"{text!r} cannot be read ({reason}); {_GRAMMAR}") from error
+    level: list[ast.AST] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for node in level for inner in ast.iter_child_nodes(node)]
+        if not level:
+            return tree
+    raise ExpressionError("the expression is nested too deeply: write it with fewer parts")
+
+
+@functools.lru_cache(maxsize=16)  # as a tree's nodes are the same each time
+def _choices(node: ast.Tuple | ast.List) -> pa.Array:
+    """The choices after `in`, which `_check` has seen: texts, or numbers."""
+    texts = [choice.value for choice in node.elts if isinstance(choice, ast.Constant) and isinstance(choice.value, str)]
+    if texts:
+        return pa.array(texts, pa.string())
+    # 0 instead of -0, which is_in tells apart.
+    return pa.array([_number(choice) + 0.0 for choice in node.elts], pa.float64())
 
 
 def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[str, None]) -> str:  # noqa: PLR0912, PLR0915
@@ -184,9 +200,10 @@ def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[st
     def part(inner: ast.AST) -> str:
         return ast.get_source_segment(text.strip(), inner) or text
 
-    def expect(inner: ast.expr, wanted: str, where: str) -> None:
+    def expect(inner: ast.expr, wanted: str, where: str, of: ast.AST | None = None) -> None:
         kind = _check(inner, text, kinds, columns)
-        if kind != wanted:
+        if kind != wanted:  # only now, since to find the words of a part takes a walk through all of the text
+            where += f" {part(of)}" if of else ""
             raise ExpressionError(f"{part(inner)!r} is a {kind}, but {where} needs a {wanted}")
 
     match node:
@@ -215,7 +232,7 @@ def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[st
                 value = choice.operand if isinstance(choice, ast.UnaryOp) else choice
                 if not isinstance(value, ast.Constant):
                     raise ExpressionError(f"{part(choice)!r}: the choices after `in` are numbers or quoted texts")
-                expect(choice, wanted, f"a choice for {part(left)}")
+                expect(choice, wanted, "a choice for", left)
             return _TRUTH
         case ast.Compare(left=left, ops=operators, comparators=comparators) if all(
             type(operator) in _COMPARISONS for operator in operators
@@ -224,7 +241,7 @@ def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[st
             if wanted == _TRUTH:
                 raise ExpressionError(f"{part(left)!r} is a condition already; it cannot be compared")
             for other in comparators:
-                expect(other, wanted, f"the comparison with {part(left)}")
+                expect(other, wanted, "the comparison with", left)
             return _TRUTH
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
             needed, result, _ = _FUNCTIONS[name]
@@ -258,6 +275,13 @@ def _known(numbers: Any) -> Any:
     return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
 
 
+def _is_in(value: Any, choices: pa.Array) -> Any:
+    """Whether a value is one of the choices, in one pass whatever their number; null where it is missing."""
+    if choices.type == pa.float64():
+        value = pc.add(value, 0.0)
+    return pc.if_else(pc.is_null(value), pa.scalar(None, pa.bool_()), pc.is_in(value, value_set=choices))
+
+
 def _values(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Numbers as float64, which holds every score and size exactly, null where they are missing."""
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -284,11 +308,10 @@ def _evaluate(node: ast.expr, columns: Mapping[str, Any]) -> Any:  # noqa: PLR09
         case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as operator]):
             missing = pc.is_null(_evaluate(left, columns))
             return missing if isinstance(operator, ast.Is) else pc.invert(missing)
-        case ast.Compare(left=left, ops=[ast.In() | ast.NotIn() as operator], comparators=[choices]):
-            value = _evaluate(left, columns)
-            found = pa.scalar(False)
-            for choice in choices.elts:  # type: ignore[attr-defined]
-                found = pc.or_kleene(found, pc.equal(value, _evaluate(choice, columns)))
+        case ast.Compare(
+            left=left, ops=[ast.In() | ast.NotIn() as operator], comparators=[ast.Tuple() | ast.List() as choices]
+        ):
+            found = _is_in(_evaluate(left, columns), _choices(choices)) if choices.elts else pa.scalar(False)
             return found if isinstance(operator, ast.In) else pc.invert(found)
         case ast.Compare(left=left, ops=operators, comparators=comparators):
             result = None

@@ -15,6 +15,8 @@ from beam_curate.scores.expressions import NUMBER, TEXT, Expression, parse_expre
 
 Columns = Mapping[str, pa.Array | pa.ChunkedArray]
 
+_SHOWN_CHARACTERS: Final = 300
+
 FACT_KINDS: Final[Mapping[str, str]] = {
     "width": NUMBER,
     "height": NUMBER,
@@ -191,7 +193,8 @@ def explain(names: Sequence[str], columns: Columns, places: npt.NDArray[np.int64
     """
     taken = pa.array(places)
     shown = [[f"{name} is {_shown(value)}" for value in columns[name].take(taken).to_pylist()] for name in names]
-    end = f"; kept if {wanted}"
+    # The rule is in the summary; a row need not repeat all of a long one.
+    end = f"; kept if {wanted if len(wanted) <= _SHOWN_CHARACTERS else wanted[:_SHOWN_CHARACTERS] + '…'}"
     if not shown:
         return [end] * len(places)
     return [", ".join(values) + end for values in zip(*shown, strict=True)]

@@ -5,11 +5,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
@@ -91,7 +90,9 @@ class DecodeImages(beam.PTransform):
     """Decodes, orients, resizes and crops images to what the model sees.
 
     In: PCollection[Sample]. Out: PCollection[DecodedImage] with (S, S, 3) uint8 RGB pixels, S the options' size. Each
-    sample comes out once, in the order in which it came in, failed ones included.
+    sample comes out once, in the order in which it came in, failed ones included, in its own window and with its own timestamp.
+    In several windows (sliding ones) it is decoded for each: where an element is in several, Beam multiplies the windows of what
+    a DoFn gives with windows of its own.
 
     Attributes:
         options: Size, geometry and decoder, see `DecodeOptions`.
@@ -172,23 +173,30 @@ class _Decode(_Counting):
         self._pool.shutdown(cancel_futures=True)
 
     def start_bundle(self) -> None:
-        self._ahead: deque[tuple[int, Future[DecodedImage]]] = deque()
+        self._ahead: deque[tuple[WindowedValue, int, Future[DecodedImage]]] = deque()
         self._ahead_bytes = 0
 
-    def process(self, sample: Sample) -> Iterator[DecodedImage]:
-        self._ahead.append((len(sample.data), self._pool.submit(self._views.decode, sample)))
+    def process(
+        self,
+        sample: Sample,
+        whole: WindowedValue = beam.DoFn.WindowedValueParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[WindowedValue]:
+        del window  # asked for, so that `whole` is in one: see DecodeImages
+        future = self._pool.submit(self._views.decode, sample)
+        self._ahead.append((whole.with_value(None), len(sample.data), future))
         self._ahead_bytes += len(sample.data)
         while len(self._ahead) > self._most or self._ahead_bytes > _AHEAD_BYTES:
             yield self._take()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         while self._ahead:
-            yield GlobalWindows.windowed_value(self._take())
+            yield self._take()
 
-    def _take(self) -> DecodedImage:
-        size, future = self._ahead.popleft()
+    def _take(self) -> WindowedValue:
+        place, size, future = self._ahead.popleft()
         self._ahead_bytes -= size
-        return self._count(future.result())
+        return place.with_value(self._count(future.result()))
 
 
 class _DecodeDali(_Counting):
@@ -211,12 +219,18 @@ class _DecodeDali(_Counting):
         )
 
     def start_bundle(self) -> None:
-        self._batch: list[Sample] = []
+        self._batch: list[WindowedValue] = []
         self._batch_bytes = 0
-        self._ahead: deque[tuple[list[Sample], Future[DecodedBatch]]] = deque()
+        self._ahead: deque[tuple[list[WindowedValue], Future[DecodedBatch]]] = deque()
 
-    def process(self, sample: Sample) -> Iterator[DecodedImage]:
-        self._batch.append(sample)
+    def process(
+        self,
+        sample: Sample,
+        whole: WindowedValue = beam.DoFn.WindowedValueParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[WindowedValue]:
+        del window
+        self._batch.append(whole)
         self._batch_bytes += len(sample.data)
         if len(self._batch) >= self._size or self._batch_bytes >= _BATCH_BYTES:
             self._submit()
@@ -226,21 +240,22 @@ class _DecodeDali(_Counting):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self._submit()
         while self._ahead:
-            for image in self._take():
-                yield GlobalWindows.windowed_value(image)
+            yield from self._take()
 
     def _submit(self) -> None:
-        future = self._decoder.submit([sample.data for sample in self._batch if sample.failure is None])
+        samples = (whole.value for whole in self._batch)
+        future = self._decoder.submit([sample.data for sample in samples if sample.failure is None])
         self._ahead.append((self._batch, future))
         self._batch, self._batch_bytes = [], 0
 
-    def _take(self) -> Iterator[DecodedImage]:
-        samples, future = self._ahead.popleft()
+    def _take(self) -> Iterator[WindowedValue]:
+        batch, future = self._ahead.popleft()
         decoded = future.result()
         self._by_dali.inc(decoded.by_dali)
         results = iter(decoded.images)
-        for sample in samples:
+        for whole in batch:
+            sample: Sample = whole.value
             if sample.failure is None:
-                yield self._count(self._views.made(sample, next(results)))
+                yield whole.with_value(self._count(self._views.made(sample, next(results))))
             else:
-                yield DecodedImage(sample.ref, failure=sample.failure)
+                yield whole.with_value(DecodedImage(sample.ref, failure=sample.failure))

@@ -17,6 +17,7 @@ from beam_curate.duplicates.search import DuplicateSearch, Method, rows_of_run
 from beam_curate.duplicates.spilling import WORK, BucketRange, Run, RunReader, plan_ranges, write_run
 from beam_curate.records import ScorePart
 from beam_curate.storage.files import atomic_output
+from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.join_duplicates import Found, JoinDuplicates
 from beam_curate.transforms.list_parts import ListParts
 
@@ -57,6 +58,7 @@ class FindDuplicates(beam.PTransform):
 
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[dict[str, Any]]:
         """Finds the clusters, then the edges by each method, then brings all edges together; unless a stopped run did so."""
+        require_global_window(parts, self)
         search, output = self.search, self.output
         if is_finished(output):
             return parts.pipeline | "Found" >> beam.Create([read_findings(output)], reshuffle=False)

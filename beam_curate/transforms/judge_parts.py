@@ -12,6 +12,7 @@ from beam_curate.records import Removed, ScorePart, record
 from beam_curate.selection import top
 from beam_curate.selection.rejudging import Selection, candidates, rejudge_part
 from beam_curate.selection.top import Cutoff, TopRule
+from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.side_by_side import SideBySide
 
 
@@ -53,6 +54,7 @@ class JudgeParts(beam.PTransform):
 
     def expand(self, pending: beam.PCollection[int]) -> beam.PCollection[ScorePart]:
         """Joins by part what is removed, finds where the rule on the whole table cuts, and judges."""
+        require_global_window(pending, self)
         selection, judge = self.selection, _Judge(self.selection, self.output)
         if selection.top is None and self.removed is None:
             tasks = pending | "Task" >> beam.Map(lambda index: _Task(index, (), True)).with_output_types(_Task)

@@ -11,6 +11,7 @@ from beam_curate.runs.table_parts import TablePlace
 from beam_curate.selection.rejudging import Selection
 from beam_curate.selection.top import TopRule
 from beam_curate.transforms.find_duplicates import FindDuplicates
+from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.judge_parts import JudgeParts
 from beam_curate.transforms.remove_duplicates import RemoveDuplicates
 
@@ -36,6 +37,7 @@ class JudgeTable(beam.PTransform):
 
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[ScorePart]:
         """Finds the duplicates, unless an earlier run has found them, and judges."""
+        require_global_window(parts, self)
         selection = Selection(TablePlace(self.output), rules=None, top=self.top)
         numbers = parts | "Number" >> beam.Map(lambda part: part.shard_index).with_output_types(int)
         removed = None

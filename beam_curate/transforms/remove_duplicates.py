@@ -10,6 +10,7 @@ from beam_curate.duplicates.removal import Duplicates, Left, members_left, only_
 from beam_curate.duplicates.search import KEEP
 from beam_curate.records import Removed
 from beam_curate.selection.rejudging import Selection
+from beam_curate.transforms.global_window import require_global_window
 
 
 @dataclass(eq=False)
@@ -37,6 +38,7 @@ class RemoveDuplicates(beam.PTransform):
 
     def expand(self, parts: beam.PCollection[int]) -> beam.PCollection[tuple[int, Removed]]:
         """Waits for the table, and brings together what is left of each group."""
+        require_global_window(parts, self)
         if self.found is not None:
             wait = beam.FlatMap(lambda _, numbers: numbers, beam.pvalue.AsList(parts)).with_output_types(int)
             parts = self.found | "WhenFound" >> wait | "SpreadFound" >> beam.Reshuffle()

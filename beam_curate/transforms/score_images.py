@@ -18,6 +18,7 @@ class ScoreImages(beam.PTransform):
     """Adds the scores of scorers that take pixels, see `scores.scorers`.
 
     In: PCollection[DecodedImage]. Out: the same, one to one and in order, with more `scores`; failed samples pass.
+    Windows stay; timestamps become the ends of the windows, as with every batching of Beam's (RunInference too).
 
     Attributes:
         scorers: The scorers; with none of them nothing is done.

@@ -16,7 +16,7 @@ from beam_curate.threads import Queue, Threads
 class SideBySide(beam.DoFn):
     """Keeps as many elements under way as there are threads, and gives their results in order; an error ends the bundle.
 
-    For data in the global window.
+    For data in the global window (see `global_window`), which those that use it insist on.
     """
 
     def __init__(self, threads: int = 0) -> None:

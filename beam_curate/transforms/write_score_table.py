@@ -13,6 +13,7 @@ from beam_curate.records import ScoredSample, ScorePart
 from beam_curate.runs import score_table
 from beam_curate.runs.score_parts import write_part
 from beam_curate.storage.files import join, open_read
+from beam_curate.transforms.global_window import require_global_window
 
 _COMPLETE = "complete"
 _INCOMPLETE = "incomplete"
@@ -33,6 +34,9 @@ class WriteScoreTable(beam.PTransform):
         score_names: Names of the score columns.
         embedding_dim: D, the width of the embeddings.
         second_embeddings: By the names of second embeddings their widths.
+
+    Raises:
+        ValueError: At construction, where a score has the name of a column, and where the rows come in windows.
     """
 
     output: str
@@ -48,6 +52,7 @@ class WriteScoreTable(beam.PTransform):
 
     def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[ScorePart]:
         """Writes complete shards where they are, and groups the rows of the others."""
+        require_global_window(rows, self)
         write = _PartWriter(
             self.output, tuple(self.score_names), self.embedding_dim, tuple(self.second_embeddings.items())
         )

@@ -17,6 +17,7 @@ from beam_curate.runs.table_parts import counted_table
 from beam_curate.selection.top import TopRule
 from beam_curate.tars.keys import KeyHolder, rename_shared, stem
 from beam_curate.tars.writing import safe_key
+from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.judge_table import JudgeTable
 from beam_curate.transforms.side_by_side import SideBySide
 from beam_curate.transforms.write_score_table import WriteScoreTable
@@ -64,6 +65,7 @@ class WriteWebDatasetShards(beam.PTransform):
         """Writes the table, then packs its kept rows."""
         parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim, self.second_embeddings)
         if self.done is not None:
+            require_global_window(self.done, self)
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()
         if self.top is not None or self.duplicates is not None:
             parts = parts | JudgeTable(self.output, self.top, self.duplicates)
@@ -93,6 +95,7 @@ class PackShards(beam.PTransform):
 
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[dict[str, Any]]:
         """Plans the pieces, finds shared keys, brings both together by output shard, writes, and sums up."""
+        require_global_window(parts, self)
         output, per_shard, seed, about = self.output, self.samples_per_shard, self.seed, dict(self.about)
         all_parts = beam.pvalue.AsList(parts)
         one = parts.pipeline | "One" >> beam.Create([None])
