@@ -28,7 +28,8 @@ class TarEntry(NamedTuple):
     """A member: `offset` and `size` are the span of its stored body in the uncompressed stream.
 
     `name` has surrogate escapes for bytes that are not UTF-8. `regular` is false for directories, links, devices and
-    the like. A `sparse` member is regular, but its stored bytes are not its content. `padding` bytes follow the body.
+    the like. A `sparse` member is regular, but its stored bytes are not its content. `padding` bytes follow the body. `type` is
+    the header's, and `link` the name that a link points to.
     """
 
     name: str
@@ -37,6 +38,8 @@ class TarEntry(NamedTuple):
     regular: bool
     sparse: bool
     padding: int
+    type: bytes = b"0"
+    link: str = ""
 
 
 class Damage(NamedTuple):
@@ -57,6 +60,7 @@ class _Extension:
     name: str | None = None
     size: int | None = None
     sparse: bool = False
+    link: str | None = None
 
 
 class TarReader:
@@ -143,7 +147,7 @@ class TarReader:
 
     def _extend(self, header: Header, offset: int, extension: _Extension) -> Damage | None:
         """Reads the body of an extended header."""
-        wanted = header.type == headers.GNU_LONG_NAME or header.type in headers.PAX
+        wanted = header.type in (headers.GNU_LONG_NAME, headers.GNU_LONG_LINK, *headers.PAX)
         too_large = header.size > MAX_EXTENSION_BYTES
         payload = b""
         if wanted and not too_large:
@@ -151,6 +155,9 @@ class TarReader:
         if not self._skip(padded(header.size) - len(payload)):
             return Damage(offset, TRUNCATED_TAR, "the shard ends in an extended header", extension.name)
         if not wanted:
+            return None
+        if header.type == headers.GNU_LONG_LINK:  # says nothing of its member's name or body
+            extension.link = headers.text(payload) if extension.link is None else extension.link
             return None
         extension.present = True
         if too_large:
@@ -169,6 +176,7 @@ class TarReader:
         extension.name = fields.path if extension.name is None else extension.name
         extension.size = fields.size if extension.size is None else extension.size
         extension.sparse = extension.sparse or fields.sparse
+        extension.link = fields.link if extension.link is None else extension.link
         return None
 
     def _enter(self, header: Header, block: bytes, extension: _Extension) -> TarEntry:
@@ -192,6 +200,8 @@ class TarReader:
             regular=old_sparse or header.type in headers.REGULAR,
             sparse=old_sparse or extension.sparse,
             padding=padded(self._left) - self._left,
+            type=header.type,
+            link=header.link if extension.link is None else extension.link,
         )
 
     def _leave(self, entry: TarEntry) -> Damage | None:
