@@ -25,6 +25,7 @@ SHARD_TOO_LARGE: Final = "shard_too_large"
 UNSUPPORTED_MEMBER: Final = "unsupported_member"
 MEMBER_TOO_LARGE: Final = "member_too_large"
 TOO_MANY_MEMBERS: Final = "too_many_members"
+UNRESOLVED_LINK: Final = "unresolved_link"
 DUPLICATE_KEY: Final = "duplicate_key"
 DUPLICATE_MEMBER: Final = "duplicate_member"
 NO_IMAGE: Final = "no_image"
@@ -79,6 +80,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "than 4,096 characters",
     MEMBER_TOO_LARGE: "the image member is larger than the limit, or all members together than 8 times the limit",
     TOO_MANY_MEMBERS: "the sample has more members than any real one (4096)",
+    UNRESOLVED_LINK: "a member of this sample is a link to what is no file before it in the shard",
     DUPLICATE_KEY: "an earlier sample of the same shard has this key (members of a key must be adjacent)",
     DUPLICATE_MEMBER: "two members of this sample have the same extension",
     NO_IMAGE: "the sample has no member with a known image extension",

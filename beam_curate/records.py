@@ -47,12 +47,14 @@ class Member:
     """A file of a sample in its source tar.
 
     `suffix` is the part of its name after the key and a dot, as it stands in the tar (case kept); `offset` and `size`
-    are the span of its bytes in the tar, uncompressed.
+    are the span of its bytes in the tar, uncompressed. Where it is a link, the bytes are another member's, and `link` is the
+    name of that one; else it is empty.
     """
 
     suffix: str
     offset: int
     size: int
+    link: str = ""
 
 
 @record
@@ -71,9 +73,10 @@ class SampleRef:
     `index` counts the rows of its shard from 0, failures included. `image` is the suffix of the image member, empty
     if there is none. `shard_rows` is the number of the shard's rows on its last row and 0 on all others: by it a later
     step knows that the shard is complete. `again` says that the shard's other rows are in the score table already and this
-    one takes the place of a failed one there: `shard_rows` then counts only the rows that are read again. `caption` comes
-    from a `.txt` member, or else from the field `caption` of a `.json` one, `url` and `uid` (32 hex digits, as DataComp's)
-    from its fields of these names.
+    one takes the place of a failed one there: `shard_rows` then counts only the rows that are read again. `skipped` is on the
+    last row too: how many members of the shard have no row of their own, by kind (`tars.skipped`). `caption` comes from a
+    `.txt` member, or else from the field `caption` of a `.json` one, `url` and `uid` (32 hex digits, as DataComp's) from its
+    fields of these names.
     """
 
     shard_index: int
@@ -87,6 +90,7 @@ class SampleRef:
     url: str | None = None
     uid: str | None = None
     again: bool = False
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 @record
@@ -186,7 +190,8 @@ class Removed:
 class ScorePart:
     """A finished part of the score table: all rows of one input shard, and how many of them came out which way.
 
-    `path` is relative to the output folder; `reasons` counts the rows that were not kept by reason.
+    `path` is relative to the output folder; `reasons` counts the rows that were not kept by reason, `skipped` the members of
+    the shard that have no row of their own by kind (`tars.skipped`).
     """
 
     shard_index: int
@@ -197,6 +202,8 @@ class ScorePart:
     rejected: int
     failed: int
     reasons: Mapping[str, int]
+    # Parts that were written without it have the same footprint (`runs.table_parts.footprint`), which is taken of the text.
+    skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
 @record

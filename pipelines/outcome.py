@@ -1,7 +1,7 @@
 """What a command says at its end."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -14,6 +14,7 @@ from beam_curate.report.writing import REPORT, write_report
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.runs.whole_run import check_shards, check_table
 from beam_curate.storage.files import clean_temporary, exists, join, read_json
+from beam_curate.tars.skipped import KINDS, lost
 from pipelines.launch import run_pipeline
 
 
@@ -77,6 +78,13 @@ def report_duplicates(folder: str) -> None:
         )
 
 
+def skipped_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What of the input has no row of its own, a line for each kind; none if there is nothing."""
+    counts = lost(summary.get("skipped", {}))
+    lines = [f"  {kind}: {number:,} {KINDS.get(kind, '')}".rstrip() for kind, number in counts.items()]
+    return ["members of the input without a row of their own:", *lines] if lines else []
+
+
 def report(folder: str, output: str, seconds: float) -> int:
     """Prints the funnel and where to look; returns the exit status.
 
@@ -94,6 +102,8 @@ def report(folder: str, output: str, seconds: float) -> int:
         print(f"{name:9} {funnel[name]:>{width},} ({share:.1f} %)")
     for reason, number in funnel["reasons"].items():
         print(f"  {reason}: {number:,}")
+    for line in skipped_lines(summary):
+        print(line)
     print(f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s")
     print(f"look at {output.rstrip('/')}/report.html; all rows: beam_curate.read_score_table({output.rstrip('/')!r})")
     if summary["scores_meaningless"]:

@@ -250,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             from pipelines.select_preview import dry_run
 
-            numbers, about = [shard.index for shard in job.shards], about_selection(job)
+            numbers = [shard.index for shard in job.shards]
+            about = {**about_selection(job), "skipped": job.source.get("skipped", {})}
             print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
             return 0
         output = absolute(options.output)

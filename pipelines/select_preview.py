@@ -9,6 +9,7 @@ from beam_curate.report.writing import write_preview
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import absolute
 from pipelines.options import printable
+from pipelines.outcome import skipped_lines
 
 
 def dry_run(
@@ -34,7 +35,7 @@ def dry_run(
     if report:
         write_preview(absolute(report), selection, shards, found, about, samples_per_shard)
         end = f"nothing was written but {printable(report)}"
-    return f"{rules_table(found, samples_per_shard)}\n{end}"
+    return "\n".join([rules_table(found, samples_per_shard), *skipped_lines(about), end])
 
 
 def rules_table(found: Preview, per_shard: int) -> str:

@@ -49,7 +49,11 @@ KEYS = [
     "~/home",
     "trailing/",
     "double//slash",
+    "double/slash",
+    "double/./slash",
     "./here",
+    "here",
+    ".//here",
     " space ",
     "é日本\U0001f600",
     "bad\udcff\udc80bytes",
@@ -117,7 +121,7 @@ def test_nothing_leaves_the_folder_it_is_extracted_in(curated, tmp_path):
             else:
                 continue
             found = [found for found in inside.rglob("*") if found.is_file()]
-            assert len(found) == len({pathlib.PurePosixPath(name) for name in names})
+            assert len(found) == len(names)  # none was extracted over another
     assert sorted(path for path in folder.rglob("*")) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.stem for path in tars)
 

@@ -27,6 +27,14 @@ def test_file_of_paths(shards):
     assert names(str(listing)) == ["00000.tar", "00001.tar", "00002.tar.gz"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_of_paths_may_begin_with_a_byte_order_mark(shards, encoding):
+    """As editors and the shell of Windows write it."""
+    listing = shards / "shards.txt"
+    listing.write_text(f"{shards}/00001.tar\r\n", encoding)
+    assert names(str(listing)) == ["00001.tar"]
+
+
 def test_a_folder_is_not_taken_for_a_shard(shards):
     with pytest.raises(InputError, match=rf"--input '{shards}' is a folder; give the shards in it: '{shards}/\*\.tar'"):
         list_shards(str(shards))
@@ -57,3 +65,9 @@ def test_many_names_in_one_folder(shards):
 def test_errors_name_the_input(shards, spec, message):
     with pytest.raises(InputError, match=message):
         list_shards(spec.format(root=shards))
+
+
+def test_a_file_of_paths_in_another_encoding_is_refused(shards):
+    (shards / "shards.txt").write_bytes(b"caf\xe9.tar")
+    with pytest.raises(InputError, match="list of shards cannot be read"):
+        list_shards(f"{shards}/shards.txt")

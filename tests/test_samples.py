@@ -17,7 +17,8 @@ from beam_curate import reasons
 from beam_curate.records import Shard
 from beam_curate.tars import samples
 from beam_curate.tars.member_names import encodable, skipped_as, split_name
-from beam_curate.tars.samples import SkippedMembers, read_samples
+from beam_curate.tars.samples import read_samples
+from beam_curate.tars.skipped import SkippedMembers
 
 from .conftest import ASSETS, tar_bytes
 from .test_tar import END, block, octal, pax_header, record
@@ -29,6 +30,7 @@ def read(data, **options):
     """All rows, after checking what holds for every shard whatever is in it."""
     rows = list(read_samples(io.BytesIO(data), SHARD, **options))
     assert rows
+    rows.sort(key=lambda row: row.ref.index)  # those with links come last
     assert [row.ref.index for row in rows] == list(range(len(rows)))
     assert [row.ref.shard_rows for row in rows] == [0] * (len(rows) - 1) + [len(rows)]
     for row in rows:
@@ -178,31 +180,100 @@ def test_what_is_no_part_of_a_sample_is_skipped_and_counted():
     skipped = SkippedMembers()
     rows = read(tar_bytes([(name, b"") for name in names]), skipped=skipped)
     assert outcome(rows) == [("a", "")]
-    assert skipped == SkippedMembers(not_regular=0, metadata=3, apple_double=2, no_extension=3)
-    assert skipped.total == 8
+    assert skipped == rows[0].ref.skipped == {"metadata": 3, "apple_double": 2, "no_extension": 3}
 
 
 def test_what_is_no_regular_file_is_skipped_and_counted():
-    data = b"".join(block(b"a.jpg", kind=kind) for kind in (b"5", b"2", b"1", b"3", b"6")) + block(b"b.jpg")
-    skipped = SkippedMembers()
-    assert outcome(read(data, skipped=skipped)) == [("b", "")]
-    assert skipped == SkippedMembers(not_regular=5)
+    data = b"".join(block(b"a.jpg", kind=kind) for kind in (b"5", b"D", b"3", b"4", b"6", b"V")) + block(b"b.jpg")
+    rows = read(data)
+    assert outcome(rows) == [("b", "")]
+    assert rows[0].ref.skipped == {"special_files": 4, "directories": 2}
+
+
+def test_further_images_are_counted():
+    """Names with dots make one sample of five photographs; the sample's own image is none of the further ones."""
+    dotted = [(f"IMG_2020.01.{number}.jpg", b"%d" % number) for number in range(5)]
+    others = [("b.jpg", b""), ("b.png", b""), ("c.txt", b""), ("d.ppm", b""), ("d.jpg", b""), ("d.seg.png", b"")]
+    rows = read(tar_bytes(dotted + others))
+    assert outcome(rows) == [("IMG_2020", ""), ("b", ""), ("c", reasons.NO_IMAGE), ("d", "")]
+    assert rows[-1].ref.skipped == {"further_images": 6}
+    assert [row.ref.skipped for row in rows[:-1]] == [{}] * 3
+    rows = read(tar_bytes(others), image_extension="ppm")
+    assert outcome(rows) == [("b", reasons.NO_IMAGE), ("c", reasons.NO_IMAGE), ("d", "")]
+    assert rows[-1].ref.skipped == {"further_images": 2}
+
+
+def test_the_counts_of_a_shard_are_its_own():
+    skipped = SkippedMembers(metadata=3)
+    (row,) = read(tar_bytes([("__meta__", b""), ("a.jpg", b"")]), skipped=skipped)
+    assert row.ref.skipped == {"metadata": 1}
+    assert skipped == {"metadata": 4}
+
+
+def message(names, **options):
+    """The message of the last failure of a shard with these members."""
+    return [row.failure.message for row in read(tar_bytes([(name, b"") for name in names]), **options) if row.failure][
+        -1
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a.heic", "a.txt"], "here: '.heic', '.txt'); name that of the images with --image_extension"),
+        (["a.txt", "b.txt"], "if they stand elsewhere in the tar, sort it by name"),
+        (["d/a", "d/a.txt"], "the member 'a' has none at all, and is no part of a sample"),
+        (["a", "b", "a.txt"], "name that of the images with --image_extension"),
+        (
+            ["a.jpg", "b.jpg", "a.txt"],
+            "stand apart from earlier ones (here: '.txt'), so that they are no one sample; sort",
+        ),
+        (["a.txt", "b.txt", "a.jpg"], "the tar is not sorted by name"),
+        (["a.1.jpg", "b.1.jpg", "a.2.jpg"], "a key ends at the first dot of the name, and here '2.jpg' follows it"),
+        (["a.jpg", "a.JPG"], "upper and lower case are the same"),
+        (["README", "LICENSE", "__meta__"], "no sample; what it has was skipped: 2 no_extension, 1 metadata"),
+        ([f"a.{number}" for number in range(12)], "'.5' and 4 more"),
+        (["a.x\n\x1b[31my"], "'.x\\n\\x1b[31my'"),
+    ],
+)
+def test_a_message_names_the_likely_cause(names, words):
+    assert words in message(names)
+
+
+def test_the_message_names_the_image_extension_that_was_asked_for():
+    words = "no member has the extension 'seg.png' that --image_extension asks for (here: '.jpg', '.txt')"
+    assert words in message(["a", "a.jpg", "a.txt"], image_extension="seg.png")
 
 
 @pytest.mark.parametrize(
     ("text", "caption"),
     [
         (b"", ""),
-        (b"\xff\xfe \n", "\ufffd\ufffd"),
+        (b"\xff \xfe \n", "\ufffd \ufffd"),
         (b"a\0b", "a\0b"),
         ("é".encode() * 20_000, "é" * 16384),
         (b"x" * ((1 << 20) + 1), None),
+        ("\ufeffa dog".encode(), "a dog"),
+        ("a dég\n".encode("utf-16"), "a dég"),
+        ("\ufeffa dég".encode("utf-16-be"), "a dég"),
+        ("a dég".encode("utf-32"), "a dég"),
+        ("a dog".encode("utf-16-le"), "a dog"),
+        (b"a dog\0\0", "a dog"),
+        ("un café".encode("latin-1"), "un caf\ufffd"),  # no code page is guessed
+        (("\ufeff" + "é" * 20_000).encode("utf-16-le"), "é" * 16384),
     ],
 )
 def test_captions(text, caption):
     (row,) = read(tar_bytes([("a.jpg", b""), ("a.txt", text)]))
     assert row.failure is None
     assert row.ref.caption == caption
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_json_in_every_encoding_that_its_bytes_tell(encoding):
+    text = json.dumps({"caption": "\ufeffun café", "url": "u"}, ensure_ascii=False)
+    (row,) = read(tar_bytes([("a.jpg", b""), ("a.json", text.encode(encoding))]))
+    assert (row.ref.caption, row.ref.url) == ("un café", "u")
 
 
 @pytest.mark.parametrize(
@@ -276,6 +347,10 @@ FAILURES = {
     reasons.CORRUPT_TAR: (
         ORDINARY[: 4 * 1536] + b"\xaa" * 512 + ORDINARY[4 * 1536 + 512 :],
         [("s0", ""), ("s1", reasons.CORRUPT_TAR), ("s2", "")],
+    ),
+    reasons.UNRESOLVED_LINK: (
+        block(b"a.jpg") + block(b"b.jpg", kind=b"1") + block(b"c.jpg") + END,
+        [("a", ""), ("b", reasons.UNRESOLVED_LINK), ("c", "")],
     ),
     reasons.NOT_A_TAR: (b"\x89PNG" * 1000, [("", reasons.NOT_A_TAR)]),
     reasons.EMPTY_SHARD: (b"", [("", reasons.EMPTY_SHARD)]),

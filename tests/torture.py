@@ -36,6 +36,7 @@ READ_REASONS = {
     reasons.UNSUPPORTED_MEMBER,
     reasons.MEMBER_TOO_LARGE,
     reasons.TOO_MANY_MEMBERS,
+    reasons.UNRESOLVED_LINK,
     reasons.DUPLICATE_KEY,
     reasons.DUPLICATE_MEMBER,
     reasons.NO_IMAGE,
@@ -88,6 +89,7 @@ def check_shard(data, *, seekable=False, options=None, **limits):
         ):
             text.encode("utf-8")
         samples.append(sample)
+    samples.sort(key=lambda sample: sample.ref.index)  # those with links come last
     assert [sample.ref.index for sample in samples] == list(range(len(samples)))
     assert [sample.ref.shard_rows for sample in samples[:-1]] == [0] * (len(samples) - 1)
     assert samples[-1].ref.shard_rows == len(samples)

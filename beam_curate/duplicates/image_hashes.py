@@ -85,11 +85,17 @@ def write_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, thread
     """
     if exists(join(output, name)):
         return read_hashes(output, name).column("pixels").null_count
+    samples: list[dict[str, Any]] = rows.to_pylist()
+    order = sorted(range(len(samples)), key=lambda place: _span(samples[place]))  # links point back
     with ThreadPoolExecutor(threads) as pool:
-        hashes = [found for batch in _batches(rows) for found in pool.map(lambda data: _hash(data, max_pixels), batch)]
+        batches = _batches([samples[place] for place in order])
+        found = [one for batch in batches for one in pool.map(lambda data: _hash(data, max_pixels), batch)]
+    hashes: list[ImageHash | None] = [None] * len(samples)
+    for place, one in zip(order, found, strict=True):
+        hashes[place] = one
     columns = {
-        "pixels": pa.array([found and found.pixels for found in hashes], pa.string()),
-        "perceptual": pa.array([found and found.perceptual for found in hashes], pa.uint64()),
+        "pixels": pa.array([one and one.pixels for one in hashes], pa.string()),
+        "perceptual": pa.array([one and one.perceptual for one in hashes], pa.uint64()),
     }
     with atomic_output(output, name) as stream:
         pq.write_table(pa.table(columns), stream)
@@ -109,10 +115,9 @@ def _hash(data: bytes, max_pixels: int) -> ImageHash | None:
         return None
 
 
-def _batches(rows: pa.Table) -> Iterator[Sequence[bytes]]:
+def _batches(samples: Sequence[dict[str, Any]]) -> Iterator[Sequence[bytes]]:
     """The image members of rows, in batches."""
     with SourceReader() as source:
-        samples: list[dict[str, Any]] = rows.to_pylist()
         if samples:
             source.expect(samples[0]["shard"], [_span(sample) for sample in samples])
         for start in range(0, len(samples), _BATCH):
@@ -125,6 +130,6 @@ def _span(sample: dict[str, Any]) -> tuple[int, int]:
 
 
 def _read(source: SourceReader, sample: dict[str, Any]) -> bytes:
-    data = source.read(sample["shard"], *_span(sample), sample["image"], sample["key"])
+    data = source.read(sample["shard"], *_span(sample))  # the digest tells more than the member's name
     check_sha256(data, sample["sha256"], sample["key"], sample["shard"])
     return data

@@ -14,7 +14,7 @@ FIXED: Final = ("key", "shard", "shard_index", "index", "image", "width", "heigh
 """Columns that every exported table has: who the sample is, where it was scored, and the image as it is here."""
 
 # The verdict of a kept row says nothing, and the spans are those in the raw source.
-_NEVER: Final = ("status", "step", "reason", "error_message", "members")
+_NEVER: Final = ("status", "step", "reason", "error_message", "members", "links")
 
 ORIGINALS: Final = pa.schema(
     [

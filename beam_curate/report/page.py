@@ -17,6 +17,7 @@ from beam_curate.report.samples import MAX_FAILURES
 from beam_curate.report.style import STYLE
 from beam_curate.report.table import RANDOM
 from beam_curate.scores.rules_in_force import duplicates, rules, steps
+from beam_curate.tars.skipped import KINDS, lost
 
 _MAX_JSON: Final = 60_000  # characters of the configuration
 _BLURRED_FROM: Final = 0.5  # NSFW score, where the run has no threshold
@@ -150,10 +151,20 @@ def _funnel_section(summary: Mapping[str, Any], data: ReportData) -> Element:
         rows.append([foreign(reason, 100, "code"), badge, count(number), share(number, total), about])
     head = ("Reason", "Status", "Samples", "Share of input", "What it means")
     reasons = table(head, rows, "Why samples were not kept", (2, 3)) if rows else None
+    counts = lost(summary.get("skipped") or {})
+    others: list[list[Child]] = [[tag("code", kind), count(counts[kind]), KINDS.get(kind, "")] for kind in counts]
+    title = "Members of the input without a row of their own"
+    skipped = table(("Kind", "Members", "What it means"), others, title, (1,)) if others else None
     bar = funnel_bar([(name, funnel[name]) for name in (KEPT, REJECTED, FAILED)])
     rules = _rules(summary)
     return tag(
-        "section", tag("h2", "What became of the samples"), tag("dl", *tiles, class_="tiles"), bar, rules, reasons
+        "section",
+        tag("h2", "What became of the samples"),
+        tag("dl", *tiles, class_="tiles"),
+        bar,
+        rules,
+        reasons,
+        skipped,
     )
 
 

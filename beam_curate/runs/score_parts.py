@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ def write_part(
     folder: str = score_table.FOLDER,
     metadata: Mapping[str, str] | None = None,
     group_rows: Sequence[int] | None = None,
+    skipped: Mapping[str, int] = MappingProxyType({}),
 ) -> ScorePart:
     """Writes all rows of an input shard as its part of the table in `output`, atomically.
 
@@ -31,6 +33,7 @@ def write_part(
         folder: The folder below `output`.
         metadata: What the file's metadata says beside the counts.
         group_rows: The number of rows of each row group, see `score_table.write_table`.
+        skipped: How many members of the shard have no row of their own, by kind.
     """
     statuses, reason_counts = score_table.count(table)
     part = ScorePart(
@@ -42,6 +45,7 @@ def write_part(
         rejected=statuses[records.REJECTED],
         failed=statuses[records.FAILED],
         reasons=dict(sorted(reason_counts.items())),
+        skipped=dict(skipped),
     )
     with atomic_output(output, part.path) as stream:
         counts = {score_table.PART_METADATA: json.dumps(asdict(part))}

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_curate.records import ScoredSample, ScorePart
+from beam_curate.records import Member, ScoredSample, ScorePart
 from beam_curate.storage.retrying import StorageError
 
 SCHEMA_VERSION: Final = "1"
@@ -55,6 +55,7 @@ _FIXED_COLUMNS: Final = [
     ("uid", pa.string()),
     ("image", pa.string()),
     ("members", _MEMBERS),
+    ("links", pa.list_(pa.string())),
 ]
 
 
@@ -62,7 +63,7 @@ EMBEDDING: Final = "embedding"
 SECOND_PREFIX: Final = "embedding_"
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 # Columns that came after the first tables of this version; a table without them is read as if they held nulls.
-LATER_COLUMNS: Final = ("uid",)
+LATER_COLUMNS: Final = ("uid", "links")
 
 
 class ScoreTableError(ValueError):
@@ -128,6 +129,7 @@ def to_table(
             [{"suffix": member.suffix, "offset": member.offset, "size": member.size} for member in row.ref.members]
             for row in rows
         ],
+        "links": [_links(row.ref.members) for row in rows],
     }
     for name in score_names:
         values = [row.scores.get(name, math.nan) for row in rows]
@@ -140,6 +142,11 @@ def to_table(
         vectors = [row.embeddings.get(name, b"") for row in rows]
         arrays.append(_embeddings(rows, vectors, dim, f"second_embeddings[{name!r}]={{}}"))
     return pa.Table.from_arrays(arrays, schema=table_schema)
+
+
+def _links(members: Sequence[Member]) -> list[str | None] | None:
+    """For each member the name of the one whose bytes it links to, or None; None if no member is a link."""
+    return [member.link or None for member in members] if any(member.link for member in members) else None
 
 
 def _check_second(rows: Sequence[ScoredSample], second: Mapping[str, int]) -> None:

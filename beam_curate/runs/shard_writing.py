@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +15,7 @@ from beam_curate.runs.packing import shard_name
 from beam_curate.runs.table_parts import TablePlace, counted_table
 from beam_curate.storage.files import atomic_output, write_atomic, write_json
 from beam_curate.tars import writing
-from beam_curate.tars.sources import SourceReader, check_sha256
+from beam_curate.tars.sources import SourceReader, check_sha256, name_parts
 
 
 class HashingWriter:
@@ -127,46 +126,51 @@ def write_shard(output: str, index: int, rows: pa.Table) -> WrittenShard:
 
 
 def held_bytes(rows: pa.Table) -> int:
-    """What writing these rows may hold in memory of their members: nothing if they are in the order of their sources."""
-    order = _source_order(rows)
+    """What writing these rows may hold in memory: in the order of their sources only the members of those with links."""
+    order = np.lexsort((rows.column("index").to_numpy(), rows.column("shard_index").to_numpy()))
     if (np.diff(order) > 0).all():
-        return 0
+        rows = rows.filter(pc.is_valid(rows.column("links")))
     return pc.sum(pc.struct_field(pc.list_flatten(rows.column("members")), "size")).as_py() or 0
-
-
-def _source_order(rows: pa.Table) -> npt.NDArray[np.int64]:
-    """The places of the rows in the order in which they lie in the sources."""
-    return np.lexsort((rows.column("index").to_numpy(), rows.column("shard_index").to_numpy()))
 
 
 def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of all members, in the order of the rows.
 
-    A source is read forward. Rows in another order (a shuffle) are read in source order all the same, and held in memory
-    until their turn comes: one output shard at most.
+    A source is read forward. Rows in another order (a shuffle), and members that are links, are read in source order all the
+    same, and held in memory until their turn comes: one output shard at most.
     """
-    columns = rows.select(["key", _SOURCE_KEY, "shard", "image", "sha256", "members"]).to_pylist()
+    columns = rows.select(
+        ["key", _SOURCE_KEY, "shard", "shard_index", "image", "sha256", "members", "links"]
+    ).to_pylist()
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for row in columns:
+    order: list[
+        tuple[int, int, int, int]
+    ] = []  # where a member lies, and whose it is: the row's place, the member's number
+    for place, row in enumerate(columns):
         spans[row["shard"]] += [(member["offset"], member["size"]) for member in row["members"]]
-    held: dict[int, list[tuple[str, bytes]]] = {}
+        shard_index = row["shard_index"]
+        order += [(shard_index, member["offset"], place, number) for number, member in enumerate(row["members"])]
+    held: dict[int, dict[int, bytes]] = defaultdict(dict)
     turn = 0
     with SourceReader() as source:
         for shard, members in spans.items():
             source.expect(shard, members)
-        for place in _source_order(rows).tolist():
-            held[place] = list(_sample_members(source, columns[place]))
-            while turn in held:
-                yield from held.pop(turn)
+        for _, _, place, number in sorted(order):
+            held[place][number] = _read_member(source, columns[place], number)
+            while turn < len(columns) and len(held[turn]) == len(columns[turn]["members"]):
+                row, bodies = columns[turn], held.pop(turn)
+                for at, member in enumerate(row["members"]):
+                    yield f"{row['key']}.{member['suffix']}", bodies[at]
                 turn += 1
 
 
-def _sample_members(source: SourceReader, row: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
-    for member in row["members"]:
-        data = source.read(row["shard"], member["offset"], member["size"], member["suffix"], row[_SOURCE_KEY])
-        if member["suffix"] == row["image"]:
-            check_sha256(data, row["sha256"], row["key"], row["shard"])
-        yield f"{row['key']}.{member['suffix']}", data
+def _read_member(source: SourceReader, row: Mapping[str, Any], number: int) -> bytes:
+    member = row["members"][number]
+    suffix, key = name_parts(row[_SOURCE_KEY], member["suffix"], row["links"] and row["links"][number])
+    data = source.read(row["shard"], member["offset"], member["size"], suffix, key)
+    if member["suffix"] == row["image"]:
+        check_sha256(data, row["sha256"], row["key"], row["shard"])
+    return data
 
 
 def shard_stats(shard: WrittenShard, rows: pa.Table) -> dict[str, Any]:

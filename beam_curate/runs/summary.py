@@ -6,6 +6,7 @@ from typing import Any
 
 from beam_curate.records import ScorePart, WrittenShard
 from beam_curate.storage.files import write_json
+from beam_curate.tars.skipped import in_order
 
 SUMMARY = "summary.json"
 
@@ -48,6 +49,14 @@ def funnel(parts: Iterable[ScorePart]) -> dict[str, Any]:
     return {**{name: totals[name] for name in names}, "reasons": dict(reasons.most_common())}
 
 
+def skipped_members(parts: Iterable[ScorePart]) -> dict[str, int]:
+    """How many members of the input have no row of their own, by kind."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(part.skipped)
+    return in_order(counts)
+
+
 def finish_run(
     output: str,
     parts: Iterable[ScorePart],
@@ -80,6 +89,7 @@ def finish_run(
         raise AccountingError(f"{counts['kept']} samples were kept and {written} written, in {len(shards)} shards")
     summary = {
         "funnel": counts,
+        "skipped": skipped_members(parts),
         "input_shards": len(parts),
         "output_shards": len(shards),
         "output_bytes": sum(shard.size for shard in shards),

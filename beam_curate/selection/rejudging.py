@@ -246,7 +246,7 @@ def rejudge_part(
         added = [*part.added, *selection.added]
         table = _read(selection, part, [*selection.columns, *IDENTITY, *VERDICT, *added])
         metadata = {SOURCE_METADATA: footprint(part.scores)}
-        shard, groups = part.counts.shard, group_rows(part.scores)
+        counts, groups = score_table.part_counts(part.scores.schema_arrow), group_rows(part.scores)
     schema = score_table.schema(added, 1)
     names = [*IDENTITY, *VERDICT, *added]
     schema = pa.schema([schema.field(name) for name in names], schema.metadata)
@@ -256,4 +256,5 @@ def rejudge_part(
         *table.select(added).columns,
     ]
     overlay = pa.Table.from_arrays(arrays, schema=schema)
-    return write_part(output, shard_index, shard, overlay, score_table.VERDICTS, metadata, groups)
+    folder, skipped = score_table.VERDICTS, counts.skipped
+    return write_part(output, shard_index, counts.shard, overlay, folder, metadata, groups, skipped)

@@ -10,6 +10,7 @@ from braceexpand import braceexpand
 from beam_curate.records import Shard
 from beam_curate.storage.files import absolute, match, open_read
 from beam_curate.storage.object_stores import scheme
+from beam_curate.texts import decode_text
 
 _GLOB = re.compile(r"[*?\[]")
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
@@ -64,7 +65,7 @@ def list_shards(spec: str) -> list[Shard]:
 def _lines(path: str) -> list[str]:
     try:
         with open_read(absolute(path)) as stream:
-            text = stream.read().decode()
+            text = decode_text(stream.read(), "strict")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--input {path!r}: the list of shards cannot be read: {error}") from error
     lines = (line.strip() for line in text.splitlines())

@@ -23,6 +23,7 @@ class Extension:
         name: The member's name, if they gave one.
         size: Its size in bytes likewise.
         sparse: Whether they say that it is stored sparse.
+        link: What it points to, if it is a link and they said it.
     """
 
     present: bool = False
@@ -30,6 +31,7 @@ class Extension:
     name: str | None = None
     size: int | None = None
     sparse: bool = False
+    link: str | None = None
     _without_end: bool = False  # whether the name has no NUL at its end
 
     def read(self, header: Header, blocks: BlockStream) -> str:
@@ -38,7 +40,7 @@ class Extension:
         Returns:
             What is wrong with it, or with the shard that ends in it (then `lost` is not set); empty if nothing.
         """
-        wanted = header.type == headers.GNU_LONG_NAME or header.type in headers.PAX
+        wanted = header.type in (headers.GNU_LONG_NAME, headers.GNU_LONG_LINK, *headers.PAX)
         too_large = header.size > MAX_EXTENSION_BYTES
         payload = b""
         if wanted and not too_large:
@@ -47,6 +49,9 @@ class Extension:
             self.lost = False
             return "the shard ends in an extended header"
         if not wanted:
+            return ""
+        if header.type == headers.GNU_LONG_LINK:  # says nothing of its member's name or body
+            self.link = headers.text(payload) if self.link is None else self.link
             return ""
         self.present = True
         problem = ""
@@ -64,6 +69,7 @@ class Extension:
             self.name = fields.path if self.name is None else self.name
             self.size = fields.size if self.size is None else self.size
             self.sparse = self.sparse or fields.sparse
+            self.link = fields.link if self.link is None else self.link
         if not problem:
             return ""
         self.lost = True

@@ -18,9 +18,13 @@ ZEROS: Final = bytes(BLOCK)
 GNU_LONG_NAME: Final = b"L"
 GNU_LONG_LINK: Final = b"K"
 GNU_SPARSE: Final = b"S"
+GNU_DIRECTORY: Final = b"D"
 PAX: Final = (b"x", b"X")  # X is the Solaris spelling
 PAX_GLOBAL: Final = b"g"
 REGULAR: Final = (b"0", b"\0", b"7")
+HARD_LINK: Final = b"1"
+SYMBOLIC_LINK: Final = b"2"
+DIRECTORIES: Final = (b"5", GNU_DIRECTORY)
 BODILESS: Final = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Links, devices, directories and FIFOs: no body follows, whatever their size field says."""
 MAX_OCTAL_SIZE: Final = 8**11 - 1
@@ -44,11 +48,15 @@ _CHECKSUM = re.compile(rb"[ 0-7]{6}[\0 0-7][\0 ]")
 
 
 class Header(NamedTuple):
-    """A header block: bytes of the name that are not UTF-8 are surrogate escapes; `size` is the stored body's."""
+    """A header block: bytes of the names that are not UTF-8 are surrogate escapes; `size` is the stored body's.
+
+    `link` is the name that a link points to.
+    """
 
     name: str
     size: int
     type: bytes
+    link: str = ""
 
 
 class PaxFields(NamedTuple):
@@ -57,6 +65,7 @@ class PaxFields(NamedTuple):
     path: str | None
     size: int | None
     sparse: bool
+    link: str | None = None
 
 
 def padded(size: int) -> int:
@@ -151,7 +160,7 @@ def parse_header(block: bytes) -> Header | None:
     name = block_name(block)
     if kind == b"\0" and text(block[0:NAME_BYTES]).endswith("/"):
         kind = b"5"  # how tar of Unix V7 stores a directory
-    return Header(name, size, kind)
+    return Header(name, size, kind, text(block[157:257]) if kind in (HARD_LINK, SYMBOLIC_LINK) else "")
 
 
 def parse_long_name(payload: bytes) -> str | None:
@@ -176,6 +185,7 @@ def parse_pax(payload: bytes) -> PaxFields | None:
     A sparse member's real name (`GNU.sparse.name`) goes before its `path`, which is made up by the writer.
     """
     path: str | None = None
+    link: str | None = None
     sparse_name: str | None = None
     size: int | None = None
     sparse = False
@@ -196,6 +206,8 @@ def parse_pax(payload: bytes) -> PaxFields | None:
             if b"\0\0" in value:
                 return None
             path = value.decode("utf-8", "surrogateescape").rstrip("/")
+        elif keyword == "linkpath":
+            link = value.decode("utf-8", "surrogateescape")
         elif keyword == "size":
             if not _DIGITS.match(value):
                 return None
@@ -204,4 +216,4 @@ def parse_pax(payload: bytes) -> PaxFields | None:
             sparse = True
             if keyword == "GNU.sparse.name":
                 sparse_name = value.decode("utf-8", "surrogateescape").rstrip("/")
-    return PaxFields(path if sparse_name is None else sparse_name, size, sparse)
+    return PaxFields(path if sparse_name is None else sparse_name, size, sparse, link)

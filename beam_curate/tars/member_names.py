@@ -51,6 +51,25 @@ def skipped_as(name: str) -> str | None:
     return None
 
 
+def extracted_path(name: str) -> str | None:
+    """The path to which tar(1) extracts a member, relative to the folder: without leading slashes, empty components and `.`.
+
+    Two names with one path are one file when they are extracted. `..` takes a component back; None if the path leaves the
+    folder. Systems that take upper and lower case, or two Unicode forms, for the same see more names as one; this does not.
+    """
+    if "//" not in name and "./" not in name and not name.startswith("/") and not name.endswith("/.."):
+        return name
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
 def encodable(name: str) -> str:
     r"""A name as text that UTF-8 can encode, and from which the original bytes can be told.
 

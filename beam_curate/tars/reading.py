@@ -35,7 +35,8 @@ class TarEntry(NamedTuple):
     """A member: `offset` and `size` are the span of its stored body in the uncompressed stream.
 
     `name` has surrogate escapes for bytes that are not UTF-8. `regular` is false for directories, links, devices and
-    the like. A `sparse` member is regular, but its stored bytes are not its content. `padding` bytes follow the body.
+    the like. A `sparse` member is regular, but its stored bytes are not its content. `padding` bytes follow the body. `type` is
+    the header's, and `link` the name that a link points to.
     """
 
     name: str
@@ -44,6 +45,8 @@ class TarEntry(NamedTuple):
     regular: bool
     sparse: bool
     padding: int
+    type: bytes = b"0"
+    link: str = ""
 
 
 class Damage(NamedTuple):
@@ -179,6 +182,8 @@ class TarReader:
             regular=old_sparse or header.type in headers.REGULAR,
             sparse=old_sparse or extension.sparse,
             padding=padded(self._left) - self._left,
+            type=header.type,
+            link=header.link if extension.link is None else extension.link,
         )
         self._before = entry if self._left else None
         return entry, Damage(offset, CORRUPT_TAR, problem, name) if problem else None

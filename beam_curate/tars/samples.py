@@ -13,12 +13,11 @@ A spot that reaches back into a body costs the sample of this body as well.
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Final
 
 from beam_curate.reasons import (
     CORRUPT_TAR,
-    DUPLICATE_KEY,
     EMPTY_SHARD,
     NOT_A_TAR,
     READ,
@@ -27,9 +26,20 @@ from beam_curate.reasons import (
 )
 from beam_curate.records import Failure, Sample, SampleRef, Shard
 from beam_curate.tars.compression import CompressionError, open_decompressed
-from beam_curate.tars.member_names import APPLE_DOUBLE, METADATA, encodable, skipped_as, split_name
+from beam_curate.tars.headers import DIRECTORIES as DIRECTORY_TYPES
+from beam_curate.tars.links import LINKS, LinkedReader, LinkedSample, LinkTargets, link_words
+from beam_curate.tars.member_names import encodable, skipped_as, split_name
 from beam_curate.tars.reading import Damage, EndMark, TarEntry, TarReader
 from beam_curate.tars.sample_group import SampleGroup
+from beam_curate.tars.skipped import (
+    DIRECTORIES,
+    FURTHER_IMAGES,
+    SPECIAL_FILES,
+    UNRESOLVED_LINKS,
+    SkippedMembers,
+    in_order,
+    lost,
+)
 
 DEFAULT_MAX_MEMBER_BYTES: Final = 1 << 27
 """128 MiB: more than an uncompressed 16-bit image of 20 megapixels."""
@@ -48,21 +58,6 @@ _NEVER_END_IN_ZEROS = ("png", "apng", "webp", "avif", "jp2", "txt", "json")
 a JPEG or GIF, which have an end mark of their own)."""
 
 
-@dataclasses.dataclass
-class SkippedMembers:
-    """How many members were no part of any sample, by why."""
-
-    not_regular: int = 0
-    metadata: int = 0
-    apple_double: int = 0
-    no_extension: int = 0
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.not_regular + self.metadata + self.apple_double + self.no_extension
-
-
 def read_samples(
     stream: BinaryIO,
     shard: Shard,
@@ -76,7 +71,8 @@ def read_samples(
     """Reads the samples of a shard, in its order: plain, gzip or zstd, told by the content.
 
     The image is the first member with a known image extension; one whose extension only ends in such (`v2.jpg`) counts
-    if no member has it exactly. No more than two samples' image bytes are held at a time.
+    if no member has it exactly. No more than two samples' image bytes are held at a time. Samples with links to earlier members
+    come after all others, see `links`: their bytes are read in a second pass.
 
     Args:
         stream: The shard as it is stored, at its start.
@@ -88,14 +84,17 @@ def read_samples(
         skipped: Is added to while reading, if given.
 
     Yields:
-        Rows with indexes from 0 without a gap; the last, and only the last, has `shard_rows`, the number of rows.
+        Rows with indexes from 0 without a gap, ascending but for the samples with links. That with the last index, and only it,
+        has `shard_rows`, the number of rows, and `skipped`, the members that have no row of their own.
 
     Raises:
         OSError: The storage cannot be read. Anything wrong with the bytes is a row.
     """
     wanted = None if image_extension is None else image_extension.lower().removeprefix(".")
-    grouping = _Grouping(shard, max_member_bytes)
-    counts = SkippedMembers() if skipped is None else skipped
+    counts = SkippedMembers()
+    grouping = _Grouping(shard, max_member_bytes, wanted, counts)
+    start = stream.tell() if stream.seekable() else 0
+    targets = LinkTargets(readable=stream.seekable())
     reader: TarReader | None = None
     try:
         tar = open_decompressed(stream, max_bytes=max_shard_bytes)
@@ -110,13 +109,18 @@ def read_samples(
             if isinstance(event, EndMark):
                 grouping.end_mark()
                 continue
-            split = _split(event, counts)
+            entry = targets.follow(event)
+            split = grouping.split(event)
             if split is None:
                 continue
             key, extension = split
             group = grouping.enter(key, event.offset, extension)
             yield from grouping.ready()
-            group.add(event, extension, reader.read_body, wanted, max_member_bytes)
+            if entry is None:
+                counts[UNRESOLVED_LINKS] += 1
+                group.add_unresolved(event, extension, link_words(event))
+            else:
+                group.add(entry, extension, reader.read_body, wanted, max_member_bytes)
         if not reader.end_marker:
             grouping.end_without_marker()
         if reader.zeros_at_end is not None:
@@ -125,23 +129,10 @@ def read_samples(
         grouping.broken(error.reason, str(error), whole=reader is not None and reader.end_marker)
     grouping.finish()
     yield from grouping.ready()
-
-
-def _split(entry: TarEntry, skipped: SkippedMembers) -> tuple[str, str] | None:
-    """Key and extension of a member that counts; another one is added to what was skipped."""
-    if not entry.regular:
-        skipped.not_regular += 1
-        return None
-    why = skipped_as(entry.name)
-    if why is None:
-        return split_name(entry.name)
-    if why == METADATA:
-        skipped.metadata += 1
-    elif why == APPLE_DOUBLE:
-        skipped.apple_double += 1
-    else:
-        skipped.no_extension += 1
-    return None
+    if skipped is not None:
+        skipped.update(counts)
+    if grouping.linked:
+        yield from LinkedReader(stream, start, max_shard_bytes).complete(grouping.linked)
 
 
 class _Grouping:
@@ -151,11 +142,17 @@ class _Grouping:
     waits until the open one is complete, since only then can be told which of them the damage hit.
     """
 
-    def __init__(self, shard: Shard, max_member_bytes: int) -> None:
+    def __init__(
+        self, shard: Shard, max_member_bytes: int, image_extension: str | None, skipped: SkippedMembers
+    ) -> None:
+        self.linked: list[LinkedSample] = []  # complete but for the bytes that links point to
         self._shard = shard
         self._max_member_bytes = max_member_bytes
+        self._image_extension = image_extension
+        self._skipped = skipped
+        self._nameless = ""  # the last file that was skipped
         self._ready: collections.deque[Sample] = collections.deque()
-        self._last: Sample | None = None  # kept back, since only the last row of all has shard_rows
+        self._last: LinkedSample | None = None  # kept back, since only the last row of all has shard_rows
         self._rows = 0
         self._keys: set[bytes] = set()
         self._shapes: set[frozenset[str]] = set()
@@ -178,6 +175,18 @@ class _Grouping:
         while self._ready:
             yield self._ready.popleft()
 
+    def split(self, entry: TarEntry) -> tuple[str, str] | None:
+        """Key and extension of a member that counts; another one is added to what was skipped."""
+        if entry.regular or entry.type in LINKS:
+            why = skipped_as(entry.name)
+            if why is None:
+                return split_name(entry.name)
+            self._nameless = entry.name
+        else:
+            why = DIRECTORIES if entry.type in DIRECTORY_TYPES else SPECIAL_FILES
+        self._skipped[why] += 1
+        return None
+
     def enter(self, key: str, offset: int, extension: str) -> SampleGroup:
         """The sample that a member with this key, extension and offset of its body belongs to."""
         self._last_member = offset, extension.lower()
@@ -187,13 +196,9 @@ class _Grouping:
                 self._after = None
             return self._group
         self._close()
-        if self._last is not None:
-            self._ready.append(self._last)
-            self._last = None
-        group = SampleGroup(key)
+        self._release()
         digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-        if digest in self._keys:
-            group.fail(DUPLICATE_KEY, "an earlier sample of the shard has this key; make the keys of a shard unique")
+        group = SampleGroup(key, digest in self._keys, key == self._nameless)
         self._keys.add(digest)
         self._group = group
         return group
@@ -272,11 +277,12 @@ class _Grouping:
         """Completes all rows."""
         self._close_all()
         if not self._rows:
-            self._add_row("", EMPTY_SHARD, "the shard has no sample")
+            self._add_row("", EMPTY_SHARD, f"the shard has no sample{_skipped_words(self._skipped)}")
         if self._last is not None:
-            ref = dataclasses.replace(self._last.ref, shard_rows=self._rows)
-            self._ready.append(dataclasses.replace(self._last, ref=ref))
-            self._last = None
+            sample, group = self._last
+            ref = dataclasses.replace(sample.ref, shard_rows=self._rows, skipped=in_order(self._skipped))
+            self._last = LinkedSample(dataclasses.replace(sample, ref=ref), group)
+            self._release()
 
     def _close(self) -> None:
         """Ends the open sample: makes it a row, or lets it wait if damage follows it."""
@@ -339,21 +345,36 @@ class _Grouping:
         return any(other <= shape for other in shapes) and not any(other > shape for other in shapes)
 
     def _add_sample(self, group: SampleGroup) -> None:
-        sample = group.finish(self._shard, self._rows, self._max_member_bytes)
+        sample = group.finish(self._shard, self._rows, self._max_member_bytes, self._image_extension)
+        if group.further_images:
+            self._skipped[FURTHER_IMAGES] += group.further_images
         cut = sample.failure is not None and sample.failure.reason in (CORRUPT_TAR, TRUNCATED_TAR)
         if not cut and len(self._shapes) < _MAX_SHAPES and len(group.extensions) <= _MAX_SHAPE_SIZE:
             self._shapes.add(group.shape)
-        self._push(sample)
+        self._push(sample, group)
 
     def _add_row(self, key: str, reason: str, message: str) -> None:
         ref = SampleRef(self._shard.index, self._shard.path, self._rows, key)
         self._push(Sample(ref, b"", Failure(READ, reason, message)))
 
-    def _push(self, row: Sample) -> None:
-        if self._last is not None:
-            self._ready.append(self._last)
-        self._last = row
+    def _push(self, row: Sample, group: SampleGroup | None = None) -> None:
+        self._release()
+        self._last = LinkedSample(row, group or SampleGroup(""))
         self._rows += 1
+
+    def _release(self) -> None:
+        """Hands the last row on: another one follows, or none any more."""
+        if self._last is not None:
+            if self._last.group.is_linked and self._last.sample.failure is None:
+                self.linked.append(self._last)
+            else:
+                self._ready.append(self._last.sample)
+            self._last = None
+
+
+def _skipped_words(counts: Mapping[str, int]) -> str:
+    words = ", ".join(f"{number} {kind}" for kind, number in lost(counts).items())
+    return f"; what it has was skipped: {words}" if words else ""
 
 
 def _lacks(group: SampleGroup, extension: str) -> bool:

@@ -11,7 +11,7 @@ from beam_curate.storage.files import open_read
 from beam_curate.storage.ranged_reading import RangeReader
 from beam_curate.tars.compression import CompressionError, compression_of, open_decompressed
 from beam_curate.tars.headers import BLOCK, Header, parse_header
-from beam_curate.tars.member_names import encodable
+from beam_curate.tars.member_names import encodable, split_name
 from beam_curate.tars.reading import TarEntry, TarReader
 
 MAX_GAP_BYTES: Final = 1 << 18
@@ -39,7 +39,7 @@ class SourceReader:
 
     Members of a plain tar are ranged reads of exactly the header and the body; those announced by `expect` are fetched
     together with their neighbours. Offsets in a compressed tar are those of the uncompressed stream, which is read forward:
-    ask for the members of a shard in ascending order (a step back starts it again).
+    ask for the members of a shard in ascending order (a step back starts it again, but for the member that was read last).
 
     Attributes:
         requests: How many ranges of plain tars were fetched, and
@@ -54,6 +54,7 @@ class SourceReader:
         self._ranges: RangeReader | None = None
         self._stream: BinaryIO | None = None  # of a compressed shard
         self._position = 0
+        self._last = (_Range(0, 0), memoryview(b""))  # of a compressed shard
         self._expected: dict[str, list[_Range]] = {}
         self._held = _Range(0, 0)
         self._data = b""
@@ -94,14 +95,18 @@ class SourceReader:
             path: The shard.
             offset: Where the member's body begins.
             size: Its length in bytes.
-            suffix: The end of its name after the key and a dot, as in records.Member; empty for any.
-            key: What is before it, as in records.SampleRef; empty for any.
+            suffix: The end of its name after the key and a dot, as in records.Member; empty for any. For a link it is that of
+                the member whose bytes it links to,
+            key: and this what is before it, as in records.SampleRef; empty for any.
 
         Raises:
             SourceChangedError: The shard ends before the end of the member, or another member is there.
             StorageError: The shard cannot be read.
         """
-        if path != self._path or (self._stream is not None and offset - BLOCK < self._position):
+        wanted = _Range(offset - BLOCK, offset + size)
+        if path != self._path or (
+            self._stream is not None and wanted.start < self._position and wanted != self._last[0]
+        ):
             self._start(path)
         try:
             data = self._from_stream(offset, size) if self._stream is not None else self._from_ranges(offset, size)
@@ -117,6 +122,7 @@ class SourceReader:
         self._open.close()
         self._path, self._position, self._stream, self._entries = path, 0, None, None
         self._held, self._data = _Range(0, 0), b""
+        self._last = _Range(0, 0), memoryview(b"")
         ranges = RangeReader(path)
         self._open.callback(ranges.close)
         self._ranges = ranges
@@ -152,6 +158,10 @@ class SourceReader:
         stream = self._stream
         if stream is None:
             raise RuntimeError("no shard is open")
+        wanted = _Range(offset - BLOCK, offset + size)
+        if wanted == self._last[0]:
+            return self._last[1]
+        self._last = wanted, memoryview(b"")
         while self._position < offset - BLOCK:
             skipped = len(stream.read(min(_SKIP_BYTES, offset - BLOCK - self._position)))
             if not skipped:
@@ -159,7 +169,8 @@ class SourceReader:
             self._position += skipped
         data = stream.read(BLOCK + size)
         self._position += len(data)
-        return memoryview(data)
+        self._last = wanted, memoryview(data)
+        return self._last[1]
 
     def _look_closer(self, offset: int, size: int, suffix: str, key: str) -> None:
         """Reads the shard's headers as scoring did: its own header block alone does not always tell a member's name."""
@@ -173,10 +184,24 @@ class SourceReader:
         entry = self._entries.get(offset)
         if entry is None or entry.size != size or not _is_named(encodable(entry.name), suffix, key):
             found = f"{encodable(entry.name)!r} of {entry.size} bytes" if entry else "no member"
+            name = f" {f'{key}.{suffix}'!r:.200}" if suffix else ""
             raise _changed(
-                self._path,
-                f"at offset {offset} was a member {f'{key}.{suffix}'!r:.200} of {size} bytes, and is {found:.200} now",
+                self._path, f"at offset {offset} was a member{name} of {size} bytes, and is {found:.200} now"
             )
+
+
+def name_parts(key: str, suffix: str, link: str | None) -> tuple[str, str]:
+    """Suffix and key of the member whose bytes a member of a sample has: its own, or those of what it links to.
+
+    Args:
+        key: The sample's key.
+        suffix: The member's suffix.
+        link: The name of the member whose bytes it links to, or none.
+    """
+    if not link:
+        return suffix, key
+    target = split_name(link)
+    return ("", "") if target is None else (target[1], target[0])
 
 
 def _fits(header: Header | None, size: int, suffix: str, key: str) -> bool:

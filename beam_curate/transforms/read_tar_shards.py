@@ -11,7 +11,8 @@ from beam_curate.progress import PROGRESS
 from beam_curate.records import Sample, Shard
 from beam_curate.storage.files import open_read
 from beam_curate.storage.listing import list_shards
-from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES, SkippedMembers, read_samples
+from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES, read_samples
+from beam_curate.tars.skipped import SkippedMembers, lost
 from beam_curate.tars.sources import SourceChangedError
 
 
@@ -48,9 +49,10 @@ class ListTarShards(beam.PTransform):
 class ReadTarShards(beam.PTransform):
     """Reads WebDataset shards: one shard is one unit of work, streamed and never held whole.
 
-    In: the pipeline (with `input`), or a PCollection[Shard]. Out: PCollection[Sample], in the order of each shard; a shard
-    gives at least one row, and its last row says how many there are. Bad samples and damaged spots are failed rows. Of a
-    shard with `rows` only these come, and the last of them says how many they are.
+    In: the pipeline (with `input`), or a PCollection[Shard]. Out: PCollection[Sample], in the order of each shard, but for those
+    with links to earlier members, which come at its end (`tars.links`). A shard gives at least one row, and that with the last
+    index says how many there are. Bad samples and damaged spots are failed rows. Of a shard with `rows` only these come, and
+    the last one to come says how many they are.
 
     Attributes:
         input: The pattern, as in ListTarShards; None when applied to a PCollection[Shard].
@@ -133,12 +135,12 @@ class _ReadShard(beam.DoFn):
                         self._image_bytes.update(len(sample.data))
                     else:
                         self._failures.inc()
-                    position = stream.tell()
+                    position = max(seen, stream.tell())  # it goes back where links are read
                     PROGRESS.add(input_bytes=position - seen)
                     seen = position
                     yield sample
         except OSError as error:
             raise OSError(f"shard {shard.path} cannot be read: {error}") from error
         self._shards.inc()
-        self._skipped.inc(skipped.total)
+        self._skipped.inc(sum(lost(skipped).values()))
         PROGRESS.add(input_bytes=shard.size - seen)

@@ -86,11 +86,14 @@ class _PartWriter:
             raise RuntimeError(f"{ref.shard}: {len(rows)} rows came to the score table, {ref.shard_rows} were read")
         table = score_table.to_table(rows, self.score_names, self.embedding_dim, dict(self.second))
         path = score_table.part_name(ref.shard_index)
+        skipped = ref.skipped
         if ref.again:
             before = join(self.output, path)
             with open_read(before) as stream, score_table.damage_named(before):
-                table = score_table.replace_failed(score_table.open_part(stream, before).read(use_threads=False), table)
-        return write_part(self.output, ref.shard_index, ref.shard, table)
+                part = score_table.open_part(stream, before)
+                skipped = score_table.part_counts(part.schema_arrow).skipped
+                table = score_table.replace_failed(part.read(use_threads=False), table)
+        return write_part(self.output, ref.shard_index, ref.shard, table, skipped=skipped)
 
 
 class _WriteComplete(beam.DoFn):
