@@ -4,9 +4,11 @@ import json
 
 import apache_beam as beam
 import numpy as np
+import open_clip
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.ml.inference.base import RunInference
+from safetensors.torch import save_file
 
 from beam_curate import (
     ClipModelHandler,
@@ -259,3 +261,29 @@ def test_what_does_not_fit_together_stops_the_job(data, tmp_path):
         ValueError, match=r"512 values and the score table's column 9; give second_embeddings\['large'\]=512"
     ):
         own_pipeline(data, tmp_path / "3", {"large": Target(256)}, second_embeddings={"large": 9})
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A whole tower in a file of which nothing tells how it was trained."""
+    name = "ViT-S-32-alt"
+    tower = open_clip.create_model(name, pretrained_text=False)
+    path = tmp_path_factory.mktemp("bare") / "mine.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in tower.state_dict().items()}, path)
+    return path
+
+
+def test_a_bare_file_is_asked_about_and_the_answer_stands_behind_it(bare):
+    with pytest.raises(SecondModelError, match=r"ViT-S-32-alt=\S+,preprocess=TAG$"):
+        find_second_models([f"{FIRST}={bare}"])
+    with pytest.raises(SecondModelError, match=r"ViT-L-14=\S+,quick_gelu=yes \(or no\),preprocess=TAG$"):
+        find_second_models([f"ViT-L-14={bare}"])
+    for answer, gelu, mode in (
+        ("preprocess=webli", False, "squash"),
+        ("quick_gelu=yes,preprocess=mean=0.5,std=0.5,interpolation=bilinear,resize_mode=squash", True, "squash"),
+        ("preprocess=openai, quick_gelu=no", False, "shortest"),
+    ):
+        (model,) = find_second_models([f"{FIRST}={bare},{answer}"]).values()
+        assert (model.description.quick_gelu, model.target.resize_mode) == (gelu, mode)
+        assert model.pretrained == str(bare)
+    assert find_second_models(["ViT-B-32=openai"])["vit_b_32"].description.quick_gelu is True

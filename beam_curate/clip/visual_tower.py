@@ -32,6 +32,7 @@ from beam_curate.clip.model_description import (
     choose_precision,
     describe_source,
 )
+from beam_curate.clip.preprocessing import AUTO, Preprocess
 from beam_curate.clip.weights import WeightsSource, fetch_weights
 
 _LOG = logging.getLogger(__name__)
@@ -150,7 +151,12 @@ class _ClassTokenBlock(nn.Module):
 
 
 def build_visual_tower(
-    source: WeightsSource, *, precision: str = "auto", device: str = "auto", quick_gelu: QuickGelu = "auto"
+    source: WeightsSource,
+    *,
+    precision: str = "auto",
+    device: str = "auto",
+    quick_gelu: QuickGelu = "auto",
+    preprocess: Preprocess = AUTO,
 ) -> VisualTower:
     """Builds the visual tower of a model and fills it, fetching the weights first where they are a tag's.
 
@@ -166,7 +172,7 @@ def build_visual_tower(
     target = choose_device(device)
     dtype = choose_precision(precision, target)
     source = fetch_weights(source)
-    description = describe_source(source, quick_gelu)
+    description = describe_source(source, quick_gelu, preprocess)
     _, config = model_config(source.clip_model)
     module = _empty_tower(config, description.quick_gelu, dtype)
     wanted = module.state_dict()
