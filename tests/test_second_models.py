@@ -143,6 +143,9 @@ def test_resume_compares_the_second_models(with_second, data, capsys):
             ["--second_model=ViT-B-61=random"],
             "--second_model ViT-B-61=random: clip_model='ViT-B-61' is no open_clip model",
         ),
+        ([f"{SECOND[0]},quick_gelu=maybe"], "quick_gelu='maybe'; give auto, yes, no"),
+        ([f"{SECOND[0]},quick_gelu=no,quick_gelu=no"], "has quick_gelu twice; give it once"),
+        ([f"{SECOND[0]},preprocess=opena"], "preprocess='opena' is neither a pretrained tag (did you mean 'openai'?)"),
         ([SECOND[0], SECOND[0]], "there is a second model ViT-M-32-alt already; give each model once"),
         ([SECOND[0], "--prompt=embedding_vit_m_32_alt=a"], "a score cannot be named 'embedding_vit_m_32_alt'"),
     ],
@@ -154,15 +157,6 @@ def test_wrong_second_models_are_refused(data, capsys, flags, message):
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (data / "never").exists()
-
-
-def test_a_file_whose_activation_is_not_known_names_the_model_with_quickgelu(tmp_path):
-    import open_clip
-    from safetensors.torch import save_file
-
-    save_file(open_clip.create_model("ViT-B-32").state_dict(), tmp_path / "some.safetensors")
-    with pytest.raises(SecondModelError, match="for QuickGELU name the model ViT-B-32-quickgelu"):
-        find_second_models([f"ViT-B-32={tmp_path}/some.safetensors"])
 
 
 class Model:
