@@ -280,4 +280,3 @@ def test_a_bare_file_is_asked_about_and_the_answer_stands_behind_it(bare):
         (model,) = find_second_models([f"{FIRST}={bare},{answer}"]).values()
         assert (model.description.quick_gelu, model.target.resize_mode) == (gelu, mode)
         assert model.pretrained == str(bare)
-    assert find_second_models(["ViT-B-32=openai"])["vit_b_32"].description.quick_gelu is True
