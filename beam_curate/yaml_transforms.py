@@ -99,6 +99,7 @@ def embed_images(
     large_model: bool = False,
     seed: int = 0,
     quick_gelu: bool | str = "auto",
+    preprocess: str | Mapping[str, Any] = "auto",
 ) -> beam.PTransform:
     """Embeds decoded images with Beam's RunInference and a CLIP model. See `clip.handler.ClipModelHandler`."""
     from apache_beam.ml.inference.base import RunInference
@@ -117,6 +118,7 @@ def embed_images(
         large_model=large_model,
         seed=seed,
         quick_gelu=typing.cast(Any, quick_gelu),
+        preprocess=preprocess,
     )
     return RunInference(handler).with_output_types(EmbeddedSample)
 
@@ -224,7 +226,7 @@ def curate_images(
     embedding = _step("embed", embed_images, embed, model_dir=model_dir)
     bound = inspect.signature(embed_images).bind(**embed)
     bound.apply_defaults()
-    names = ("clip_model", "pretrained", "seed", "quick_gelu")
+    names = ("clip_model", "pretrained", "seed", "quick_gelu", "preprocess")
     model = describe_model(model_dir=model_dir or None, fetch=True, **{name: bound.arguments[name] for name in names})
     geometry = {"size": model.image_size, "resize_mode": model.resize_mode, "interpolation": model.interpolation}
     ahead = {"ahead": ahead_of(bound.arguments["batch_size"])}

@@ -67,7 +67,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         "pretrained": for_any_folder(options.clip_model, options.pretrained),
         "model_dir": absolute(options.model_dir) if options.model_dir else None,
         "device": options.device,
-        "quick_gelu": options.forced_quick_gelu,
+        "quick_gelu": job.model.quick_gelu,  # as it was decided here, whatever lies beside the weights there
     }
     running: dict[str, Any] = {
         "precision": options.precision,
@@ -103,11 +103,16 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         | ScoreImages(job.own.of_images)
     )
     for name, second in job.second.items():
-        own = {"clip_model": second.description.clip_model, "pretrained": second.pretrained, "quick_gelu": "auto"}
+        own = {
+            "clip_model": second.description.clip_model,
+            "pretrained": second.pretrained,
+            "quick_gelu": second.description.quick_gelu,
+            "preprocess": second.description.preprocess,
+        }
         handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
         infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
         decoded = decoded | f"Embed_{name}" >> infer
-    model = ClipModelHandler(**weights, **running)
+    model = ClipModelHandler(**weights, **running, preprocess=job.model.preprocess)
     embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     duplicates = None
     if options.dedup:

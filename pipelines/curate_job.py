@@ -44,12 +44,12 @@ class Job:
     def configuration(self) -> dict[str, Any]:
         """What decides the results: a run is continued only with the same."""
         skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "second_model",
-                   "quick_gelu", "device", "dali_device", "decode_threads", "model_copies", "accelerator", "gpu_placement",
-                   "layout", "head", "scorer", "resume", "retry_failed", "overwrite",
+                   "quick_gelu", "preprocess", "device", "dali_device", "decode_threads", "model_copies", "accelerator",
+                   "gpu_placement", "layout", "head", "scorer", "resume", "retry_failed", "overwrite",
                    *(() if self.options.dedup else OF_DEDUP))  # fmt: skip
         return {
             **self.options.without(*skipped),
-            # The weights' checksum and the activation decide, not the path, tag or option that they came by.
+            # The weights' checksum, the activation and the preprocessing decide, not the path, tag or option that they came by.
             "model": _deciding_model(self.model),
             "second_models": {name: _deciding_model(model.description) for name, model in self.second.items()},
             "heads": {head.name: _deciding(head.description) for head in self.heads},
@@ -68,7 +68,8 @@ class Job:
 
 
 def _deciding_model(description: ModelDescription) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(description).items() if k not in ("pretrained", "quick_gelu_by")}
+    ways = ("pretrained", "quick_gelu_by", "preprocess_by")
+    return {name: value for name, value in dataclasses.asdict(description).items() if name not in ways}
 
 
 def _deciding(description: Mapping[str, object]) -> dict[str, object]:
@@ -114,6 +115,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         options.pretrained,
         model_dir=options.model_dir or None,
         quick_gelu=options.forced_quick_gelu,
+        preprocess=options.preprocess,
         fetch=True,
     )
     try:
@@ -129,7 +131,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         nsfw_chain=options.nsfw_chain,
     )
     own = load_own_scores(options.head, options.scorer, options.clip_model, model.embed_dim)
-    heads: tuple[EmbeddingScore, ...] = (*published, *own.heads, *_prompts(options))
+    heads: tuple[EmbeddingScore, ...] = (*published, *own.heads, *_prompts(options, model.quick_gelu))
     screening = parse_screening(options.quality, options.screen)
     with_images = (
         *screening.quality,
@@ -158,7 +160,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     return Job(options, shards, model, heads, keep, screening, own, with_images, second, top)
 
 
-def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
+def _prompts(options: CurateOptions, quick_gelu: bool) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, computed once with the text tower."""
     from beam_curate.clip.prompts import prompt_scores
     from pipelines.own_scores import read_prompts
@@ -168,7 +170,7 @@ def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
         options.clip_model,
         options.pretrained,
         model_dir=options.model_dir or None,
-        quick_gelu=options.forced_quick_gelu,
+        quick_gelu=quick_gelu,
     )
 
 

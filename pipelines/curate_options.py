@@ -44,11 +44,19 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         "file name, or the configuration beside the weights says; an error if none does and the model exists with both",
         choices=("auto", "yes", "no"),
     )
+    preprocess: str = option(
+        "auto",
+        "how images are prepared for weights in a file: a pretrained tag that has it (openai, webli), the path of an "
+        "open_clip_config.json, or mean=0.5,std=0.5,interpolation=bicubic,resize_mode=squash (channels as 0.48/0.46/0.41). "
+        "auto: as the tag or the files beside the weights say, else as all published weights of the model have it; an error "
+        "if these differ or there are none",
+        metavar="TAG|FILE|VALUES",
+    )
     second_model: tuple[str, ...] = option(
         (),
         "a further open_clip model whose embedding goes to a column of its own, embedding_vit_b_16 for "
-        "ViT-B-16=laion2b_s34b_b88k; weights as for --pretrained; several are separated by ; (on a command line the "
-        "option may be repeated)",
+        "ViT-B-16=laion2b_s34b_b88k; weights as for --pretrained, with ,quick_gelu=no and ,preprocess=TAG behind them where "
+        "it must be said; several are separated by ; (on a command line the option may be repeated)",
         action="append",
         metavar="MODEL=WEIGHTS",
     )

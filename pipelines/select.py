@@ -156,10 +156,12 @@ def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[Embeddi
     if not specs:
         return ()  # the weights need not be there, nor torch be loaded
     from beam_curate.clip.model_description import describe_model
+    from beam_curate.clip.preprocessing import KEYS as PREPROCESS_KEYS
     from beam_curate.clip.prompts import prompt_scores
 
     weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
-    here = describe_model(scored["clip_model"], options.pretrained, **weights, fetch=True)
+    prepared = {key: scored[key] for key in PREPROCESS_KEYS}  # of the run: nothing is to be asked about it again
+    here = describe_model(scored["clip_model"], options.pretrained, **weights, preprocess=prepared, fetch=True)
     if here.weights != scored["weights"]:
         raise OptionError(
             f"--pretrained {options.pretrained}: these are not the weights that made the embeddings of {options.scores}; give "

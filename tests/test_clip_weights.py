@@ -1,13 +1,14 @@
 import json
 import zipfile
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from beam_curate.clip import weights
-from beam_curate.clip.checkpoint import WeightsError, read_visual_state
+from beam_curate.clip.checkpoint import WeightsError, checkpoint_names, read_visual_state
 from beam_curate.clip.config import model_config
 from beam_curate.clip.weights import (
     fetch_weights,
@@ -18,6 +19,9 @@ from beam_curate.clip.weights import (
 )
 
 STATE = {"visual.conv1.weight": torch.arange(12.0).view(1, 3, 2, 2), "text.x": torch.ones(1)}
+
+HF_STATE = {"vision_model.x": torch.ones(1)}
+VIT_L_14 = open_clip.get_model_config("ViT-L-14")
 
 
 def put(folder, name="open_clip_model.safetensors", state=STATE, **configs):
@@ -137,11 +141,15 @@ def test_safetensors_comes_first_and_the_checksum_names_the_file(tmp_path):
         ("mine.safetensors", {}, STATE, None),
         ("vit_b_openai.safetensors", {}, STATE, True),
         ("mine.pt", {}, {**STATE, **dict.fromkeys(weights._OPENAI_MARKERS, torch.tensor(1))}, True),
-        ("mine.safetensors", {"config": hf_config(hidden_act="gelu")}, STATE, None),
-        ("model.safetensors", {"config": hf_config(hidden_act="quick_gelu")}, STATE, True),
-        ("model.safetensors", {"config": hf_config()}, STATE, True),
-        ("model.safetensors", {"config": hf_config(hidden_act="gelu")}, STATE, False),
-        ("open_clip_model.safetensors", {"open_clip_config": {"model_cfg": {}}}, STATE, False),
+        ("model.safetensors", {"config": hf_config(hidden_act="gelu")}, STATE, None),  # not of these tensors
+        ("model.safetensors", {"config": hf_config(hidden_act="quick_gelu")}, HF_STATE, True),
+        ("mine.safetensors", {"config": hf_config(hidden_act="quick_gelu")}, HF_STATE, True),
+        ("model.safetensors", {"config": hf_config()}, HF_STATE, True),
+        ("model.safetensors", {"config": hf_config(hidden_act="gelu")}, HF_STATE, False),
+        ("openai.safetensors", {"config": hf_config(hidden_act="gelu")}, HF_STATE, False),
+        ("open_clip_model.safetensors", {"open_clip_config": {"model_cfg": {}}}, STATE, None),
+        ("open_clip_model.safetensors", {"open_clip_config": {"model_cfg": VIT_L_14}}, STATE, False),
+        ("any.pt", {"open_clip_config": {"model_cfg": {**VIT_L_14, "quick_gelu": True}}}, STATE, True),
     ],
 )
 def test_what_a_file_says_of_quick_gelu(tmp_path, name, configs, state, expected):
@@ -156,19 +164,23 @@ def test_open_clips_configuration_beside_the_file_is_read(tmp_path):
     put(tmp_path, open_clip_config={"model_cfg": {**config, "quick_gelu": True}, "preprocess_cfg": preprocess})
     source = find_weights("ViT-B-32", str(tmp_path))
     assert source.quick_gelu is True
-    assert source.preprocess == {"mean": [0.5, 0.5, 0.5], "resize_mode": "squash"}
+    assert source.preprocess == preprocess
+    assert source.preprocess_by == str(tmp_path / "open_clip_config.json")
     with pytest.raises(WeightsError, match="another visual tower"):
         find_weights("ViT-B-16", str(tmp_path))
 
 
 def test_transformers_files_beside_the_checkpoint_are_read(tmp_path):
     processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 1.0, 1.0]}
-    put(tmp_path, "model.safetensors", config=hf_config(), preprocessor_config=processor)
+    put(tmp_path, "model.safetensors", HF_STATE, config=hf_config(), preprocessor_config=processor)
     assert find_weights("ViT-L-14", str(tmp_path)).preprocess == {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}
     with pytest.raises(WeightsError, match="hidden_size 1024 instead of 768"):
         find_weights("ViT-B-32", str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(hf_config(num_attention_heads=8)))
     with pytest.raises(WeightsError, match="num_attention_heads 8 instead of 16"):
+        find_weights("ViT-L-14", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(hidden_act="gelu_new")))
+    with pytest.raises(WeightsError, match="hidden_act is 'gelu_new'"):
         find_weights("ViT-L-14", str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(WeightsError, match=r"config\.json is not valid JSON"):
@@ -182,13 +194,66 @@ def test_only_visual_tensors_are_read(tmp_path, name):
     assert torch.equal(read[1], STATE["visual.conv1.weight"])
 
 
-def test_training_checkpoints_are_unwrapped(tmp_path):
-    wrapped = {"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in STATE.items()}}
-    path = tmp_path / "epoch_3.pt"
-    torch.save(wrapped, path)
-    torch.save(wrapped, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    for file in (path, tmp_path / "old.pt"):
-        assert [name for name, _ in read_visual_state(str(file))] == ["conv1.weight"]
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "_fsdp_wrapped_module."]
+)
+@pytest.mark.parametrize("key", ["state_dict", "model", None, "safetensors", "old"])
+def test_training_checkpoints_are_unwrapped(tmp_path, prefix, key):
+    state = {f"{prefix}{name}": tensor for name, tensor in STATE.items()}
+    path = tmp_path / f"epoch_3.{'safetensors' if key == 'safetensors' else 'pt'}"
+    if key == "safetensors":
+        save_file(state, path)
+    else:
+        wrapped = {"epoch": 3, "optimizer": {"state": {0: torch.ones(1)}}, key or "": state} if key else state
+        torch.save(wrapped, path, _use_new_zipfile_serialization=key != "old")
+    ((name, tensor),) = read_visual_state(str(path))
+    assert name == "conv1.weight"
+    assert torch.equal(tensor, STATE["visual.conv1.weight"])
+    assert "text.x" in checkpoint_names(str(path))
+
+
+def test_wrappers_within_a_name_are_dropped_and_doubles_are_refused(tmp_path):
+    inner = put(tmp_path, "inner.pt", {"visual._orig_mod.conv1.weight": torch.ones(1)})
+    assert [name for name, _ in read_visual_state(str(inner))] == ["conv1.weight"]
+    for name in ("both.safetensors", "both.pt"):
+        both = put(tmp_path, name, {**STATE, "module.visual.conv1.weight": torch.ones(1)})
+        with pytest.raises(WeightsError, match=r"visual\.conv1\.weight twice"):
+            checkpoint_names(str(both))
+
+
+def test_open_clips_state_is_taken_and_of_other_models_the_only_one(tmp_path):
+    other = {"visual.other": torch.ones(1)}
+    torch.save({"state_dict": STATE, "ema": other}, tmp_path / "ema.pt")
+    assert [name for name, _ in read_visual_state(str(tmp_path / "ema.pt"))] == ["conv1.weight"]
+    torch.save({"model": STATE, "ema": other}, tmp_path / "two.pt")
+    with pytest.raises(WeightsError, match=r"several models \(model, ema\): save one"):
+        checkpoint_names(str(tmp_path / "two.pt"))
+
+
+def test_what_is_no_checkpoint_gets_the_remedy_that_fits(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 1\n"
+    for name in ("a.safetensors", "a.bin"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(WeightsError, match=r"pointer of Git LFS.*git lfs pull"):
+            checkpoint_names(str(tmp_path / name))
+    np.savez(tmp_path / "a.npz", a=np.zeros(2))
+    with pytest.raises(WeightsError, match="big_vision"):
+        checkpoint_names(str(tmp_path / "a.npz"))
+    torch.save({"loss": np.float64(1.5), "state_dict": STATE}, tmp_path / "own.pt")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pt")
+    for name, held in (("own.pt", "scalar"), ("whole.pt", "Linear")):
+        with pytest.raises(WeightsError, match=rf"holds objects \(\S*{held}\).*save its tensors alone") as error:
+            checkpoint_names(str(tmp_path / name))
+        assert "fetch" not in str(error.value)
+    for name in ("cut.safetensors", "cut.pt"):
+        path = put(tmp_path, name)
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(WeightsError, match=r"fetch it again if it was downloaded; if it is your own, save"):
+            checkpoint_names(str(path))
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"save the parts of model\.safetensors\.index\.json as one file"):
+        find_weights("ViT-L-14", str(tmp_path / "parts"))
 
 
 class Spy:

@@ -167,6 +167,10 @@ def tiny(tmp_path):
         (["--device=cpu", "--precision=fp16"], "--precision fp16 with --device cpu"),
         (["--quick_gelu=maybe"], "argument --quick_gelu: invalid choice: 'maybe'"),
         (["--clip_model=ViT-L-14", "--pretrained={root}/mine.safetensors"], "give --quick_gelu yes"),
+        (["--pretrained={root}/mine.safetensors"], "give --preprocess"),
+        (["--preprocess=opena"], "preprocess='opena' is neither a pretrained tag (did you mean 'openai'?)"),
+        (["--preprocess={root}/none.json"], "there is no such file"),
+        (["--preprocess=std=0"], "one number above 0"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_no_work(tiny, capsys, arguments, message):

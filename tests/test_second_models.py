@@ -4,9 +4,11 @@ import json
 
 import apache_beam as beam
 import numpy as np
+import open_clip
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.ml.inference.base import RunInference
+from safetensors.torch import save_file
 
 from beam_curate import (
     ClipModelHandler,
@@ -141,6 +143,9 @@ def test_resume_compares_the_second_models(with_second, data, capsys):
             ["--second_model=ViT-B-61=random"],
             "--second_model ViT-B-61=random: clip_model='ViT-B-61' is no open_clip model",
         ),
+        ([f"{SECOND[0]},quick_gelu=maybe"], "quick_gelu='maybe'; give auto, yes, no"),
+        ([f"{SECOND[0]},quick_gelu=no,quick_gelu=no"], "has quick_gelu twice; give it once"),
+        ([f"{SECOND[0]},preprocess=opena"], "preprocess='opena' is neither a pretrained tag (did you mean 'openai'?)"),
         ([SECOND[0], SECOND[0]], "there is a second model ViT-M-32-alt already; give each model once"),
         ([SECOND[0], "--prompt=embedding_vit_m_32_alt=a"], "a score cannot be named 'embedding_vit_m_32_alt'"),
     ],
@@ -152,15 +157,6 @@ def test_wrong_second_models_are_refused(data, capsys, flags, message):
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (data / "never").exists()
-
-
-def test_a_file_whose_activation_is_not_known_names_the_model_with_quickgelu(tmp_path):
-    import open_clip
-    from safetensors.torch import save_file
-
-    save_file(open_clip.create_model("ViT-B-32").state_dict(), tmp_path / "some.safetensors")
-    with pytest.raises(SecondModelError, match="for QuickGELU name the model ViT-B-32-quickgelu"):
-        find_second_models([f"ViT-B-32={tmp_path}/some.safetensors"])
 
 
 class Model:
@@ -259,3 +255,28 @@ def test_what_does_not_fit_together_stops_the_job(data, tmp_path):
         ValueError, match=r"512 values and the score table's column 9; give second_embeddings\['large'\]=512"
     ):
         own_pipeline(data, tmp_path / "3", {"large": Target(256)}, second_embeddings={"large": 9})
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A whole tower in a file of which nothing tells how it was trained."""
+    name = "ViT-S-32-alt"
+    tower = open_clip.create_model(name, pretrained_text=False)
+    path = tmp_path_factory.mktemp("bare") / "mine.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in tower.state_dict().items()}, path)
+    return path
+
+
+def test_a_bare_file_is_asked_about_and_the_answer_stands_behind_it(bare):
+    with pytest.raises(SecondModelError, match=r"ViT-S-32-alt=\S+,preprocess=TAG$"):
+        find_second_models([f"{FIRST}={bare}"])
+    with pytest.raises(SecondModelError, match=r"ViT-L-14=\S+,quick_gelu=yes \(or no\),preprocess=TAG$"):
+        find_second_models([f"ViT-L-14={bare}"])
+    for answer, gelu, mode in (
+        ("preprocess=webli", False, "squash"),
+        ("quick_gelu=yes,preprocess=mean=0.5,std=0.5,interpolation=bilinear,resize_mode=squash", True, "squash"),
+        ("preprocess=openai, quick_gelu=no", False, "shortest"),
+    ):
+        (model,) = find_second_models([f"{FIRST}={bare},{answer}"]).values()
+        assert (model.description.quick_gelu, model.target.resize_mode) == (gelu, mode)
+        assert model.pretrained == str(bare)

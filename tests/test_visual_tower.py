@@ -87,7 +87,8 @@ def exact(monkeypatch):
 @pytest.mark.parametrize("name", TINY)
 def test_fp32_is_open_clips_encode_image(name, tmp_path, exact):
     model = reference(name)
-    tower = build_visual_tower(find_weights(name, saved(model, tmp_path)), precision="fp32", device="cpu")
+    source = find_weights(name, saved(model, tmp_path))
+    tower = build_visual_tower(source, precision="fp32", device="cpu", preprocess="openai")
     pixels = photos(4, tower.describe().image_size)
     got = tower.embed(pixels)
     assert got.dtype == np.float32
@@ -97,7 +98,8 @@ def test_fp32_is_open_clips_encode_image(name, tmp_path, exact):
 @pytest.mark.parametrize("name", TINY)
 def test_bf16_is_close_and_float16_comes_out(name, tmp_path):
     model = reference(name)
-    tower = build_visual_tower(find_weights(name, saved(model, tmp_path)), precision="bf16", device="cpu")
+    source = find_weights(name, saved(model, tmp_path))
+    tower = build_visual_tower(source, precision="bf16", device="cpu", preprocess="openai")
     assert tower.runtime() == ("cpu", "bf16")
     pixels = photos(4, tower.describe().image_size)
     got = tower.embed(pixels)
@@ -110,11 +112,10 @@ def test_bf16_is_close_and_float16_comes_out(name, tmp_path):
 def test_unfolded_normalisation_gives_the_same(tmp_path, exact, monkeypatch):
     model = reference("tiny-vit")
     source = find_weights("tiny-vit", saved(model, tmp_path))
-    folded = build_visual_tower(source, precision="fp32", device="cpu").embed(photos(4))
+    options = {"precision": "fp32", "device": "cpu", "preprocess": "openai"}
+    folded = build_visual_tower(source, **options).embed(photos(4))
     monkeypatch.setattr(visual_tower.VisualTower, "_fold", lambda self: None)
-    np.testing.assert_allclose(
-        folded, build_visual_tower(source, precision="fp32", device="cpu").embed(photos(4)), rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(folded, build_visual_tower(source, **options).embed(photos(4)), rtol=0, atol=1e-6)
 
 
 def test_the_last_block_runs_for_the_class_token_alone(tmp_path):
@@ -131,7 +132,8 @@ def test_quick_gelu_changes_the_embeddings_and_is_decided_openly(tmp_path, exact
     right = expected(model, photos(4))
 
     def error(*source, **options):
-        tower = build_visual_tower(find_weights(*source), precision="fp32", device="cpu", **options)
+        options |= {"precision": "fp32", "device": "cpu", "preprocess": "openai"}
+        tower = build_visual_tower(find_weights(*source), **options)
         return np.abs(tower.embed(photos(4)) - right).max(), tower.describe().quick_gelu, tower.describe().quick_gelu_by
 
     assert error("tiny-vit", openai)[1:] == (True, "vit-openai.safetensors is a checkpoint of OpenAI's")
@@ -151,9 +153,9 @@ def test_weights_that_may_need_quick_gelu_are_not_guessed(tmp_path, name):
     with pytest.raises(WeightsError, match=r"mine\.safetensors.*give --quick_gelu yes"):
         describe_model(name, str(path))
     for choice in (True, False):
-        model = describe_model(name, str(path), quick_gelu=choice)
+        model = describe_model(name, str(path), quick_gelu=choice, preprocess="openai")
         assert (model.quick_gelu, model.quick_gelu_by) == (choice, "the option quick_gelu")
-    assert describe_model(f"{name}-quickgelu", str(path)).quick_gelu is True
+    assert describe_model(f"{name}-quickgelu", str(path), preprocess="openai").quick_gelu is True
     assert describe_model(name, "random").quick_gelu is False
 
 
@@ -189,7 +191,8 @@ def test_transformers_directory_is_the_same_tower(tmp_path, exact):
                 want = model.visual_projection(model.vision_model(images).pooler_output)
             else:
                 want = model(images).image_embeds
-        tower = build_visual_tower(find_weights("tiny-vit", str(folder)), precision="fp32", device="cpu")
+        source = find_weights("tiny-vit", str(folder))
+        tower = build_visual_tower(source, precision="fp32", device="cpu", preprocess="openai")
         assert tower.describe().quick_gelu is True
         np.testing.assert_allclose(
             tower.embed(pixels), torch.nn.functional.normalize(want, dim=-1).numpy(), rtol=0, atol=1e-5
@@ -243,7 +246,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     state["visual.extra"] = torch.zeros(1)
     save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(WeightsError) as error:
-        build_visual_tower(find_weights("tiny-vit", str(tmp_path / "a.safetensors")), device="cpu")
+        source = find_weights("tiny-vit", str(tmp_path / "a.safetensors"))
+        build_visual_tower(source, device="cpu", preprocess="openai")
     for part in ("proj is missing", "extra is unexpected", "conv1.weight is (64, 3, 8, 8) instead of (64, 3, 16, 16)"):
         assert part in str(error.value)
 
@@ -321,8 +325,9 @@ def test_auto_precision_on_cpus(monkeypatch, able, expected_type):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_the_cpu(tmp_path):
     weights = saved(reference("tiny-vit"), tmp_path)
-    want = build_visual_tower(find_weights("tiny-vit", weights), precision="fp32", device="cpu").embed(photos(8))
-    got = build_visual_tower(find_weights("tiny-vit", weights), device="cuda").embed(photos(8))
+    source = find_weights("tiny-vit", weights)
+    want = build_visual_tower(source, precision="fp32", device="cpu", preprocess="openai").embed(photos(8))
+    got = build_visual_tower(source, device="cuda", preprocess="openai").embed(photos(8))
     assert (got.astype(np.float32) * want.astype(np.float32)).sum(1).min() >= 0.999
 
 

@@ -70,7 +70,7 @@ class CaptionHandler(ModelHandler[EmbeddedSample, EmbeddedSample, "TextTower"]):
 
         source = find_weights(*self._model, **self._weights)
         tower = build_text_tower(source, device=self._device, quick_gelu=self._quick_gelu)
-        _LOG.info("Loaded the text tower of %s", tower.describe())
+        _LOG.info("Loaded the text tower of %s (QuickGELU: %s)", source, tower.quick_gelu)
         return tower
 
     def run_inference(

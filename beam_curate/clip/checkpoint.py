@@ -7,6 +7,7 @@ CustomTextCLIP and has no prefix in a CLIP (`transformer.*`, `token_embedding.we
 """
 
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,23 +61,66 @@ _TEXT: Final = _Half(
 )
 
 
+# A tensor of a tower, by open_clip's or transformers' names, whatever wrapped it.
+_CLIP_NAME: Final = re.compile(r"(?:^|\.)(?:visual|vision_model|text|text_model|token_embedding)\.")
+
+
 class WeightsError(ValueError):
     """The weights asked for cannot be had: the message names the option, its value and the remedy."""
+
+
+class UnsaidError(WeightsError):
+    """Nothing says what the wrong guess about would give plausible but wrong embeddings: the message asks for it.
+
+    Attributes:
+        options: The names of the options that would say it.
+    """
+
+    def __init__(self, message: str, *options: str) -> None:
+        super().__init__(message)
+        self.options = options
+
+
+_OWN_REMEDY: Final = (
+    "fetch it again if it was downloaded; if it is your own, save the tensors again, with "
+    "safetensors.torch.save_file(model.state_dict(), 'NEW.safetensors')"
+)
+# What wraps a model in training puts before its names: DistributedDataParallel, torch.compile, FSDP, checkpointed activations.
+_WRAPPERS: Final = re.compile(
+    r"^(?:(?:module|_orig_mod)\.)+|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
+)
+_LFS: Final = b"version https://git-lfs"
+
+
+def _plain(names: Collection[str], path: str) -> dict[str, str]:
+    """The names of a checkpoint's tensors, without what wrapped the model in training, to those in the file."""
+    plain = {_WRAPPERS.sub("", name): name for name in names}
+    if len(plain) < len(names):
+        twice = next(name for name in names if name not in plain.values())
+        raise WeightsError(f"{path} has {_WRAPPERS.sub('', twice)} twice, also as {twice}: save one of the two alone")
+    return plain
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[list[str], Callable[[str], torch.Tensor]]]:
     """Opens a checkpoint as its names and a function that reads one tensor."""
+    with open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise WeightsError(f"{path} is a pointer of Git LFS, not the weights: run git lfs pull where it was cloned")
+    if path.endswith((".npz", ".npy")):
+        raise WeightsError(f"{path} is a file of numpy, as big_vision's, which is not read: use open_clip's weights")
     if path.endswith(".safetensors"):
         try:
             opened = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:
-            raise WeightsError(f"{path} is no complete safetensors file ({error}): fetch it again") from error
+            raise WeightsError(f"{path} is no complete safetensors file ({error}): {_OWN_REMEDY}") from error
         with opened as file:
-            yield list(file.keys()), file.get_tensor
+            plain = _plain(list(file.keys()), path)
+            yield list(plain), lambda name: file.get_tensor(plain[name])
         return
     state = _torch_state(path)
-    yield list(state), state.__getitem__
+    plain = _plain(list(state), path)
+    yield list(plain), lambda name: state[plain[name]]
 
 
 def _torch_state(path: str) -> dict[str, torch.Tensor]:
@@ -93,11 +137,31 @@ def _torch_state(path: str) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as plain weights ({type(error).__name__}): fetch it again, or use the safetensors file"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {str(name).removeprefix("module."): value for name, value in state.items() if torch.is_tensor(value)}
+        # torch says it so: "Unsupported global: GLOBAL numpy._core.multiarray.scalar was not an allowed global".
+        if foreign := re.search(r"GLOBAL (\S+)", str(error)):
+            raise WeightsError(
+                f"{path} cannot be read as plain weights: it holds objects ({foreign[1]}) besides tensors, and reading those "
+                "can run code. If you trust the file, save its tensors alone, where it was made: "
+                "torch.save({'state_dict': model.state_dict()}, 'NEW.pt')"
+            ) from error
+        raise WeightsError(f"{path} cannot be read as plain weights ({type(error).__name__}): {_OWN_REMEDY}") from error
+    return _tensors(content, path)
+
+
+def _tensors(content: object, path: str) -> dict[str, torch.Tensor]:
+    """Finds the tensors in what a training script saved: open_clip's `state_dict`, else the only mapping that has some."""
+    nested = {"": content} | ({str(key): part for key, part in content.items()} if isinstance(content, dict) else {})
+    states = {
+        key: {str(name): value for name, value in part.items() if torch.is_tensor(value)}
+        for key, part in nested.items()
+        if isinstance(part, dict)
+    }
+    if "state_dict" in states:
+        return states["state_dict"]
+    clip = [key for key, state in states.items() if any(_CLIP_NAME.search(name) for name in state)]
+    if len(clip) > 1:
+        raise WeightsError(f"{path} holds the weights of several models ({', '.join(clip)}): save one of them alone")
+    return states[clip[0]] if clip else states.get("", {})
 
 
 def checkpoint_names(path: str) -> frozenset[str]:

@@ -1,14 +1,16 @@
-"""open_clip's configuration of a model, and whether the one that lies beside a checkpoint agrees with it."""
+"""open_clip's configuration of a model, and files of JSON."""
 
 import difflib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import open_clip
 
 from beam_curate.clip.checkpoint import WeightsError
+
+_REMEDY: Final = "fetch it again if it was downloaded; mend it, or move it away, if it is your own"
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -26,6 +28,12 @@ def model_config(clip_model: str) -> tuple[str, dict[str, Any]]:
     Raises:
         WeightsError: For an unknown name; lists close ones.
     """
+    schema, colon, rest = clip_model.partition(":")
+    if colon and schema in ("local-dir", "hf-hub"):
+        raise WeightsError(
+            f"clip_model={clip_model!r}: give the name of the model in open_clip, and {rest} (a folder here) as its weights, "
+            "with --pretrained (pretrained)"
+        )
     name = clip_model.replace("/", "-")
     if name not in open_clip.list_models():
         raise WeightsError(
@@ -42,50 +50,10 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}): fetch it again") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error}): mend that, or move it away") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not valid JSON ({error}): {_REMEDY}") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds no JSON object: fetch it again")
+        raise WeightsError(f"{path} holds no JSON object: {_REMEDY}")
     return content
-
-
-def check_open_clip(name: str, config: Mapping[str, Any], path: Path) -> None:
-    """Compares open_clip's configuration beside a checkpoint with that of the model asked for.
-
-    Raises:
-        WeightsError: It is another visual tower's.
-    """
-    theirs = config.get("model_cfg", {})
-    _, ours = model_config(name)
-
-    def shape(model: Mapping[str, Any]) -> tuple[Any, Any]:
-        vision = {**model.get("vision_cfg", {}), "timm_model_pretrained": False, "output_tokens": False}
-        return model.get("embed_dim"), open_clip.CLIPVisionCfg(**vision)
-
-    if theirs and shape(theirs) != shape(ours):
-        raise WeightsError(f"{path} describes another visual tower than clip_model={name!r}: name the model it is of")
-
-
-def check_transformers(name: str, config: Mapping[str, Any], path: Path) -> None:
-    """Compares transformers' configuration beside a checkpoint with the visual tower of the model asked for.
-
-    Raises:
-        WeightsError: It is another visual tower's.
-    """
-    # Shapes alone do not show the number of heads, so the configuration is compared.
-    _, ours = model_config(name)
-    cfg = open_clip.CLIPVisionCfg(**ours["vision_cfg"])
-    theirs = config.get("vision_config", config)
-    # Source of the defaults: transformers' CLIPVisionConfig (which leaves them out of older files).
-    pairs = {
-        "model_type": (config.get("model_type", "clip") in ("clip", "clip_vision_model"), True),
-        "hidden_size": (theirs.get("hidden_size", 768), cfg.width),
-        "num_hidden_layers": (theirs.get("num_hidden_layers", 12), cfg.layers),
-        "num_attention_heads": (theirs.get("num_attention_heads", 12), cfg.width // cfg.head_width),
-        "patch_size": (theirs.get("patch_size", 32), cfg.patch_size),
-        "image_size": (theirs.get("image_size", 224), cfg.image_size),
-        "projection_dim": (config.get("projection_dim", 512), ours["embed_dim"]),
-    }
-    wrong = [f"{key} {have} instead of {want}" for key, (have, want) in pairs.items() if have != want]
-    if wrong:
-        raise WeightsError(f"{path} is not of clip_model={name!r} ({', '.join(wrong)}): name the model it is of")

@@ -89,6 +89,8 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         large_model: The same as `model_copies=1`: one model a machine, however many worker processes.
         seed: The seed of `random`.
         quick_gelu: `auto`, True or False: see model_description.describe_model.
+        preprocess: How images are prepared, where neither a tag nor a file says it: see model_description.describe_model.
+            The decoder is told the same: `describe()` gives its resize mode and interpolation.
         embedding_name: Of a second model: by this name `DecodeImages.second` gives its pixels, where they are not those of the
             first model, and its embedding goes to the column `embedding_<name>` of the score table.
 
@@ -110,6 +112,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         large_model: bool = False,
         seed: int = 0,
         quick_gelu: bool | Literal["auto"] = "auto",
+        preprocess: str | Mapping[str, Any] = "auto",
         embedding_name: str | None = None,
     ) -> None:
         for name, count in (("batch_size", batch_size), ("model_copies", model_copies)):
@@ -137,6 +140,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         self._weights: dict[str, Any] = {"model_dir": model_dir, "seed": seed}
         self._model: tuple[str, str] = (clip_model, pretrained)
         self._quick_gelu: bool | Literal["auto"] = quick_gelu
+        self._preprocess: str | Mapping[str, Any] = preprocess
         self._device = device
         self._precision = precision
         self._copies = model_copies or int(large_model)
@@ -152,7 +156,9 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         """Describes the model and its weights, without loading them: see model_description.describe_model."""
         from beam_curate.clip.model_description import describe_model
 
-        return describe_model(*self._model, **self._weights, quick_gelu=self._quick_gelu, fetch=fetch)
+        return describe_model(
+            *self._model, **self._weights, quick_gelu=self._quick_gelu, preprocess=self._preprocess, fetch=fetch
+        )
 
     def load_model(self) -> "VisualTower | TowerCopies":
         """Fetches the weights if need be, and builds the tower, or its copies."""
@@ -165,6 +171,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
             precision=self._precision,
             device=self._device,
             quick_gelu=self._quick_gelu,
+            preprocess=self._preprocess,
         )
         if not self._copies:
             return build()

@@ -1,7 +1,6 @@
 """What a model and its weights are, and on what it can run: all that is known before the tower is built."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -9,8 +8,9 @@ import open_clip
 import torch
 from open_clip import pretrained as tags
 
-from beam_curate.clip.checkpoint import WeightsError
+from beam_curate.clip.checkpoint import UnsaidError, WeightsError
 from beam_curate.clip.config import model_config
+from beam_curate.clip.preprocessing import AUTO, KEYS, Preprocess, decide_preprocessing
 from beam_curate.clip.weights import WeightsSource, fetch_weights, find_weights
 
 QuickGelu: TypeAlias = bool | Literal["auto"]
@@ -22,8 +22,9 @@ class ModelDescription:
     """What a model and its weights are, as it goes into a run's configuration.
 
     `image_size` is the side in pixels, `mean` and `std` are per channel (RGB, of values 0 to 1), `interpolation` and
-    `resize_mode` are open_clip's words (`bicubic`, `shortest`). `quick_gelu_by` says what decided `quick_gelu`, and
-    `weights` is the identity of the weights (see WeightsSource.identity); `random` ones give meaningless embeddings.
+    `resize_mode` are open_clip's words (`bicubic`, `shortest`); `preprocess_by` says who decided these four, `quick_gelu_by` who
+    decided `quick_gelu`; `weights` is the identity of the weights (see WeightsSource.identity); `random` ones give
+    meaningless embeddings.
     """
 
     clip_model: str
@@ -34,10 +35,16 @@ class ModelDescription:
     std: tuple[float, float, float]
     interpolation: str
     resize_mode: str
+    preprocess_by: str
     quick_gelu: bool
     quick_gelu_by: str
     weights: str
     random: bool
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """How an image is prepared, as the option of the same name takes it."""
+        return {key: getattr(self, key) for key in KEYS}
 
 
 def describe_model(
@@ -47,6 +54,7 @@ def describe_model(
     model_dir: str | None = None,
     seed: int = 0,
     quick_gelu: QuickGelu = "auto",
+    preprocess: Preprocess = AUTO,
     fetch: bool = False,
 ) -> ModelDescription:
     """Describes a model and its weights without building it or loading a tensor: for checks at launch.
@@ -59,38 +67,59 @@ def describe_model(
         quick_gelu: Whether the tower's activation is QuickGELU, as OpenAI's weights need; a wrong choice gives plausible
             but wrong embeddings. `auto` decides by the first of these that speaks: the model (its name ends with
             `-quickgelu`); open_clip's record of the tag, also where a file lies in a folder named after the tag (see
-            `model_dir_places`) or in the hub's cache; the file (a name with `openai` in it, or the entries that only
-            OpenAI's checkpoints have); the configuration beside the checkpoint (open_clip's `quick_gelu`,
-            transformers' `hidden_act`). If none does, it is an error where open_clip knows weights of the model that
+            `model_dir_places`) or in the hub's cache; the configuration beside the checkpoint (open_clip's `quick_gelu`,
+            transformers' `hidden_act`); the file (a name with `openai` in it, or the entries that only
+            OpenAI's checkpoints have). If none does, it is an error where open_clip knows weights of the model that
             were trained with QuickGELU (ViT-B-32, ViT-L-14, ...); for all other models GELU, as open_clip itself does.
             The tensors do not tell: they have the same names, shapes and `logit_scale` (100) either way.
+        preprocess: How an image is prepared (mean, std, interpolation, resize_mode): a pretrained tag, of this model or of
+            another, as open_clip's record of it says; the path of an open_clip_config.json (or of transformers'
+            preprocessor_config.json); values, as `mean=0.5,std=0.5,interpolation=bicubic,resize_mode=squash` (`/` between the
+            channels of one) or as a mapping. `auto`: as the tag, or the files beside the weights, or else all of open_clip's
+            records of the model say; where these differ, or there are none, it is an error: see preprocessing.
         fetch: Downloads a tag's weights now, so that `weights` is their checksum instead of the tag.
 
     Raises:
-        WeightsError: For anything that cannot be had (see find_weights and fetch_weights), and for an activation that
-            `auto` cannot know.
+        WeightsError: For anything that cannot be had (see find_weights and fetch_weights).
+        UnsaidError: For an activation or a preprocessing that `auto` cannot know.
     """
     source = find_weights(clip_model, pretrained, model_dir=model_dir, seed=seed)
-    return describe_source(fetch_weights(source) if fetch else source, quick_gelu)
+    return describe_source(fetch_weights(source) if fetch else source, quick_gelu, preprocess)
 
 
-def describe_source(source: WeightsSource, quick_gelu: QuickGelu = "auto") -> ModelDescription:
+def describe_source(
+    source: WeightsSource, quick_gelu: QuickGelu = "auto", preprocess: Preprocess = AUTO
+) -> ModelDescription:
     """Describes weights that find_weights found: see describe_model."""
     _, config = model_config(source.clip_model)
     height, width = _pair(config["vision_cfg"].get("image_size", 224))
     if height != width:
         raise WeightsError(f"clip_model={source.clip_model!r} sees {width}x{height}: only square models are supported")
-    preprocess = {**vars(open_clip.transform.PreprocessCfg()), **source.preprocess}
-    use, by = _decide_quick_gelu(config, source, quick_gelu)
+    questions: list[UnsaidError] = []
+    try:
+        use, by = decide_quick_gelu(source, quick_gelu)
+    except UnsaidError as error:
+        questions.append(error)
+    try:
+        weights = "" if source.seed is not None else source.path or source.tag
+        prepared, prepared_by = decide_preprocessing(
+            source.clip_model, preprocess, source.preprocess, source.preprocess_by, weights=weights
+        )
+    except UnsaidError as error:
+        questions.append(error)
+    if questions:
+        options = (option for question in questions for option in question.options)
+        raise UnsaidError("; and ".join(map(str, questions)), *options)
     return ModelDescription(
         clip_model=source.clip_model,
         pretrained=source.pretrained,
         embed_dim=config["embed_dim"],
         image_size=height,
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
-        interpolation=preprocess["interpolation"],
-        resize_mode=preprocess["resize_mode"],
+        mean=prepared.mean,
+        std=prepared.std,
+        interpolation=prepared.interpolation,
+        resize_mode=prepared.resize_mode,
+        preprocess_by=prepared_by,
         quick_gelu=use,
         quick_gelu_by=by,
         weights=source.identity,
@@ -102,7 +131,14 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _decide_quick_gelu(config: Mapping[str, Any], source: WeightsSource, wanted: QuickGelu) -> tuple[bool, str]:
+def decide_quick_gelu(source: WeightsSource, wanted: QuickGelu = "auto") -> tuple[bool, str]:
+    """Decides whether a model's activation is QuickGELU, and who says so: see describe_model.
+
+    Raises:
+        UnsaidError: Nobody says it, and it can be either.
+        WeightsError: The model and the configuration beside the weights contradict each other, or the option the model.
+    """
+    _, config = model_config(source.clip_model)
     if "timm_model_name" in config["vision_cfg"]:
         if wanted is True:
             raise WeightsError(f"quick_gelu=True: {source.clip_model} is a timm tower, which has its own activation")
@@ -110,15 +146,21 @@ def _decide_quick_gelu(config: Mapping[str, Any], source: WeightsSource, wanted:
     if wanted != "auto":
         return wanted, "the option quick_gelu"
     if config.get("quick_gelu", False):
+        if source.quick_gelu is False:
+            raise WeightsError(
+                f"clip_model={source.clip_model!r} has QuickGELU, but {source.said_by} says GELU: name the model without "
+                "QuickGELU, or give --quick_gelu yes or no (in Python True or False)"
+            )
         return True, f"the configuration of {source.clip_model}"
     if source.quick_gelu is not None:
         return source.quick_gelu, source.said_by
     known = open_clip.list_pretrained_tags_by_model(source.clip_model)
     if source.seed is None and any(tags.get_pretrained_cfg(source.clip_model, tag).get("quick_gelu") for tag in known):
-        raise WeightsError(
+        raise UnsaidError(
             f"quick_gelu='auto', but nothing says whether {source.path} was trained with QuickGELU, as OpenAI's weights were, "
             "or with GELU, and the wrong one gives plausible but wrong embeddings: give --quick_gelu yes (in Python True) "
-            "if the weights are OpenAI's or made from them, else no (False)"
+            "if the weights are OpenAI's or made from them, else no (False)",
+            "quick_gelu",
         )
     return False, f"the configuration of {source.clip_model}"
 

@@ -172,12 +172,13 @@ def prompt_scores(
     rows = tower.embed([prompt for spec in specs for prompt in spec.prompts])
     if not np.isfinite(rows).all() or not math.isfinite(tower.logit_scale):
         raise WeightsError(
-            f"the text weights of {model_name} ({pretrained}) give values that are not finite: fetch them again"
+            f"the text weights of {model_name} ({pretrained}) give values that are not finite: use other weights, "
+            "or fetch them again if they were downloaded"
         )
     scores, start = [], 0
     for spec in specs:
         matrix = rows[start : start + len(spec.prompts)].copy()
-        scores.append(PromptScore(spec.name, spec.prompts, matrix, tower.logit_scale, tower.describe().random))
+        scores.append(PromptScore(spec.name, spec.prompts, matrix, tower.logit_scale, source.seed is not None))
         start += len(spec.prompts)
     return tuple(scores)
 

@@ -20,16 +20,11 @@ from open_clip.model import _build_text_tower
 from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
+from beam_curate.clip.beside import check_text_beside
 from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
 from beam_curate.clip.config import model_config
 from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
-from beam_curate.clip.model_description import (
-    ModelDescription,
-    QuickGelu,
-    choose_device,
-    choose_precision,
-    describe_source,
-)
+from beam_curate.clip.model_description import QuickGelu, choose_device, choose_precision, decide_quick_gelu
 from beam_curate.clip.visual_tower import _random_state
 from beam_curate.clip.weights import WeightsSource, fetch_weights
 
@@ -44,6 +39,9 @@ class TextTower:
     """A filled tower on its device: texts in, embeddings out. Built by build_text_tower.
 
     Attributes:
+        source: The weights.
+        embed_dim: D, the width of the embeddings.
+        quick_gelu: Whether its activation is QuickGELU.
         logit_scale: What the cosines of images and texts are multiplied by, at most 100; 100 where the weights do not say.
     """
 
@@ -51,22 +49,22 @@ class TextTower:
         self,
         module: nn.Module,
         tokenizer: Callable[[list[str]], torch.Tensor],
-        description: ModelDescription,
+        source: WeightsSource,
+        embed_dim: int,
+        quick_gelu: bool,
         logit_scale: float,
         device: torch.device,
     ) -> None:
         self._module: Any = module
         self._tokenizer = tokenizer
-        self._description = description
         self._device = device
+        self.source = source
+        self.embed_dim = embed_dim
+        self.quick_gelu = quick_gelu
         self.logit_scale = logit_scale
         if device.type == "cpu":
             separate_activations(module)
         self._independent = IndependentRows(module)
-
-    def describe(self) -> ModelDescription:
-        """Returns the description of the model and of its weights."""
-        return self._description
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeds texts, whatever their number, in calls of one shape.
@@ -85,14 +83,14 @@ class TextTower:
         if isinstance(texts, str):
             raise TypeError(f"texts is a string: give a list, [{texts!r}]")
         parts = [self._call(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
-        return np.concatenate([np.empty((0, self._description.embed_dim), np.float32), *parts])
+        return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
 
     def _call(self, part: list[str]) -> npt.NDArray[np.float32]:
         """Embeds up to `_BATCH` texts, filled up with empty ones."""
         tokens = self._tokenizer([*part, *[""] * (_BATCH - len(part))])
         if int(tokens.max()) >= self._module.vocab_size:
             raise WeightsError(
-                f"the tokenizer of {self._description.clip_model} gives token {int(tokens.max())}, but the text tower knows "
+                f"the tokenizer of {self.source.clip_model} gives token {int(tokens.max())}, but the text tower knows "
                 f"{self._module.vocab_size}: its configuration needs another vocab_size or hf_tokenizer_name"
             )
         with torch.inference_mode():
@@ -134,10 +132,12 @@ def build_text_tower(
             "cannot be built without the network: text scores need a model with open_clip's own text tower"
         )
     source = fetch_weights(source)
+    if source.path and not source.recorded:
+        check_text_beside(source.clip_model, Path(source.path))
     tokenizer = _tokenizer(source, config["text_cfg"])
-    description = describe_source(source, quick_gelu)
+    use_quick_gelu, _ = decide_quick_gelu(source, quick_gelu)
     with torch.device("meta"):
-        module = _build_text_tower(config["embed_dim"], config["text_cfg"], description.quick_gelu).to(dtype)
+        module = _build_text_tower(config["embed_dim"], config["text_cfg"], use_quick_gelu).to(dtype)
     wanted = module.state_dict()
     if source.seed is None:
         stored, scale = read_text_state(source.path), read_logit_scale(source.path)
@@ -148,7 +148,7 @@ def build_text_tower(
         module.attn_mask = module.build_causal_mask()  # a buffer that no checkpoint holds, lost on meta
     module = module.to(target).eval().requires_grad_(False)
     logit_scale = MAX_LOGIT_SCALE if scale is None or scale >= math.log(MAX_LOGIT_SCALE) else math.exp(scale)
-    return TextTower(module, tokenizer, description, logit_scale, target)
+    return TextTower(module, tokenizer, source, config["embed_dim"], use_quick_gelu, logit_scale, target)
 
 
 def _tokenizer(source: WeightsSource, text_config: Mapping[str, Any]) -> Callable[[list[str]], torch.Tensor]:

@@ -33,6 +33,7 @@ from beam_curate.clip.model_description import (
     choose_precision,
     describe_source,
 )
+from beam_curate.clip.preprocessing import AUTO, Preprocess
 from beam_curate.clip.weights import WeightsSource, fetch_weights
 
 _LOG = logging.getLogger(__name__)
@@ -158,7 +159,12 @@ class _ClassTokenBlock(nn.Module):
 
 
 def build_visual_tower(
-    source: WeightsSource, *, precision: str = "auto", device: str = "auto", quick_gelu: QuickGelu = "auto"
+    source: WeightsSource,
+    *,
+    precision: str = "auto",
+    device: str = "auto",
+    quick_gelu: QuickGelu = "auto",
+    preprocess: Preprocess = AUTO,
 ) -> VisualTower:
     """Builds the visual tower of a model and fills it, fetching the weights first where they are a tag's.
 
@@ -175,7 +181,7 @@ def build_visual_tower(
     target = choose_device(device)
     dtype = choose_precision(precision, target)
     source = fetch_weights(source)
-    description = describe_source(source, quick_gelu)
+    description = describe_source(source, quick_gelu, preprocess)
     _, config = model_config(source.clip_model)
     module = _empty_tower(config, description.quick_gelu, dtype)
     wanted = module.state_dict()

@@ -18,7 +18,7 @@ import os
 import socket
 import urllib.parse
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,20 +26,26 @@ import huggingface_hub
 import open_clip
 from open_clip import pretrained as tags
 
+from beam_curate.clip.beside import OPEN_CLIP_CONFIG, said_beside
 from beam_curate.clip.checkpoint import WeightsError, checkpoint_names
-from beam_curate.clip.config import check_open_clip, check_transformers, did_you_mean, model_config, read_config
+from beam_curate.clip.config import did_you_mean, model_config
 
 _LOG = logging.getLogger(__name__)
 
 RANDOM: Final = "random"
-OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
-# In order of preference; the names are those that open_clip and transformers publish under.
+# Those that open_clip's `local-dir:` loader prefers, in its order. Source: open_clip 3.3, factory._find_checkpoint_in_dir.
 CHECKPOINT_NAMES: Final = (
     "open_clip_model.safetensors",
-    "model.safetensors",
+    "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
     "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
 )
+# Checkpoints of other names, in a folder with open_clip's configuration: the first kind of which there is one.
+_OTHER_NAMES: Final = (("*.safetensors",), ("*.bin", "*.pth"), ("*.pt",))
 # Where transformers keeps OpenAI's models. Source: https://huggingface.co/openai
 _OPENAI_HUB: Final = {
     "ViT-B-32": "openai/clip-vit-base-patch32",
@@ -56,8 +62,9 @@ _OPENAI_MARKERS: Final = frozenset({"input_resolution", "context_length", "vocab
 class WeightsSource:
     """Weights found, not yet read: exactly one of `seed` (random), `path` (a file here) and `tag` is set.
 
-    `quick_gelu` is what the source says of its activation (None: nothing), `said_by` who says it. `preprocess` holds
-    those of mean, std, interpolation and resize_mode that the source prescribes.
+    `quick_gelu` is what the source says of its activation (None: nothing), `said_by` who says it; `preprocess` is what it says
+    of how images are prepared (None: nothing; values as they stand there), `preprocess_by` who says that.
+    `recorded`: it is open_clip's record of a tag that says both.
     """
 
     clip_model: str
@@ -67,7 +74,9 @@ class WeightsSource:
     tag: str = ""
     quick_gelu: bool | None = None
     said_by: str = ""
-    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] | None = None
+    preprocess_by: str = ""
+    recorded: bool = False
 
     @property
     def identity(self) -> str:
@@ -144,13 +153,11 @@ def find_weights(clip_model: str, pretrained: str, *, model_dir: str | None = No
 
 def _recorded(source: WeightsSource, tag: str) -> WeightsSource:
     record = tags.get_pretrained_cfg(source.clip_model, tag)
-    # Every tag's record is complete: a tag without `quick_gelu` was trained with GELU.
-    return replace(
-        source,
-        quick_gelu=bool(record.get("quick_gelu", False)),
-        said_by=f"open_clip's record of the tag {tag!r}",
-        preprocess=_preprocess(record),
-    )
+    _, config = model_config(source.clip_model)
+    by = f"open_clip's record of the tag {tag!r}"
+    # Every tag's record is complete: one without `quick_gelu` was trained with the activation of open_clip's model.
+    use = bool(record.get("quick_gelu", config.get("quick_gelu", False)))
+    return replace(source, quick_gelu=use, said_by=by, preprocess=record, preprocess_by=by, recorded=True)
 
 
 def _published(source: WeightsSource, path: Path) -> WeightsSource:
@@ -165,19 +172,34 @@ def _published(source: WeightsSource, path: Path) -> WeightsSource:
 
 
 def _in_directory(path: Path, name: str) -> Path:
-    found = _checkpoints(path)
+    found = _checkpoints(path) or _of_other_names(path)
     if found:
         return found[0]
     known = open_clip.list_pretrained_tags_by_model(name)
     found = _in_models_dir(path, name, known)
     if not found:
+        parts = sorted(path.glob("*.index.json"))
         raise WeightsError(
             f"pretrained={str(path)!r} holds none of {', '.join(CHECKPOINT_NAMES)}, nor do its folders for {name} "
-            f"({', '.join(model_dir_places(name, known[0] if known else 'TAG'))}, ...): name the file itself"
+            f"({', '.join(model_dir_places(name, known[0] if known else 'TAG'))}, ...): "
+            + (f"save the parts of {parts[0].name} as one file" if parts else "name the file itself")
         )
     if len({file.parent for file in found}) > 1:
         raise WeightsError(f"pretrained={str(path)!r} holds several weights of {name}, name one: {found}")
     return found[0]
+
+
+def _of_other_names(path: Path) -> list[Path]:
+    """The checkpoint of another name in a folder that open_clip's configuration marks as one of a model."""
+    if not (path / OPEN_CLIP_CONFIG).is_file():
+        return []
+    kinds = ([file for pattern in patterns for file in sorted(path.glob(pattern))] for patterns in _OTHER_NAMES)
+    found = next(filter(None, kinds), [])
+    if len(found) > 1:
+        raise WeightsError(
+            f"pretrained={str(path)!r} holds several checkpoints, name one: {', '.join(file.name for file in found)}"
+        )
+    return found
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -189,36 +211,27 @@ def _in_models_dir(models: Path, name: str, known: Collection[str]) -> list[Path
     return [file for place in places for file in _checkpoints(models / place)[:1]]
 
 
-def _preprocess(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: record[key] for key in ("mean", "std", "interpolation", "resize_mode") if record.get(key) is not None}
-
-
 def _at_path(source: WeightsSource, path: Path) -> WeightsSource:
     """Completes a source with a file and with what the files beside it, or its own names, say of it."""
     source = replace(source, path=str(path))
-    config_path = path.parent / (OPEN_CLIP_CONFIG if path.name.startswith("open_clip") else "config.json")
-    preprocess: dict[str, Any] = {}
-    said: bool | None = None
-    if path.name in CHECKPOINT_NAMES and config_path.is_file():
-        config = read_config(config_path)
-        if config_path.name == OPEN_CLIP_CONFIG:
-            said = bool(config.get("model_cfg", {}).get("quick_gelu", False))
-            preprocess = _preprocess(config.get("preprocess_cfg", {}))
-            check_open_clip(source.clip_model, config, config_path)
-        else:
-            # transformers leaves the default of CLIPVisionConfig.hidden_act, quick_gelu, out of older files.
-            said = config.get("vision_config", config).get("hidden_act", "quick_gelu") == "quick_gelu"
-            check_transformers(source.clip_model, config, config_path)
-            processor = path.parent / "preprocessor_config.json"
-            if processor.is_file():
-                record = read_config(processor)
-                preprocess = _preprocess({"mean": record.get("image_mean"), "std": record.get("image_std")})
-    if source.quick_gelu is not None:  # a tag's record stands above what lies beside the file
+    names = checkpoint_names(str(path))
+    said = said_beside(source.clip_model, path, names)
+    if source.recorded:  # a tag's record stands above what lies beside the file
         return source
-    said_by = str(config_path)
-    if not said and ("openai" in path.name.lower() or checkpoint_names(str(path)) >= _OPENAI_MARKERS):
-        said, said_by = True, f"{path.name} is a checkpoint of OpenAI's"
-    return replace(source, quick_gelu=said, said_by=said_by if said is not None else "", preprocess=preprocess)
+    found = replace(
+        source,
+        quick_gelu=said.quick_gelu,
+        said_by=said.quick_gelu_by,
+        preprocess=said.preprocess,
+        preprocess_by=said.preprocess_by,
+    )
+    if "openai" not in path.name.lower() and not names >= _OPENAI_MARKERS:
+        return found
+    by = f"{path.name} is a checkpoint of OpenAI's"
+    if found.quick_gelu is None:
+        found = replace(found, quick_gelu=True, said_by=by)
+    record = tags.get_pretrained_cfg(source.clip_model, "openai")
+    return replace(found, preprocess=record, preprocess_by=by) if record and found.preprocess is None else found
 
 
 def hub_reachable(timeout: float = 5.0) -> bool:
