@@ -140,7 +140,7 @@ def other_job(tmp_path, **changes):
     ("changes", "words"),
     [
         ({}, "another job writes there, process"),
-        ({"machine": "another boot", "host": "far", "pid": 7}, "may be writing there, process 7 on far, .* if it has ended, delete"),
+        ({"machine": "another boot", "host": "far", "pid": 7}, "may be writing there, process 7 on far, .* has ended, delete"),
         ({"process_started": "1"}, None),
         ({"pid": 2**22 + 1}, None),
     ],

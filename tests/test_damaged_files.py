@@ -67,11 +67,15 @@ def run_command(folder, made, command, *more):
 def refused(capsys, folder, made, command, *more):
     """The line with which a command ends; it may be raised inside the pipeline, where the script prints it."""
     capsys.readouterr()
+    status, raised = 2, None
     try:
-        assert run_command(folder, made, command, *more) == 2
+        status = run_command(folder, made, command, *more)
     except (ValueError, RuntimeError) as error:
-        assert type(error).__module__.startswith("beam_curate")
-        return str(error)
+        raised = error
+    assert status == 2
+    if raised is not None:
+        assert type(raised).__module__.startswith("beam_curate")
+        return str(raised)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     return line

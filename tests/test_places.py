@@ -64,8 +64,8 @@ def by_a_subfolder_that_leads_away(folder):
     return folder / "data" / "0.tar"
 
 
-WAYS = [by_shard_link, by_link_to_link, by_relative_link, by_link_that_lies_in_it, by_folder_link, by_hard_link, by_other_spelling,
-        by_a_subfolder_that_leads_away]  # fmt: skip
+WAYS = [by_shard_link, by_link_to_link, by_relative_link, by_link_that_lies_in_it, by_folder_link, by_hard_link,
+        by_other_spelling, by_a_subfolder_that_leads_away]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
