@@ -112,6 +112,8 @@ CASES = [
     ("run/sizes.json", "run", ["--resume"], ["run/summary.json"], ("run", "--resume")),
     ("best/index.json", "exported", [], ["best/summary.json"], ("best", "--resume")),
     ("run/scores/part-00001.parquet", "new", [], ["run/scores/part-00001.parquet", "run/summary.json"], ("run", "--resume")),
+    ("run/scores/part-00001.parquet", "run", ["--resume"], ["run/scores/part-00001.parquet", "run/summary.json"],
+     ("run", "--resume")),
     ("best/verdicts/part-00001.parquet", "newer", [], ["best/verdicts/part-00001.parquet", "best/summary.json"],
      ("best", "--resume")),
     ("best/00000.parquet", "exported", [], ["best/00000.parquet", "best/summary.json"], ("best", "--resume")),

@@ -5,8 +5,9 @@ of the score table that lie beside them are the work done so far.
 """
 
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +45,7 @@ from beam_curate.storage.files import (
 from beam_curate.storage.json_files import DamagedFileError
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.places import Folders, identity
+from beam_curate.threads import in_threads
 
 __all__ = [
     "EXPORT",
@@ -59,6 +61,9 @@ __all__ = [
     "scores_folder",
 ]
 
+LOOKED_INTO: Final = 1000
+"""Parts of a table whose footers are read before a command writes anything, so that a damaged one is named at once; workers
+look into all others, each when they read it. A footer is one or two requests, so these take seconds on an object store."""
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")
 _PART = re.compile(r"part-(\d+)\.parquet$")
@@ -101,6 +106,7 @@ def prepare_output(
         RunError: The folder holds something else, or another run, or another job writes there; it names the difference and the
             remedy.
         DamagedFileError: A file of the run that is to be continued is damaged.
+        ScoreTableError: A part of its table is damaged.
         StorageError: A file cannot be read, written or deleted.
     """
     _check_apart(output, [*(shard.path for shard in shards), *reads], [*runs, scores] if scores else runs)
@@ -157,6 +163,9 @@ def _continue(
     run = read_run_file(output)
     _check_kind(output, run, kind, "--resume")
     _check_same(output, run["configuration"], configuration, shards, _LIMITS if retry else ())
+    folder = score_table.VERDICTS if "scores" in run else score_table.FOLDER
+    parts = sorted(part_paths(output, folder).values())[:LOOKED_INTO]
+    deque(in_threads(lambda path: read_part_counts(output, path), parts), maxlen=0)
     clean_temporary(output)
     if retry:
         _check_not_read(output, [shard.path for shard in shards], OF_THE_TABLE)

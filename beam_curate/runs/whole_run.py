@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from beam_curate.runs.run_state import part_paths
+from beam_curate.runs.run_state import LOOKED_INTO, part_paths
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.state_files import input_shards, read_index, read_sizes, repeat_remedy
 from beam_curate.runs.summary import SUMMARY
@@ -14,11 +14,6 @@ from beam_curate.threads import in_threads
 
 _RULES_ON_THE_TABLE: Final = ("dedup", "top", "top_fraction")
 """Configuration of `curate.py` with which a run has verdicts beside its own score table."""
-
-
-_LOOKED_INTO: Final = 1000
-"""Parts whose footers are read before a command that starts from the run writes anything; workers check all others, each when
-they read it (`named_sources`). A footer is one or two requests, so these take seconds on an object store."""
 
 
 class MissingFileError(ValueError):
@@ -41,7 +36,7 @@ def check_table(run: str, summary: Mapping[str, Any]) -> None:
     if not table.verdicts and any(configuration.get(name) for name in _RULES_ON_THE_TABLE):
         table = TablePlace(run, run)  # all its verdicts are gone
     numbers = check_parts(table)
-    deque(in_threads(lambda number: _check_sources(table, number), numbers[:_LOOKED_INTO]), maxlen=0)
+    deque(in_threads(lambda number: _check_sources(table, number), numbers[:LOOKED_INTO]), maxlen=0)
 
 
 def _check_sources(table: TablePlace, number: int) -> None:
