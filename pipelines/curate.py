@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.curate_job import Job, prepare
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
-from pipelines.options import OptionError, fail, parse, run_command
+from pipelines.options import OptionError, fail, gives_back, parse, run_command
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -162,6 +162,7 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     }
 
 
+@gives_back
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status.
 
@@ -175,10 +176,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is loaded: on a CPU its threads and the decoders' share the cores, and a thread that spins while it waits
     # takes them from the others (with B/32 in bf16 2 to 3 ms of CPU time an image). OpenMP's standard variable; the user's wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from beam_curate.runs.claims import claim
     from beam_curate.runs.run_state import prepare_output
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import LOCAL_RUNNER, check_device, pipeline_options, runner_name
+    from pipelines.launch import LOCAL_RUNNER, check_device, pipeline_options, runner_name, service_job
     from pipelines.outcome import finish_complete, finish_run, report
 
     started = time.monotonic()
@@ -191,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.decoder == "dali":
                 check_device(options.dali_device, "dali_device")
         output = absolute(options.output)
+        claim(output, service_job(beam_options))
         complete = prepare_output(
             output,
             job.configuration,
@@ -198,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             resume=options.resume,
             overwrite=options.overwrite,
             retry=options.retried_reasons,
+            reads=job.reads,
         )
         if complete:
             finish_complete(output, options.output, options.layouts)

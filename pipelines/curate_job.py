@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -57,6 +58,20 @@ class Job:
         }
 
     @property
+    def reads(self) -> list[str]:
+        """The files and folders that are read beside the shards, as far as options name them."""
+        from beam_curate.storage.files import absolute
+        from beam_curate.storage.listing import list_files
+
+        options = self.options
+        weights = [options.pretrained, *(text.partition("=")[2].strip() for text in options.second_model)]
+        named = [options.model_dir, *(path for path in weights if "://" in path or os.path.exists(path))]
+        return [
+            *list_files(options.input),
+            *(absolute(path) for path in (*named, *self.own.files, *_files(self.heads)) if path),
+        ]
+
+    @property
     def meaningless(self) -> list[str]:
         """What is random in this job, so that its scores mean nothing."""
         found = ["CLIP weights"] if self.model.random else []
@@ -65,6 +80,11 @@ class Job:
             for head in self.heads
             if head.description.get("meaningless")
         ]
+
+
+def _files(heads: Sequence[EmbeddingScore]) -> list[str]:
+    """Where heads were read from; a random one was not."""
+    return [str(head.description.get("file", "")) for head in heads if "prompts" not in head.description]
 
 
 def _deciding_model(description: ModelDescription) -> dict[str, Any]:

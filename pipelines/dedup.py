@@ -12,14 +12,13 @@ if __name__ == "__main__" and not __package__:
     del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
 
 import datetime
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.dedup_options import DedupOptions
-from pipelines.options import OptionError, fail, parse, run_command
+from pipelines.options import OptionError, fail, gives_back, parse, run_command
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -53,6 +52,20 @@ class Job:
     against_identity: dict[str, Any]
 
     @property
+    def other_folders(self) -> list[str]:
+        """The folders of --against and of the run that has its score table."""
+        against = self.search.against
+        return [] if against is None else [self.options.against, against.scores]
+
+    @property
+    def other_shards(self) -> list[str]:
+        """The input shards of --against: their images may be read."""
+        from beam_curate.runs.run_state import input_shards
+
+        against = self.search.against
+        return [] if against is None else [shard.path for shard in input_shards(against.scores)]
+
+    @property
     def configuration(self) -> dict[str, Any]:
         """What decides the result: a run is continued only with the same."""
         skipped = ("scores", "output", "layout", "table_only", "resume", "overwrite")
@@ -72,6 +85,7 @@ def prepare(options: DedupOptions) -> Job:
     from beam_curate.runs.run_state import input_shards
     from beam_curate.runs.table_parts import finished_table
     from beam_curate.selection.rejudging import Selection
+    from beam_curate.storage.places import same_place
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts
     from pipelines.source_run import finished_run, scoring_configuration
@@ -87,7 +101,7 @@ def prepare(options: DedupOptions) -> Job:
     against_identity: dict[str, Any] = {}
     if options.against:
         folder, other = finished_run("against", options.against)
-        if os.path.realpath(folder) == os.path.realpath(source):
+        if same_place(folder, source):
             raise OptionError(
                 f"--against {options.against} is the run of --scores, in which each of its samples is; give another run, or "
                 "leave --against out to find duplicates inside --scores"
@@ -152,6 +166,7 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     return {**about_source(job.source, job.configuration, job.options.scores), "runner": runner, "started": started}
 
 
+@gives_back
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status.
 
@@ -174,7 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam_options = pipeline_options(rest, DedupOptions)
         job = prepare(options)
         output, table = absolute(options.output), job.search.selection.table
-        complete = start_selection(options, output, job.configuration, job.shards, table, options.against)
+        complete = start_selection(
+            options, output, job.configuration, job.shards, table, job.other_folders, beam_options, job.other_shards
+        )
     except (ValueError, StorageError) as error:
         return fail(error)
     about = about_run(job, runner_name(beam_options))

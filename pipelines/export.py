@@ -12,14 +12,13 @@ if __name__ == "__main__" and not __package__:
     del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
 
 import datetime
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.export_options import DEFAULT_QUALITY, ExportOptions
-from pipelines.options import OptionError, fail, parse, printable, run_command
+from pipelines.options import OptionError, fail, gives_back, parse, printable, run_command
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -75,9 +74,10 @@ def prepare(options: ExportOptions) -> Job:
     from beam_curate.images.reencoding import Reencoding
     from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
     from beam_curate.storage.files import absolute
+    from beam_curate.storage.places import same_place
 
     source, output = absolute(options.input), absolute(options.output)
-    if os.path.realpath(output) == os.path.realpath(source):
+    if same_place(output, source):
         raise OptionError(
             f"--output {options.output} is the folder of --input; give another one: the run stays as it is"
         )
@@ -143,10 +143,10 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
 
 def report(folder: str, output: str, seconds: float) -> int:
     """Prints the counts; returns the exit status, 1 if a sample could not be exported."""
-    from beam_curate.runs.summary import SUMMARY
-    from beam_curate.storage.files import join, read_json
+    from beam_curate.runs.state_files import read_summary
+    from beam_curate.storage.files import join
 
-    summary = read_json(join(folder, SUMMARY))
+    summary = read_summary(folder, "export", "output_files", "output_bytes")
     counts = summary["export"]
     width = len(f"{counts['input']:,}")
     for name in ("input", "failed", "exported"):
@@ -163,6 +163,7 @@ def report(folder: str, output: str, seconds: float) -> int:
     return 0
 
 
+@gives_back
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status.
 
@@ -173,12 +174,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest, _ = parse(ExportOptions, argv, str(__doc__).splitlines()[0], EPILOG)
     except OptionError as error:
         return fail(error)
+    from beam_curate.runs.claims import claim
     from beam_curate.runs.run_state import EXPORT, prepare_output
-    from beam_curate.runs.summary import SUMMARY
+    from beam_curate.runs.state_files import read_summary
     from beam_curate.runs.whole_run import check_shards
-    from beam_curate.storage.files import absolute, join, read_json
+    from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import pipeline_options, runner_name
+    from pipelines.launch import pipeline_options, runner_name, service_job
     from pipelines.outcome import finish_run
 
     started = time.monotonic()
@@ -186,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam_options = pipeline_options(rest, ExportOptions)
         job = prepare(options)
         output = job.export.output
+        claim(output, service_job(beam_options))
         complete = prepare_output(
             output,
             job.configuration,
@@ -193,10 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             resume=options.resume,
             overwrite=options.overwrite,
             kind=EXPORT,
-            reads=[absolute(options.input)],
+            runs=[absolute(options.input)],
         )
         if complete:
-            check_shards(output, read_json(join(output, SUMMARY)))
+            check_shards(output, read_summary(output, "export", "output_bytes"))
     except (ValueError, StorageError) as error:
         return fail(error)
     if options.format == "tfrecord" and options.compression == "gzip":

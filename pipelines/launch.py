@@ -8,9 +8,10 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, TestOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions, TestOptions
 
 from beam_curate.progress import progress_line
+from beam_curate.runs.claims import job_ended
 from beam_curate.runs.run_state import input_shards, part_paths
 from pipelines.dataflow_options import check_workers
 from pipelines.options import OptionError, refuse_stray, refuse_unknown
@@ -53,6 +54,23 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 def runner_name(options: PipelineOptions) -> str:
     """The runner's name as given to Beam."""
     return str(options.view_as(StandardOptions).runner)
+
+
+def service_job(options: PipelineOptions) -> dict[str, str] | None:
+    """What tells a Dataflow job, which goes on when the command ends; None for what ends with it, or does not start.
+
+    A job without a name is given one.
+    """
+    cloud = options.view_as(GoogleCloudOptions)
+    if runner_name(options) != "DataflowRunner" or options.view_as(TestOptions).dry_run:
+        return None
+    if not cloud.job_name:
+        from apache_beam.runners.dataflow.internal.apiclient import Job
+
+        cloud.job_name = Job.default_job_name(None)
+    said = {"name": cloud.job_name, "project": cloud.project, "region": cloud.region}
+    said |= {"endpoint": cloud.dataflow_endpoint, "template": cloud.template_location}
+    return {name: str(value) for name, value in said.items() if value}
 
 
 def check_device(device: str, option: str = "device", precision: str = "auto") -> None:
@@ -98,4 +116,7 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     except BaseException:
         print(f"the run stopped; what is finished in {output} is kept: go on with --resume", file=sys.stderr)
         raise
-    return bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))
+    ended = bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))
+    if ended:
+        job_ended(output)
+    return ended

@@ -7,13 +7,15 @@ import argparse
 import atexit
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 Options = TypeVar("Options")
+Main = TypeVar("Main", bound=Callable[..., int])
 
 
 class OptionError(ValueError):
@@ -163,6 +165,21 @@ def fail(error: object) -> int:
     """Prints one line on standard error and gives the exit status of a wrong command."""
     print(f"error: {printable(error)}", file=sys.stderr)
     return 2
+
+
+def gives_back(main: Main) -> Main:
+    """A command that gives its output folder back at its end, however it ends; see `beam_curate.runs.claims`."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        finally:
+            claims = sys.modules.get("beam_curate.runs.claims")
+            if claims is not None:  # else it ended before anything was loaded
+                claims.release_all()
+
+    return cast(Main, run)
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

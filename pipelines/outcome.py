@@ -9,11 +9,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.duplicates.finding import read_findings
 from beam_curate.export.layout_files import DESCRIPTION, FOLDER
-from beam_curate.export.layouts import write_layout
+from beam_curate.export.layouts import read_description, write_layout
 from beam_curate.report.writing import REPORT, write_report
+from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.runs.whole_run import check_shards, check_table
-from beam_curate.storage.files import clean_temporary, exists, join, read_json
+from beam_curate.storage.files import clean_temporary, exists, join
 from beam_curate.tars.skipped import KINDS, lost
 from pipelines.launch import run_pipeline
 
@@ -29,10 +30,10 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
         layouts: The layouts that are asked for.
 
     Raises:
-        ValueError: A file of the run is missing, or a layout cannot be written.
+        ValueError: A file of the run is missing or damaged, or a layout cannot be written.
         StorageError: A file cannot be read or written.
     """
-    summary = read_json(join(output, SUMMARY))
+    summary = read_summary(output, "funnel", "output_bytes")
     check_table(output, summary)
     check_shards(output, summary)
     print(f"the run in {shown} is complete already; nothing to score")
@@ -41,7 +42,7 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
         write_report(output)
     for name in layouts:
         folder = join(output, f"{FOLDER}/{name}")
-        if not exists(join(folder, DESCRIPTION)) or not read_json(join(folder, DESCRIPTION))["complete"]:
+        if not exists(join(folder, DESCRIPTION)) or not read_description(folder)["complete"]:
             write_layout(output, name, folder)
 
 
@@ -93,7 +94,7 @@ def report(folder: str, output: str, seconds: float) -> int:
         output: The folder as the user named it.
         seconds: How long it took.
     """
-    summary = read_json(join(folder, SUMMARY))
+    summary = read_summary(folder, "funnel", "input_shards", "output_shards", "scores_meaningless", "random")
     funnel = summary["funnel"]
     width = len(f"{funnel['input']:,}")
     print(f"input     {funnel['input']:>{width},} samples in {summary['input_shards']:,} shards")

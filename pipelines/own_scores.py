@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from beam_curate.clip.prompts import PromptSpec, parse_prompts
 from beam_curate.export.layout_files import LAYOUTS
 from beam_curate.heads.head import EmbeddingScore
-from beam_curate.heads.own import load_own_head
+from beam_curate.heads.own import OwnHead, load_own_head
 from beam_curate.scores.scorers import (
     EmbeddingsScorer,
     ImagesScorer,
@@ -39,6 +39,12 @@ class OwnScores:
     def of_embeddings(self) -> tuple[EmbeddingsScorer, ...]:
         """The scorers that take embeddings."""
         return tuple(scorer for scorer in self.scorers if isinstance(scorer, EmbeddingsScorer))
+
+    @property
+    def files(self) -> list[str]:
+        """The files of --head."""
+        heads = [head for head in self.heads if isinstance(head, OwnHead)]
+        return [path for head in heads for path in (head.file, head.weights_file)]
 
     @property
     def descriptions(self) -> list[dict[str, object]]:

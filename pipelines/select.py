@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import OptionError, fail, parse, printable, run_command
+from pipelines.options import OptionError, fail, gives_back, parse, printable, run_command
 from pipelines.select_options import SelectOptions
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Job:
         source: The summary of that run.
         scorers: The descriptions of the user's own scorers.
         duplicates: The duplicates to reject beside the rules.
+        files: Of --head.
     """
 
     options: SelectOptions
@@ -53,6 +54,14 @@ class Job:
     source: dict[str, Any]
     scorers: Sequence[dict[str, object]]
     duplicates: Duplicates | None = None
+    files: Sequence[str] = ()
+
+    @property
+    def reads(self) -> list[str]:
+        """The files and folders that are read beside the runs and their shards, as far as options name them."""
+        options = self.options
+        weights = [options.pretrained] if "://" in options.pretrained or os.path.exists(options.pretrained) else []
+        return [path for path in (options.model_dir, *weights, *self.files) if path]
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -99,8 +108,6 @@ def prepare(options: SelectOptions) -> Job:
     from pipelines.source_run import finished_run, scoring_configuration
 
     source, summary = finished_run("scores", options.scores)
-    if options.report:
-        _check_report(options, source)
     shards = input_shards(source)
     table, _ = finished_table(source)
     with table.open(0) as part:
@@ -132,18 +139,31 @@ def prepare(options: SelectOptions) -> Job:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
-    return Job(options, selection, shards, summary, own.descriptions, duplicates)
+    job = Job(options, selection, shards, summary, own.descriptions, duplicates, own.files)
+    if options.report:
+        _check_report(job, source)
+    return job
 
 
-def _check_report(options: SelectOptions, source: str) -> None:
-    """Refuses a page of --report that would take the place of a file of the source, or of a folder."""
+def _check_report(job: Job, source: str) -> None:
+    """Refuses a page of --report that would take the place of a file that is read, or of a folder."""
     from beam_curate.storage.files import absolute
+    from beam_curate.storage.places import Folders, same_place
 
-    path = os.path.realpath(absolute(options.report))
-    if path.startswith(os.path.join(os.path.realpath(source), "")):
+    options = job.options
+    path = absolute(options.report)
+    if Folders([source, job.selection.table.scores]).hold(path):
         raise OptionError(
             f"--report {options.report} is in the folder of --scores, which stays as it is; give another path"
         )
+    if options.duplicates and Folders([absolute(options.duplicates)]).hold(path):
+        raise OptionError(
+            f"--report {options.report} is in the folder of --duplicates, which stays as it is; give another path"
+        )
+    read = [*(shard.path for shard in job.shards), *job.reads]
+    taken = next((each for each in read if same_place(path, absolute(each))), None)
+    if taken is not None:
+        raise OptionError(f"--report {options.report} is the file {taken}, which is read; give another path")
     if os.path.isdir(path):
         raise OptionError(f"--report {options.report} is a folder; give the path of a file, such as preview.html")
 
@@ -226,6 +246,7 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     return {**about_selection(job), "runner": runner, "started": started}
 
 
+@gives_back
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status.
 
@@ -257,7 +278,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
             return 0
         output = absolute(options.output)
-        complete = start_selection(options, output, job.configuration, job.shards, table, options.duplicates)
+        complete = start_selection(
+            options, output, job.configuration, job.shards, table, [options.duplicates], beam_options, job.reads
+        )
     except (ValueError, StorageError) as error:
         return fail(error)
     if not complete:

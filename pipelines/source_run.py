@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.options import OptionError, printable
 
 if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     from beam_curate.records import Shard
     from beam_curate.runs.table_parts import TablePlace
     from pipelines.dedup_options import DedupOptions
@@ -23,13 +24,15 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
         folder: As the user named it.
 
     Raises:
-        OptionError: There is none, it is not finished, or a part of its table or of its verdicts is missing.
+        OptionError: There is none, it is not finished or damaged, or a part of its table or of its verdicts is missing.
     """
     from beam_curate.runs.run_state import RUN
     from beam_curate.runs.score_table import ScoreTableError
+    from beam_curate.runs.state_files import read_summary
     from beam_curate.runs.summary import SUMMARY
     from beam_curate.runs.whole_run import check_table
-    from beam_curate.storage.files import absolute, exists, join, read_json
+    from beam_curate.storage.files import absolute, exists, join
+    from beam_curate.storage.json_files import DamagedFileError
 
     source = absolute(folder)
     if not exists(join(source, SUMMARY)):
@@ -38,7 +41,10 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
             "is not finished; continue it with --resume first" if there else "is no run of curate.py; give its --output"
         )
         raise OptionError(f"--{option} {folder} {remedy}")
-    summary: dict[str, Any] = read_json(join(source, SUMMARY))
+    try:
+        summary = read_summary(source)
+    except DamagedFileError as error:
+        raise OptionError(f"--{option} {folder}: {error}") from error
     if "export" in summary:
         made_of = printable(summary.get("input", {}).get("run", "a folder of curate.py, select.py or dedup.py"))
         raise OptionError(
@@ -50,8 +56,9 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
             "is missing; give the --output of one of these"
         )
     try:
+        summary = read_summary(source, "funnel", "scores_meaningless", "random", "heads")
         check_table(source, summary)
-    except ScoreTableError as error:
+    except (ScoreTableError, DamagedFileError) as error:
         raise OptionError(f"--{option} {folder}: {error}") from error
     return source, summary
 
@@ -62,7 +69,9 @@ def start_selection(
     configuration: Mapping[str, Any],
     shards: Sequence[Shard],
     table: TablePlace,
-    other: str,
+    others: Sequence[str],
+    beam_options: PipelineOptions,
+    reads: Sequence[str] = (),
 ) -> bool:
     """Makes the output folder ready for a run that judges another's score table; returns whether it is complete already.
 
@@ -72,20 +81,26 @@ def start_selection(
         configuration: What decides the result.
         shards: The input shards of the source's run.
         table: Its score table.
-        other: A further folder that is read, or none: that of --duplicates or --against.
+        others: Further folders of runs that are read: those of --duplicates or --against.
+        beam_options: Beam's options.
+        reads: Files and folders that are read beside these and the input shards.
 
     Raises:
         ValueError: The folder is one of the source's, or does not allow the run.
         StorageError: A file cannot be read or written.
     """
+    from beam_curate.runs.claims import claim
     from beam_curate.runs.run_state import prepare_output
     from beam_curate.storage.files import absolute
+    from beam_curate.storage.places import same_place
+    from pipelines.launch import service_job
     from pipelines.outcome import finish_complete
 
-    if os.path.realpath(output) in {os.path.realpath(folder) for folder in (absolute(options.scores), table.scores)}:
+    if any(same_place(output, folder) for folder in (absolute(options.scores), table.scores)):
         raise OptionError(
             f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
         )
+    claim(output, service_job(beam_options))
     complete = prepare_output(
         output,
         configuration,
@@ -93,7 +108,8 @@ def start_selection(
         resume=options.resume,
         overwrite=options.overwrite,
         scores=table.scores,
-        reads=[absolute(folder) for folder in (options.scores, other) if folder],
+        reads=[absolute(path) for path in reads],
+        runs=[absolute(folder) for folder in (options.scores, *others) if folder],
     )
     if complete:
         finish_complete(output, options.output, options.layouts)

@@ -5,6 +5,8 @@ import logging
 import random
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 
 import pytest
 from apache_beam.io.filesystem import CompressionTypes
@@ -12,8 +14,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core.retry import Retry
 
-from beam_curate.runs.run_state import RunError
+from beam_curate.records import Shard
+from beam_curate.runs import claims
+from beam_curate.runs.run_state import RunError, prepare_output
 from beam_curate.storage import files, ranged_reading, retrying
+from beam_curate.storage.exclusive import create_new
 from beam_curate.storage.object_stores import delete_gcs
 from beam_curate.storage.ranged_reading import RangeReader
 from beam_curate.storage.retrying import StorageError
@@ -359,3 +364,58 @@ def test_a_changed_member_is_named(store):
         pytest.raises(SourceChangedError, match=r"swapped\.tar changed after it was scored: .* was a member '1\.txt'"),
     ):
         reader.read(f"{store.root}/swapped.tar", 512 + 1024 + 512, 3, "txt", "1")
+
+
+@pytest.fixture
+def conditional(monkeypatch):
+    """The conditions of writing, as the stores keep them: the GCS emulator knows none, and moto looks and writes in two steps."""
+    from gcp_storage_emulator.handlers import objects
+    from moto.s3.responses import S3Response
+
+    lock, upload, put_object = threading.Lock(), objects._multipart_upload, S3Response.put_object
+
+    def uploaded(request, response, storage):
+        with lock:
+            if request.query.get("ifGenerationMatch") == ["0"]:
+                name = request.query["name"][0] if "name" in request.query else request.data["meta"]["name"]
+                bucket = request.params["bucket_name"]
+                if any(found["name"] == name for found in storage.get_file_list(bucket, name, None)[0]):
+                    response.status = HTTPStatus.PRECONDITION_FAILED
+                    response.json({"error": {"code": 412, "message": "conditionNotMet"}})
+                    return None
+            return upload(request, response, storage)
+
+    def put(self):
+        with lock:
+            return put_object(self)
+
+    monkeypatch.setattr(objects, "_multipart_upload", uploaded)
+    monkeypatch.setattr(S3Response, "put_object", put)
+
+
+def test_of_several_that_create_an_object_one_does(store, conditional):
+    for number in range(5):
+        path = f"{store.root}/new/{number}"
+        start = threading.Barrier(4)
+
+        def create(who, path=path, start=start):
+            start.wait()
+            return create_new(path, b"%d" % who)
+
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(create, range(4)))
+        assert sorted(made) == [False, False, False, True]
+        assert store.get(f"new/{number}") == b"%d" % made.index(True)
+        assert create_new(path, b"%d" % made.index(True))  # whose answer was lost
+
+
+def test_a_job_on_a_store_is_refused_while_another_runs(store, conditional, monkeypatch):
+    output = f"{store.root}/claimed"
+    prepare_output(output, {}, [Shard(0, "/s/0.tar", 1)])
+    claims.claim(output)
+    monkeypatch.setattr(claims, "_held", {})  # as in another process
+    with pytest.raises(RunError, match="another job writes there, process"):
+        prepare_output(output, {}, [Shard(0, "/s/0.tar", 1)], overwrite=True)
+    monkeypatch.setattr(claims, "_process_started", lambda pid: "")  # it was killed
+    assert prepare_output(output, {}, [Shard(0, "/s/0.tar", 1)], resume=True) is False
+    assert sorted(stored(output)) == ["input_shards.parquet", "run.json"]

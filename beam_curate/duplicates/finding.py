@@ -14,14 +14,42 @@ from beam_curate.duplicates.groups import Members
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.semantic import PAIR, choose_pairs
 from beam_curate.duplicates.spilling import WORK
-from beam_curate.duplicates.table import FOLDER
+from beam_curate.duplicates.table import AGAIN, FOLDER
 from beam_curate.runs.run_state import input_shards
-from beam_curate.storage.files import delete, exists, files_under, join, read_json, write_json
+from beam_curate.storage.files import delete, exists, files_under, join, write_json
+from beam_curate.storage.json_files import misfit, read_object
 
 SUMMARY: Final = f"{FOLDER}/summary.json"
 """Written last: the mark of a complete duplicates table."""
 _GROUPS: Final = 12  # shown
 _SHOWN: Final = 6  # samples of each
+
+
+_PLACE: Final = {"other": bool, "shard_index": int, "index": int}
+_NUMBER: Final = (int, float, type(None))
+_FOUND: Final = {
+    "methods": [str],
+    "keep_by": str,
+    "eps": _NUMBER,
+    "max_distance": _NUMBER,
+    "between_datasets": bool,
+    "action": str,
+    "groups": int,
+    "duplicates": int,
+    "by_method": {"*": int},
+    "largest_group": int,
+    "compared_in_fewer_clusters": int,
+    "input": str,
+    "against": lambda other: "" if other is None else misfit(other, {"scores": str, "verdicts": str, "input": str}),
+    "largest": [
+        {
+            "size": int,
+            "root": _PLACE,
+            "samples": [{**_PLACE, "method": (str, type(None)), "similarity": (int, float)}],
+        }
+    ],
+    "pairs": [{"similarity": (int, float), "duplicate": bool, "samples": [_PLACE]}],
+}
 
 
 class Findings(NamedTuple):
@@ -129,6 +157,10 @@ def is_finished(output: str) -> bool:
 
 
 def read_findings(output: str) -> dict[str, Any]:
-    """What `finish_search` wrote."""
-    found: dict[str, Any] = read_json(join(output, SUMMARY))
-    return found
+    """What `finish_search` wrote.
+
+    Raises:
+        DamagedFileError: The file is damaged.
+        StorageError: It cannot be read.
+    """
+    return read_object(join(output, SUMMARY), _FOUND, AGAIN)

@@ -1,5 +1,6 @@
 """Hashes of decoded images, read from the source shards again: of all pixels, and perceptual ones."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,12 @@ from beam_curate.duplicates.spilling import WORK
 from beam_curate.images import colours, exif, loading
 from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
 from beam_curate.images.errors import ImageError, pillow_errors
+from beam_curate.runs.score_table import AGAIN, ScoreTableError, damage_named
 from beam_curate.storage.files import atomic_output, exists, join, open_read
 from beam_curate.tars.sources import SourceReader, check_sha256
 
 COLUMNS: Final = ("key", "shard", "image", "sha256", "members")
+_SCHEMA: Final = pa.schema([("pixels", pa.string()), ("perceptual", pa.uint64())])
 _BATCH: Final = 64  # images in memory at once
 
 
@@ -84,7 +87,8 @@ def write_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, thread
         SourceChangedError: A source is no longer what was scored.
     """
     if exists(join(output, name)):
-        return read_hashes(output, name).column("pixels").null_count
+        with contextlib.suppress(ScoreTableError):  # damaged: they are made again
+            return read_hashes(output, name).column("pixels").null_count
     samples: list[dict[str, Any]] = rows.to_pylist()
     order = sorted(range(len(samples)), key=lambda place: _span(samples[place]))  # links point back
     with ThreadPoolExecutor(threads) as pool:
@@ -103,9 +107,18 @@ def write_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, thread
 
 
 def read_hashes(output: str, name: str) -> pa.Table:
-    """The columns `pixels` and `perceptual` of a part's candidates, in their order."""
-    with open_read(join(output, name)) as stream:
-        return pq.ParquetFile(stream).read(use_threads=False)
+    """The columns `pixels` and `perceptual` of a part's candidates, in their order.
+
+    Raises:
+        ScoreTableError: The file is damaged.
+        StorageError: It cannot be read.
+    """
+    path = join(output, name)
+    with damage_named(path), open_read(path) as stream:
+        found = pq.ParquetFile(stream).read(use_threads=False)
+    if found.schema != _SCHEMA:
+        raise ScoreTableError(f"{path} is damaged: its columns are {found.column_names}; {AGAIN}")
+    return found
 
 
 def _hash(data: bytes, max_pixels: int) -> ImageHash | None:

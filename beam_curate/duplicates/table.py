@@ -4,7 +4,7 @@ Beside a score table it tells, without the embeddings, which samples are alike: 
 each group among those that its rules keep.
 """
 
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from beam_curate.duplicates.candidates import FOREIGN, places_of
 from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
-from beam_curate.storage.files import atomic_output, join, open_read
+from beam_curate.runs.score_table import ScoreTableError, damage_named
+from beam_curate.storage.files import atomic_output, exists, join, open_read
 
 FOLDER: Final = "duplicates"
 VERSION: Final = "1"
@@ -42,6 +43,13 @@ SCHEMA: Final = pa.schema(
 """`group` is a number for each group, `place` 0 for its best sample, 1 for the next. What a sample is a duplicate of, how that
 was found (`exact`, `pixels`, `perceptual`, `semantic`) and how similar the two are (cosine for `semantic`, the share of equal
 bits for `perceptual`) is null for the best one. `duplicate_of_other` says that it is a sample of the other dataset."""
+
+
+AGAIN: Final = (
+    "restore it, or make it again: delete duplicates/summary.json, and summary.json beside that folder if there is one, and "
+    "repeat the command of that run with --resume"
+)
+"""What to do about a damaged file of a duplicates table."""
 
 
 class DuplicatesError(ValueError):
@@ -98,11 +106,24 @@ def read_part(folder: str, shard_index: int) -> pa.Table:
     """Reads a part.
 
     Raises:
-        DuplicatesError: It is none, or of another version.
+        DuplicatesError: It is missing, damaged, or of another version.
         StorageError: It cannot be read.
     """
-    with open_read(join(folder, part_name(shard_index))) as stream:
-        return _checked(stream, part_name(shard_index)).read(use_threads=False)
+    path = join(folder, part_name(shard_index))
+    if not exists(path):
+        raise DuplicatesError(f"{path} is missing: {AGAIN}")
+    try:
+        with damage_named(path), open_read(path) as stream:
+            part = pq.ParquetFile(stream).read(use_threads=False)
+    except ScoreTableError as error:
+        raise DuplicatesError(f"{path} is damaged, or no Parquet file: {AGAIN}") from error
+    version = (part.schema.metadata or {}).get(_METADATA.encode(), b"none").decode()
+    if version != VERSION or not part.schema.equals(SCHEMA):
+        raise DuplicatesError(
+            f"{path}: duplicates table version {version} is not read by this version of beam_curate, which reads {VERSION}: "
+            f"{AGAIN}"
+        )
+    return part
 
 
 def among(part: pa.Table, index: pa.ChunkedArray) -> tuple[pa.Table, npt.NDArray[np.int64]]:
@@ -114,16 +135,3 @@ def among(part: pa.Table, index: pa.ChunkedArray) -> tuple[pa.Table, npt.NDArray
     """
     place = pc.index_in(part.column("index"), index.combine_chunks())
     return part.filter(pc.is_valid(place)), place.drop_null().to_numpy().astype(np.int64)
-
-
-def _checked(stream: BinaryIO, name: str) -> pq.ParquetFile:
-    try:
-        part = pq.ParquetFile(stream)
-    except pa.ArrowInvalid as error:
-        raise DuplicatesError(f"{name} is no duplicates table: {error}") from error
-    version = (part.schema_arrow.metadata or {}).get(_METADATA.encode(), b"none").decode()
-    if version != VERSION:
-        raise DuplicatesError(
-            f"{name}: duplicates table version {version} is not read by this version of beam_curate, which reads {VERSION}"
-        )
-    return part

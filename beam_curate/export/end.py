@@ -11,8 +11,9 @@ from beam_curate.export.croissant import croissant
 from beam_curate.export.dataset_card import dataset_card
 from beam_curate.export.files import TFRECORD, WEBDATASET, Export, ExportedFile, ExportFailure
 from beam_curate.runs.packing import shard_name
+from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY, AccountingError, wids_index
-from beam_curate.storage.files import atomic_output, delete, files_under, join, read_json, write_atomic, write_json
+from beam_curate.storage.files import atomic_output, delete, files_under, write_atomic, write_json
 
 FAILURES: Final = "failures.parquet"
 CARD: Final = "README.md"
@@ -53,7 +54,7 @@ def finish_export(
     write_json(export.output, "sizes.json", {shard.name: shard.samples for shard in shards})
     if export.format == WEBDATASET:
         write_json(export.output, "index.json", wids_index(shards))
-    source = read_json(join(export.source, SUMMARY))
+    source = read_summary(export.source)
     summary = {
         "export": {
             "input": export.samples,

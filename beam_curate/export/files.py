@@ -14,13 +14,20 @@ from beam_curate.records import WrittenShard, record
 from beam_curate.runs import score_table
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.shard_writing import HashingWriter
-from beam_curate.storage.files import atomic_output, join, match, read_json, write_atomic, write_json
+from beam_curate.storage.files import atomic_output, join, match, write_atomic, write_json
+from beam_curate.storage.json_files import DamagedFileError, read_object
 from beam_curate.tars import writing
 
 WEBDATASET: Final = "webdataset"
 TFRECORD: Final = "tfrecord"
 ROW: Final = "row"
 """Column of the rows that are exported: the rank of the sample in its shard."""
+
+
+_STATS: Final = {
+    **{"name": str, "samples": int, "size": int, "md5": str, "reencoded": int, "members": [str], "plan": str},
+    "failures": [{"shard_index": int, "row": int, "key": str, "reason": str, "message": str}],
+}
 
 
 @record
@@ -154,7 +161,10 @@ def _finished_file(
     beside = [f"{name}_stats.json", f"{name}.parquet", *([f"{name}.tfindex"] if export.indexed else [])]
     if not all(join(export.output, file) in found for file in beside):
         return None
-    stats = read_json(join(export.output, f"{name}_stats.json"))
+    try:
+        stats = read_object(join(export.output, f"{name}_stats.json"), _STATS, "")
+    except DamagedFileError:
+        return None  # it is written again, as all that is not surely finished
     if stats["plan"] != plan or found.get(join(export.output, data_name)) != stats["size"]:
         return None
     shard = WrittenShard(index, *(stats[key] for key in ("name", "samples", "size", "md5")))

@@ -32,10 +32,13 @@ import pyarrow.compute as pc
 from beam_curate.export.layout_files import DESCRIPTION, EMBEDDING, LAYOUTS, SUBSET, Layout, model_code, write_subset
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import LAYOUT_FILES, read_part_counts
+from beam_curate.runs.run_files import LAYOUT_FILES
+from beam_curate.runs.run_state import read_part_counts
+from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.runs.table_parts import TablePlace, finished_table
-from beam_curate.storage.files import absolute, clean_temporary, exists, files_under, join, read_json, write_json
+from beam_curate.storage.files import absolute, clean_temporary, exists, files_under, join, write_json
+from beam_curate.storage.json_files import read_object
 
 _LOGGER = logging.getLogger(__name__)
 # At least as many digits as in the names of the score table's parts.
@@ -120,7 +123,7 @@ def _finished_run(output: str) -> _Run:
         raise LayoutError(
             f"{output} holds no complete run ({SUMMARY} is missing); finish the run with --resume, or name its --output"
         )
-    summary: Mapping[str, Any] = read_json(join(output, SUMMARY))
+    summary = read_summary(output, "input_shards", "funnel")
     table, paths = finished_table(output)
     parts = [read_part_counts(output, paths[index]) for index in sorted(paths)]
     found = (len(parts), sum(part.kept for part in parts))
@@ -154,11 +157,22 @@ def _file_names(layout: Layout, parts: Sequence[ScorePart]) -> list[list[str]]:
 def _check_folder(folder: str, name: str, files: Sequence[str]) -> None:
     """Refuses a folder with files that a reader would take for the layout's, or that are not ours to replace."""
     found = sorted(path for pattern in LAYOUT_FILES[name] for path in files_under(folder, pattern))
-    before = read_json(join(folder, DESCRIPTION))["layout"] if exists(join(folder, DESCRIPTION)) else None
+    before = read_description(folder)["layout"] if exists(join(folder, DESCRIPTION)) else None
     others = found if before is None else sorted(set(found) - {join(folder, file) for file in files})
     if others or before not in (None, name):
         what = f"the layout {before}" if before not in (None, name) else f"other files, such as {others[0]}"
         raise LayoutError(f"{folder} holds {what}; give an empty or new folder for the layout {name}")
+
+
+def read_description(folder: str) -> dict[str, Any]:
+    """What lies in a layout's folder, and whether it is `complete`.
+
+    Raises:
+        DamagedFileError: The description is damaged.
+        StorageError: It cannot be read.
+    """
+    remedy = f"delete the files of the layout in {folder} and write it again"
+    return read_object(join(folder, DESCRIPTION), {"layout": str, "complete": bool}, remedy)
 
 
 def _scores(run: _Run) -> list[str]:

@@ -32,9 +32,11 @@ class OwnHead(Head):
 
     Attributes:
         model: The open_clip name of the model that it is for; empty if its file does not say.
+        weights_file: The safetensors file.
     """
 
     model: str = ""
+    weights_file: str = ""
 
     @property
     def description(self) -> dict[str, object]:
@@ -120,6 +122,7 @@ def load_own_head(path: str) -> OwnHead:
         deviation=deviation if described.mean or described.deviation else None,
         file=path,
         model=described.model,
+        weights_file=weights,
     )
 
 

@@ -17,10 +17,11 @@ from beam_curate.report.samples import Place, Row
 from beam_curate.report.selected import SelectedRows
 from beam_curate.report.table import Table
 from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
+from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.scores.rules_in_force import thresholds, top_column
 from beam_curate.selection.rejudging import Selection
-from beam_curate.storage.files import atomic_output, exists, join, read_json, remove_empty_temporary
+from beam_curate.storage.files import atomic_output, exists, join, remove_empty_temporary
 
 REPORT = "report.html"
 MAX_BYTES: Final = 2_000_000
@@ -44,12 +45,13 @@ def write_report(output: str, *, scores: str | None = None) -> str:
 
     Raises:
         ReportError: There is no summary or no score table.
+        DamagedFileError: The summary is damaged.
         ScoreTableError: The score table is of another version, or none.
         StorageError: A file of the run cannot be read, or the report not be written.
     """
     if not exists(join(output, SUMMARY)):
         raise ReportError(f"{output} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
-    summary = read_json(join(output, SUMMARY))
+    summary = read_summary(output, "funnel")
     configuration = summary.get("configuration") or {}
     folder = scores or output
     table = Table(folder)

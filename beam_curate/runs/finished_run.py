@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from beam_curate.records import Shard
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.score_table import damage_named
+from beam_curate.runs.score_table import AGAIN, damage_named
+from beam_curate.runs.state_files import read_index, read_summary
 from beam_curate.runs.summary import SUMMARY
-from beam_curate.storage.files import exists, join, match, open_read, read_json
+from beam_curate.storage.files import exists, join, match, open_read
 from beam_curate.tars.headers import BLOCK, padded
 from beam_curate.tars.writing import END, member_header, safe_key
 
@@ -61,16 +62,18 @@ def read_run(folder: str) -> FinishedRun:
 
     Raises:
         RunNotUsableError: It is none, is not finished, has no samples, or lacks a file.
+        DamagedFileError: Its summary or its index is damaged.
+        ScoreTableError: The first table is damaged.
     """
     if not exists(join(folder, SUMMARY)):
         started = exists(join(folder, "run.json"))
         remedy = "is not finished; continue it with --resume" if started else "holds no run; give the --output of one"
         raise RunNotUsableError(f"{folder} {remedy}")
-    summary = read_json(join(folder, SUMMARY))
+    summary = read_summary(folder)
     kept = summary.get("funnel", {}).get("kept")
     if kept is None or not exists(join(folder, "index.json")):
         raise RunNotUsableError(f"{folder} is no run of curate.py or select.py; give the --output of one of these")
-    listed = read_json(join(folder, "index.json"))["shardlist"]
+    listed = read_index(folder)
     if not listed:
         raise RunNotUsableError(f"{folder} has no kept samples; select some with select.py first")
     (found,) = match([join(folder, "[0-9]*.tar")])
@@ -109,6 +112,9 @@ def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.
     path = table_path(folder, shard.index)
     with damage_named(path), open_read(path) as stream:
         table = pq.ParquetFile(stream).read(columns=list(columns), use_threads=False)
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise RunNotUsableError(f"{path} has no column {missing[0]!r}; {AGAIN}")
     members, end = _spans(table.column("key").to_pylist(), table.column("members").to_pylist())
     if end != shard.size:
         raise RunNotUsableError(

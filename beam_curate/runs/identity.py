@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from beam_curate.storage.files import join, read_json
+from beam_curate.runs.state_files import read_index
 
 
 def run_identity(folder: str, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def run_identity(folder: str, summary: Mapping[str, Any]) -> dict[str, Any]:
         folder: The folder of the finished run.
         summary: Its summary.json.
     """
-    listed = read_json(join(folder, "index.json"))["shardlist"]
+    listed = read_index(folder)
     return {
         "configuration": summary.get("configuration", {}),
         "funnel": summary["funnel"],

@@ -4,10 +4,8 @@ They are written before any work: the configuration that decides the results, an
 of the score table that lie beside them are the work done so far.
 """
 
-import json
-import os
-import posixpath
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +14,23 @@ import pyarrow.parquet as pq
 
 from beam_curate.records import FAILED, ScorePart, Shard
 from beam_curate.runs import score_table
+from beam_curate.runs.claims import RunError, claim, is_claimed, release
+from beam_curate.runs.run_files import (
+    BESIDE,
+    EXPORT,
+    INPUT_SHARDS,
+    LAYOUT_FILES,
+    OF_THE_TABLE,
+    ONLY_EXPORT,
+    OURS,
+    RUN,
+    SCORES,
+    VERDICTS,
+    delete_matching,
+    folders,
+    matching,
+)
+from beam_curate.runs.state_files import flat, input_shards, read_run_file
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.storage.files import (
     atomic_output,
@@ -25,52 +40,33 @@ from beam_curate.storage.files import (
     files_under,
     join,
     open_read,
-    read_json,
     write_json,
 )
+from beam_curate.storage.json_files import DamagedFileError
 from beam_curate.storage.object_stores import scheme
-from beam_curate.storage.retrying import StorageError
+from beam_curate.storage.places import Folders, identity
+from beam_curate.threads import in_threads
 
-RUN = "run.json"
-INPUT_SHARDS = "input_shards.parquet"
-# All that a run writes below its folder.
-LAYOUT_FILES: Final[Mapping[str, Sequence[str]]] = {
-    "clip-retrieval": ("img_emb/*", "metadata/*"),
-    "datacomp": ("metadata/*",),
-    "laion": ("*.parquet",),
-}
-"""By layout, the files below its folder of which its tool reads all, so that no others may lie there."""
-_LAYOUTS = tuple(
-    f"layouts/{name}/{pattern}"
-    for name, patterns in LAYOUT_FILES.items()
-    for pattern in ("_layout.json", "subset.npy", *patterns)
-)
-_PACKED = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", "index.json", "sizes.json", "report.html", *_LAYOUTS)
-_VERDICTS = f"{score_table.VERDICTS}/part-*.parquet"
-# The mark of a complete duplicates table goes first.
-_DUPLICATES = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/work/*")
-_OURS = (SUMMARY, *_PACKED, _VERDICTS, *_DUPLICATES, f"{score_table.FOLDER}/part-*.parquet", INPUT_SHARDS)
-EXPORT = "export"
-# What runs of other kinds write beside it, by the kind that run.json names.
-_BESIDE = {
-    "": (),
-    EXPORT: (
-        "[0-9]*.tfrecord",
-        "[0-9]*.tfrecord.gz",
-        "[0-9]*.tfindex",
-        "failures.parquet",
-        "README.md",
-        "croissant.json",
-    ),
-}
+__all__ = [
+    "EXPORT",
+    "INPUT_SHARDS",
+    "LAYOUT_FILES",
+    "RUN",
+    "RunError",
+    "failed_rows",
+    "input_shards",
+    "part_paths",
+    "prepare_output",
+    "read_part_counts",
+    "scores_folder",
+]
+
+LOOKED_INTO: Final = 1000
+"""Parts of a table whose footers are read before a command writes anything, so that a damaged one is named at once; workers
+look into all others, each when they read it. A footer is one or two requests, so these take seconds on an object store."""
 # Configuration that only decides which samples fail: it may change when failed samples are tried again.
 _LIMITS = ("max_pixels", "max_member_bytes")
-_NUMBERED = "[0-9]*"
 _PART = re.compile(r"part-(\d+)\.parquet$")
-
-
-class RunError(ValueError):
-    """The output folder does not allow the run that was asked for; the message says what does."""
 
 
 def prepare_output(
@@ -84,8 +80,12 @@ def prepare_output(
     scores: str = "",
     kind: str = "",
     reads: Sequence[str] = (),
+    runs: Sequence[str] = (),
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
+
+    The folder is claimed meanwhile, see `claims`: of two jobs that come at the same moment one is refused. A command claims it
+    before, and until its end.
 
     Args:
         output: The run's folder.
@@ -99,41 +99,80 @@ def prepare_output(
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
         kind: EXPORT for an export; empty for a run with a score table.
-        reads: Folders that the run reads besides the shards and `scores`: none may lie in the output folder.
+        reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
+        runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
 
     Raises:
-        RunError: The folder holds something else, or another run; it names the difference and the remedy.
+        RunError: The folder holds something else, or another run, or another job writes there; it names the difference and the
+            remedy.
+        DamagedFileError: A file of the run that is to be continued is damaged.
+        ScoreTableError: A part of its table is damaged.
+        StorageError: A file cannot be read, written or deleted.
     """
-    _check_apart(output, shards, [*reads, scores] if scores else reads)
-    if exists(join(output, RUN)):
-        if overwrite:
-            _check_replaceable(output, scores, kind)
-            _delete_run(output)
-        elif not resume and not retry:
-            raise RunError(
-                f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
-            )
+    _check_apart(output, [*(shard.path for shard in shards), *reads], [*runs, scores] if scores else runs)
+    mine = not is_claimed(output)
+    claim(output)
+    try:
+        there = exists(join(output, RUN))
+        if there and not overwrite:
+            return _continue(output, configuration, shards, resume, retry, scores, kind)
+        if there:
+            kinds = _check_replaceable(output, scores, kind)
+            _check_not_read(output, [*(shard.path for shard in shards), *reads], kinds)
+            _delete_run(output, kinds)
         else:
-            _check_kind(output, kind, "--resume")
-            _check_same(output, configuration, shards, _LIMITS if retry else ())
-            clean_temporary(output)
-            if retry:
-                _delete(output, (SUMMARY, *_PACKED, _VERDICTS, *_DUPLICATES))
-            if retry or scores_folder(output) != (scores or output):
-                _write_run(output, configuration, shards, scores, kind)
-            return exists(join(output, SUMMARY))
-    # A run that was stopped between writing these two has no mark yet.
-    elif set(files_under(output, "*")) - {join(output, INPUT_SHARDS)}:
+            _check_new(output, resume or bool(retry))
+        with atomic_output(output, INPUT_SHARDS) as stream:
+            columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
+            pq.write_table(pa.table(columns, _SHARDS), stream)
+        _write_run(output, configuration, shards, scores, kind)
+        return False
+    finally:
+        if mine:
+            release(output)
+
+
+_SHARDS = pa.schema([("path", pa.string()), ("size", pa.int64())])
+
+
+def _check_new(output: str, goes_on: bool) -> None:
+    """Refuses a folder without a run to continue one, and one with other files to begin one."""
+    # A run that was stopped between writing the shards and its mark has no mark yet.
+    if set(files_under(output, "*")) - {join(output, INPUT_SHARDS)}:
         raise RunError(f"--output {output} is not empty and holds no run of beam_curate; give an empty or new folder")
-    elif resume or retry:
+    if goes_on:
         raise RunError(
             f"--output {output} holds no run to continue; leave out --resume and --retry_failed to start one"
         )
-    with atomic_output(output, INPUT_SHARDS) as stream:
-        columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
-        pq.write_table(pa.table(columns), stream)
-    _write_run(output, configuration, shards, scores, kind)
-    return False
+
+
+def _continue(
+    output: str,
+    configuration: Mapping[str, Any],
+    shards: Sequence[Shard],
+    resume: bool,
+    retry: Sequence[str],
+    scores: str,
+    kind: str,
+) -> bool:
+    """Makes the run that is there ready to go on; returns whether it is complete already."""
+    if not resume and not retry:
+        raise RunError(
+            f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
+        )
+    run = read_run_file(output)
+    _check_kind(output, run, kind, "--resume")
+    _check_same(output, run["configuration"], configuration, shards, _LIMITS if retry else ())
+    folder = score_table.VERDICTS if "scores" in run else score_table.FOLDER
+    parts = sorted(part_paths(output, folder).values())[:LOOKED_INTO]
+    deque(in_threads(lambda path: read_part_counts(output, path), parts), maxlen=0)
+    clean_temporary(output)
+    if retry:
+        _check_not_read(output, [shard.path for shard in shards], OF_THE_TABLE)
+        delete_matching(output, OF_THE_TABLE)
+    if retry or scores_folder(output) != (scores or output):
+        _write_run(output, configuration, shards, scores, kind)
+    return exists(join(output, SUMMARY))
 
 
 def _write_run(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], scores: str, kind: str) -> None:
@@ -142,78 +181,92 @@ def _write_run(output: str, configuration: Mapping[str, Any], shards: Sequence[S
 
 
 def scores_folder(output: str) -> str:
-    """The folder of the run whose score table a run judges: its own, unless it was selected from another's."""
-    try:
-        run = read_json(join(output, RUN))
-    except StorageError:
-        if exists(join(output, RUN)):
-            raise
+    """The folder of the run whose score table a run judges: its own, unless it was selected from another's.
+
+    Raises:
+        DamagedFileError: Its run.json is damaged.
+        StorageError: It cannot be read.
+    """
+    if not exists(join(output, RUN)):
         return output  # a pipeline of the user's own, without the commands
-    return str(run.get("scores", output))
+    return str(read_run_file(output).get("scores", output))
 
 
-def _kind(output: str) -> str:
-    return str(read_json(join(output, RUN)).get("kind", ""))
-
-
-def _check_apart(output: str, shards: Sequence[Shard], reads: Sequence[str]) -> None:
-    """Refuses an output folder that holds what is read: --overwrite would delete it."""
-    root = _real(output).rstrip("/")
-    folders = {posixpath.dirname(shard.path): shard.path for shard in shards} | {folder: folder for folder in reads}
-    for folder, path in folders.items():
-        if f"{_real(folder).rstrip('/')}/".startswith(f"{root}/"):
+def _check_apart(output: str, reads: Sequence[str], runs: Sequence[str]) -> None:
+    """Refuses an output folder that holds what is read, or lies in a run that is: it would be deleted, or written into."""
+    own = folders(output)
+    ours = Folders(own)
+    for path in (*reads, *runs):
+        if ours.hold(path):
             raise RunError(f"--output {output} holds {path}, which this run reads; give another --output")
+    for run in runs:
+        theirs = Folders([run])
+        if any(theirs.hold(folder) for folder in own):
+            raise RunError(f"--output {output} lies in {run}, which this run reads; give another --output")
 
 
-def _real(folder: str) -> str:
-    return folder if scheme(folder) else os.path.realpath(folder)
+def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) -> None:
+    """Refuses to delete a file that is read under another name: a hard link, or a mount of this very file."""
+    if scheme(output):
+        return
+    read = {found: path for path in reads if not scheme(path) and (found := identity(path))}
+    for path in matching(output, patterns):
+        found = identity(path)
+        if found in read:
+            raise RunError(
+                f"--output {output} holds {read[found]}, which this run reads: it is the file {path}; give another --output"
+            )
 
 
-def _check_kind(output: str, kind: str, option: str) -> None:
-    there = _kind(output)
+def _check_kind(output: str, run: Mapping[str, Any], kind: str, option: str) -> None:
+    there = str(run.get("kind", ""))
     if there != kind:
         words = {"": "a run of curate.py or select.py", EXPORT: "an export"}
         raise RunError(f"{option}: --output {output} holds {words.get(there, there)}; give another --output")
 
 
-def _check_replaceable(output: str, scores: str, kind: str) -> None:
-    """Refuses to delete what the new run cannot give again: the scores of another kind of run."""
-    _check_kind(output, kind, "--overwrite")
-    if scores and scores_folder(output) == output:
+def _check_replaceable(output: str, scores: str, kind: str) -> Sequence[str]:
+    """Refuses to delete what the new run cannot give again: another kind of run, or its scores.
+
+    Returns:
+        The patterns of the files to delete.
+    """
+    patterns = (*OURS, *BESIDE[kind])
+    try:
+        run = read_run_file(output)
+    except DamagedFileError as error:
+        # What the file does not say the others must: only what this kind of run writes may be there.
+        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else ONLY_EXPORT
+        others = matching(output, foreign)
+        if others:
+            raise RunError(
+                f"--overwrite: {error}. There is {others[0]}, which this run cannot make again: give another --output"
+            ) from error
+        return patterns
+    _check_kind(output, run, kind, "--overwrite")
+    if scores and run.get("scores", output) == output:
         raise RunError(
             f"--overwrite: --output {output} holds the score table of a run of curate.py, which this one cannot make again; "
             "give another --output"
         )
+    return patterns
 
 
-def _delete_run(output: str) -> None:
+def _delete_run(output: str, patterns: Sequence[str]) -> None:
     # The mark of a run goes last, so that an interrupted deletion can be repeated.
-    _delete(output, (*_OURS, *_BESIDE.get(_kind(output), ())))
+    delete_matching(output, patterns)
     clean_temporary(output)
     delete([join(output, RUN)])
 
 
-def _delete(output: str, patterns: Sequence[str]) -> None:
-    """Deletes what matches, in the order of the patterns: the mark of completeness before what it vouches for."""
-    for pattern in patterns:
-        found = [path for path in files_under(output, pattern) if _is_ours(path, pattern)]
-        if found:
-            delete(found)
-
-
-def _is_ours(path: str, pattern: str) -> bool:
-    """Whether a file that matches has a name that a run gives: of numbered files, five digits or more."""
-    if not pattern.startswith(_NUMBERED):
-        return True
-    number = posixpath.basename(path).removesuffix(pattern.removeprefix(_NUMBERED))
-    return number.isdigit() and len(number) >= 5
-
-
 def _check_same(
-    output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], may_differ: Sequence[str]
+    output: str,
+    before_it: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+    shards: Sequence[Shard],
+    may_differ: Sequence[str],
 ) -> None:
-    before = _flat(read_json(join(output, RUN))["configuration"])
-    now = _flat(json.loads(json.dumps(configuration)))
+    before, now = flat(before_it), flat(configuration)
     for name in sorted({*before, *now}):
         # An option that is newer than the run, and off, changes nothing.
         off = name not in before and now[name] in (False, "", [], None)
@@ -223,35 +276,16 @@ def _check_same(
                 f"start a new run in another --output"
             )
     listed = {shard.path: shard.size for shard in input_shards(output)}
-    now = {shard.path: shard.size for shard in shards}
-    for path in sorted({*listed, *now}):
-        if listed.get(path) != now.get(path):
+    sizes = {shard.path: shard.size for shard in shards}
+    for path in sorted({*listed, *sizes}):
+        if listed.get(path) != sizes.get(path):
             was, is_now = (
-                f"{size} bytes" if size is not None else "missing" for size in (listed.get(path), now.get(path))
+                f"{size} bytes" if size is not None else "missing" for size in (listed.get(path), sizes.get(path))
             )
             raise RunError(
                 f"--resume: the input changed: {path} was {was} and is {is_now} now; restore it, or start a new run in "
                 f"another --output"
             )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts by dotted name."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        name: leaf
-        for key, inner in value.items()
-        for name, leaf in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
-    }
-
-
-def input_shards(output: str) -> list[Shard]:
-    """The shards of the run, as listed when it was started."""
-    with open_read(join(output, INPUT_SHARDS)) as stream:
-        table = pq.ParquetFile(stream).read(use_threads=False)
-    rows = zip(table.column("path").to_pylist(), table.column("size").to_pylist(), strict=True)
-    return [Shard(index, path, size) for index, (path, size) in enumerate(rows)]
 
 
 def part_paths(output: str, folder: str = score_table.FOLDER) -> dict[int, str]:
@@ -281,4 +315,6 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
 def read_part_counts(output: str, path: str) -> ScorePart:
     """What a finished part counts."""
     with open_read(join(output, path)) as stream:
-        return score_table.part_counts(score_table.open_part(stream, join(output, path)).schema_arrow)
+        return score_table.part_counts(
+            score_table.open_part(stream, join(output, path)).schema_arrow, join(output, path)
+        )

@@ -66,6 +66,13 @@ _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 LATER_COLUMNS: Final = ("uid", "links")
 
 
+AGAIN: Final = (
+    "restore it, or make it again: delete it, and summary.json in the folder of its run if there is one, and repeat the command "
+    "of that run with --resume"
+)
+"""What to do about a damaged file of a run's table: a part that is not there is made again."""
+
+
 class ScoreTableError(ValueError):
     """A score table that cannot be read or written as asked."""
 
@@ -291,11 +298,9 @@ def damage_named(path: str) -> Iterator[None]:
         yield
     except StorageError:
         raise  # not the file's fault; it has the path
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         message = " ".join(str(error).split())
-        raise ScoreTableError(
-            f"{path} is damaged, or no Parquet file: {message}; restore it, or make it again"
-        ) from error
+        raise ScoreTableError(f"{path} is damaged, or no Parquet file: {message}; {AGAIN}") from error
 
 
 def open_part(stream: BinaryIO, path: str) -> pq.ParquetFile:
@@ -312,18 +317,32 @@ def open_part(stream: BinaryIO, path: str) -> pq.ParquetFile:
     version = (part.schema_arrow.metadata or {}).get(b"beam_curate.schema_version", b"none").decode()
     if version != SCHEMA_VERSION:
         raise ScoreTableError(
-            f"{path} has score table version {version}; this version of beam_curate reads {SCHEMA_VERSION}"
+            f"{path} has score table version {version}; this version of beam_curate reads {SCHEMA_VERSION}; {AGAIN}"
         )
     return part
 
 
-def part_counts(part_schema: pa.Schema) -> ScorePart:
+def part_counts(part_schema: pa.Schema, path: str = "the file") -> ScorePart:
     """What a part's writer counted, from the schema's metadata alone.
 
     Raises:
-        ScoreTableError: The counts are missing.
+        ScoreTableError: The counts are missing or damaged.
     """
     text = (part_schema.metadata or {}).get(PART_METADATA.encode())
     if text is None:
-        raise ScoreTableError("the file is a score table but no part of one: its counts are missing")
-    return ScorePart(**json.loads(text))
+        raise ScoreTableError(f"{path} is a score table but no part of one: its counts are missing; {AGAIN}")
+    try:
+        counts = ScorePart(**json.loads(text))
+        numbers = [
+            counts.shard_index,
+            counts.rows,
+            counts.kept,
+            counts.rejected,
+            counts.failed,
+            *counts.reasons.values(),
+        ]
+        if not all(isinstance(number, int) for number in numbers):
+            raise ValueError("a count is no number")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ScoreTableError(f"{path} is damaged: its counts are {text[:200]!r}; {AGAIN}") from error
+    return counts

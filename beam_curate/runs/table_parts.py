@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_curate.records import KEPT, ScorePart
+from beam_curate.runs.named_sources import check_footer, check_rows
 from beam_curate.runs.run_state import part_paths, scores_folder
 from beam_curate.runs.score_table import (
     FOLDER,
@@ -33,8 +34,9 @@ from beam_curate.runs.score_table import (
     part_name,
     with_later_columns,
 )
+from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
-from beam_curate.storage.files import absolute, exists, join, open_read, read_json
+from beam_curate.storage.files import absolute, exists, join, open_read
 from beam_curate.storage.retrying import StorageError
 
 IDENTITY: Final = ("key", "shard", "shard_index", "index")
@@ -101,7 +103,8 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
 
     Raises:
         ScoreTableError: There is no score table, its run is not finished, parts of it are missing, it lacks a column, or it does
-            not fit its overlays.
+            not fit its overlays, or a row names a tar that is no input of the run.
+        DamagedFileError: A file that says what the run is is damaged.
     """
     run = absolute(folder)
     place, found = finished_table(run)
@@ -119,7 +122,7 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
         tables = list(pool.map(read, sorted(found)))
     whole = pa.concat_tables(tables)
-    _check_counts(folder, whole, read_json(join(run, SUMMARY)).get("funnel", {}))
+    _check_counts(folder, whole, read_summary(run).get("funnel", {}))
     return whole if columns is None else whole.select(list(columns))
 
 
@@ -145,6 +148,7 @@ class Part:
 
     def __init__(self, place: TablePlace, shard_index: int, stack: contextlib.ExitStack) -> None:
         self.name = part_name(shard_index)
+        self._shard_index = shard_index
         self._overlay_path = join(place.verdicts, part_name(shard_index, VERDICTS))
         self._place, self._stack = place, stack
         self._stored: pq.ParquetFile | None = None
@@ -166,9 +170,26 @@ class Part:
         return self.scores if self._overlay is None else self._overlay
 
     @property
+    def _first_path(self) -> str:
+        return join(self._place.scores, self.name) if self._overlay is None else self._overlay_path
+
+    def check_sources(self) -> None:
+        """Checks that all rows name the input shard of this part, of its table and of its verdicts, by their footers.
+
+        Raises:
+            ScoreTableError: One names another file.
+        """
+        path = join(self._place.scores, self.name)
+        with damage_named(path):
+            check_footer(self._place.scores, path, self._shard_index, self.scores)
+        if self._overlay is not None:
+            with damage_named(self._overlay_path):
+                check_footer(self._place.scores, self._overlay_path, self._shard_index, self._overlay)
+
+    @property
     def counts(self) -> ScorePart:
         """The rows by verdict."""
-        return part_counts(self._first.schema_arrow)
+        return part_counts(self._first.schema_arrow, self._first_path)
 
     @property
     def num_row_groups(self) -> int:
@@ -213,11 +234,13 @@ class Part:
         if self._overlay is not None and upper:
             with damage_named(self._overlay_path):
                 table = read(self._overlay, upper)
+            check_rows(self._place.scores, self._overlay_path, self._shard_index, table)
             found |= dict(zip(table.column_names, table.columns, strict=True))
         if lower:
             stored = self.scores.schema_arrow.names
             with damage_named(join(self._place.scores, self.name)):
                 table = read(self.scores, [name for name in lower if name in stored])
+            check_rows(self._place.scores, join(self._place.scores, self.name), self._shard_index, table)
             found |= dict(zip(table.column_names, table.columns, strict=True))
             # Columns that there were none of when the part was written.
             later = {name: self.schema.field(name).type for name in lower if name not in stored}

@@ -1,13 +1,16 @@
 """Whether the files that a finished run names are all there: by listing folders, no file is opened but the lists."""
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from beam_curate.runs.run_state import input_shards, part_paths
+from beam_curate.runs.run_state import LOOKED_INTO, part_paths
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
+from beam_curate.runs.state_files import input_shards, read_index, read_sizes, repeat_remedy
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.runs.table_parts import TablePlace, finished_table, moved_remedy
-from beam_curate.storage.files import join, match, read_json
+from beam_curate.storage.files import join, match
+from beam_curate.threads import in_threads
 
 _RULES_ON_THE_TABLE: Final = ("dedup", "top", "top_fraction")
 """Configuration of `curate.py` with which a run has verdicts beside its own score table."""
@@ -18,20 +21,27 @@ class MissingFileError(ValueError):
 
 
 def check_table(run: str, summary: Mapping[str, Any]) -> None:
-    """Checks that a finished run has a part of the score table, and of its verdicts, for each input shard.
+    """Checks that a finished run has a part of the score table, and of its verdicts, for each input shard, and names no others.
 
     Args:
         run: The run's folder.
         summary: Its summary.json.
 
     Raises:
-        ScoreTableError: The first part that is missing, with what to do.
+        ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard; with
+            what to do.
     """
     table, _ = finished_table(run)
     configuration = summary.get("configuration", {})
     if not table.verdicts and any(configuration.get(name) for name in _RULES_ON_THE_TABLE):
         table = TablePlace(run, run)  # all its verdicts are gone
-    check_parts(table)
+    numbers = check_parts(table)
+    deque(in_threads(lambda number: _check_sources(table, number), numbers[:LOOKED_INTO]), maxlen=0)
+
+
+def _check_sources(table: TablePlace, number: int) -> None:
+    with table.open(number) as part:
+        part.check_sources()
 
 
 def check_parts(table: TablePlace) -> list[int]:
@@ -60,12 +70,13 @@ def check_shards(run: str, summary: Mapping[str, Any]) -> None:
 
     Raises:
         MissingFileError: The first file that is missing, or has another size, with what to do.
+        DamagedFileError: A list of the files is damaged.
     """
     (found_files,) = match([join(run, "*")])
     listed = {path.rpartition("/")[2]: size for path, size in found_files.items()}
     sizes = "sizes.json"
     _check_there(run, sizes, listed)
-    names = list(read_json(join(run, sizes)))
+    names = list(read_sizes(run))
     for name in names:
         stem = name.partition(".")[0]
         index_file = [f"{stem}.tfindex"] if name.endswith(".tfrecord") else []
@@ -74,7 +85,7 @@ def check_shards(run: str, summary: Mapping[str, Any]) -> None:
     # TFRecord files have no index, and their sizes are known in sum.
     if all(name.endswith(".tar") for name in names):
         _check_there(run, "index.json", listed)
-        for entry in read_json(join(run, "index.json"))["shardlist"]:
+        for entry in read_index(run):
             _check_there(run, entry["url"], listed)
             if listed[entry["url"]] != entry["filesize"]:
                 raise MissingFileError(
@@ -91,8 +102,3 @@ def check_shards(run: str, summary: Mapping[str, Any]) -> None:
 def _check_there(run: str, name: str, listed: Mapping[str, int]) -> None:
     if name not in listed:
         raise MissingFileError(f"{join(run, name)} is missing: {repeat_remedy(run)}")
-
-
-def repeat_remedy(run: str) -> str:
-    """What to do about a file of a finished run that is gone."""
-    return f"restore it, or delete {join(run, SUMMARY)} and repeat the command of that run with --resume"

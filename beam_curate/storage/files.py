@@ -3,6 +3,8 @@
 A file becomes visible under its final name complete or not at all: it is written under a unique name in the
 `_temporary` folder of its output folder, closed, measured, and renamed. Two workers that write the same file (a retry)
 each use a temporary of their own, and since a file's bytes are a pure function of the work, the last rename changes nothing.
+On local disks the bytes are on the disk before the rename, and the name before the writer goes on: without that a loss of power
+leaves files of zero length under their final names.
 
 Transient errors are retried everywhere, within the limits of `retrying`; what fails for good is a StorageError, an OSError
 that names the file. A write that fails starts again with a new temporary file, never in the middle of the old one.
@@ -12,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import posixpath
 import shutil
 import tempfile
 import uuid
@@ -35,10 +38,12 @@ from beam_curate.storage.operations import (
     match,
     open_read,
     size_of,
+    sync_folder,
 )
 from beam_curate.storage.retrying import STORAGE_ERRORS, Attempts, InterruptedTransferError
 
 __all__ = [
+    "CLAIM",
     "SPOOLED_BYTES",
     "TEMPORARY",
     "absolute",
@@ -58,6 +63,8 @@ __all__ = [
 ]
 
 TEMPORARY: Final = "_temporary"
+CLAIM: Final = "running"
+"""How the names of files in TEMPORARY begin that say who writes to a folder."""
 SPOOLED_BYTES: Final = 1 << 24
 """What `atomic_output` holds in memory, 16 MiB; the rest of a larger file waits on the worker's disk."""
 
@@ -144,6 +151,7 @@ class _Output(io.BufferedIOBase):
     def _store(self) -> BinaryIO:
         try:
             if self._stream is None:
+                make_parent(self._path)
                 self._stream = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
             if self._waiting:
                 self._stream.write(b"".join(self._waiting))
@@ -158,6 +166,9 @@ class _Output(io.BufferedIOBase):
         """Closes the file and makes sure that all of it is there."""
         stream = self._store()
         try:
+            if not scheme(self._path):
+                stream.flush()
+                os.fsync(stream.fileno())
             stream.close()
             stored = size_of(self._path)
             if stored != self.length:
@@ -183,6 +194,8 @@ def _rename(temporary: str, destination: str, written: _Output) -> None:
         try:
             make_parent(destination)
             FileSystems.rename([temporary], [destination])
+            if not scheme(destination):
+                sync_folder(os.path.dirname(destination))
             return
         except STORAGE_ERRORS as error:
             if not exists(temporary) and exists(destination) and _is_same(destination, written):
@@ -232,12 +245,12 @@ def write_json(output: str, name: str, value: Any) -> None:
 
 
 def clean_temporary(output: str) -> None:
-    """Removes what interrupted writes left in the `_temporary` folder.
+    """Removes what interrupted writes left in the `_temporary` folder; the mark of who writes there stays, see `runs.claims`.
 
     Raises:
         StorageError: Something is left that cannot be deleted.
     """
-    left = list(files_under(output, f"{TEMPORARY}/*"))
+    left = [path for path in files_under(output, f"{TEMPORARY}/*") if not posixpath.basename(path).startswith(CLAIM)]
     if left:
         delete(left)
     remove_empty_temporary(output)

@@ -37,6 +37,11 @@ def split_patterns(spec: str) -> list[str]:
     return patterns
 
 
+def list_files(spec: str) -> list[str]:
+    """The text files of paths that an input names, which are read beside the shards."""
+    return [absolute(pattern) for pattern in split_patterns(spec) if pattern.endswith(".txt")]
+
+
 def list_shards(spec: str) -> list[Shard]:
     """The shards that an input names, sorted by path, each once, with their sizes.
 

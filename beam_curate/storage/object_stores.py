@@ -52,12 +52,13 @@ def open_source(path: str) -> Source:
     if scheme(path) != GCS:
         return StreamSource(FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
     try:
-        return StreamSource(_gcs_io(path).open(path, "rb", read_buffer_size=_NO_BUFFER))
+        return StreamSource(gcs_io(path).open(path, "rb", read_buffer_size=_NO_BUFFER))
     except NotImplementedError as error:
         raise OSError(f"{error} Store it without content-encoding") from error
 
 
-def _gcs_io(path: str) -> Any:
+def gcs_io(path: str) -> Any:
+    """Beam's client of Google Cloud Storage; its `client` is Google's own."""
     # Private to Beam's file system, for want of a public way to the options that it was made with; a test guards it.
     return FileSystems.get_filesystem(path)._gcsIO()
 
@@ -68,7 +69,7 @@ def delete_gcs(paths: Sequence[str]) -> None:
     Raises:
         BeamIOError: Some could not be deleted; their errors are HTTP codes.
     """
-    failed = {path: code for path, code in _gcs_io(paths[0]).delete_batch(list(paths)) if code}
+    failed = {path: code for path, code in gcs_io(paths[0]).delete_batch(list(paths)) if code}
     if failed:
         raise BeamIOError("Delete operation failed", failed)
 
@@ -94,6 +95,12 @@ class StreamSource:
         self._stream.close()
 
 
+def s3_client(path: str) -> Any:
+    """boto3's client of S3."""
+    # Private to Beam's file system, as in `gcs_io`. The inner client is boto3's own.
+    return s3io.S3IO(options=FileSystems.get_filesystem(path)._options).client.client
+
+
 class _S3Source:
     """An S3 object as it was when opened: once it is replaced, every read fails.
 
@@ -103,8 +110,7 @@ class _S3Source:
 
     def __init__(self, path: str) -> None:
         bucket, key = s3io.parse_s3_path(path)
-        # Private to Beam's file system, as in `_gcs_io`. The inner client is boto3's own.
-        self._client = s3io.S3IO(options=FileSystems.get_filesystem(path)._options).client.client
+        self._client = s3_client(path)
         self._object = {"Bucket": bucket, "Key": key}
         head = self._call(self._client.head_object, **self._object)
         self.size: int = head["ContentLength"]

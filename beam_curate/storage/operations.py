@@ -61,8 +61,29 @@ def size_of(path: str) -> int:
 
 def make_parent(path: str) -> None:
     """Makes the folder that a file is to lie in, where there are folders."""
-    if not scheme(path):  # object stores have none
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    folder = os.path.dirname(path)
+    if scheme(path) or os.path.isdir(folder or "."):  # object stores have none
+        return
+    missing = []
+    while folder and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for each in reversed(missing):
+        os.makedirs(each, exist_ok=True)
+        sync_folder(os.path.dirname(each) or ".")
+
+
+def sync_folder(folder: str) -> None:
+    """Brings the names in a local folder to the disk.
+
+    Some network file systems refuse that for folders: a name is as safe there as they make it.
+    """
+    with contextlib.suppress(OSError):
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def match(patterns: Sequence[str]) -> list[dict[str, int]]:

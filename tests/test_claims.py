@@ -1,0 +1,219 @@
+"""One job at a time writes to a folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from beam_curate.records import Shard
+from beam_curate.runs import claims
+from beam_curate.runs.claims import RunError, claim, is_alive, release
+from beam_curate.runs.run_state import prepare_output
+from tests.conftest import ROOT
+
+SHARDS = [Shard(0, "/s/0.tar", 1)]
+ROUNDS = 20
+
+
+@pytest.fixture(autouse=True)
+def given_back():
+    yield
+    claims.release_all()
+
+
+def start(code, *words):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+
+
+STARTS = """
+    import sys
+    from beam_curate.records import Shard
+    from beam_curate.runs.run_state import RunError, prepare_output
+    number = sys.argv[1]
+    print("ready", flush=True)
+    for output in sys.stdin:
+        try:
+            prepare_output(output.strip(), {"job": number}, [Shard(0, "/s/0.tar", 1)])
+            print("accepted", flush=True)
+        except RunError as error:
+            print("refused", error, flush=True)
+"""
+
+
+def test_of_two_jobs_that_start_at_once_one_is_accepted(tmp_path):
+    jobs = [start(STARTS, str(number)) for number in range(2)]
+    for job in jobs:
+        assert job.stdout.readline() == "ready\n"
+    for number in range(ROUNDS):
+        for job in jobs:
+            job.stdin.write(f"{tmp_path}/{number}\n")
+        for job in jobs:
+            job.stdin.flush()
+        answers = sorted(job.stdout.readline().split()[0] for job in jobs)
+        assert answers == ["accepted", "refused"]
+        kept = json.loads((tmp_path / str(number) / "run.json").read_text())["configuration"]
+        assert kept["job"] in ("0", "1")
+        assert not (tmp_path / str(number) / "_temporary").exists()
+    for job in jobs:
+        job.communicate()
+
+
+HOLDS = """
+    import sys
+    from beam_curate.runs.claims import claim
+    claim(sys.argv[1])
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}, {"retry": ["no_image"]}, {}])
+def test_a_job_is_refused_while_another_runs_and_not_when_it_was_killed(tmp_path, how):
+    output = str(tmp_path / "out")
+    prepare_output(output, {}, SHARDS)
+    (tmp_path / "out" / "00000.tar").write_bytes(b"x")
+    job = start(HOLDS, output)
+    assert job.stdout.readline() == "ready\n"
+    with pytest.raises(
+        RunError, match=rf"another job writes there, process {job.pid} on \S+, since \S+; wait for its end"
+    ):
+        prepare_output(output, {}, SHARDS, **how)
+    assert (tmp_path / "out" / "00000.tar").exists()
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    if how:
+        prepare_output(output, {}, SHARDS, **how)
+        assert sorted(os.listdir(output)) == ["00000.tar"] * ("resume" in how) + ["input_shards.parquet", "run.json"]
+
+
+def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
+    code = """
+        import os, sys, time
+        from beam_curate.runs.claims import claim
+        claim(sys.argv[1])
+        if not os.fork():
+            time.sleep(600)
+        print("ready", flush=True)
+        sys.stdin.read()
+    """
+    output = str(tmp_path / "out")
+    job = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), output], cwd=ROOT, stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    assert job.stdout.readline() == "ready\n"
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    try:
+        claim(output)
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path):
+    with pytest.raises(RunError, match="no run to continue"):
+        prepare_output(str(tmp_path / "out"), {}, SHARDS, resume=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """Local folders as on a file system that knows no locks: claims are created, as on object stores."""
+    monkeypatch.setattr(claims, "_lock", lambda output, path, data: None)
+
+
+def other_job(tmp_path, **changes):
+    """The claim of another process in `out`."""
+    holder = {**claims._this_process(), "id": "other", **changes}
+    folder = tmp_path / "out" / "_temporary"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "running-1.json").write_text(json.dumps(holder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "another job writes there, process"),
+        ({"machine": "another boot", "host": "far", "pid": 7}, "may be writing there, process 7 on far, .* has ended, delete"),
+        ({"process_started": "1"}, None),
+        ({"pid": 2**22 + 1}, None),
+    ],
+)  # fmt: skip
+def test_a_created_claim_stands_while_its_process_may_live(tmp_path, without_locks, changes, words):
+    output, folder = str(tmp_path / "out"), other_job(tmp_path, **changes)
+    if words:
+        with pytest.raises(RunError, match=words):
+            claim(output)
+        (folder / "running-1.json").unlink()  # the remedy
+        claim(output)
+    else:
+        claim(output)
+        assert [path.name for path in folder.iterdir()] == ["running-2.json"]
+    release(output)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
+def test_a_damaged_claim_is_named(tmp_path, without_locks, text):
+    folder = other_job(tmp_path)
+    (folder / "running-1.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"an unknown machine.*if it has ended, delete \S+/running-1.json"):
+        claim(str(tmp_path / "out"))
+
+
+def test_of_two_who_find_a_dead_job_one_gets_its_folder(tmp_path, without_locks, monkeypatch):
+    """The second one has looked before the first one took over."""
+    output = str(tmp_path / "out")
+    other_job(tmp_path, process_started="1")
+    before = claims._claims(output)
+    claim(output)
+    claims._held.clear()  # as in another process
+    looks = iter([before])
+    true = claims._claims
+    monkeypatch.setattr(claims, "_claims", lambda folder: next(looks, None) or true(folder))
+    with pytest.raises(RunError, match="another job writes there"):
+        claim(output)
+
+
+JOB = {"name": "curate", "project": "p", "region": "r"}
+
+
+@pytest.mark.parametrize(
+    ("job", "active", "age", "alive"),
+    [
+        (JOB, ["curate"], 0, True),
+        (JOB, ["other"], 0, False),
+        ({**JOB, "template": "gs://b/t"}, [], 1, True),
+        ({**JOB, "template": "gs://b/t"}, [], 2 * claims.STARTING_SECONDS, False),
+        (JOB, None, 0, None),
+    ],
+)
+def test_a_dataflow_job_is_asked_for_by_name(monkeypatch, job, active, age, alive):
+    def jobs(project, region, endpoint):
+        assert (project, region) == ("p", "r")
+        if active is None:
+            raise OSError("no network")
+        return active
+
+    monkeypatch.setattr(claims, "active_jobs", jobs)
+    mine = claims._this_process()
+    holder = {**mine, "machine": "the launcher's", "job": job, "seconds": int(time.time() - age)}
+    assert is_alive(holder, mine) is alive
+
+
+def test_the_claim_of_a_job_that_goes_on_stays(tmp_path, without_locks):
+    output = str(tmp_path / "out")
+    claim(output, JOB)
+    release(output)
+    assert json.loads((tmp_path / "out" / "_temporary" / "running-1.json").read_text())["job"] == JOB
+    (tmp_path / "out" / "_temporary" / "running-1.json").unlink()
+    claim(output, JOB)
+    claims.job_ended(output)
+    release(output)
+    assert not (tmp_path / "out" / "_temporary").exists()
