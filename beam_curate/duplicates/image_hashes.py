@@ -15,7 +15,8 @@ from beam_curate.duplicates.spilling import WORK
 from beam_curate.images import colours, exif
 from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
 from beam_curate.images.errors import ImageError, pillow_errors
-from beam_curate.storage.files import atomic_output, exists, join, open_read
+from beam_curate.storage.files import atomic_output, exists, join
+from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.sources import SourceReader, check_sha256
 
 COLUMNS: Final = ("key", "shard", "image", "sha256", "members")
@@ -98,8 +99,8 @@ def write_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, thread
 
 def read_hashes(output: str, name: str) -> pa.Table:
     """The columns `pixels` and `perceptual` of a part's candidates, in their order."""
-    with open_read(join(output, name)) as stream:
-        return pq.ParquetFile(stream).read(use_threads=False)
+    with open_parquet(join(output, name)) as file:
+        return file.read()
 
 
 def _hash(data: bytes, max_pixels: int) -> ImageHash | None:

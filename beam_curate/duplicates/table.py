@@ -4,7 +4,8 @@ Beside a score table it tells, without the embeddings, which samples are alike: 
 each group among those that its rules keep.
 """
 
-from typing import BinaryIO, Final
+import contextlib
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 from beam_curate.duplicates.candidates import FOREIGN, places_of
 from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
-from beam_curate.storage.files import atomic_output, join, open_read
+from beam_curate.storage.files import atomic_output, join
+from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
 
 FOLDER: Final = "duplicates"
 VERSION: Final = "1"
@@ -101,8 +103,14 @@ def read_part(folder: str, shard_index: int) -> pa.Table:
         DuplicatesError: It is none, or of another version.
         StorageError: It cannot be read.
     """
-    with open_read(join(folder, part_name(shard_index))) as stream:
-        return _checked(stream, part_name(shard_index)).read(use_threads=False)
+    name = part_name(shard_index)
+    with contextlib.ExitStack() as stack:
+        try:
+            part = stack.enter_context(open_parquet(join(folder, name)))
+        except pa.ArrowInvalid as error:
+            raise DuplicatesError(f"{name} is no duplicates table: {error}") from error
+        _check_version(part, name)
+        return part.read()
 
 
 def among(part: pa.Table, index: pa.ChunkedArray) -> tuple[pa.Table, npt.NDArray[np.int64]]:
@@ -116,14 +124,9 @@ def among(part: pa.Table, index: pa.ChunkedArray) -> tuple[pa.Table, npt.NDArray
     return part.filter(pc.is_valid(place)), place.drop_null().to_numpy().astype(np.int64)
 
 
-def _checked(stream: BinaryIO, name: str) -> pq.ParquetFile:
-    try:
-        part = pq.ParquetFile(stream)
-    except pa.ArrowInvalid as error:
-        raise DuplicatesError(f"{name} is no duplicates table: {error}") from error
+def _check_version(part: ParquetFile, name: str) -> None:
     version = (part.schema_arrow.metadata or {}).get(_METADATA.encode(), b"none").decode()
     if version != VERSION:
         raise DuplicatesError(
             f"{name}: duplicates table version {version} is not read by this version of beam_curate, which reads {VERSION}"
         )
-    return part

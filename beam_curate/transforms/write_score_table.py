@@ -12,7 +12,7 @@ from apache_beam.transforms.window import GlobalWindows
 from beam_curate.records import ScoredSample, ScorePart
 from beam_curate.runs import score_table
 from beam_curate.runs.score_parts import write_part
-from beam_curate.storage.files import join, open_read
+from beam_curate.storage.files import join
 
 _COMPLETE = "complete"
 _INCOMPLETE = "incomplete"
@@ -83,8 +83,8 @@ class _PartWriter:
         path = score_table.part_name(ref.shard_index)
         if ref.again:
             before = join(self.output, path)
-            with open_read(before) as stream, score_table.damage_named(before):
-                table = score_table.replace_failed(score_table.open_part(stream, before).read(use_threads=False), table)
+            with score_table.open_part(before) as part, score_table.damage_named(before):
+                table = score_table.replace_failed(part.read(), table)
         return write_part(self.output, ref.shard_index, ref.shard, table)
 
 
