@@ -14,7 +14,7 @@ from beam_curate.records import WrittenShard
 from beam_curate.runs import score_table
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.placed_rows import SOURCE_KEY
-from beam_curate.storage.files import atomic_output, join, read_json, write_atomic, write_json
+from beam_curate.storage.files import atomic_output, exists, join, read_json, size_of, write_atomic, write_json
 from beam_curate.tars import writing
 from beam_curate.tars.sources import SourceReader, check_sha256
 
@@ -92,18 +92,21 @@ def write_shard(output: str, index: int, rows: pa.Table, plan: str = "") -> Writ
     return shard
 
 
-def finished_shard(output: str, index: int, tar_size: int) -> tuple[str, WrittenShard] | None:
-    """A shard whose three files are there, and its plan; None if it was written by a version that noted none.
+def finished_shard(output: str, index: int, plan: str) -> WrittenShard | None:
+    """An output shard that an earlier try finished by this plan: its three files are there, the tar in its length.
 
     Args:
         output: Folder of the run.
         index: Of the shard.
-        tar_size: Of its tar.
+        plan: See `write_shard`.
     """
-    stats = read_json(join(output, f"{shard_name(index)}_stats.json"))
-    if stats.get("size") != tar_size or not stats.get("plan"):
+    tar, table, said = (join(output, f"{shard_name(index)}{ending}") for ending in (".tar", ".parquet", "_stats.json"))
+    if not exists(said):  # written last
         return None
-    return stats["plan"], WrittenShard(index, stats["name"], stats["samples"], stats["size"], stats["md5"])
+    stats = read_json(said)
+    if stats.get("plan") != plan or not exists(table) or not exists(tar) or size_of(tar) != stats["size"]:
+        return None
+    return WrittenShard(index, stats["name"], stats["samples"], stats["size"], stats["md5"])
 
 
 def held_bytes(rows: pa.Table) -> int:

@@ -18,7 +18,7 @@ from beam_curate.runs.placed_rows import Loose, Meeting, packed, place_part
 from beam_curate.runs.shard_writing import finished_shard, held_bytes, write_shard
 from beam_curate.runs.summary import finish_run
 from beam_curate.runs.table_parts import counted_table
-from beam_curate.storage.files import files_under, join
+from beam_curate.storage.files import files_under
 from beam_curate.tars.keys import KeyHolder, rename_shared, stem
 from beam_curate.tars.writing import safe_key
 from beam_curate.transforms.group_rows import GroupRows
@@ -78,7 +78,7 @@ class PackShards(beam.PTransform):
         there = (
             one
             | "ListShards" >> beam.FlatMap(lambda _: _shards_there(output))
-            | "SpreadShards" >> beam.Reshuffle().with_input_types(tuple[int, int])
+            | "SpreadShards" >> beam.Reshuffle().with_input_types(int)
             | "Finished" >> beam.FlatMap(_finished, output, packing).with_output_types(WrittenShard)
             # Committed: a second look would find what this job has written.
             | "CommitFinished" >> beam.Reshuffle().with_input_types(WrittenShard)
@@ -128,22 +128,19 @@ def _sum_of_names(names: Iterable[bytes]) -> bytes:
     return (sum(int.from_bytes(name, "little") for name in names) % (1 << 128)).to_bytes(16, "little")
 
 
-def _shards_there(output: str) -> Iterator[tuple[int, int]]:
-    """Index and size of the tars that have their table and statistics beside them."""
-    found = {ending: files_under(output, f"[0-9]*{ending}") for ending in (".tar", ".parquet", "_stats.json")}
-    for path, size in found[".tar"].items():
-        number = path.rpartition("/")[2].removesuffix(".tar")
-        named = number.isdigit() and number == shard_name(int(number))
-        if named and all(join(output, f"{number}{ending}") in paths for ending, paths in found.items()):
-            yield int(number), size
+def _shards_there(output: str) -> Iterator[int]:
+    """The indexes of the output shards that have statistics: these are written last."""
+    for path in files_under(output, "[0-9]*_stats.json"):
+        number = path.rpartition("/")[2].removesuffix("_stats.json")
+        if number.isdigit() and number == shard_name(int(number)):
+            yield int(number)
 
 
-def _finished(there: tuple[int, int], output: str, packing: Packing) -> Iterator[WrittenShard]:
-    index, size = there
+def _finished(index: int, output: str, packing: Packing) -> Iterator[WrittenShard]:
     if index < packing.shards:
-        found = finished_shard(output, index, size)
-        if found is not None and found[0] == packing.plan(index):
-            yield found[1]
+        shard = finished_shard(output, index, packing.plan(index))
+        if shard is not None:
+            yield shard
 
 
 class _KeptKeys(SideBySide):
@@ -223,9 +220,14 @@ class _WriteShard(SideBySide):
 
     def work(self, element: tuple[int, list[PlacedRows]], *side: Any) -> Iterator[WrittenShard]:
         (index, placed), (packing,) = element, side
-        rows = self._meeting.rows(placed)
-        with self.threads.holding(held_bytes(rows)):
-            yield write_shard(self._output, index, rows, packing.plan(index))
+        plan = packing.plan(index)
+        # A bundle that is repeated finds what it wrote.
+        shard = finished_shard(self._output, index, plan)
+        if shard is None:
+            rows = self._meeting.rows(placed)
+            with self.threads.holding(held_bytes(rows)):
+                shard = write_shard(self._output, index, rows, plan)
+        yield shard
 
     def count(self, result: WrittenShard) -> None:
         self._samples.inc(result.samples)
