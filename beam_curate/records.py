@@ -191,7 +191,8 @@ class ScorePart:
     """A finished part of the score table: all rows of one input shard, and how many of them came out which way.
 
     `path` is relative to the output folder; `reasons` counts the rows that were not kept by reason, `skipped` the members of
-    the shard that have no row of their own by kind (`tars.skipped`).
+    the shard that have no row of their own by kind (`tars.skipped`). `footprint` tells the part from another one that is written
+    in its place, see `score_table.footprint`.
     """
 
     shard_index: int
@@ -202,23 +203,27 @@ class ScorePart:
     rejected: int
     failed: int
     reasons: Mapping[str, int]
-    # Parts that were written without it have the same footprint (`runs.table_parts.footprint`), which is taken of the text.
+    # Parts that were written without these have the same footprint, which is taken of the text.
     skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
+    footprint: str = field(default="", repr=False)
 
 
 @record
-class Piece:
-    """A run of kept rows of one input shard that goes to one output shard.
+class PlacedRows:
+    """Kept rows of a part of the score table on their way to the output file that they go to.
 
-    `start` is the place of its first row in the output shard; `first` is the rank of that row among the input shard's
-    kept rows, and `count` the number of rows.
+    They travel by themselves (`rows` is an Arrow record batch without its schema, compressed with zstd, with a column more: the
+    place of each in the file), or, where they lie together in the part, as a reference: the `count` rows from `first` on among
+    the part's kept rows, which take the places from `start` on. `renamed` has the new keys of rows of a reference, by rank.
     """
 
     shard_index: int
-    output_index: int
-    start: int
-    first: int
-    count: int
+    path: str
+    rows: bytes = b""
+    first: int = 0
+    count: int = 0
+    start: int = 0
+    renamed: Mapping[int, str] = field(default_factory=dict)
 
 
 @record

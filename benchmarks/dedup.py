@@ -143,9 +143,8 @@ def truth(source: Path, eps: float) -> set[tuple[int, int]]:
     """The rows that have a better one of a similarity of at least 1 - eps: all compared with all."""
     tables = []
     for shard in input_shards(str(source)):
-        with open(source / score_table.part_name(shard.index), "rb") as stream:
-            columns = ["shard_index", "index", "aesthetic", "embedding"]
-            tables.append(score_table.open_part(stream, "a part").read(columns=columns, use_threads=False))
+        with score_table.open_part(str(source / score_table.part_name(shard.index))) as part:
+            tables.append(part.read(["shard_index", "index", "aesthetic", "embedding"]))
     table = pa.concat_tables(tables)
     places = list(zip(table.column("shard_index").to_pylist(), table.column("index").to_pylist(), strict=True))
     score = table.column("aesthetic").to_numpy()

@@ -212,11 +212,11 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
 
     from beam_curate.runs.score_table import VERDICTS
     from beam_curate.transforms.continue_run import ContinueRun
+    from beam_curate.transforms.pack_shards import PackShards
     from beam_curate.transforms.remove_duplicates import RemoveDuplicates
     from beam_curate.transforms.select_rows import SelectRows
     from beam_curate.transforms.write_layouts import WriteLayouts
     from beam_curate.transforms.write_report import WriteReport
-    from beam_curate.transforms.write_webdataset_shards import PackShards
 
     run = root | ContinueRun(output, folder=VERDICTS)
     removed = None

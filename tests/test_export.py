@@ -298,7 +298,7 @@ def test_a_seed_gives_one_order_and_the_same_bytes(run, format):
 
 
 def test_the_order_is_that_of_the_packing(run):
-    from beam_curate.runs.packing import permuted
+    from tests.test_packing import permuted
 
     keys = [row["key"] for row in rows(run)]
     expected = [keys[permuted(position, len(keys), 9)] for position in range(len(keys))]

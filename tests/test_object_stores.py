@@ -305,7 +305,7 @@ def _rows(output):
 
 
 def test_a_source_that_changes_between_scoring_and_writing(store, monkeypatch):
-    from beam_curate.transforms import write_webdataset_shards
+    from beam_curate.transforms import pack_shards
 
     shards = shard_bytes()
     put(f"{store.root}/changing", shards)
@@ -315,14 +315,14 @@ def test_a_source_that_changes_between_scoring_and_writing(store, monkeypatch):
         r"a\.tar changed after it was scored: the image of sample '0000' has sha256": bytes(flipped),
         r"a\.tar changed after it was scored: it is shorter": shards["a.tar"][:3000],
     }
-    original = write_webdataset_shards.shard_rows
+    original = pack_shards.write_shard
     for number, (message, changed) in enumerate(changes.items()):
 
         def change(*arguments, changed=changed):
             store.put("changing/a.tar", changed)
             return original(*arguments)
 
-        monkeypatch.setattr(write_webdataset_shards, "shard_rows", change)
+        monkeypatch.setattr(pack_shards, "write_shard", change)
         store.put("changing/a.tar", shards["a.tar"])
         output = f"{store.root}/changed{number}"
         with pytest.raises(RuntimeError, match=message):

@@ -9,6 +9,8 @@ import pytest
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
 from beam_curate.runs import score_table
+from beam_curate.runs.run_state import read_part_counts
+from beam_curate.runs.score_parts import write_part
 
 
 def row(index, status="kept", dim=8, **changes):
@@ -62,29 +64,52 @@ def without_uid(data):
     return stream.getvalue()
 
 
-def test_a_table_of_before_the_uid_is_read_as_one_without_uids():
+def test_a_table_of_before_the_uid_is_read_as_one_without_uids(tmp_path):
     old, new = without_uid(written([row(0), row(1, "failed")])), written([row(1)])
     assert "uid" not in pq.read_schema(io.BytesIO(old)).names
     assert "uid" not in score_table.score_names(pq.read_schema(io.BytesIO(old)))
-    stored, again = (score_table.open_part(io.BytesIO(data), "p").read(use_threads=False) for data in (old, new))
+    tables = []
+    for data in (old, new):
+        (tmp_path / "p").write_bytes(data)
+        with score_table.open_part(str(tmp_path / "p")) as part:
+            tables.append(part.read())
+    stored, again = tables
     table = score_table.replace_failed(stored, again)
     assert table.schema.names == again.schema.names
     assert table.column("status").to_pylist() == ["kept", "kept"]
 
 
-def test_counts_travel_in_the_metadata():
+def test_counts_travel_in_the_metadata(tmp_path):
     counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
     data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})
-    assert score_table.part_counts(score_table.open_part(io.BytesIO(data), "p").schema_arrow) == counts
+    (tmp_path / "p").write_bytes(data)
+    with score_table.open_part(str(tmp_path / "p")) as part:
+        assert score_table.part_counts(part.schema_arrow) == counts
 
 
-def test_other_files_are_refused():
-    stream = io.BytesIO()
-    pq.write_table(pa.table({"a": [1]}), stream)
-    with pytest.raises(score_table.ScoreTableError, match=r"^/d/p has score table version none"):
-        score_table.open_part(io.BytesIO(stream.getvalue()), "/d/p")
-    with pytest.raises(score_table.ScoreTableError, match=r"^/d/p is damaged, or no Parquet file: "):
-        score_table.open_part(io.BytesIO(b"PAR1 no"), "/d/p")
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "p"
+    pq.write_table(pa.table({"a": [1]}), path)
+    with (
+        pytest.raises(score_table.ScoreTableError, match=rf"^{path} has score table version none"),
+        score_table.open_part(str(path)),
+    ):
+        pass
+    path.write_bytes(b"PAR1 no")
+    with (
+        pytest.raises(score_table.ScoreTableError, match=rf"^{path} is damaged, or no Parquet file: "),
+        score_table.open_part(str(path)),
+    ):
+        pass
+
+
+def test_a_part_has_the_same_footprint_when_it_is_written_and_when_it_is_read(tmp_path):
+    table = score_table.to_table([row(0), row(1, "failed")], ["aesthetic"], 8)
+    part = write_part(str(tmp_path), 3, "/s/3.tar", table)
+    assert len(part.footprint) == 32
+    assert read_part_counts(str(tmp_path), part.path) == part
+    other = write_part(str(tmp_path), 3, "/s/3.tar", score_table.to_table([row(0), row(1)], ["aesthetic"], 8))
+    assert other.footprint != part.footprint
 
 
 def test_the_documentation_names_every_column_and_the_version():

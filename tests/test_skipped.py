@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate.runs.run_state import part_paths, read_part_counts
-from beam_curate.runs.score_table import PART_METADATA, SCHEMA_VERSION, part_counts, write_table
-from beam_curate.runs.table_parts import footprint
+from beam_curate.runs.score_table import PART_METADATA, SCHEMA_VERSION, footprint, part_counts, write_table
 from beam_curate.tars.skipped import KINDS, in_order, lost
 from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo
@@ -172,4 +171,4 @@ def test_a_part_that_was_written_without_counts_is_still_the_same(run, tmp_path)
     newer, older = map(pq.ParquetFile, paths)
     assert part_counts(newer.schema_arrow).skipped
     assert part_counts(older.schema_arrow).skipped == {}
-    assert footprint(newer) == footprint(older)
+    assert footprint(newer.schema_arrow, newer.metadata) == footprint(older.schema_arrow, older.metadata)

@@ -17,7 +17,8 @@ from beam_curate.images import colours, exif, loading
 from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
 from beam_curate.images.errors import ImageError, pillow_errors
 from beam_curate.runs.score_table import AGAIN, ScoreTableError, damage_named
-from beam_curate.storage.files import atomic_output, exists, join, open_read
+from beam_curate.storage.files import atomic_output, exists, join
+from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.sources import SourceReader, check_sha256
 
 COLUMNS: Final = ("key", "shard", "image", "sha256", "members")
@@ -114,8 +115,8 @@ def read_hashes(output: str, name: str) -> pa.Table:
         StorageError: It cannot be read.
     """
     path = join(output, name)
-    with damage_named(path), open_read(path) as stream:
-        found = pq.ParquetFile(stream).read(use_threads=False)
+    with damage_named(path), open_parquet(path) as file:
+        found = file.read()
     if found.schema != _SCHEMA:
         raise ScoreTableError(f"{path} is damaged: its columns are {found.column_names}; {AGAIN}")
     return found

@@ -16,7 +16,8 @@ from beam_curate.duplicates.candidates import FOREIGN, places_of
 from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
 from beam_curate.runs.score_table import ScoreTableError, damage_named
-from beam_curate.storage.files import atomic_output, exists, join, open_read
+from beam_curate.storage.files import atomic_output, exists, join
+from beam_curate.storage.parquet_reading import open_parquet
 
 FOLDER: Final = "duplicates"
 VERSION: Final = "1"
@@ -113,8 +114,8 @@ def read_part(folder: str, shard_index: int) -> pa.Table:
     if not exists(path):
         raise DuplicatesError(f"{path} is missing: {AGAIN}")
     try:
-        with damage_named(path), open_read(path) as stream:
-            part = pq.ParquetFile(stream).read(use_threads=False)
+        with damage_named(path), open_parquet(path) as file:
+            part = file.read()
     except ScoreTableError as error:
         raise DuplicatesError(f"{path} is damaged, or no Parquet file: {AGAIN}") from error
     version = (part.schema.metadata or {}).get(_METADATA.encode(), b"none").decode()

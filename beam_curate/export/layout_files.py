@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from beam_curate.heads.head import AESTHETIC, NSFW
 from beam_curate.runs.score_table import ScoreTableError
-from beam_curate.storage.files import atomic_output, join, open_read, write_atomic
+from beam_curate.storage.files import atomic_output, join, write_atomic
+from beam_curate.storage.parquet_reading import open_parquet
 
 CAPTION_SCORES: Final = ("caption_similarity", "similarity")
 """Names that the score of an image against its caption may have, the first one found counts."""
@@ -174,8 +175,8 @@ def write_subset(folder: str, tables: Sequence[str]) -> int:
             stack.enter_context(tempfile.SpooledTemporaryFile(_BUCKET_SPOOLED_BYTES)) for _ in range(1 << _BUCKET_BITS)
         ]
         for name in tables:
-            with open_read(join(folder, name)) as stream:
-                column = pq.ParquetFile(stream).read(columns=["uid"], use_threads=False).column("uid")
+            with open_parquet(join(folder, name)) as file:
+                column = file.read(["uid"]).column("uid")
             found = np.array([divmod(int(uid, 16), 1 << 64) for uid in column.to_pylist()], UID)
             bucket_of = found["f0"] >> np.uint64(64 - _BUCKET_BITS)
             for number in np.unique(bucket_of):

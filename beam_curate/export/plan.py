@@ -11,7 +11,7 @@ from beam_curate.export.files import ROW, Export, ExportFailure
 from beam_curate.export.samples import SOURCE
 from beam_curate.records import Shard, record
 from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
-from beam_curate.runs.packing import position_of
+from beam_curate.runs.packing import positions_of
 
 _PLACE = "place"
 _PLACED = ((SOURCE, pa.int32()), (ROW, pa.int32()), (_PLACE, pa.int32()))
@@ -71,7 +71,7 @@ def rows_by_file(
     out_here = {failure.row for failure in failures if failure.shard_index == share.shard.index}
     chosen = [row for row in range(share.samples) if row not in out_here]
     first = share.first - out_before
-    positions = np.array([position_of(first + rank, total, export.seed) for rank in range(len(chosen))], np.int64)
+    positions = positions_of(np.arange(first, first + len(chosen)), total, export.seed)
     files, places = np.divmod(positions, export.samples_per_file)
     rows = table.take(pa.array(chosen, pa.int64()))
     rows = rows.append_column(SOURCE, pa.array(np.full(len(chosen), share.shard.index, np.int32)))

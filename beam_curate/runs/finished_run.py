@@ -10,14 +10,14 @@ from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_curate.records import Shard
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.score_table import AGAIN, damage_named
 from beam_curate.runs.state_files import read_index, read_summary
 from beam_curate.runs.summary import SUMMARY
-from beam_curate.storage.files import exists, join, match, open_read
+from beam_curate.storage.files import exists, join, match
+from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.headers import BLOCK, padded
 from beam_curate.tars.writing import END, member_header, safe_key
 
@@ -87,8 +87,8 @@ def read_run(folder: str) -> FinishedRun:
         raise RunNotUsableError(
             f"{folder}: index.json tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
         )
-    with damage_named(table_path(folder, 0)), open_read(table_path(folder, 0)) as stream:
-        schema = pq.ParquetFile(stream).schema_arrow.remove_metadata()
+    with damage_named(table_path(folder, 0)), open_parquet(table_path(folder, 0)) as first:
+        schema = first.schema_arrow.remove_metadata()
     return FinishedRun(folder, summary, shards, counts, schema)
 
 
@@ -110,8 +110,8 @@ def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.
         ScoreTableError: It is damaged.
     """
     path = table_path(folder, shard.index)
-    with damage_named(path), open_read(path) as stream:
-        table = pq.ParquetFile(stream).read(columns=list(columns), use_threads=False)
+    with damage_named(path), open_parquet(path) as file:
+        table = file.read(columns)
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise RunNotUsableError(f"{path} has no column {missing[0]!r}; {AGAIN}")

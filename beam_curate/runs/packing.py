@@ -1,120 +1,149 @@
-"""Where each kept sample goes: exactly N per output shard, contiguous, in source order or shuffled by a seed.
+"""Where each kept sample goes: exactly N per output file, contiguous, in source order or shuffled by a seed.
 
-Kept rows are counted per input shard; the counts, summed over the sorted shards, give every kept row its global
-position, and position // N its output shard. With a seed the positions are permuted first, by a bijection that is
-computed and never stored, so that the order of a billion samples needs no memory and no sort.
+Kept rows are counted per part of the score table. The counts, summed over the parts in order, give every kept row its
+position among all; position // N is its file, position % N its place there. So each part works out by itself where its rows
+go, from one small list of counts. With a seed the positions are permuted first, by a bijection that is computed and never
+stored, so that the order of a billion samples needs no memory and no sort.
 """
 
+import functools
 import hashlib
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final
 
-from beam_curate.records import Piece
+import numpy as np
+import numpy.typing as npt
+
+from beam_curate.records import ScorePart
+
+Positions = npt.NDArray[np.int64]
+
+_TURNS: Final = 4
+_DIGEST: Final = 16  # bytes
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The arithmetic of a run: kept rows per input shard, in shard order, and the number of samples per output shard.
+    """The arithmetic of a run.
 
     Attributes:
-        counts: Kept rows of each input shard, in the order of the shards.
-        samples_per_shard: N; every output shard holds N samples, the last one the rest.
+        indexes: The indexes of the parts' input shards, ascending.
+        counts: The kept rows of each part, in this order.
+        samples_per_shard: N; every output file holds N samples, the last one the rest.
         seed: Permutes the order of all samples; None keeps the source order.
+        prefixes: A digest of each part and all parts before it, see `of`.
+        about: What else decides the content of the files, for `plan`.
     """
 
+    indexes: Sequence[int]
     counts: Sequence[int]
     samples_per_shard: int
     seed: int | None = None
+    prefixes: Sequence[bytes] = ()
+    about: str = ""
 
     def __post_init__(self) -> None:
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard is {self.samples_per_shard}; give at least 1")
 
+    @classmethod
+    def of(cls, parts: Iterable[ScorePart], samples_per_shard: int, seed: int | None, about: str = "") -> "Packing":
+        """The packing of the kept rows of these parts, in any order; `about` as above."""
+        ordered = sorted(parts, key=lambda part: part.shard_index)
+        digest = b""
+        prefixes = []
+        for part in ordered:
+            said = repr((part.shard_index, part.path, part.rows, part.kept, part.footprint)).encode()
+            digest = hashlib.blake2b(digest + said, digest_size=_DIGEST).digest()
+            prefixes.append(digest)
+        indexes, counts = [part.shard_index for part in ordered], [part.kept for part in ordered]
+        return cls(indexes, counts, samples_per_shard, seed, prefixes, about)
+
+    @functools.cached_property
+    def _ends(self) -> Positions:
+        return np.array(list(accumulate(self.counts)), np.int64)
+
     @property
     def total(self) -> int:
         """Number of kept samples."""
-        return sum(self.counts)
+        return int(self._ends[-1]) if len(self.counts) else 0
 
     @property
     def shards(self) -> int:
-        """Number of output shards."""
+        """Number of output files."""
         return -(-self.total // self.samples_per_shard)
 
-    def pieces(self) -> Iterator[Piece]:
-        """All pieces, by output shard and then by place in it; `shard_index` is the place in `counts`."""
-        ends = list(accumulate(self.counts))
-        total = ends[-1] if ends else 0
-        for output_index in range(-(-total // self.samples_per_shard)):
-            low = output_index * self.samples_per_shard
-            high = min(low + self.samples_per_shard, total)
-            if self.seed is None:
-                yield from _runs(ends, low, high, output_index)
-            else:
-                for position in range(low, high):
-                    source = permuted(position, total, self.seed)
-                    for piece in _runs(ends, source, source + 1, output_index):
-                        yield Piece(piece.shard_index, output_index, position - low, piece.first, 1)
+    def places(self, shard_index: int) -> tuple[Positions, Positions]:
+        """For each kept row of a part, in the order of the part: (K,) its file, and (K,) its place there."""
+        at = int(np.searchsorted(self.indexes, shard_index))
+        stop = int(self._ends[at])
+        sources = np.arange(stop - self.counts[at], stop)
+        files, places = np.divmod(positions_of(sources, self.total, self.seed), self.samples_per_shard)
+        return files, places
+
+    def samples(self, index: int) -> int:
+        """The number of samples of an output file."""
+        return min(self.samples_per_shard, self.total - index * self.samples_per_shard)
+
+    def plan(self, index: int) -> str:
+        """A short text that names all that decides the content of an output file: equal plans give equal bytes.
+
+        In source order these are the parts up to the last one of which the file has a row; a shuffle takes of all.
+        """
+        stop = self.total if self.seed is not None else index * self.samples_per_shard + self.samples(index)
+        last = int(np.searchsorted(self._ends, stop)) if stop else 0
+        decides = (self.samples_per_shard, self.seed, self.prefixes[last], self.samples(index), index, self.about)
+        return hashlib.blake2b(repr(decides).encode(), digest_size=_DIGEST).hexdigest()
 
 
-def _runs(ends: Sequence[int], low: int, high: int, output_index: int) -> Iterator[Piece]:
-    """Splits the global positions low … high - 1 at the borders of the input shards."""
-    start = low
-    shard = bisect_right(ends, low)
-    while start < high:
-        begin = ends[shard - 1] if shard else 0
-        stop = min(high, ends[shard])
-        if stop > start:
-            yield Piece(shard, output_index, start - low, start - begin, stop - start)
-        start = stop
-        shard += 1
-
-
-def permuted(position: int, total: int, seed: int) -> int:
-    """A bijection of 0 … total - 1 chosen by the seed: where the sample at `position` comes from.
+def positions_of(sources: Positions, total: int, seed: int | None) -> Positions:
+    """The positions to which a seed sends the samples that come from `sources`, a bijection of 0 … total - 1.
 
     A four-round Feistel network on the smallest even number of bits that holds `total`, walked until it lands inside.
     Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002 (generalised Feistel, cycle walking).
+
+    Args:
+        sources: (K,) ranks of samples in source order.
+        total: How many samples there are.
+        seed: The seed; None keeps the order.
     """
-    half, mask = _halves(total)
-    value = position
-    while True:
-        left, right = value >> half, value & mask
-        for turn in range(_TURNS):
-            left, right = right, left ^ _mixed(seed, turn, right, mask)
-        value = (left << half) | right
-        if value < total:
-            return value
+    if seed is None or not len(sources):
+        return sources
+    half = _half(total)
+    tables = _tables(seed, half)
+    values = _turned_back(sources, tables, half)
+    while (outside := np.flatnonzero(values >= total)).size:
+        values[outside] = _turned_back(values[outside], tables, half)
+    return values
 
 
-def position_of(source: int, total: int, seed: int | None) -> int:
-    """The inverse of `permuted`: the position of the sample that comes from `source`; without a seed the same."""
-    if seed is None:
-        return source
-    half, mask = _halves(total)
-    value = source
-    while True:
-        left, right = value >> half, value & mask
-        for turn in reversed(range(_TURNS)):
-            left, right = right ^ _mixed(seed, turn, left, mask), left
-        value = (left << half) | right
-        if value < total:
-            return value
+def _turned_back(values: Positions, tables: Sequence[Positions], half: int) -> Positions:
+    left, right = values >> half, values & ((1 << half) - 1)
+    for table in reversed(tables):
+        left, right = right ^ table[left], left
+    result: Positions = (left << half) | right
+    return result
 
 
-_TURNS = 4
+def _half(total: int) -> int:
+    """Bits of half a block that holds 0 … total - 1."""
+    return max(1, ((total - 1).bit_length() + 1) // 2)
 
 
-def _halves(total: int) -> tuple[int, int]:
-    """Bits of half a block that holds 0 … total - 1, and their mask."""
-    half = max(1, ((total - 1).bit_length() + 1) // 2)
-    return half, (1 << half) - 1
+@functools.lru_cache(2)
+def _tables(seed: int, half: int) -> Sequence[Positions]:
+    """What each turn mixes in for each half block: 2^15 values a turn for a billion samples, 0.1 s to make."""
+    mask = (1 << half) - 1
+    return [
+        np.array([_mixed(b"%d/%d/%d" % (seed, turn, block)) & mask for block in range(1 << half)], np.int64)
+        for turn in range(_TURNS)
+    ]
 
 
-def _mixed(seed: int, turn: int, half_block: int, mask: int) -> int:
-    message = b"%d/%d/%d" % (seed, turn, half_block)
-    return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little") & mask
+def _mixed(message: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")
 
 
 def shard_name(output_index: int) -> str:

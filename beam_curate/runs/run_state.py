@@ -39,7 +39,6 @@ from beam_curate.storage.files import (
     exists,
     files_under,
     join,
-    open_read,
     write_json,
 )
 from beam_curate.storage.json_files import DamagedFileError
@@ -305,16 +304,15 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
     there are other rows, so the shard is to be read again from its start.
     """
     part_path = join(output, path)
-    with open_read(part_path) as stream, score_table.damage_named(part_path):
-        part = score_table.open_part(stream, part_path)
-        rows = part.read(columns=["index", "key", "status", "reason"], use_threads=False).to_pylist()
+    with score_table.open_part(part_path) as part, score_table.damage_named(part_path):
+        rows = part.read(columns=["index", "key", "status", "reason"]).to_pylist()
     failed = [row for row in rows if row["status"] == FAILED and row["reason"] in reasons]
     return [row["index"] for row in failed] if all(row["key"] for row in failed) else None
 
 
 def read_part_counts(output: str, path: str) -> ScorePart:
     """What a finished part counts."""
-    with open_read(join(output, path)) as stream:
-        return score_table.part_counts(
-            score_table.open_part(stream, join(output, path)).schema_arrow, join(output, path)
-        )
+    whole = join(output, path)
+    with score_table.open_part(whole) as part:
+        footprint = score_table.footprint(part.schema_arrow, part.metadata)
+        return score_table.part_counts(part.schema_arrow, whole, footprint)

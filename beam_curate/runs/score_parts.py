@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -47,7 +47,8 @@ def write_part(
         reasons=dict(sorted(reason_counts.items())),
         skipped=dict(skipped),
     )
+    counted = {name: value for name, value in asdict(part).items() if name != "footprint"}
+    said = {score_table.PART_METADATA: json.dumps(counted), **(metadata or {})}
     with atomic_output(output, part.path) as stream:
-        counts = {score_table.PART_METADATA: json.dumps(asdict(part))}
-        score_table.write_table(stream, table, {**counts, **(metadata or {})}, group_rows)
-    return part
+        footer = score_table.write_table(stream, table, said, group_rows)
+    return replace(part, footprint=score_table.footprint(footer.schema.to_arrow_schema(), footer))

@@ -2,18 +2,19 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate.records import Piece, ScorePart, WrittenShard
+from beam_curate.records import WrittenShard
 from beam_curate.runs import score_table
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.table_parts import TablePlace, counted_table
-from beam_curate.storage.files import atomic_output, write_atomic, write_json
+from beam_curate.runs.placed_rows import SOURCE_KEY
+from beam_curate.storage.files import atomic_output, exists, join, size_of, write_atomic, write_json
+from beam_curate.storage.json_files import DamagedFileError, read_object
 from beam_curate.tars import writing
 from beam_curate.tars.sources import SourceReader, check_sha256, name_parts
 
@@ -55,54 +56,21 @@ class HashingWriter:
         return self._md5.hexdigest()
 
 
-class PartPieces(NamedTuple):
-    """What an output shard takes from one part: its pieces, and the new keys of rows that must give theirs up, by rank."""
-
-    part: ScorePart
-    pieces: Sequence[Piece]
-    renamed: Mapping[int, str]
-
-
-def shard_rows(output: str, parts: Iterable[PartPieces]) -> pa.Table:
-    """The rows of an output shard in their order, with the column `key` as it is to be written.
-
-    A column more than in the score table, `source_key`, holds the key as it stands in the source.
-
-    Raises:
-        RuntimeError: A part does not hold the rows that were counted in it; it was changed in between.
-    """
-    tables: list[pa.Table] = []
-    places: list[np.ndarray] = []
-    table: TablePlace | None = None
-    for part, pieces, renamed in parts:
-        table = table or counted_table(output, part)
-        ranks = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in pieces])
-        place = np.concatenate([np.arange(piece.start, piece.start + piece.count) for piece in pieces])
-        order = np.argsort(ranks)
-        ranks, place = ranks[order], place[order]
-        with table.open(part.shard_index) as opened:
-            rows = opened.read_kept(ranks)
-        if rows.num_rows != len(ranks):
-            raise RuntimeError(f"{part.path} holds {rows.num_rows} of {len(ranks)} kept rows that were counted in it")
-        keys = [writing.safe_key(key) for key in rows.column("key").to_pylist()]
-        keys = [renamed.get(rank, key) for rank, key in zip(ranks.tolist(), keys, strict=True)]
-        rows = rows.append_column(_SOURCE_KEY, rows.column("key"))
-        tables.append(rows.set_column(rows.schema.get_field_index("key"), "key", pa.array(keys, pa.string())))
-        places.append(place)
-    everything = pa.concat_tables([table.replace_schema_metadata(_METADATA) for table in tables])
-    return everything.take(pa.array(np.argsort(np.concatenate(places)))).combine_chunks()
-
-
-_SOURCE_KEY = "source_key"
 _PIECE_BYTES = 1 << 20
-_METADATA = {"beam_curate.schema_version": score_table.SCHEMA_VERSION}
+_FINISHED = {"plan": str, "name": str, "samples": int, "size": int, "md5": str}
 
 
-def write_shard(output: str, index: int, rows: pa.Table) -> WrittenShard:
+def write_shard(output: str, index: int, rows: pa.Table, plan: str = "") -> WrittenShard:
     """Writes `<index>.tar`, `<index>.parquet` and `<index>_stats.json`, in this order.
 
     Every member of every sample is copied byte for byte from its source, under the row's key, in the order of the rows
-    and, within a sample, of its source. The three files' bytes depend on the rows and the sources alone.
+    and, within a sample, of its source. The three files' bytes depend on the rows, the sources and the plan alone.
+
+    Args:
+        output: Folder of the run.
+        index: Of the shard.
+        rows: Its samples, see `placed_rows.Meeting`.
+        plan: Names what decides the rows (`Packing.plan`); it is noted, so that a continued run knows the shard again.
 
     Raises:
         SourceChangedError: A source is no longer what was scored.
@@ -117,12 +85,32 @@ def write_shard(output: str, index: int, rows: pa.Table) -> WrittenShard:
         return tar.size, tar.finish()
 
     size, md5 = write_atomic(output, f"{name}.tar", write_tar)
-    rows = rows.drop_columns([_SOURCE_KEY])
+    rows = rows.drop_columns([SOURCE_KEY])
     with atomic_output(output, f"{name}.parquet") as stream:
         score_table.write_table(stream, rows)
     shard = WrittenShard(index, f"{name}.tar", rows.num_rows, size, md5)
-    write_json(output, f"{name}_stats.json", shard_stats(shard, rows))
+    write_json(output, f"{name}_stats.json", {**shard_stats(shard, rows), "plan": plan})
     return shard
+
+
+def finished_shard(output: str, index: int, plan: str) -> WrittenShard | None:
+    """An output shard that an earlier try finished by this plan: its three files are there, the tar in its length.
+
+    Args:
+        output: Folder of the run.
+        index: Of the shard.
+        plan: See `write_shard`.
+    """
+    tar, table, said = (join(output, f"{shard_name(index)}{ending}") for ending in (".tar", ".parquet", "_stats.json"))
+    if not exists(said):  # written last
+        return None
+    try:
+        stats = read_object(said, _FINISHED, "")
+    except DamagedFileError:
+        return None  # it is written again, as all that is not surely finished
+    if stats["plan"] != plan or not exists(table) or not exists(tar) or size_of(tar) != stats["size"]:
+        return None
+    return WrittenShard(index, stats["name"], stats["samples"], stats["size"], stats["md5"])
 
 
 def held_bytes(rows: pa.Table) -> int:
@@ -140,7 +128,7 @@ def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
     same, and held in memory until their turn comes: one output shard at most.
     """
     columns = rows.select(
-        ["key", _SOURCE_KEY, "shard", "shard_index", "image", "sha256", "members", "links"]
+        ["key", SOURCE_KEY, "shard", "shard_index", "image", "sha256", "members", "links"]
     ).to_pylist()
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
     order: list[
@@ -166,7 +154,7 @@ def _members(rows: pa.Table) -> Iterator[tuple[str, bytes]]:
 
 def _read_member(source: SourceReader, row: Mapping[str, Any], number: int) -> bytes:
     member = row["members"][number]
-    suffix, key = name_parts(row[_SOURCE_KEY], member["suffix"], row["links"] and row["links"][number])
+    suffix, key = name_parts(row[SOURCE_KEY], member["suffix"], row["links"] and row["links"][number])
     data = source.read(row["shard"], member["offset"], member["size"], suffix, key)
     if member["suffix"] == row["image"]:
         check_sha256(data, row["sha256"], row["key"], row["shard"])

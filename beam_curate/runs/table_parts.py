@@ -8,7 +8,6 @@ were added; the other columns are read from `scores/`, of the same run or of the
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs.named_sources import check_footer, check_rows
@@ -26,9 +24,12 @@ from beam_curate.runs.run_state import part_paths, scores_folder
 from beam_curate.runs.score_table import (
     FOLDER,
     SCHEMA_VERSION,
+    SOURCE_METADATA,
     VERDICTS,
     ScoreTableError,
     damage_named,
+    footprint,
+    group_rows,
     open_part,
     part_counts,
     part_name,
@@ -36,15 +37,13 @@ from beam_curate.runs.score_table import (
 )
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
-from beam_curate.storage.files import absolute, exists, join, open_read
+from beam_curate.storage.files import absolute, exists, join
+from beam_curate.storage.parquet_reading import ParquetFile
 from beam_curate.storage.retrying import StorageError
 
 IDENTITY: Final = ("key", "shard", "shard_index", "index")
 """The columns that tell rows apart."""
 VERDICT: Final = ("status", "step", "reason", "error_message")
-SOURCE_METADATA: Final = "beam_curate.scores"
-"""The key of an overlay's metadata under which the footprint of the part lies that it was made for."""
-
 _OVERLAY_REMEDY: Final = "it holds verdicts on the score table; restore it, or repeat the run with --overwrite"
 _THREADS: Final = 8  # reading is waiting, where the table lies on an object store
 
@@ -151,13 +150,13 @@ class Part:
         self._shard_index = shard_index
         self._overlay_path = join(place.verdicts, part_name(shard_index, VERDICTS))
         self._place, self._stack = place, stack
-        self._stored: pq.ParquetFile | None = None
-        self._overlay: pq.ParquetFile | None = None
+        self._stored: ParquetFile | None = None
+        self._overlay: ParquetFile | None = None
         if place.verdicts:
             self._overlay = self._open(self._overlay_path, _OVERLAY_REMEDY)
 
     @property
-    def scores(self) -> pq.ParquetFile:
+    def scores(self) -> ParquetFile:
         """The part itself, without the overlay."""
         if self._stored is None:
             self._stored = self._open(join(self._place.scores, self.name), moved_remedy(self._place))
@@ -166,7 +165,7 @@ class Part:
         return self._stored
 
     @property
-    def _first(self) -> pq.ParquetFile:
+    def _first(self) -> ParquetFile:
         return self.scores if self._overlay is None else self._overlay
 
     @property
@@ -189,7 +188,18 @@ class Part:
     @property
     def counts(self) -> ScorePart:
         """The rows by verdict."""
-        return part_counts(self._first.schema_arrow, self._first_path)
+        first = self._first
+        return part_counts(first.schema_arrow, self._first_path, footprint(first.schema_arrow, first.metadata))
+
+    @property
+    def scores_footprint(self) -> str:
+        """The footprint of the part itself, without the overlay."""
+        return footprint(self.scores.schema_arrow, self.scores.metadata)
+
+    @property
+    def group_rows(self) -> list[int]:
+        """The number of rows of each row group."""
+        return group_rows(self._first.metadata)
 
     @property
     def num_row_groups(self) -> int:
@@ -216,13 +226,13 @@ class Part:
         Raises:
             ScoreTableError: There is no such column.
         """
-        return self._read(columns, lambda file, names: file.read(columns=names, use_threads=False))
+        return self._read(columns, lambda file, names: file.read(names))
 
     def read_row_group(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads the rows of a row group, as `read` does."""
-        return self._read(columns, lambda file, names: file.read_row_group(group, columns=names, use_threads=False))
+        return self._read(columns, lambda file, names: file.read_row_group(group, names))
 
-    def _read(self, columns: Sequence[str] | None, read: Callable[[pq.ParquetFile, list[str]], pa.Table]) -> pa.Table:
+    def _read(self, columns: Sequence[str] | None, read: Callable[[ParquetFile, list[str]], pa.Table]) -> pa.Table:
         above = self._overlay.schema_arrow.names if self._overlay is not None else []
         known = above if columns is not None and set(columns) <= set(above) else self.schema.names
         names = known if columns is None else [name for name in known if name in columns]
@@ -274,17 +284,17 @@ class Part:
         table = self.read([column, "status"])
         return table.filter(pc.equal(table.column("status"), KEPT)).column(column).to_pylist()
 
-    def _open(self, path: str, remedy: str) -> pq.ParquetFile:
+    def _open(self, path: str, remedy: str) -> ParquetFile:
         try:
-            return open_part(self._stack.enter_context(open_read(path)), path)
+            return self._stack.enter_context(open_part(path))
         except StorageError as error:
             if exists(path):
                 raise
             raise ScoreTableError(f"{path} is missing: {remedy}") from error
 
-    def _check_fit(self, scores: pq.ParquetFile, overlay: pq.ParquetFile) -> None:
+    def _check_fit(self, scores: ParquetFile, overlay: ParquetFile) -> None:
         expected = (overlay.schema_arrow.metadata or {}).get(SOURCE_METADATA.encode(), b"").decode()
-        if footprint(scores) != expected:
+        if footprint(scores.schema_arrow, scores.metadata) != expected:
             raise ScoreTableError(
                 f"{join(self._place.scores, self.name)} was written again after {self._place.verdicts} was selected from it; "
                 f"repeat the selection with --overwrite"
@@ -299,24 +309,3 @@ def moved_remedy(place: TablePlace) -> str:
         f"{place.verdicts} was selected from the score table there and holds only its verdicts; put it back or, if it "
         f"was moved, repeat the selection with --resume, and with the new folder as --scores"
     )
-
-
-def footprint(part: pq.ParquetFile) -> str:
-    """A short text that tells a part from another one that was written in its place.
-
-    It depends on the counts, and on the columns, compressed sizes and statistics that the footer tells: reading the whole part
-    would take the time that overlays save.
-    """
-    found: list[object] = [part_counts(part.schema_arrow), *part.schema_arrow.names, *group_rows(part)]
-    for number in range(part.num_row_groups):
-        group = part.metadata.row_group(number)
-        for column in map(group.column, range(group.num_columns)):
-            found.append(column.total_compressed_size)
-            if column.is_stats_set and column.statistics.has_min_max:
-                found += [column.statistics.min, column.statistics.max]
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:32]
-
-
-def group_rows(part: pq.ParquetFile) -> list[int]:
-    """The number of rows of each row group."""
-    return [part.metadata.row_group(number).num_rows for number in range(part.num_row_groups)]

@@ -18,7 +18,7 @@ from beam_curate.heads.head import EmbeddingScore
 from beam_curate.records import Removed, ScorePart
 from beam_curate.runs import score_table
 from beam_curate.runs.score_parts import write_part
-from beam_curate.runs.table_parts import IDENTITY, SOURCE_METADATA, VERDICT, Part, TablePlace, footprint, group_rows
+from beam_curate.runs.table_parts import IDENTITY, VERDICT, Part, TablePlace
 from beam_curate.scores.rules import Condition, all_keep, explain
 from beam_curate.scores.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
 from beam_curate.selection.top import Cutoff, Keys, TopRule, among_top, sort_keys
@@ -245,8 +245,8 @@ def rejudge_part(
     with selection.table.open(shard_index) as part:
         added = [*part.added, *selection.added]
         table = _read(selection, part, [*selection.columns, *IDENTITY, *VERDICT, *added])
-        metadata = {SOURCE_METADATA: footprint(part.scores)}
-        counts, groups = score_table.part_counts(part.scores.schema_arrow), group_rows(part.scores)
+        metadata = {score_table.SOURCE_METADATA: part.scores_footprint}
+        counts, groups = score_table.part_counts(part.scores.schema_arrow), part.group_rows
     schema = score_table.schema(added, 1)
     names = [*IDENTITY, *VERDICT, *added]
     schema = pa.schema([schema.field(name) for name in names], schema.metadata)

@@ -58,6 +58,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "remove_empty_temporary",
+    "size_of",
     "write_atomic",
     "write_json",
 ]

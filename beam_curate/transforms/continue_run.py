@@ -8,7 +8,8 @@ import apache_beam as beam
 
 from beam_curate.records import ScorePart, Shard
 from beam_curate.runs.run_state import failed_rows, input_shards, part_paths, read_part_counts
-from beam_curate.runs.score_table import FOLDER
+from beam_curate.runs.score_table import FOLDER, part_name
+from beam_curate.storage.files import exists, join
 
 _PENDING = "pending"
 _DONE = "done"
@@ -27,6 +28,10 @@ class ContinueRun(beam.PTransform):
 
     In: the pipeline. Out: `RunHalves`. Both come from one look at the folder, whose result is committed by a reshuffle
     before anything new is written, so that each shard is in exactly one half. Only names are shuffled.
+
+    A bundle that a runner repeats, because its worker was lost, finds the parts that it had written: a pending shard whose part
+    is there by now is done (not where failed samples are tried again: there a part was there before). This costs a request a
+    shard, in the step that is fused with the reading of the shard.
 
     Attributes:
         output: Folder of the run, made ready by `runs.run_state.prepare_output`.
@@ -57,13 +62,22 @@ class ContinueRun(beam.PTransform):
             )
         )  # fmt: skip
         pending = (doors[_PENDING], parts[_PENDING]) | "Pending" >> beam.Flatten().with_output_types(Shard)
-        return RunHalves(
-            pending | "SpreadPending" >> beam.Reshuffle().with_input_types(Shard),
-            # Committed as well: a second look would find what this job has written. The step after it is there because Beam's
-            # Flink runner refuses a Flatten, such as the next one, of a Reshuffle's own output and of a fused step's.
+        left = (
+            pending
+            | "SpreadPending" >> beam.Reshuffle().with_input_types(Shard)
+            | "LookAgain" >> beam.FlatMap(_look_again, output, folder, bool(retry)).with_outputs(_DONE, main=_PENDING)
+        )
+        # Committed as well: a second look would find what this job has written. The step after it is there because Beam's
+        # Flink runner refuses a Flatten, such as the next ones, of a Reshuffle's own output and of a fused step's.
+        done = (
             parts[_DONE]
             | "SpreadDone" >> beam.Reshuffle().with_input_types(ScorePart)
-            | "Done" >> beam.Map(lambda part: part).with_output_types(ScorePart),
+            | "Done" >> beam.Map(lambda part: part).with_output_types(ScorePart)
+        )
+        late = left[_DONE] | "DoneByNow" >> beam.Map(lambda part: part).with_output_types(ScorePart)
+        return RunHalves(
+            left[_PENDING] | "StillPending" >> beam.Map(lambda shard: shard).with_output_types(Shard),
+            (done, late) | "AllDone" >> beam.Flatten().with_output_types(ScorePart),
         )
 
 
@@ -74,6 +88,15 @@ def _look(output: str, folder: str) -> Iterator[Any]:
             yield beam.pvalue.TaggedOutput(_DONE, (shard, parts[shard.index]))
         else:
             yield shard
+
+
+def _look_again(shard: Shard, output: str, folder: str, retried: bool) -> Iterator[Any]:
+    path = part_name(shard.index, folder)
+    # Where failed samples are tried again, the part that is there may be the one before.
+    if not retried and exists(join(output, path)):
+        yield beam.pvalue.TaggedOutput(_DONE, read_part_counts(output, path))
+    else:
+        yield shard
 
 
 def _look_inside(output: str, shard: Shard, path: str, retry: Sequence[str]) -> Iterator[Any]:

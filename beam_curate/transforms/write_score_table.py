@@ -12,7 +12,7 @@ from apache_beam.transforms.window import GlobalWindows
 from beam_curate.records import ScoredSample, ScorePart
 from beam_curate.runs import score_table
 from beam_curate.runs.score_parts import write_part
-from beam_curate.storage.files import join, open_read
+from beam_curate.storage.files import join
 from beam_curate.transforms.global_window import require_global_window
 
 _COMPLETE = "complete"
@@ -89,10 +89,9 @@ class _PartWriter:
         skipped = ref.skipped
         if ref.again:
             before = join(self.output, path)
-            with open_read(before) as stream, score_table.damage_named(before):
-                part = score_table.open_part(stream, before)
+            with score_table.open_part(before) as part, score_table.damage_named(before):
                 skipped = score_table.part_counts(part.schema_arrow).skipped
-                table = score_table.replace_failed(part.read(use_threads=False), table)
+                table = score_table.replace_failed(part.read(), table)
         return write_part(self.output, ref.shard_index, ref.shard, table, skipped=skipped)
 
 
