@@ -38,7 +38,8 @@ def shard(number):
         *([("__meta__", b""), ("._s.jpg", b"")] if not number else [(".jpg", b"")]),
     ]
     large = [(f"big{number}.jpg", encoded(photo(7, 300, 300))), ("again.jpg", tarfile.LNKTYPE, f"big{number}.jpg")]
-    return linked_tar([pictures[0], *odd, *pictures[1:], *large])
+    # The counts travel with the shard's last row, which is not among those that are tried again.
+    return linked_tar([pictures[0], *odd, *pictures[1:], *large, (f"z{number}.jpg", encoded(photo(8)))])
 
 
 @pytest.fixture(scope="module")
