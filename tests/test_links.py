@@ -14,11 +14,12 @@ import zstandard
 
 from beam_curate.duplicates import image_hashes
 from beam_curate.reasons import UNRESOLVED_LINK, UNSUPPORTED_MEMBER
-from beam_curate.records import Piece, Shard
+from beam_curate.records import PlacedRows, Shard
 from beam_curate.report.writing import write_report
 from beam_curate.runs import shard_writing
+from beam_curate.runs.placed_rows import Meeting
 from beam_curate.runs.run_state import read_part_counts
-from beam_curate.runs.shard_writing import PartPieces, shard_rows, write_shard
+from beam_curate.runs.shard_writing import write_shard
 from beam_curate.tars import links
 from beam_curate.tars.samples import read_samples
 from beam_curate.tars.sources import SourceChangedError, SourceReader
@@ -258,8 +259,8 @@ def test_linked_samples_are_written_as_files(curated):
 def packed(folder, order, output):
     """Writes an output shard of the rows in this order."""
     part = read_part_counts(str(folder / "out"), "scores/part-00000.parquet")
-    pieces = [Piece(0, 0, place, rank, 1) for place, rank in enumerate(order)]
-    rows = shard_rows(str(folder / "out"), [PartPieces(part, pieces, {})])
+    placed = [PlacedRows(0, part.path, first=rank, count=1, start=place) for place, rank in enumerate(order)]
+    rows = Meeting(str(folder / "out")).rows(placed)
     write_shard(str(output), 0, rows)
     return rows
 
