@@ -158,6 +158,27 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     return Job(options, shards, model, heads, keep, screening, own, with_images, second, top)
 
 
+def check_weights(job: Job) -> None:
+    """Refuses weights that do not fit their model, where the workers are of this machine and read the same files.
+
+    Raises:
+        ValueError: It names the file and what does not fit.
+    """
+    from beam_curate.clip.text_tower import build_text_tower
+    from beam_curate.clip.visual_tower import check_visual_weights
+    from beam_curate.clip.weights import find_weights
+
+    options = job.options
+    source = find_weights(options.clip_model, options.pretrained, model_dir=options.model_dir or None)
+    check_visual_weights(source, options.forced_quick_gelu)
+    if options.caption_score:
+        build_text_tower(source, device="cpu", quick_gelu=options.forced_quick_gelu)
+    for second in job.second.values():
+        check_visual_weights(
+            find_weights(second.description.clip_model, second.pretrained, model_dir=options.model_dir or None)
+        )
+
+
 def _prompts(options: CurateOptions) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, computed once with the text tower."""
     from beam_curate.clip.prompts import prompt_scores

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder: this one would be taken for the standard library's `select`
+if __name__ == "__main__":
+    if not __package__:
+        del sys.path[0]  # the scripts' folder: this one would be taken for the standard library's `select`
+    from pipelines.interruption import listen
+
+    listen()
 
 import datetime
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -236,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import pipeline_options, runner_name
+    from pipelines.launch import check_pipeline, pipeline_options, runner_name
     from pipelines.outcome import finish_run, report
     from pipelines.source_run import start_selection
 
@@ -254,13 +259,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
             return 0
         output = absolute(options.output)
+        about = about_run(job, runner_name(beam_options))
+        steps = functools.partial(build, job=job, output=output, about=about)
+        check_pipeline(steps, beam_options)
         complete = start_selection(options, output, job.configuration, job.shards, table, options.duplicates)
     except (ValueError, StorageError) as error:
         return fail(error)
-    if not complete:
-        about = about_run(job, runner_name(beam_options))
-        if not finish_run(lambda root: build(root, job, output, about), beam_options, output, options.output):
-            return 0
+    if not complete and not finish_run(steps, beam_options, output, options.output, new=not options.resume):
+        return 0
     return report(output, options.output, time.monotonic() - started)
 
 

@@ -193,6 +193,18 @@ def _delete_run(output: str) -> None:
     delete([join(output, RUN)])
 
 
+def forget_unstarted(output: str) -> bool:
+    """Deletes what `prepare_output` wrote for a new run, so that its folder holds none; returns whether it did.
+
+    It does not where anything of the run is finished. No worker may be writing any more.
+    """
+    ours = [pattern for pattern in (*_OURS, *_BESIDE.get(_kind(output), ())) if pattern != INPUT_SHARDS]
+    if any(_is_ours(path, pattern) for pattern in ours for path in files_under(output, pattern)):
+        return False
+    _delete_run(output)
+    return True
+
+
 def _delete(output: str, patterns: Sequence[str]) -> None:
     """Deletes what matches, in the order of the patterns: the mark of completeness before what it vouches for."""
     for pattern in patterns:
