@@ -95,11 +95,13 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
     from beam_curate.runs.score_table import schema
     from beam_curate.scores.rules import keep_rule
+    from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.screening import parse_screening
     from beam_curate.storage.listing import list_shards
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
+    options.check_scales()
     failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
     unknown = [reason for reason in options.retried_reasons if reason not in failures]
     if unknown:
@@ -145,7 +147,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     schema(names, model.embed_dim, widths(second))  # refuses a score that is named as an embedding
     check_layouts(options.layouts, names)
     try:
-        keep = keep_rule(options.keep, names)
+        keep = keep_rule(options.keep, names, prompts=prompt_scales(head.description for head in heads))
     except ValueError as error:
         raise OptionError(f"--keep: {error}") from error
     top = options.top_rule(names)

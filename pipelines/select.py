@@ -98,11 +98,13 @@ def prepare(options: SelectOptions) -> Job:
     from beam_curate.runs.table_parts import finished_table
     from beam_curate.scores.expressions import ExpressionError
     from beam_curate.scores.rules import check_columns, keep_rule, standard_rules
+    from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.scorers import scorer_name
     from beam_curate.selection.rejudging import Selection
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
     from pipelines.source_run import finished_run, scoring_configuration
 
+    options.check_scales()
     source, summary = finished_run("scores", options.scores)
     if options.report:
         _check_report(options, source)
@@ -132,7 +134,8 @@ def prepare(options: SelectOptions) -> Job:
     except ValueError as error:
         raise OptionError(f"--scores {options.scores}: {error}") from error
     try:
-        keep = keep_rule(options.keep, names)
+        said = [*summary["heads"], *(scorer.description for scorer in selection.scorers)]
+        keep = keep_rule(options.keep, names, prompts=prompt_scales(said))
     except ExpressionError as error:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))

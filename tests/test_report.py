@@ -290,7 +290,7 @@ def test_all_failed(tmp_path):
 
 def test_nothing_kept(tmp_path):
     output, status = run(
-        tmp_path, [[(f"{n}.jpg", encoded(photo(n))) for n in range(3)]], *MODEL, "--min_aesthetic=1000"
+        tmp_path, [[(f"{n}.jpg", encoded(photo(n))) for n in range(3)]], *MODEL, "--min_aesthetic=20"
     )
     assert status == 0
     page = read(output)
