@@ -144,6 +144,7 @@ def score_and_filter(
     from beam_curate.clip.config import model_config
     from beam_curate.heads.files import find_heads
     from beam_curate.scores.rules import keep_rule
+    from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.screening import parse_screening
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
 
@@ -164,7 +165,7 @@ def score_and_filter(
     for shared in (each for each in names if names.count(each) > 1):
         raise ValueError(f"two scores are named {shared}: give each its own name")
     try:
-        rules = keep_rule(keep, names)
+        rules = keep_rule(keep, names, prompts=prompt_scales(head.description for head in heads))
     except ValueError as error:
         raise ValueError(f"keep={keep!r}: {error}") from error
     return ScoreAndFilter(heads, min_aesthetic, max_nsfw, min_side, rules=rules, image_scores=image_scores)

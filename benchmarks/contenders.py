@@ -117,7 +117,7 @@ class WarmClipHandler(ClipModelHandler):
 
 
 def _pipeline(paths: Paths, settings: Settings, handler: ModelHandler, dim: int, write: bool) -> None:
-    score = ScoreAndFilter((random_head("aesthetic", dim), random_head("nsfw", dim)), min_aesthetic=0.5, max_nsfw=2.0)
+    score = ScoreAndFilter((random_head("aesthetic", dim), random_head("nsfw", dim)), min_aesthetic=0.5, max_nsfw=1.0)
     output = tempfile.mkdtemp(prefix="beam-curate-bench-") if write else ""
     try:
         with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as root:

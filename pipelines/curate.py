@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+if __name__ == "__main__":
+    if not __package__:
+        del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+    from pipelines.interruption import listen
+
+    listen()
 
 import datetime
+import functools
 import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.curate_job import Job, prepare
+from pipelines.curate_job import Job, check_weights, prepare
 from pipelines.curate_options import CurateOptions
 from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, gives_back, parse, run_command
@@ -180,7 +185,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.runs.run_state import prepare_output
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import LOCAL_RUNNER, check_device, pipeline_options, runner_name, service_job
+    from pipelines.launch import (
+        LOCAL_RUNNER,
+        check_device,
+        check_pipeline,
+        pipeline_options,
+        runner_name,
+        service_job,
+    )
     from pipelines.outcome import finish_complete, finish_run, report
 
     started = time.monotonic()
@@ -192,7 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_device(options.device, precision=options.precision)
             if options.decoder == "dali":
                 check_device(options.dali_device, "dali_device")
+            check_weights(job)
         output = absolute(options.output)
+        about = about_run(job, runner_name(beam_options))
+        steps = functools.partial(build, job=job, output=output, about=about)
+        check_pipeline(steps, beam_options)
         claim(output, service_job(beam_options))
         complete = prepare_output(
             output,
@@ -209,8 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     if not complete:
         announce(job, given)
-        about = about_run(job, runner_name(beam_options))
-        if not finish_run(lambda root: build(root, job, output, about), beam_options, output, options.output):
+        new = not (options.resume or options.retry_failed)
+        if not finish_run(steps, beam_options, output, options.output, new=new):
             return 0
     return report(output, options.output, time.monotonic() - started)
 

@@ -116,11 +116,13 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
     from beam_curate.runs.score_table import schema
     from beam_curate.scores.rules import keep_rule
+    from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.screening import parse_screening
     from beam_curate.storage.listing import list_shards
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
+    options.check_scales()
     failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
     unknown = [reason for reason in options.retried_reasons if reason not in failures]
     if unknown:
@@ -167,7 +169,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     schema(names, model.embed_dim, widths(second))  # refuses a score that is named as an embedding
     check_layouts(options.layouts, names)
     try:
-        keep = keep_rule(options.keep, names)
+        keep = keep_rule(options.keep, names, prompts=prompt_scales(head.description for head in heads))
     except ValueError as error:
         raise OptionError(f"--keep: {error}") from error
     top = options.top_rule(names)
@@ -178,6 +180,26 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         raise OptionError(f"--{idle[0]} {getattr(options, idle[0])} is for --dedup; add --dedup exact,semantic")
     options = _without_idle_rules(options, given, set(names))
     return Job(options, shards, model, heads, keep, screening, own, with_images, second, top)
+
+
+def check_weights(job: Job) -> None:
+    """Refuses weights that do not fit their model, where the workers are of this machine and read the same files.
+
+    Raises:
+        ValueError: It names the file and what does not fit.
+    """
+    from beam_curate.clip.text_tower import build_text_tower
+    from beam_curate.clip.visual_tower import check_visual_weights
+    from beam_curate.clip.weights import find_weights
+
+    options = job.options
+    source = find_weights(options.clip_model, options.pretrained, model_dir=options.model_dir or None)
+    check_visual_weights(source, job.model.quick_gelu)
+    if options.caption_score:
+        build_text_tower(source, device="cpu", quick_gelu=job.model.quick_gelu)
+    for second in job.second.values():
+        other = find_weights(second.description.clip_model, second.pretrained, model_dir=options.model_dir or None)
+        check_visual_weights(other, second.description.quick_gelu)
 
 
 def _prompts(options: CurateOptions, quick_gelu: bool) -> tuple[EmbeddingScore, ...]:

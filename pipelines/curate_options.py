@@ -1,7 +1,7 @@
 """The options of `curate.py`."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipelines.dataflow_options import ACCELERATORS, PLACEMENTS
 from pipelines.duplicate_options import (
@@ -23,6 +23,11 @@ from pipelines.selecting_options import (
     top_fraction_option,
     top_option,
 )
+
+_MOST_IMAGES: Final = (
+    8192  # of ClipModelHandler, and of DecodeOptions: said there, and written here for `--help` to be quick
+)
+_MOST_PIXELS: Final = 178_956_970
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     )
     decode_threads: int = option(0, "decoding threads of a worker process; 0: one per core")
     exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))
-    max_pixels: int = option(178_956_970, "images with more pixels fail (decompression bombs)")
+    max_pixels: int = option(_MOST_PIXELS, "images with more pixels fail (decompression bombs)")
     max_member_bytes: int = option(1 << 27, "image files with more bytes fail, and samples with 8 times as many")
     max_shard_bytes: int = option(1 << 38, "a gzip or zstd shard that expands to more bytes fails from there on")
     image_extension: str = option("", "extension of the image member, such as jpg; default: the first known one")
@@ -166,8 +171,9 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         ):  # fmt: skip
             if getattr(self, name) < low:
                 raise OptionError(f"--{name} is {getattr(self, name)}; give at least {low}")
-        if self.max_nsfw is not None and self.max_nsfw < 0:
-            raise OptionError(f"--max_nsfw is {self.max_nsfw}; it is a probability, give 0 to 1 (or none)")
+        for name, high in (("batch_size", _MOST_IMAGES), ("max_pixels", _MOST_PIXELS)):
+            if getattr(self, name) > high:
+                raise OptionError(f"--{name} is {getattr(self, name)}; give at most {high}")
         if (self.resume or self.retry_failed) and self.overwrite:
             raise OptionError("--resume or --retry_failed and --overwrite exclude each other; give one of them")
 

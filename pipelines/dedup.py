@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+if __name__ == "__main__":
+    if not __package__:
+        del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+    from pipelines.interruption import listen
+
+    listen()
 
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.duplicates.finding import is_finished
     from beam_curate.storage.files import absolute, clean_temporary
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import pipeline_options, run_pipeline, runner_name
+    from pipelines.launch import check_pipeline, pipeline_options, run_pipeline, runner_name
     from pipelines.outcome import finish_run, report, report_duplicates
     from pipelines.source_run import start_selection
 
@@ -189,23 +194,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam_options = pipeline_options(rest, DedupOptions)
         job = prepare(options)
         output, table = absolute(options.output), job.search.selection.table
+        about = about_run(job, runner_name(beam_options))
+        steps = functools.partial(build, job=job, output=output, about=about)
+        check_pipeline(steps, beam_options)
         complete = start_selection(
             options, output, job.configuration, job.shards, table, job.other_folders, beam_options, job.other_shards
         )
     except (ValueError, StorageError) as error:
         return fail(error)
-    about = about_run(job, runner_name(beam_options))
+    new = not options.resume
     if options.table_only:
-        if not is_finished(output) and not run_pipeline(
-            lambda root: build(root, job, output, about), beam_options, output
-        ):
+        if not is_finished(output) and not run_pipeline(steps, beam_options, output, new=new):
             return 0
         clean_temporary(output)
         report_duplicates(output)
         return 0
-    if not complete and not finish_run(
-        lambda root: build(root, job, output, about), beam_options, output, options.output
-    ):
+    if not complete and not finish_run(steps, beam_options, output, options.output, new=new):
         return 0
     report_duplicates(output)
     return report(output, options.output, time.monotonic() - started)

@@ -57,6 +57,7 @@ class DedupOptions(DuplicateOptions, SelectingOptions):
 
     min_aesthetic = None  # the rules are those of --scores
     max_nsfw = None
+    min_side = None
 
     def __post_init__(self) -> None:
         self.check_selecting()

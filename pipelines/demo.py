@@ -2,8 +2,12 @@
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+if __name__ == "__main__":
+    if not __package__:
+        del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+    from pipelines.interruption import listen
+
+    listen()
 
 import argparse
 import os

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+if __name__ == "__main__":
+    if not __package__:
+        del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+    from pipelines.interruption import listen
+
+    listen()
 
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.runs.whole_run import check_shards
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import pipeline_options, runner_name, service_job
+    from pipelines.launch import check_pipeline, pipeline_options, runner_name, service_job
     from pipelines.outcome import finish_run
 
     started = time.monotonic()
@@ -188,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         beam_options = pipeline_options(rest, ExportOptions)
         job = prepare(options)
         output = job.export.output
+        about = about_run(job, runner_name(beam_options))
+        steps = functools.partial(build, job=job, about=about)
+        check_pipeline(steps, beam_options)
         claim(output, service_job(beam_options))
         complete = prepare_output(
             output,
@@ -206,10 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("note: DALI reads no gzip, so there are no index files for it", file=sys.stderr)
     if complete:
         print(f"the export in {options.output} is complete already")
-    else:
-        about = about_run(job, runner_name(beam_options))
-        if not finish_run(lambda root: build(root, job, about), beam_options, output, options.output):
-            return 0
+    elif not finish_run(steps, beam_options, output, options.output, new=not options.resume):
+        return 0
     return report(output, options.output, time.monotonic() - started)
 
 

@@ -8,12 +8,18 @@ it says which files to get and where to put them.
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+if __name__ == "__main__":
+    if not __package__:
+        del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
+    from pipelines.interruption import listen
+
+    listen()
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from pipelines.options import run_command
 
 PARTS = ("clip", "aesthetic", "nsfw")
 
@@ -70,4 +76,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,48 +1,81 @@
 """Running a pipeline from a command: Beam's options, the default runner, the progress line."""
 
-import argparse
+import atexit
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import apache_beam as beam
+import grpc
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions, TestOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+    TestOptions,
+)
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
 
-from beam_curate.progress import progress_line
+from beam_curate.progress import PROGRESS, progress_line
 from beam_curate.runs.claims import job_ended
-from beam_curate.runs.run_state import input_shards, part_paths
-from pipelines.dataflow_options import check_workers
-from pipelines.options import OptionError, refuse_stray, refuse_unknown
-from pipelines.worker_deaths import ends_with_its_workers
+from beam_curate.runs.run_state import forget_unstarted, input_shards, part_paths
+from beam_curate.storage.retrying import StorageError
+from pipelines.beam_checks import check_beam_options, runner_of
+from pipelines.dataflow_options import check_workers, is_dataflow
+from pipelines.interruption import end_children, saying, sparing_children
+from pipelines.options import OneLineParser, OptionError, refuse_stray, refuse_unknown
+from pipelines.worker_deaths import WorkerDiedError, ends_with_its_workers
 
 # Beam's DirectRunner looks for the Prism binary on the network first (without a time limit) and then changes to this engine
 # by itself, depending on the transforms. Asking for the engine by its name keeps a run offline and the same every time.
-LOCAL_RUNNER = "FnApiRunner"
+LOCAL_RUNNER: Final = "FnApiRunner"
+_DIRECT: Final = ("DirectRunner", "SwitchingDirectRunner", LOCAL_RUNNER)
+
+# What the clients of job services raise when they do not get an answer, or a refusal.
+_SUBMISSION_ERRORS: Final = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    ImportError,
+    grpc.RpcError,
+    grpc.FutureTimeoutError,
+    GoogleAPIError,
+    GoogleAuthError,
+)
+
+
+class NotStartedError(RuntimeError):
+    """A runner did not take the job."""
 
 
 def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
-    """Beam's options from what is left of a command line.
+    """Beam's options from what is left of a command line, checked as far as they can be without a job.
 
     Raises:
-        OptionError: A word is neither this command's option nor Beam's, or a Dataflow job's workers would lack this package.
+        OptionError: A word is neither this command's option nor Beam's, a value is wrong, the runner is not known or lacks
+            an option that it needs, or a Dataflow job's workers would lack this package.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    parser = OneLineParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for cls in [PipelineOptions, *_subclasses(PipelineOptions)]:
         add = cls.__dict__.get("_add_argparse_args")
         if add is not None:
             add.__get__(None, cls)(parser)
     flags = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    _, left = parser.parse_known_args(list(rest))
     # A template's launcher adds options of its own, which may be newer than this Beam; it has checked the user's.
     if not any(word.split("=", 1)[0] == "--template_location" for word in rest):
-        refuse_unknown(rest, [field.name for field in dataclasses.fields(own)], flags)
-        refuse_stray(parser.parse_known_args(list(rest))[1])
+        refuse_unknown(left, [field.name for field in dataclasses.fields(own)], flags)
+        refuse_stray(left)
     options = PipelineOptions(list(rest))
     check_workers(options)
     standard = options.view_as(StandardOptions)
-    if standard.runner in (None, "DirectRunner"):
+    if standard.runner is None or type(runner_of(standard.runner)).__name__ in _DIRECT:
         standard.runner = LOCAL_RUNNER
+    check_beam_options(options)
     FileSystems.set_options(options)  # the input is listed before there is a pipeline
     return options
 
@@ -91,32 +124,104 @@ def check_device(device: str, option: str = "device", precision: str = "auto") -
         raise OptionError(f"--precision {precision} with --{option} {device}: {error}") from error
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str) -> bool:
+def check_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:
+    """Builds a pipeline and leaves it: what cannot be built, or not be pickled, is found before a run is begun.
+
+    Args:
+        build: Applies the transforms.
+        options: Beam's options.
+
+    Raises:
+        OptionError: The runner lacks an option that it needs, or Beam refuses a value.
+    """
+    try:
+        root = _pipeline(options)
+    except ValueError as error:
+        raise OptionError(f"--runner {runner_name(options)}: {error}") from error
+    build(root)
+
+
+def _pipeline(options: PipelineOptions) -> beam.Pipeline:
+    root = beam.Pipeline(options=options)
+    atexit.register(shutil.rmtree, root.local_tempdir, ignore_errors=True)  # Beam itself removes it only after a run
+    return root
+
+
+def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str, *, new: bool) -> bool:
     """Builds and runs a pipeline and waits for its end; shows the progress of a local run on a terminal.
 
     Returns whether it ran to its end. It did not with --no_wait_until_finish, and with Dataflow's --template_location or
     --dry_run only the job's description was made (this is how the launcher of a Flex Template calls a command).
 
+    A new run that never started is undone, so that its folder holds no run: the runner did not take the job, or the model or a
+    scorer could not be set up. Where anything is finished or scored, and after an interruption, the death of a worker or a
+    failure of storage, it stays and can be continued.
+
     Args:
         build: Applies the transforms.
         options: Beam's options.
         output: Folder of the run; its shards without a part give the size of the work.
+        new: Whether this command has begun the run.
+
+    Raises:
+        NotStartedError: The runner did not take the job.
     """
-    local = runner_name(options) == LOCAL_RUNNER
+    runner = runner_name(options)
+    local = runner == LOCAL_RUNNER
     done = part_paths(output) if local else {}
     total = sum(shard.size for shard in input_shards(output) if shard.index not in done) if local else 0
-    root = beam.Pipeline(options=options)
+    root = _pipeline(options)
     build(root)
+    kept = f"what is finished in {output} is kept: go on with --resume"
+    scored = PROGRESS.samples
     try:
-        with ends_with_its_workers(), progress_line(total, enabled=None if local else False):
-            result = root.run()
+        with saying(kept), ends_with_its_workers(), progress_line(total, enabled=None if local else False):
+            result = _submitted(root)
             if options.view_as(StandardOptions).no_wait_until_finish:
                 return False
-            result.wait_until_finish()
-    except BaseException:
-        print(f"the run stopped; what is finished in {output} is kept: go on with --resume", file=sys.stderr)
+            with saying(kept if local else _on_its_own(runner, output)):
+                result.wait_until_finish()
+    except BaseException as error:
+        fruitless = isinstance(error, NotStartedError) or (
+            # Elsewhere the job may go on, whatever has become of the connection to it.
+            local and isinstance(error, Exception) and not isinstance(error, (StorageError, WorkerDiedError))
+        )
+        if new and fruitless and PROGRESS.samples == scored and _undone(output):
+            kept = f"the run did not start, and {output} holds none: mend the cause and give the same command again"
+        print(f"the run stopped; {kept}" if kept.startswith("what") else kept, file=sys.stderr)
         raise
     ended = bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))
     if ended:
         job_ended(output)
     return ended
+
+
+def _submitted(root: beam.Pipeline) -> Any:
+    """Runs the pipeline, as far as the runner does so before it returns."""
+    runner = runner_name(root.options)
+    if runner == LOCAL_RUNNER:
+        with sparing_children():
+            return root.run()
+    try:
+        return root.run()
+    except _SUBMISSION_ERRORS as error:
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        endpoint = root.options.view_as(PortableOptions).job_endpoint
+        where = f" at --job_endpoint {endpoint}" if endpoint else ""
+        raise NotStartedError(f"--runner {runner}{where} did not take the job: {said}") from error
+
+
+def _on_its_own(runner: str, output: str) -> str:
+    """What an interrupted command says of a job that runs elsewhere."""
+    if is_dataflow(runner):
+        return f"the job goes on without this command and writes to {output}; cancel it where it runs"
+    return f"look whether {runner} goes on with the job; when it has ended, go on with --resume"
+
+
+def _undone(output: str) -> bool:
+    """Takes back the beginning of a run, unless something of it is finished."""
+    end_children()  # a worker that is left would write there again
+    try:
+        return forget_unstarted(output)
+    except StorageError:
+        return False

@@ -8,14 +8,17 @@ import atexit
 import dataclasses
 import difflib
 import functools
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
+from pipelines import interruption
+
 Options = TypeVar("Options")
 Main = TypeVar("Main", bound=Callable[..., int])
+
+_OWN_ERROR = re.compile(r"^(?:beam_curate|pipelines)(?:\.\w+)+Error: (.+)", re.MULTILINE)
 
 
 class OptionError(ValueError):
@@ -67,10 +70,11 @@ def _truth(text: str) -> bool:
     return text.lower() == "true"
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Raises an OptionError in place of the usage and the end of the process."""
         raise OptionError(message)
 
 
@@ -81,7 +85,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def parser_of(options: type[Any], description: str, epilog: str) -> argparse.ArgumentParser:
     """The argument parser of an options class: a frozen dataclass with `option` and `required` fields."""
-    parser = _Parser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
+    parser = OneLineParser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
     for field in dataclasses.fields(options):
         settings = dict(field.metadata)
         settings.pop("dependent", None)
@@ -126,20 +130,23 @@ def parse(
     return found, rest, given
 
 
-def refuse_unknown(rest: Sequence[str], own: Sequence[str], beam_flags: Sequence[str]) -> None:
-    """Refuses words that are neither this command's options nor Beam's.
+def refuse_unknown(left: Sequence[str], own: Sequence[str], beam_flags: Sequence[str]) -> None:
+    """Refuses options that neither this command nor Beam has.
+
+    Args:
+        left: The words that no parser has taken.
+        own: The names of this command's options.
+        beam_flags: The names of Beam's.
 
     Raises:
         OptionError: It names the word and close names.
     """
-    for word in rest:
-        if not word.startswith("-"):
-            continue
-        name = word.lstrip("-").split("=", 1)[0]
-        if name not in beam_flags:
+    for word in left:
+        if word.startswith("-"):
+            name = word.lstrip("-").split("=", 1)[0]
             close = difflib.get_close_matches(name, [*own, *beam_flags], n=3)
             hint = f"; did you mean --{' or --'.join(close)}?" if close else "; see --help"
-            raise OptionError(f"unknown option --{name}{hint}")
+            raise OptionError(f"unknown option {word.split('=', 1)[0]}{hint}")
 
 
 def refuse_stray(left: Sequence[str]) -> None:
@@ -185,18 +192,19 @@ def gives_back(main: Main) -> Main:
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process with its status.
 
-    An error of one of this project's own classes, and an interruption, say what is wrong in a line (status 1, and 130). Any other
-    error is a bug and keeps its traceback.
+    An error of one of this project's own classes says what is wrong in a line (status 1); so does one in a worker process, whose
+    traceback Beam makes the text of its own error. Any other error is a bug and keeps its traceback.
     """
     try:
         status = main()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # of a caller that does not `listen`
         print("error: interrupted", file=sys.stderr)
         status = 130
     except (OSError, ValueError, RuntimeError) as error:
-        if type(error).__module__.split(".")[0] not in ("beam_curate", "pipelines"):
+        from_worker = _OWN_ERROR.findall(str(error)) if type(error) is RuntimeError else []
+        if not from_worker and type(error).__module__.split(".")[0] not in ("beam_curate", "pipelines"):
             raise
-        print(f"error: {printable(error)}", file=sys.stderr)
+        print(f"error: {printable(from_worker[-1] if from_worker else error)}", file=sys.stderr)
         status = 1
     leave(status)
 
@@ -211,4 +219,4 @@ def leave(status: int) -> NoReturn:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    interruption.leave(status)

@@ -46,7 +46,9 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
             write_layout(output, name, folder)
 
 
-def finish_run(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str, shown: str) -> bool:
+def finish_run(
+    build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str, shown: str, *, new: bool
+) -> bool:
     """Runs the pipeline of a run; returns whether it ran to its end, or goes on without this command.
 
     Args:
@@ -54,8 +56,9 @@ def finish_run(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, 
         options: Beam's options.
         output: The run's folder.
         shown: The folder as the user named it.
+        new: Whether this command has begun the run.
     """
-    if not run_pipeline(build, options, output):
+    if not run_pipeline(build, options, output, new=new):
         print(f"the job goes on without this command; when it is done there is {join(shown, SUMMARY)}")
         return False
     clean_temporary(output)

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder: this one would be taken for the standard library's `select`
+if __name__ == "__main__":
+    if not __package__:
+        del sys.path[0]  # the scripts' folder: this one would be taken for the standard library's `select`
+    from pipelines.interruption import listen
+
+    listen()
 
 import datetime
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -102,11 +107,13 @@ def prepare(options: SelectOptions) -> Job:
     from beam_curate.runs.table_parts import finished_table
     from beam_curate.scores.expressions import ExpressionError
     from beam_curate.scores.rules import check_columns, keep_rule, standard_rules
+    from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.scorers import scorer_name
     from beam_curate.selection.rejudging import Selection
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
     from pipelines.source_run import finished_run, scoring_configuration
 
+    options.check_scales()
     source, summary = finished_run("scores", options.scores)
     shards = input_shards(source)
     table, _ = finished_table(source)
@@ -134,7 +141,8 @@ def prepare(options: SelectOptions) -> Job:
     except ValueError as error:
         raise OptionError(f"--scores {options.scores}: {error}") from error
     try:
-        keep = keep_rule(options.keep, names)
+        said = [*summary["heads"], *(scorer.description for scorer in selection.scorers)]
+        keep = keep_rule(options.keep, names, prompts=prompt_scales(said))
     except ExpressionError as error:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
@@ -259,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import pipeline_options, runner_name
+    from pipelines.launch import check_pipeline, pipeline_options, runner_name
     from pipelines.outcome import finish_run, report
     from pipelines.source_run import start_selection
 
@@ -278,15 +286,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
             return 0
         output = absolute(options.output)
+        about = about_run(job, runner_name(beam_options))
+        steps = functools.partial(build, job=job, output=output, about=about)
+        check_pipeline(steps, beam_options)
         complete = start_selection(
             options, output, job.configuration, job.shards, table, [options.duplicates], beam_options, job.reads
         )
     except (ValueError, StorageError) as error:
         return fail(error)
-    if not complete:
-        about = about_run(job, runner_name(beam_options))
-        if not finish_run(lambda root: build(root, job, output, about), beam_options, output, options.output):
-            return 0
+    if not complete and not finish_run(steps, beam_options, output, options.output, new=not options.resume):
+        return 0
     return report(output, options.output, time.monotonic() - started)
 
 

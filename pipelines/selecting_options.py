@@ -12,6 +12,7 @@ from pipelines.options import OptionError, option
 if TYPE_CHECKING:
     from beam_curate.selection.top import TopRule
 
+_THRESHOLDS: Final = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw", "min_side": "side"}
 LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
 
 
@@ -72,6 +73,7 @@ class SelectingOptions:
 
     min_aesthetic: Any
     max_nsfw: Any
+    min_side: Any
     top: str
     top_fraction: str
     layout: str
@@ -82,13 +84,26 @@ class SelectingOptions:
         Raises:
             OptionError: It names the option, its value, and the remedy.
         """
-        for name in ("min_aesthetic", "max_nsfw"):
-            value = getattr(self, name)
+        for name in _THRESHOLDS:
+            value = getattr(self, name, None)
             if value is not None and not math.isfinite(value):
                 raise OptionError(f"--{name} is {value}; give a finite number, or none")
         unknown = sorted(set(self.layouts) - set(LAYOUTS))
         if unknown:
             raise OptionError(f"--layout {unknown[0]} is none; give a comma list of {', '.join(LAYOUTS)}")
+
+    def check_scales(self) -> None:
+        """Checks that thresholds are on the scales of their columns. It loads Beam, which `--help` should not wait for.
+
+        Raises:
+            OptionError: It names the option, its value, and the remedy.
+        """
+        from beam_curate.scores.scales import SCALES
+
+        for name, column in _THRESHOLDS.items():
+            value = getattr(self, name)
+            if value is not None and (problem := SCALES[column].problem(value)):
+                raise OptionError(f"--{name} is {value}; {problem}, or none")
 
     def top_rule(self, scores: Sequence[str]) -> TopRule | None:
         """The rule of --top or --top_fraction; None without them.

@@ -1,12 +1,13 @@
 """Ends a local run when one of its worker processes dies; Beam's in-process runner would wait for its answer for ever."""
 
 import contextlib
-import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Final
+
+from pipelines.interruption import end_children, leave
 
 GRACE_SECONDS: Final = 15.0
 """How long the runner gets to end by itself after a worker died; it may wait for the dead one even then."""
@@ -17,6 +18,8 @@ _WAITING_THREAD: Final = "run_worker"
 # What the runner raises if it finds the connection to a worker closed before that thread finds the process ended.
 _CLOSED: Final = "Channel closed prematurely"
 _NOTICE_SECONDS: Final = 5.0
+# Interrupts the main thread as Ctrl-C does where nothing else takes that; SIGINT itself ends the command.
+_WAKE: Final = signal.SIGUSR1
 
 
 class WorkerDiedError(RuntimeError):
@@ -25,10 +28,10 @@ class WorkerDiedError(RuntimeError):
 
 @contextlib.contextmanager
 def ends_with_its_workers() -> Iterator[None]:
-    """Interrupts the block, as Ctrl-C does, when a worker process dies.
+    """Interrupts the block with a KeyboardInterrupt when a worker process dies.
 
-    If the block has not ended, with all of its workers, GRACE_SECONDS later, this process ends with status 1; workers that
-    are left follow it, since their connection is gone. Use it in the main thread, around the wait for the pipeline: elsewhere
+    If the block has not ended, with all of its workers, GRACE_SECONDS later, this process ends with status 1, and with it the
+    workers that are left. Use it in the main thread, around the wait for the pipeline: elsewhere
     no signal could interrupt the wait, and it does nothing.
 
     Raises:
@@ -49,10 +52,11 @@ def ends_with_its_workers() -> Iterator[None]:
         deaths.append(str(args.exc_value))
         if len(deaths) == 1:
             threading.Thread(target=_end_after_grace, args=(left, deaths[0]), daemon=True).start()
-            signal.pthread_kill(main.ident, signal.SIGINT)
+            signal.pthread_kill(main.ident, _WAKE)
             noticed.set()
 
     threading.excepthook = notice
+    handler_before = signal.signal(_WAKE, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, RuntimeError) as error:
@@ -66,6 +70,7 @@ def ends_with_its_workers() -> Iterator[None]:
         ) from error
     finally:
         left.set()
+        signal.signal(_WAKE, handler_before)
         threading.excepthook = hook_before
 
 
@@ -80,4 +85,5 @@ def _end_after_grace(left: threading.Event, death: str) -> None:
             return
     print(f"{death}, and the runner does not end; what is finished is kept: go on with --resume", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(1)
+    end_children()
+    leave(1)

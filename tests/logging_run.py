@@ -3,6 +3,11 @@
 For tests that kill the process and then want to know which samples cost inference twice.
 """
 
+from pipelines import interruption
+
+if __name__ == "__main__":
+    interruption.listen()  # first of all, as the commands do
+
 import functools
 import os
 import sys
@@ -14,7 +19,7 @@ from apache_beam.ml.inference.base import ModelHandler
 import beam_curate.clip.handler
 from beam_curate.records import EmbeddedSample
 from pipelines import curate
-from pipelines.options import leave
+from pipelines.options import run_command
 from tests.stubs import stub_embedding
 
 DIM = 256  # as ViT-S-32-alt, which the job is told to use
@@ -47,4 +52,4 @@ class LoggingHandler(ModelHandler):
 
 if __name__ == "__main__":
     beam_curate.clip.handler.ClipModelHandler = functools.partial(LoggingHandler, sys.argv[1])
-    leave(curate.main(sys.argv[2:]))
+    run_command(lambda: curate.main(sys.argv[2:]))

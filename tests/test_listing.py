@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from beam_curate.storage.listing import InputError, list_shards, split_patterns
@@ -71,3 +73,83 @@ def test_a_file_of_paths_in_another_encoding_is_refused(shards):
     (shards / "shards.txt").write_bytes(b"caf\xe9.tar")
     with pytest.raises(InputError, match="list of shards cannot be read"):
         list_shards(f"{shards}/shards.txt")
+
+
+ODD = ["with space.tar", "pct%2F.tar", "hash#1.tar", "q?.tar", "star*.tar", "bra[1].tar", "back\\slash.tar", "\u00fcn\u00ef.tar",
+       "!.tar", "open[.tar", "tilde~.tar"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_file_can_be_named(name, tmp_path):
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "other.tar").write_bytes(b"y")
+    assert names(f"{tmp_path}/{name}") == [name]
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{tmp_path}/{name}\n{tmp_path}/other.tar\n")
+    assert names(str(listing)) == sorted([name, "other.tar"])
+    assert names(f"{tmp_path}/*.tar") == sorted([name, "other.tar"])
+
+
+def test_many_names_in_a_folder_with_a_bracket(tmp_path):
+    (tmp_path / "a[1]").mkdir()
+    for number in range(20):
+        (tmp_path / "a[1]" / f"{number:05d}.tar").write_bytes(b"")
+    assert len(names(f"{tmp_path}/a[1]/{{00000..00019}}.tar")) == 20
+
+
+def test_a_pattern_wins_over_a_name_that_looks_like_one(tmp_path):
+    for name in ("bra1.tar", "bra[1].tar"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names(f"{tmp_path}/bra[1].tar") == ["bra1.tar"]
+    assert names(f"{tmp_path}/bra[[]1].tar") == ["bra[1].tar"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("*.tar", ["1.tar", "a.tar"]),
+        ("?.tar", ["1.tar", "a.tar"]),
+        ("[0-9].tar", ["1.tar"]),
+        ("[!0-9].tar", ["a.tar"]),
+        ("[^a].tar", ["a.tar"]),
+        ("*/*.tar", ["b.tar"]),
+        ("**.tar", ["1.tar", "a.tar", "b.tar", "c.tar"]),
+        ("d?b.tar", None),
+        ("d[/]b.tar", None),
+    ],
+)
+def test_what_patterns_mean(pattern, wanted, tmp_path):
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    for name in ("a.tar", "1.tar", "d/b.tar", "d/e/c.tar"):
+        (tmp_path / name).write_bytes(b"x")
+    if wanted is None:
+        with pytest.raises(InputError, match="matches no file"):
+            names(f"{tmp_path}/{pattern}")
+    else:
+        assert sorted(names(f"{tmp_path}/{pattern}")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("hf://datasets/a/b/*.tar", "hf download NAME --repo-type dataset"),
+        ("https://a.b/c.tar", "curl -O"),
+        ("http://a.b/c.tar", "curl -O"),
+        ("ftp://a.b/c.tar", "curl -O"),
+        ("file:///a/b.tar", "without file://"),
+        ("s3a://b/c.tar", "write s3://"),
+        ("S3://b/c.tar", "write s3:// in lower case"),
+        ("gcs://b/c.tar", "write gs://"),
+        ("r2://b/c.tar", "--s3_endpoint_url"),
+        ("abfs://b/c.tar", "Azure is not supported"),
+        ("foo://b/c.tar", "gs:// and s3:// are"),
+    ],
+)
+def test_an_unknown_scheme_says_what_helps(url, remedy, tmp_path):
+    listing = tmp_path / "list.txt"
+    listing.write_text(url)
+    for spec in (url, str(listing)):
+        with pytest.raises(InputError, match=re.escape(url)) as caught:
+            list_shards(spec)
+        assert remedy in str(caught.value)
+        assert "pip install" not in str(caught.value)

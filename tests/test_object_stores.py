@@ -19,6 +19,7 @@ from beam_curate.runs import claims
 from beam_curate.runs.run_state import RunError, prepare_output
 from beam_curate.storage import files, ranged_reading, retrying
 from beam_curate.storage.exclusive import create_new
+from beam_curate.storage.listing import InputError, list_shards
 from beam_curate.storage.object_stores import delete_gcs
 from beam_curate.storage.ranged_reading import RangeReader
 from beam_curate.storage.retrying import StorageError
@@ -40,6 +41,15 @@ class Store:
 
     def put(self, name, data):
         put(self.root, {name: data})
+
+    def put_empty(self, name):
+        """Beam's writer for S3 cannot."""
+        if not self.root.startswith("s3"):
+            self.put(name, b"")
+            return
+        boto3 = pytest.importorskip("boto3")
+        client = boto3.session.Session().client("s3", endpoint_url=self.options[0].split("=", 1)[1])
+        client.put_object(Bucket=BUCKET, Key=name, Body=b"")
 
     def get(self, name):
         stream = FileSystems.open(f"{self.root}/{name}", compression_type=CompressionTypes.UNCOMPRESSED)
@@ -164,13 +174,38 @@ def test_the_job_its_refusal_resume_and_overwrite(store, local_run):
     assert comparable(stored(output)) == comparable(first)
 
 
+ODD = ["plain.tar", "with space.tar", "per%cent.tar", "pct%2F.tar", "hash#1.tar", "amp&eq=.tar",
+       "\u00fcn\u00ef.tar", "semi;colon.tar",
+       "at@.tar", "apos'.tar", "tilde~.tar", "star*.tar", "bra[1].tar", "back\\slash.tar"]  # fmt: skip
+
+
+def test_every_object_can_be_named_and_markers_of_folders_are_no_shards(store, tmp_path):
+    for name in [*ODD, *(["q?mark.tar", "two//slashes.tar"] if store.root.startswith("s3") else [])]:
+        store.put(f"odd/{name}", b"x")
+    for marker in ("odd/", "odd/folder.tar/", "odd/old.tar_$folder$"):
+        store.put_empty(marker)
+    listed = [shard.path.removeprefix(f"{store.root}/odd/") for shard in list_shards(f"{store.root}/odd/**")]
+    assert set(listed) >= set(ODD)
+    assert not [path for path in listed if path.endswith(("/", "$")) or not path]
+    for path in listed:
+        assert f"{store.root}/odd/{path}" in [shard.path for shard in list_shards(f"{store.root}/odd/{path}")]
+    assert {name for name in listed if "/" not in name} == {
+        shard.path.removeprefix(f"{store.root}/odd/") for shard in list_shards(f"{store.root}/odd/*.tar")
+    }
+    listing = tmp_path / "list.txt"
+    listing.write_text("\n".join(f"{store.root}/odd/{path}" for path in listed))
+    assert len(list_shards(str(listing))) == len(listed)
+    with pytest.raises(InputError, match="is a folder; give the shards in it"):
+        list_shards(f"{store.root}/odd/")
+
+
 def test_a_resumed_run_does_not_read_finished_shards(store):
     put(f"{store.root}/more", shard_bytes())
     data, output = f"{store.root}/more", f"{store.root}/out2"
-    run_job(data, output, options=store.options, min_aesthetic=1000.0)  # keeps nothing, so nothing is read for writing
+    run_job(data, output, options=store.options, min_aesthetic=20.0)  # keeps nothing, so nothing is read for writing
     files.delete([f"{output}/summary.json", f"{output}/scores/part-00002.parquet"])
     store.sent.clear()
-    run_job(data, output, options=store.options, min_aesthetic=1000.0, resume=True)
+    run_job(data, output, options=store.options, min_aesthetic=20.0, resume=True)
     assert {name: store.sent[name] for name in store.sent if name.startswith("more/")} == {
         "more/c.tar.gz": len(shard_bytes()["c.tar.gz"])
     }

@@ -89,9 +89,18 @@ def test_permutation_spreads_neighbours():
     assert (np.abs(np.diff(order)) < 100).sum() < 400  # 2 % would be by chance
 
 
-def test_the_order_of_a_seed_stays_what_it_was():
-    # Of version 0.1.0: others would give other shards for the same seed.
-    assert positions_of(np.array([195, 723, 384, 26]), 1000, 1).tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize(
+    ("total", "seed", "first"),
+    [
+        (1000, 1, [195, 723, 384, 26, 615, 968]),
+        (1000, 2, [371, 90, 784, 755, 648, 535]),
+        (7, 3, [2, 6, 5, 3, 4, 0]),
+        (100_003, 123, [57749, 50612, 52068, 65628, 33090, 19804]),
+    ],
+)
+def test_the_order_of_a_seed_stays_what_it_was(total, seed, first):
+    """Values of version 0.1.0, by another implementation: else the same seed would give other shards."""
+    assert positions_of(np.array(first), total, seed).tolist() == list(range(6))
 
 
 def parts(*counts, changed=None):

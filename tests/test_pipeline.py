@@ -144,7 +144,7 @@ def test_rules_reject_with_reason_and_scores(dataset, tmp_path):
 
 
 def test_nothing_kept_gives_no_shard_but_a_summary(dataset, tmp_path):
-    summary = run(dataset, tmp_path / "out", min_aesthetic=100.0)
+    summary = run(dataset, tmp_path / "out", min_aesthetic=20.0)
     assert summary["funnel"]["kept"] == summary["output_shards"] == 0
     assert list((tmp_path / "out").glob("*.tar")) == []
 

@@ -289,13 +289,11 @@ def test_all_failed(tmp_path):
 
 
 def test_nothing_kept(tmp_path):
-    output, status = run(
-        tmp_path, [[(f"{n}.jpg", encoded(photo(n))) for n in range(3)]], *MODEL, "--min_aesthetic=1000"
-    )
+    output, status = run(tmp_path, [[(f"{n}.jpg", encoded(photo(n))) for n in range(3)]], *MODEL, "--min_aesthetic=20")
     assert status == 0
     page = read(output)
     assert "Nothing was kept." in page.text
-    assert "aesthetic ≥ 1000 rejects almost everything: 100.0 %." in page.text
+    assert "aesthetic ≥ 20 rejects almost everything: 100.0 %." in page.text
     assert "No such sample." in page.text
 
 

@@ -13,12 +13,13 @@ from beam_curate.transforms.score_and_filter import score_samples
 from tests.stubs import DIM, stub_heads
 
 FACTS = ImageFacts(100, 80, "JPEG", "ab", 9)
+NARROW = ImageFacts(60, 80, "JPEG", "ab", 9)
 
 
-def sample(index, failure=None):
+def sample(index, failure=None, facts=FACTS):
     vector = np.random.default_rng(index).normal(size=DIM)
     data = b"" if failure else (vector / np.linalg.norm(vector)).astype("<f2").tobytes()
-    return EmbeddedSample(SampleRef(0, "s.tar", index, f"k{index}"), None if failure else FACTS, data, failure)
+    return EmbeddedSample(SampleRef(0, "s.tar", index, f"k{index}"), None if failure else facts, data, failure)
 
 
 FAILED = sample(1, Failure("decode", "not_an_image", "no"))
@@ -62,11 +63,11 @@ def test_each_verdict_has_its_door():
     with TestPipeline(runner="FnApiRunner") as root:
         rows = (
             root
-            | beam.Create([sample(0), FAILED, sample(2)])
-            | ScoreAndFilter(stub_heads(), rules=[Rule("only_first", "aesthetic", minimum=-100)])
+            | beam.Create([sample(0), FAILED, sample(2, facts=NARROW)])
+            | ScoreAndFilter(stub_heads(), rules=[Rule("not_wide", "width", minimum=90)])
         )
         doors = rows | SplitByStatus()
-        for name, wanted in {"kept": [0, 2], "rejected": [], "failed": [1]}.items():
+        for name, wanted in {"kept": [0], "rejected": [2], "failed": [1]}.items():
             found = getattr(doors, name) | f"Index{name}" >> beam.Map(lambda row: row.ref.index)
             assert_that(found, equal_to(wanted), label=name)
 

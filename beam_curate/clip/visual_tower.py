@@ -199,6 +199,24 @@ def build_visual_tower(
     return tower
 
 
+def check_visual_weights(source: WeightsSource, quick_gelu: bool) -> None:
+    """Checks that the stored tensors of a tower are all there and fit, one at a time: what `build_visual_tower` would find.
+
+    Args:
+        source: The weights.
+        quick_gelu: Whether the model's activation is QuickGELU.
+
+    Raises:
+        WeightsError: If the weights cannot be had or do not fit; names the missing, unexpected and mis-shaped ones.
+    """
+    source = fetch_weights(source)
+    if source.seed is not None:
+        return
+    _, config = model_config(source.clip_model)
+    wanted = _empty_tower(config, quick_gelu, torch.float32).state_dict()
+    _fitted(read_visual_state(source.path), wanted, torch.device("meta"), source)
+
+
 def _empty_tower(config: dict[str, Any], quick_gelu: bool, dtype: torch.dtype) -> nn.Module:
     """Builds the tower on meta (or, where that loses buffers, on the CPU) with the types that its tensors shall have."""
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}

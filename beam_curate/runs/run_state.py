@@ -258,6 +258,18 @@ def _delete_run(output: str, patterns: Sequence[str]) -> None:
     delete([join(output, RUN)])
 
 
+def forget_unstarted(output: str) -> bool:
+    """Deletes what `prepare_output` wrote for a new run, so that its folder holds none; returns whether it did.
+
+    It does not where anything of the run is finished. No worker may be writing any more.
+    """
+    patterns = (*OURS, *BESIDE[str(read_run_file(output).get("kind", ""))])
+    if matching(output, [pattern for pattern in patterns if pattern != INPUT_SHARDS]):
+        return False
+    _delete_run(output, patterns)
+    return True
+
+
 def _check_same(
     output: str,
     before_it: Mapping[str, Any],

@@ -117,6 +117,22 @@ def parse_expression(text: str, kinds: Mapping[str, str]) -> Expression:
     return Expression(text, tuple(columns))
 
 
+def comparisons(text: str) -> list[tuple[str, float]]:
+    """The numbers that an expression compares columns with, anywhere in it, each with its column.
+
+    Raises:
+        ExpressionError: The expression cannot be read.
+    """
+    found = []
+    for node in ast.walk(_tree(text)):
+        if isinstance(node, ast.Compare):
+            for one, other in zip([node.left, *node.comparators[:-1]], node.comparators, strict=True):
+                others = other.elts if isinstance(other, ast.Tuple | ast.List) else [other]
+                pairs = [(one, each) for each in others] + [(each, one) for each in others]
+                found += [(name.id, _number(each)) for name, each in pairs if isinstance(name, ast.Name)]
+    return [(name, number) for name, number in found if not math.isnan(number)]
+
+
 def bounds(text: str) -> list[tuple[str, float | None, float | None]]:
     """The numbers that an expression holds columns against: those of comparisons that all must hold, joined by `and`.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import numpy as np
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_curate import reasons
-from beam_curate.scores.expressions import NUMBER, TEXT, Expression, parse_expression
+from beam_curate.scores.expressions import NUMBER, TEXT, Expression, ExpressionError, comparisons, parse_expression
+from beam_curate.scores.scales import SCALES, Scale, scale_problem
 
 Columns = Mapping[str, pa.Array | pa.ChunkedArray]
 
@@ -133,24 +135,43 @@ def standard_rules(
     return tuple(rule for rule in rules if rule.minimum is not None or rule.maximum is not None)
 
 
-def keep_rule(text: str, scores: Iterable[str]) -> tuple[KeepRule, ...]:
-    """The rule of --keep; none if the text is empty.
+def keep_rule(
+    text: str,
+    scores: Iterable[str],
+    reason: str = reasons.NOT_KEPT_BY_RULE,
+    prompts: Mapping[str, Scale] = MappingProxyType({}),
+) -> tuple[KeepRule, ...]:
+    """The rule of --keep or --screen; none if the text is empty.
+
+    Args:
+        text: The expression.
+        scores: The names of the scores.
+        reason: The stable name that a rejected row carries.
+        prompts: The scales of the scores from words, see `scales.prompt_scales`.
 
     Raises:
-        ExpressionError: The expression cannot be understood or names a column that is not there.
+        ExpressionError: The expression cannot be understood, names a column that is not there, or compares one with a number
+            outside its scale.
     """
-    kinds = {**dict.fromkeys(scores, NUMBER), **FACT_KINDS}
-    return (KeepRule(parse_expression(text, kinds)),) if text.strip() else ()
+    if not text.strip():
+        return ()
+    expression = parse_expression(text, {**dict.fromkeys(scores, NUMBER), **FACT_KINDS})
+    for column, number in comparisons(text):
+        if problem := scale_problem(column, [number], {**SCALES, **prompts}):
+            raise ExpressionError(f"{text!r}: {problem}")
+    return (KeepRule(expression, reason),)
 
 
 def check_columns(rules: Iterable[Condition], scores: Sequence[str]) -> None:
-    """Refuses a rule on a column that no score gives.
+    """Refuses a rule on a column that no score gives, and a threshold outside the scale of its column.
 
     Raises:
-        ValueError: It names the rule, the column and the columns there are.
+        ValueError: It names the rule, the column and the columns there are, or the scale.
     """
     known = (*scores, *FACT_KINDS)
     for rule in rules:
+        if isinstance(rule, Rule) and (problem := scale_problem(rule.column, (rule.minimum, rule.maximum))):
+            raise ValueError(f"rule {rule.reason}: {problem}")
         for column in rule.columns:
             if column not in known:
                 raise ValueError(

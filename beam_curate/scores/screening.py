@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from beam_curate import reasons
 from beam_curate.records import Failure, ImageFacts, SampleRef
-from beam_curate.scores.expressions import NUMBER, TEXT, parse_expression
+from beam_curate.scores.expressions import TEXT
 from beam_curate.scores.quality import check_quality, quality_scores
-from beam_curate.scores.rules import FACT_KINDS, Condition, KeepRule, judge
+from beam_curate.scores.rules import FACT_KINDS, Condition, judge, keep_rule
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,8 @@ def parse_screening(quality: str, screen: str, *, option: str = "--") -> Screeni
         raise ValueError(f"{option}quality: {error}") from error
     if not screen.strip():
         return Screening(names)
-    kinds = {**dict.fromkeys(names, NUMBER), **FACT_KINDS}
     try:
-        expression = parse_expression(screen, kinds)
+        rules = keep_rule(screen, names, reasons.NOT_KEPT_BY_SCREEN)
     except ValueError as error:
         raise ValueError(f"{option}screen: {error}. Quality scores must be asked for by {option}quality") from error
-    return Screening(names, (KeepRule(expression, reasons.NOT_KEPT_BY_SCREEN),))
+    return Screening(names, rules)

@@ -10,9 +10,13 @@ from braceexpand import braceexpand
 from beam_curate.records import Shard
 from beam_curate.storage.files import absolute, match, open_read
 from beam_curate.storage.object_stores import scheme
+from beam_curate.storage.operations import literal
+from beam_curate.storage.schemes import SchemeError
 from beam_curate.texts import decode_text
 
 _GLOB = re.compile(r"[*?\[]")
+# `\` is a character of object names; only before what braces are made of it says that this is one.
+_BACKSLASH = re.compile(r"\\(?![{},])")
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
 # From this many named paths in one folder, one listing of the folder is cheaper than a look at each.
 _LIST_FOLDER_FROM = 16
@@ -31,7 +35,7 @@ def split_patterns(spec: str) -> list[str]:
     patterns: list[str] = []
     for part in filter(None, (part.strip() for part in _COMMA_OUTSIDE_BRACES.split(spec))):
         try:
-            patterns += braceexpand(part)
+            patterns += braceexpand(_BACKSLASH.sub(r"\\\\", part))
         except ValueError as error:
             raise InputError(f"--input {part!r}: {error}; close the brace") from error
     return patterns
@@ -55,12 +59,17 @@ def list_shards(spec: str) -> list[Shard]:
     named: list[str] = []
     for pattern in split_patterns(spec):
         for path in _lines(pattern) if pattern.endswith(".txt") else [pattern]:
-            (globs if _GLOB.search(path) else named).append(absolute(path))
+            try:
+                (globs if _GLOB.search(path) else named).append(absolute(path))
+            except SchemeError as error:
+                raise InputError(f"--input {error}") from error
     found: dict[str, int] = {}
     for pattern, files in zip(globs, match(globs), strict=True):
-        if not files:
+        # The second is a name that has a bracket in it.
+        shards = files or match([literal(pattern)])[0]
+        if not shards:
             raise InputError(f"--input {pattern!r} matches no file; check the path and the wildcard")
-        found.update(files)
+        found.update(shards)
     found.update(_sizes(named))
     if not found:
         raise InputError(f"--input {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
@@ -84,10 +93,11 @@ def _sizes(paths: list[str]) -> dict[str, int]:
         by_folder[posixpath.dirname(path)].append(path)
     sizes: dict[str, int] = {}
     for path in paths:
-        if not scheme(path) and os.path.isdir(path):
+        if path.endswith("/") if scheme(path) else os.path.isdir(path):
             raise InputError(f"--input {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")
     for folder, members in by_folder.items():
-        patterns = [f"{folder}/*"] if len(members) >= _LIST_FOLDER_FROM else members
+        several = len(members) >= _LIST_FOLDER_FROM
+        patterns = [f"{literal(folder)}/*"] if several else [literal(path) for path in members]
         for files in match(patterns):
             sizes.update(files)
     missing = [path for path in paths if path not in sizes]

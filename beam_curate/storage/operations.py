@@ -16,13 +16,22 @@ from apache_beam.io.filesystems import FileSystems
 from beam_curate.storage.object_stores import GCS, S3, delete_gcs, scheme
 from beam_curate.storage.ranged_reading import open_stream
 from beam_curate.storage.retrying import STORAGE_ERRORS, Attempts, retried
+from beam_curate.storage.schemes import check_scheme
 
 _GLOB = re.compile(r"[*?\[]")
+_PIECES = re.compile(r"\*+|\?|\[!?\]?[^]]*\]|.", re.DOTALL)
 
 
 def absolute(path: str) -> str:
-    """The path as any worker of this machine can open it: local paths made absolute, URLs as they are."""
-    return path if "://" in path else os.path.abspath(path)
+    """The path as any worker of this machine can open it: local paths made absolute, URLs as they are.
+
+    Raises:
+        SchemeError: No file system is for this URL.
+    """
+    if "://" not in path:
+        return os.path.abspath(path)
+    check_scheme(path)
+    return path
 
 
 def join(folder: str, *names: str) -> str:
@@ -87,17 +96,49 @@ def sync_folder(folder: str) -> None:
 
 
 def match(patterns: Sequence[str]) -> list[dict[str, int]]:
-    """Paths and sizes of the files that match each pattern: `*` and `?` do not cross a folder, `[0-9]` is a set.
+    """Paths and sizes of the files that match each pattern: `*` and `?` do not cross a folder, `**` does, `[0-9]` is a set.
+
+    Objects that stand for a folder, as the consoles of stores make them, are none.
 
     Raises:
         StorageError: A folder or bucket cannot be listed.
     """
     # One by one: Beam asks the first pattern's file system for all of them.
-    return [_matching(pattern) for pattern in patterns]
+    return [_files(pattern) for pattern in patterns]
 
 
-def _matching(pattern: str) -> dict[str, int]:
-    (result,) = retried("listing", pattern, lambda: FileSystems.match([pattern]))
+def _files(pattern: str) -> dict[str, int]:
+    # Beam's `*` leaves out names with a backslash; its `**` does not, and lists the same.
+    ours = re.compile(_PIECES.sub(_translated, pattern), re.DOTALL)
+    found = _matching(re.sub(r"\*+", "**", pattern), pattern)
+    return {path: size for path, size in found.items() if ours.fullmatch(path) and not _is_marker(path, size)}
+
+
+def _translated(piece: re.Match[str]) -> str:
+    text = piece[0]
+    if text[0] == "*":
+        return ".*" if len(text) > 1 else "[^/]*"
+    if text == "?":
+        return "[^/]"
+    if len(text) > 2 and text[0] == "[":
+        inside = text[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+        inside = f"^{inside[1:]}" if inside[0] == "!" else inside.replace("^", r"\^")
+        return f"(?!/)[{inside}]"
+    return re.escape(text)
+
+
+def _is_marker(path: str, size: int) -> bool:
+    """Whether an object stands for a folder: in the consoles of S3 and Google Cloud, and in Hadoop."""
+    return not size and path.endswith(("/", "_$folder$"))
+
+
+def literal(path: str) -> str:
+    """A path as a pattern that matches nothing else."""
+    return _GLOB.sub(lambda found: f"[{found[0]}]", path)
+
+
+def _matching(pattern: str, shown: str = "") -> dict[str, int]:
+    (result,) = retried("listing", shown or pattern, lambda: FileSystems.match([pattern]))
     return {file.path: file.size_in_bytes for file in result.metadata_list}
 
 
@@ -108,7 +149,7 @@ def files_under(output: str, pattern: str) -> dict[str, int]:
         StorageError: The folder cannot be listed.
     """
     if scheme(output):
-        return _matching(join(_literal(output), pattern))
+        return _matching(join(literal(output), pattern))
     # Beam would walk through everything below the folder, and take a bracket in its name for a pattern.
     path = join(output, pattern)
     return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))
@@ -125,11 +166,6 @@ def _local_files(folder: str, pattern: str) -> dict[str, int]:
                     if entry.is_file():
                         found[entry.path] = entry.stat().st_size
     return found
-
-
-def _literal(path: str) -> str:
-    """A path as a pattern that matches nothing else."""
-    return _GLOB.sub(lambda found: f"[{found[0]}]", path)
 
 
 def delete(paths: list[str]) -> None:
@@ -165,7 +201,7 @@ def delete_once(paths: list[str]) -> None:
     elif kind == S3:
         FileSystems.delete(paths)
     elif kind:
-        FileSystems.delete([_literal(path) for path in paths])
+        FileSystems.delete([literal(path) for path in paths])
     else:
         for path in paths:
             with contextlib.suppress(FileNotFoundError):

@@ -61,7 +61,10 @@ class FindDuplicates(beam.PTransform):
         require_global_window(parts, self)
         search, output = self.search, self.output
         if is_finished(output):
-            return parts.pipeline | "Found" >> beam.Create([read_findings(output)], reshuffle=False)
+            # Read when the job runs: a pipeline is also built to see whether it can be, over a table that is about to go.
+            return (
+                parts.pipeline | "There" >> beam.Create([output], reshuffle=False) | "Found" >> beam.Map(read_findings)
+            )
         one = parts.pipeline | "One" >> beam.Create([None])
         only_kept = search.selection.rules is None
         refs = parts | "Refs" >> beam.Map(_ref, False, only_kept).with_output_types(PartRef)
