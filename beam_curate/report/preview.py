@@ -17,9 +17,9 @@ from beam_curate.duplicates.removal import REASONS, Duplicates
 from beam_curate.duplicates.search import DROP, KEEP
 from beam_curate.duplicates.table import among, read_part
 from beam_curate.records import FAILED
-from beam_curate.selection import top
+from beam_curate.scores import top
+from beam_curate.scores.top import Cutoff, TopRule
 from beam_curate.selection.rejudging import Selection, judgeable, read_rows, rule_columns
-from beam_curate.selection.top import Cutoff, TopRule
 from beam_curate.tars.headers import BLOCK
 
 _THREADS: Final = 8  # reading is waiting, where the table lies on an object store

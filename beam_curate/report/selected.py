@@ -11,8 +11,8 @@ import pyarrow as pa
 from beam_curate.records import KEPT, REJECTED
 from beam_curate.report.preview import Preview, Reasons
 from beam_curate.report.table import Group, make_group, stored_columns, stored_scores
+from beam_curate.scores.top import Cutoff, among_top, sort_keys
 from beam_curate.selection.rejudging import Selection, judgeable, read_rows, rule_columns
-from beam_curate.selection.top import Cutoff, among_top, sort_keys
 
 _Objects = npt.NDArray[np.object_]
 

@@ -9,9 +9,9 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from beam_curate.records import Removed, ScorePart, record
-from beam_curate.selection import top
+from beam_curate.scores import top
+from beam_curate.scores.top import Cutoff, TopRule
 from beam_curate.selection.rejudging import Selection, candidates, rejudge_part
-from beam_curate.selection.top import Cutoff, TopRule
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.side_by_side import SideBySide
 
@@ -32,7 +32,7 @@ class JudgeParts(beam.PTransform):
     In: PCollection[int], the parts whose overlays are still to be made, by their input shard's index. Out:
     PCollection[ScorePart], one each; the overlays are written below `output`.
 
-    A rule on the whole table (`Selection.top`) reads its columns of all parts five times first, see `selection.top`: also of
+    A rule on the whole table (`Selection.top`) reads its columns of all parts five times first, see `scores.top`: also of
     the parts whose overlays are there already, so that a continued run chooses the same rows.
 
     Attributes:
