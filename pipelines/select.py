@@ -281,9 +281,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             from pipelines.select_preview import dry_run
 
-            numbers = [shard.index for shard in job.shards]
             about = {**about_selection(job), "skipped": job.source.get("skipped", {})}
-            print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
+            per_shard = options.samples_per_shard
+            print(dry_run(job.selection, job.duplicates, per_shard, options.report, about, beam_options))
             return 0
         output = absolute(options.output)
         about = about_run(job, runner_name(beam_options))
