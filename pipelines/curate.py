@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             reads=job.reads,
         )
         if complete:
-            finish_complete(output, options.output, options.layouts)
+            finish_complete(output, options.output, options.layouts, beam_options)
     except (ValueError, StorageError) as error:
         return fail(error)
     if not complete:
