@@ -76,6 +76,10 @@ class Packing:
         return cls(indexes, counts, samples_per_shard, seed, prefixes, about, out)
 
     @functools.cached_property
+    def _indexes(self) -> Positions:
+        return np.array(self.indexes, np.int64)
+
+    @functools.cached_property
     def _ends(self) -> Positions:
         return np.array(list(accumulate(self.counts)), np.int64)
 
@@ -91,7 +95,7 @@ class Packing:
 
     def places(self, shard_index: int) -> tuple[Positions, Positions]:
         """For each kept row of a part, in the order of the part: (K,) its file, and (K,) its place there."""
-        at = int(np.searchsorted(self.indexes, shard_index))
+        at = int(np.searchsorted(self._indexes, shard_index))
         stop = int(self._ends[at])
         sources = np.arange(stop - self.counts[at], stop)
         files, places = np.divmod(positions_of(sources, self.total, self.seed), self.samples_per_shard)
@@ -114,9 +118,10 @@ class Packing:
         """
         stop = self.total if self.seed is not None else index * self.samples_per_shard + self.samples(index)
         last = int(np.searchsorted(self._ends, stop)) if stop else 0
+        out = self._left_out_before(stop)
         decides: tuple[object, ...] = (
             *(self.samples_per_shard, self.seed, self.prefixes[last], self.samples(index), index, self.about),
-            *self._digests_left_out[: self._left_out_before(stop)][-1:],
+            *self._digests_left_out[max(0, out - 1) : out],
         )
         return hashlib.blake2b(repr(decides).encode(), digest_size=_DIGEST).hexdigest()
 

@@ -74,7 +74,8 @@ def place_part(
     """
     ranks = packing.ranks(part.shard_index, part.kept)
     files, places = packing.places(part.shard_index)
-    left = np.flatnonzero(~np.isin(files, finished))
+    there = np.append(finished, -1)[np.searchsorted(finished, files)] == files
+    left = np.flatnonzero(~there)
     kept = Kept(ranks[left], files[left], places[left])
     if not len(left):
         return

@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
@@ -139,7 +138,12 @@ class _WriteAll(beam.PTransform):
             # Committed: a second look would find what this job has written.
             | "CommitFinished" >> beam.Reshuffle().with_input_types(WrittenShard)
         )
-        finished = there | "Index" >> beam.Map(lambda shard: shard.index) | "Indexes" >> beam.combiners.ToList()
+        finished = (
+            there
+            | "Index" >> beam.Map(lambda shard: shard.index)
+            | "Indexes" >> beam.combiners.ToList()
+            | "Ascending" >> beam.Map(lambda indexes: np.array(sorted(indexes), np.int64))
+        )
         written = (
             {
                 "parts": parts | "PartByShard" >> beam.Map(lambda part: (part.shard_index, part)),
@@ -254,8 +258,7 @@ class _PlaceRows(SideBySide):
 
     def work(self, element: tuple[ScorePart, dict[int, str]], *side: Any) -> Iterator[Loose | tuple[int, PlacedRows]]:
         (part, renamed), (packing, finished) = element, side
-        places: npt.NDArray[np.int64] = np.array(sorted(finished), np.int64)
-        return place_part(self._source, part, packing, renamed, places, self._format.columns)
+        return place_part(self._source, part, packing, renamed, finished, self._format.columns)
 
     def _pass_on(self, result: Loose | tuple[int, PlacedRows]) -> Iterator[tuple[int, PlacedRows]]:
         if not isinstance(result, Loose):
