@@ -78,11 +78,10 @@ def prepare(options: ExportOptions) -> Job:
     except RunNotUsableError as error:
         raise OptionError(f"--input {options.input}: {error}") from error
     suffixes = {member["suffix"] for sample in first.column("members").to_pylist() for member in sample}
-    max_pixels = run.summary.get("configuration", {}).get("max_pixels")
     export = Export(
         source,
         output,
-        options.chosen_format(run.schema, suffixes, max_pixels),
+        options.chosen_format(run.schema, suffixes, run.summary.get("configuration", {})),
         run.total,
         options.samples_per_file,
         options.shuffle_seed,

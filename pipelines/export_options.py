@@ -47,9 +47,5 @@ class ExportOptions(FormatOptions):
         self.check_format()
         if self.samples_per_file < 1:
             raise OptionError(f"--samples_per_file is {self.samples_per_file}; give at least 1")
-        if not self.names:
-            raise OptionError(
-                "--fields is empty; give *, or a comma list of columns and .members such as caption,.json"
-            )
         if self.resume and self.overwrite:
             raise OptionError("--resume and --overwrite exclude each other; give one of them")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.options import OptionError, number_or_none, option
@@ -24,9 +25,8 @@ OF_FORMATS: Final = (
     "image_format",
     "quality",
     "fields",
-    "encode_threads",
 )
-"""The names of these options."""
+"""The names of those that decide the files."""
 
 
 def compression_option() -> Any:
@@ -96,6 +96,10 @@ class FormatOptions:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise OptionError(f"--{name} is {value}; give at least {low}")
+        if not self.names:
+            raise OptionError(
+                "--fields is empty; give *, or a comma list of columns and .members such as caption,.json"
+            )
         if self.quality is not None and self.quality > 100:
             raise OptionError(f"--quality is {self.quality}; give 1 to 100")
         if self.quality is not None and (self.image_format == "png" or not self.encodes):
@@ -103,6 +107,13 @@ class FormatOptions:
             raise OptionError(
                 f"--quality {self.quality}: {why}; leave it out, or give --resize_shortest or --image_format jpeg or webp"
             )
+
+    @property
+    def asks_for_format(self) -> bool:
+        """Whether any of the options that decide the files is another one than by default."""
+        fields: Any = type(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(fields)}
+        return any(getattr(self, name) != defaults[name] for name in OF_FORMATS)
 
     @property
     def encodes(self) -> bool:
@@ -114,13 +125,15 @@ class FormatOptions:
         """The names of --fields."""
         return tuple(name.strip() for name in self.fields.split(",") if name.strip())
 
-    def chosen_format(self, schema: pa.Schema, suffixes: Iterable[str], max_pixels: object) -> PreparedSamples:
+    def chosen_format(
+        self, schema: pa.Schema, suffixes: Iterable[str], configuration: Mapping[str, Any]
+    ) -> PreparedSamples:
         """The format that the options describe.
 
         Args:
             schema: Columns of the rows that there are.
             suffixes: Extensions of members of some of the samples, to tell a mistake by.
-            max_pixels: Images of more pixels fail; a number, or the usual limit.
+            configuration: Of the run that judged the samples.
 
         Raises:
             OptionError: It names the option, its value, and the remedy.
@@ -129,6 +142,7 @@ class FormatOptions:
         from beam_curate.export.formats import FORMATS as KINDS
         from beam_curate.images.decoding import MAX_PIXELS
         from beam_curate.images.reencoding import Reencoding
+        from pipelines.source_run import scoring_configuration
 
         kind = KINDS[self.format]
         compressed = self.compression != "none"
@@ -142,6 +156,7 @@ class FormatOptions:
             fields = choose_fields(names, schema.names, suffixes, all_members=kind.all_members)
         except ValueError as error:
             raise OptionError(f"--fields {self.fields}: {error}") from error
-        limit = max_pixels if isinstance(max_pixels, int) else MAX_PIXELS
+        limit = scoring_configuration(configuration).get("max_pixels")  # what was scored can be encoded
+        limit = limit if isinstance(limit, int) else MAX_PIXELS
         reencoding = Reencoding(self.resize_shortest, self.image_format, self.quality or DEFAULT_QUALITY, limit)
         return kind(fields, schema, reencoding, compressed, self.encode_threads)

@@ -17,6 +17,7 @@ from beam_curate.runs.whole_run import check_shards, check_table
 from beam_curate.storage.files import clean_temporary, exists, join
 from beam_curate.tars.skipped import KINDS, lost
 from pipelines.launch import run_pipeline
+from pipelines.options import printable
 
 
 def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
@@ -112,6 +113,13 @@ def report(folder: str, output: str, seconds: float) -> int:
     print(f"look at {output.rstrip('/')}/report.html; all rows: beam_curate.read_score_table({output.rstrip('/')!r})")
     if summary["scores_meaningless"]:
         print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
+    files = summary.get("files", {})
+    if files.get("reencoded"):
+        print(f"{files['reencoded']:,} images were encoded again, the others are byte for byte as they were")
+    if files.get("failed"):
+        where = join(output, "failures.parquet")
+        print(f"error: {files['failed']:,} kept samples are in no shard; see {printable(where)}", file=sys.stderr)
+        return 1
     if funnel["failed"] == funnel["input"]:
         print(f"error: all {funnel['input']} samples failed; the reasons are above", file=sys.stderr)
         return 1

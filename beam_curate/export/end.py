@@ -21,6 +21,8 @@ from beam_curate.storage.files import atomic_output, write_json
 
 FAILURES: Final = "failures.parquet"
 CROISSANT: Final = "croissant.json"
+_NAME: Final = "Curated images"
+"""Of a run, for its card: the same run gives the same files in any folder."""
 _FAILURE_SCHEMA: Final = pa.schema(
     [("key", pa.string()), ("shard", pa.string()), ("row", pa.int32()), ("reason", pa.string()),
      ("error_message", pa.string())]
@@ -124,7 +126,7 @@ def finish_run(
         shards = {part.shard_index: part.shard for part in parts}
         _write_failures(output, failures, shards.__getitem__)
         about = {**about, "files": {"format": format.name, **counts}}
-    card = Card(output.rstrip("/").rpartition("/")[2], "unknown", seed, croissant=False)
+    card = Card(_NAME, "unknown", seed, croissant=False)
     return run_summary.finish_run(
         output,
         parts,

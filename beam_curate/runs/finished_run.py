@@ -68,6 +68,11 @@ def read_run(folder: str) -> FinishedRun:
         raise RunNotUsableError(f"{folder} {remedy}")
     summary = read_summary(folder)
     kept = summary.get("funnel", {}).get("kept")
+    if "files" in summary:
+        raise RunNotUsableError(
+            f"{folder} was written as {summary['files']['format']} for training, without all that a run has of its samples; give "
+            "the run that it was selected from, or the same selection without --format and the options beside it"
+        )
     if kept is None or not exists(join(folder, "index.json")):
         raise RunNotUsableError(f"{folder} is no run of curate.py or select.py; give the --output of one of these")
     listed = read_index(folder)
