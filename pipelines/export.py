@@ -66,6 +66,7 @@ def prepare(options: ExportOptions) -> Job:
     from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
     from beam_curate.storage.files import absolute
     from beam_curate.storage.places import same_place
+    from pipelines.source_run import scoring_configuration
 
     source, output = absolute(options.input), absolute(options.output)
     if same_place(output, source):
@@ -78,10 +79,11 @@ def prepare(options: ExportOptions) -> Job:
     except RunNotUsableError as error:
         raise OptionError(f"--input {options.input}: {error}") from error
     suffixes = {member["suffix"] for sample in first.column("members").to_pylist() for member in sample}
+    scored = scoring_configuration(run.summary.get("configuration", {}))  # what could be scored can be encoded
     export = Export(
         source,
         output,
-        options.chosen_format(run.schema, suffixes, run.summary.get("configuration", {})),
+        options.chosen_format(run.schema, suffixes, scored.get("max_pixels")),
         run.total,
         options.samples_per_file,
         options.shuffle_seed,

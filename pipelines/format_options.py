@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.options import OptionError, number_or_none, option
@@ -125,15 +125,13 @@ class FormatOptions:
         """The names of --fields."""
         return tuple(name.strip() for name in self.fields.split(",") if name.strip())
 
-    def chosen_format(
-        self, schema: pa.Schema, suffixes: Iterable[str], configuration: Mapping[str, Any]
-    ) -> PreparedSamples:
+    def chosen_format(self, schema: pa.Schema, suffixes: Iterable[str], max_pixels: object) -> PreparedSamples:
         """The format that the options describe.
 
         Args:
             schema: Columns of the rows that there are.
             suffixes: Extensions of members of some of the samples, to tell a mistake by.
-            configuration: Of the run that judged the samples.
+            max_pixels: Images of more pixels fail; a number, or the usual limit.
 
         Raises:
             OptionError: It names the option, its value, and the remedy.
@@ -142,7 +140,6 @@ class FormatOptions:
         from beam_curate.export.formats import FORMATS as KINDS
         from beam_curate.images.decoding import MAX_PIXELS
         from beam_curate.images.reencoding import Reencoding
-        from pipelines.source_run import scoring_configuration
 
         kind = KINDS[self.format]
         compressed = self.compression != "none"
@@ -156,7 +153,6 @@ class FormatOptions:
             fields = choose_fields(names, schema.names, suffixes, all_members=kind.all_members)
         except ValueError as error:
             raise OptionError(f"--fields {self.fields}: {error}") from error
-        limit = scoring_configuration(configuration).get("max_pixels")  # what was scored can be encoded
-        limit = limit if isinstance(limit, int) else MAX_PIXELS
+        limit = max_pixels if isinstance(max_pixels, int) else MAX_PIXELS
         reencoding = Reencoding(self.resize_shortest, self.image_format, self.quality or DEFAULT_QUALITY, limit)
         return kind(fields, schema, reencoding, compressed, self.encode_threads)

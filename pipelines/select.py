@@ -128,7 +128,8 @@ def prepare(options: SelectOptions) -> Job:
     with table.open(0) as part:
         schema = part.schema
     names = score_table.score_names(schema)
-    model = scoring_configuration(summary["configuration"])["model"]
+    scored = scoring_configuration(summary["configuration"])
+    model = scored["model"]
     own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
     if own.of_images:
         raise OptionError(
@@ -155,14 +156,14 @@ def prepare(options: SelectOptions) -> Job:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
-    format = _format(options, selection, summary["configuration"]) if options.asks_for_format else None
+    format = _format(options, selection, scored.get("max_pixels")) if options.asks_for_format else None
     job = Job(options, selection, shards, summary, own.descriptions, duplicates, own.files, format)
     if options.report:
         _check_report(job, source)
     return job
 
 
-def _format(options: SelectOptions, selection: Selection, configuration: Mapping[str, Any]) -> PreparedSamples:
+def _format(options: SelectOptions, selection: Selection, max_pixels: object) -> PreparedSamples:
     """The format of the options, for rows of the table with the scores that the selection adds."""
     import pyarrow as pa
 
@@ -172,7 +173,7 @@ def _format(options: SelectOptions, selection: Selection, configuration: Mapping
     for name in selection.added:
         schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
     suffixes = {member["suffix"] for sample in samples for member in sample}
-    return options.chosen_format(schema.remove_metadata(), suffixes, configuration)
+    return options.chosen_format(schema.remove_metadata(), suffixes, max_pixels)
 
 
 def _check_report(job: Job, source: str) -> None:

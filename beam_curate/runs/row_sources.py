@@ -39,6 +39,9 @@ class OpenRows(Protocol):
     def kept_groups(self) -> Numbers:
         """The row group of each kept row."""
 
+    def kept_column(self, column: str) -> list[str]:
+        """One column of the kept rows, in order."""
+
     def read_kept(self, ranks: Numbers, columns: Sequence[str] | None = None) -> pa.Table:
         """The kept rows of these ranks, ascending; columns in the order of the schema, None for all."""
 
@@ -123,6 +126,11 @@ class _ShardRows:
     def kept_groups(self) -> Numbers:
         """All rows are kept, and read together, since each one's span follows from those before it."""
         return np.zeros(self.group_rows[0], np.int64)
+
+    def kept_column(self, column: str) -> list[str]:
+        """One column of all rows."""
+        found: list[str] = self.read_kept(np.arange(self.group_rows[0]), ["key", column]).column(column).to_pylist()
+        return found
 
     def read_kept(self, ranks: Numbers, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of these ranks; what is a link in the source is a file of its own here."""

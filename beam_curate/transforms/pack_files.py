@@ -181,7 +181,7 @@ def kept_keys(source: RowSource, part: ScorePart) -> Iterator[tuple[str, tuple[s
     if not part.kept:
         return
     with source.open(part) as opened:
-        keys = opened.read_kept(np.arange(part.kept), ["key"]).column("key").to_pylist()
+        keys = opened.kept_column("key")
     for rank, key in enumerate(keys):
         written = safe_key(key)
         yield stem(written), (written, part.shard_index, rank)
