@@ -227,11 +227,30 @@ class PlacedRows:
 
 
 @record
+class LeftOut:
+    """A kept sample that its format cannot take: its part, its rank among the part's kept rows, its key, and why."""
+
+    shard_index: int
+    row: int
+    key: str
+    reason: str
+    message: str
+
+
+@record
 class WrittenShard:
-    """A finished output shard: its tar's name, number of samples, size in bytes, and md5 of its bytes."""
+    """A finished output shard: the name of its file, number of samples, size in bytes, and md5 of its bytes.
+
+    `reencoded` counts the images that were encoded again, `members` are the extensions that its samples' members have, and
+    `alike` says that each sample has all of them. `failures` are samples that it should have held.
+    """
 
     index: int
     name: str
     samples: int
     size: int
     md5: str
+    reencoded: int = 0
+    members: Sequence[str] = ()
+    alike: bool = True
+    failures: Sequence[LeftOut] = ()
