@@ -62,6 +62,10 @@ class Packing:
         return cls(indexes, counts, samples_per_shard, seed, prefixes, about)
 
     @functools.cached_property
+    def _indexes(self) -> Positions:
+        return np.array(self.indexes, np.int64)
+
+    @functools.cached_property
     def _ends(self) -> Positions:
         return np.array(list(accumulate(self.counts)), np.int64)
 
@@ -77,7 +81,7 @@ class Packing:
 
     def places(self, shard_index: int) -> tuple[Positions, Positions]:
         """For each kept row of a part, in the order of the part: (K,) its file, and (K,) its place there."""
-        at = int(np.searchsorted(self.indexes, shard_index))
+        at = int(np.searchsorted(self._indexes, shard_index))
         stop = int(self._ends[at])
         sources = np.arange(stop - self.counts[at], stop)
         files, places = np.divmod(positions_of(sources, self.total, self.seed), self.samples_per_shard)

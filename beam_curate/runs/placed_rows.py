@@ -63,7 +63,8 @@ def place_part(
         References with their files, or the rows themselves.
     """
     files, places = packing.places(part.shard_index)
-    left = np.flatnonzero(~np.isin(files, finished))
+    there = np.append(finished, -1)[np.searchsorted(finished, files)] == files
+    left = np.flatnonzero(~there)
     kept = Kept(left, files[left], places[left])
     if not len(left):
         return

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
@@ -85,7 +84,12 @@ class PackShards(beam.PTransform):
             # Committed: a second look would find what this job has written.
             | "CommitFinished" >> beam.Reshuffle().with_input_types(WrittenShard)
         )
-        finished = there | "Index" >> beam.Map(lambda shard: shard.index) | "Indexes" >> beam.combiners.ToList()
+        finished = (
+            there
+            | "Index" >> beam.Map(lambda shard: shard.index)
+            | "Indexes" >> beam.combiners.ToList()
+            | "Ascending" >> beam.Map(lambda indexes: np.array(sorted(indexes), np.int64))
+        )
         written = (
             {
                 "parts": parts | "PartByShard" >> beam.Map(lambda part: (part.shard_index, part)),
@@ -181,8 +185,7 @@ class _PlaceRows(SideBySide):
 
     def work(self, element: tuple[ScorePart, dict[int, str]], *side: Any) -> Iterator[Loose | tuple[int, PlacedRows]]:
         (part, renamed), (packing, finished) = element, side
-        places: npt.NDArray[np.int64] = np.array(sorted(finished), np.int64)
-        return place_part(self._output, part, packing, renamed, places)
+        return place_part(self._output, part, packing, renamed, finished)
 
     def _pass_on(self, result: Loose | tuple[int, PlacedRows]) -> Iterator[tuple[int, PlacedRows]]:
         if not isinstance(result, Loose):
