@@ -27,7 +27,7 @@ def _configuration(value: Any) -> str:
     return misfit(value, CONFIGURATION)
 
 
-_SOURCE: Final[Mapping[str, Any]] = {"configuration": _configuration}
+_SOURCE: Final[Mapping[str, Any]] = {"configuration?": _configuration}
 CONFIGURATION: Final[Mapping[str, Any]] = {
     "model?": {"clip_model?": str, "embed_dim?": int, "weights?": str},
     "source?": _SOURCE,

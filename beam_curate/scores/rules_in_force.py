@@ -17,7 +17,7 @@ def steps(configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     A search for duplicates keeps the verdicts of the run that it started from. A selection judges anew: of what came before
     only --screen stands, since a sample without an embedding cannot come back.
     """
-    before = steps(configuration["source"]["configuration"] or {}) if "source" in configuration else []
+    before = steps(configuration["source"].get("configuration") or {}) if "source" in configuration else []
     if "source" in configuration and "methods" not in configuration:
         before = [{"screen": step["screen"]} for step in before if step.get("screen")]
     return [*before, configuration]
