@@ -58,9 +58,12 @@ EXTRAS_REQUIRE = {
     # What `make check` and `make test` need: linters, and the readers that our output is read back with.
     "dev": [
         "apache-beam[aws]==2.77.*",
+        # daft, duckdb and polars: each reads the score table by a Parquet reader of its own, and users have them.
+        "daft>=0.5",
         "datasets>=3",
         # What apache-beam[yaml] has beside a pandas older than ours, which only some of its readers and writers need.
         "docstring-parser>=0.15,<1",
+        "duckdb>=1.3",
         "flask>=3",
         "flask-cors>=5",
         "gcp-storage-emulator>=2026.7",
@@ -73,6 +76,7 @@ EXTRAS_REQUIRE = {
         "moto[s3]>=5",
         "mypy>=1.13",
         "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",
+        "polars>=1.30",
         "pytest>=8",
         "pytest-xdist>=3.6",  # two processes: half of the suite's time goes to commands that it starts and waits for
         "ruff>=0.8",

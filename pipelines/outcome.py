@@ -21,6 +21,7 @@ from beam_curate.tars.skipped import KINDS, lost
 from beam_curate.transforms.write_layouts import WriteLayouts
 from beam_curate.transforms.write_report import WriteReport
 from pipelines.launch import run_and_wait, run_pipeline
+from pipelines.options import printable
 
 
 def finish_complete(output: str, shown: str, layouts: Sequence[str], options: PipelineOptions) -> None:
@@ -120,6 +121,13 @@ def report(folder: str, output: str, seconds: float) -> int:
     print(f"look at {output.rstrip('/')}/report.html; all rows: beam_curate.read_score_table({output.rstrip('/')!r})")
     if summary["scores_meaningless"]:
         print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
+    files = summary.get("files", {})
+    if files.get("reencoded"):
+        print(f"{files['reencoded']:,} images were encoded again, the others are byte for byte as they were")
+    if files.get("failed"):
+        where = join(output, "failures.parquet")
+        print(f"error: {files['failed']:,} kept samples are in no shard; see {printable(where)}", file=sys.stderr)
+        return 1
     if funnel["failed"] == funnel["input"]:
         print(f"error: all {funnel['input']} samples failed; the reasons are above", file=sys.stderr)
         return 1

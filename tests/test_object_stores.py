@@ -1,6 +1,7 @@
 """The whole job on object stores: gs:// on a GCS emulator and s3:// on moto's server, both started here."""
 
 import collections
+import io
 import logging
 import random
 import socket
@@ -8,6 +9,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -17,10 +20,12 @@ from google.api_core.retry import Retry
 from beam_curate.records import Shard
 from beam_curate.runs import claims
 from beam_curate.runs.run_state import RunError, prepare_output
+from beam_curate.runs.score_table import embedding_column, write_table
 from beam_curate.storage import files, ranged_reading, retrying
 from beam_curate.storage.exclusive import create_new
 from beam_curate.storage.listing import InputError, list_shards
 from beam_curate.storage.object_stores import delete_gcs
+from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.storage.ranged_reading import RangeReader
 from beam_curate.storage.retrying import StorageError
 from beam_curate.tars.sources import SourceChangedError, SourceReader
@@ -307,6 +312,26 @@ def test_only_what_is_kept_is_fetched(store, capsys):
         assert requests <= (11 if planned else 21)
 
 
+def test_a_column_of_a_table_costs_its_bytes_and_one_footer(store):
+    rows = 20_000
+    noise = np.random.default_rng(0).standard_normal((rows, 64)).astype("<f2")
+    scores = pa.array(np.random.default_rng(1).standard_normal(rows).astype("<f4"))
+    columns = {"key": [str(n) for n in range(rows)], "aesthetic": scores, "embedding": embedding_column(noise)}
+    stream = io.BytesIO()
+    footer = write_table(stream, pa.table(columns))
+    store.put("columns/part.parquet", stream.getvalue())
+    store.sent.clear()
+    store.requests.clear()
+    with open_parquet(f"{store.root}/columns/part.parquet") as part:
+        assert part.read(["aesthetic"]).column("aesthetic").combine_chunks().equals(scores)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    wanted = sum(group.column(1).total_compressed_size for group in groups)
+    assert (
+        store.sent["columns/part.parquet"] - wanted <= (1 << 16) + 1024
+    )  # beside the footer, what the store says of the object
+    assert store.requests["columns/part.parquet"] == 1 + len(groups)
+
+
 def test_the_job_fetches_only_what_is_kept(store, monkeypatch):
     """The writing phase of the job itself."""
     from tests.test_pipeline import sample_members
@@ -340,7 +365,7 @@ def _rows(output):
 
 
 def test_a_source_that_changes_between_scoring_and_writing(store, monkeypatch):
-    from beam_curate.transforms import pack_shards
+    from beam_curate.transforms import pack_files
 
     shards = shard_bytes()
     put(f"{store.root}/changing", shards)
@@ -350,14 +375,14 @@ def test_a_source_that_changes_between_scoring_and_writing(store, monkeypatch):
         r"a\.tar changed after it was scored: the image of sample '0000' has sha256": bytes(flipped),
         r"a\.tar changed after it was scored: it is shorter": shards["a.tar"][:3000],
     }
-    original = pack_shards.write_shard
+    original = pack_files.write_file
     for number, (message, changed) in enumerate(changes.items()):
 
         def change(*arguments, changed=changed):
             store.put("changing/a.tar", changed)
             return original(*arguments)
 
-        monkeypatch.setattr(pack_shards, "write_shard", change)
+        monkeypatch.setattr(pack_files, "write_file", change)
         store.put("changing/a.tar", shards["a.tar"])
         output = f"{store.root}/changed{number}"
         with pytest.raises(RuntimeError, match=message):

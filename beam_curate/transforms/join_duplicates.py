@@ -15,7 +15,6 @@ from beam_curate.duplicates.finding import Findings, finish_search
 from beam_curate.duplicates.groups import Members, resolve
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScorePart
-from beam_curate.runs.run_state import input_shards
 from beam_curate.storage.files import join, read_bytes
 
 _FINDINGS: Final = "findings"
@@ -111,11 +110,12 @@ def _resolve(found: Sequence[Found], output: str, search: DuplicateSearch) -> It
 def _asks(shard_index: int, members: Members) -> Iterator[tuple[_Ask, tuple[int, Places]]]:
     """Which rows of which shards the members want to name, own keys included."""
     wanted = np.unique(np.concatenate([members["of"], members["row"]]))
+    # Sorted, so the rows of a shard lie together, those of the other dataset behind ours.
     shards, index = places_of(wanted)
     foreign = (wanted & FOREIGN) != 0
-    for other in (False, True):
-        for shard in np.unique(shards[foreign == other]).tolist():
-            yield (other, shard), (shard_index, index[(foreign == other) & (shards == shard)])
+    starts = np.flatnonzero((np.diff(shards, prepend=-1) != 0) | (np.diff(foreign, prepend=False)))
+    for start, rows in zip(starts.tolist(), np.split(index, starts[1:]), strict=True):
+        yield (bool(foreign[start]), int(shards[start])), (shard_index, rows)
 
 
 def _look_up(
@@ -125,10 +125,10 @@ def _look_up(
     foreign, asked_shard = ask
     table = search.table(foreign)
     with table.open(asked_shard) as part:
-        rows = part.read(["index", "key"])
+        rows = part.read(["index", "key", "shard"])  # which all name the one shard: that is checked where they are read
     index = rows.column("index").to_numpy()
     order = np.argsort(index)
-    path = input_shards(table.scores)[asked_shard].path
+    path = rows.column("shard")[0].as_py()
     for shard_index, wanted in asked:
         place = order[np.searchsorted(index, wanted, sorter=order)]
         yield shard_index, (ask, wanted, rows.column("key").take(place).to_pylist(), path)
