@@ -30,8 +30,8 @@ from beam_curate.runs.run_files import (
     folders,
     matching,
 )
-from beam_curate.runs.state_files import flat, input_shards, read_run_file
-from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.state_files import flat, input_shards, read_run_file, read_summary
+from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.storage.files import (
     all_files,
     atomic_output,
@@ -82,6 +82,7 @@ def prepare_output(
     kind: str = "",
     reads: Sequence[str] = (),
     runs: Sequence[str] = (),
+    table_only: bool = False,
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
 
@@ -102,6 +103,8 @@ def prepare_output(
         kind: EXPORT for an export; empty for a run with a score table.
         reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
         runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
+        table_only: The run ends with its score table, so one that has ended so is complete; without, it is not. Its summary
+            then stays until that of the whole run takes its place: that one can be told by TABLE_ONLY in it.
 
     Raises:
         RunError: The folder holds something else, or another run, or another job writes there; it names the difference and the
@@ -116,7 +119,8 @@ def prepare_output(
     try:
         there = exists(join(output, RUN))
         if there and not overwrite:
-            return _continue(output, configuration, shards, resume, retry, scores, kind)
+            whole = _continue(output, configuration, shards, resume, retry, scores, kind)
+            return whole and (table_only or not read_summary(output).get(TABLE_ONLY))
         if there:
             kinds = _check_replaceable(output, scores, kind)
             _check_not_read(output, [*(shard.path for shard in shards), *reads], kinds)
