@@ -22,7 +22,7 @@ from tests.stubs import stub_heads
 
 NEEDED = {
     CurateOptions: ["--input=/none", "--output=/none/out"],
-    SelectOptions: ["--scores=/none", "--output=/none/out"],
+    SelectOptions: ["--scores=/none", "--output=/none/out", "--resize_shortest=9"],
     DedupOptions: ["--scores=/none", "--output=/none/out", "--methods=exact,perceptual,semantic"],
     ExportOptions: ["--input=/none", "--output=/none/out", "--format=webdataset", "--resize_shortest=9"],
 }
