@@ -38,20 +38,30 @@ def unrounded(tower, pixels):
         torch.Tensor.to = real
 
 
-def add_wide_model():
-    """ViT-B-32-256 with two blocks of its twelve."""
-    vision = {"image_size": 256, "layers": 2, "width": 768, "patch_size": 32}
-    text = {"context_length": 8, "vocab_size": 10, "width": 32, "heads": 1, "layers": 1}
+TEXT = {"context_length": 8, "vocab_size": 10, "width": 32, "heads": 1, "layers": 1}
+# ViT-B-32-256 with two blocks of its twelve, and small ones of other kinds: convolutions, and pooling by attention.
+TOWERS = {
+    "wide-of-two-blocks": {"image_size": 256, "layers": 2, "width": 768, "patch_size": 32},
+    "small-resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+    "small-coca": {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16, "attentional_pool": True,
+                   "attn_pooler_heads": 8, "output_tokens": True},
+    "small-convnext": {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+}  # fmt: skip
+
+
+def add_models():
+    """Makes the towers known to open_clip."""
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "wide-of-two-blocks.json"
-        path.write_text(json.dumps({"embed_dim": 512, "vision_cfg": vision, "text_cfg": text}))
-        open_clip.add_model_config(path)
+        for name, vision in TOWERS.items():
+            width = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": TEXT}
+            (pathlib.Path(folder) / f"{name}.json").write_text(json.dumps(width))
+        open_clip.add_model_config(pathlib.Path(folder))
 
 
 def differing(name, precision, batch, threads):
     """At how many places of a batch, or with how many kinds of neighbours, an image has another embedding than elsewhere."""
     torch.set_num_threads(threads)
-    add_wide_model()
+    add_models()
     tower = build_visual_tower(find_weights(name, "random"), precision=precision, device="cpu")
     numbers = np.random.default_rng(batch)
     size = tower.describe().image_size
@@ -87,7 +97,7 @@ CASES = [
     ("wide-of-two-blocks", precision, batch, threads)
     for precision in ("fp32", "bf16")
     for batch, threads in ((4, 2), (5, 2), (3, 3))
-]
+] + [(name, precision, 5, 2) for name in list(TOWERS)[1:] for precision in ("fp32", "bf16")]
 
 
 @pytest.mark.parametrize("instructions", [{}, AVX2], ids=["as it is", "AVX2"])
@@ -151,6 +161,40 @@ def test_images_go_alone_through_a_tower_whose_rows_differ_by_place(caplog):
     assert torch.equal(rows.call(tower, batch[:3]), tower(batch[:3]))
     assert tower.calls[5:] == [3, 3, 3]  # of this size they do not differ
     assert not caplog.records
+
+
+class PlacedMlp(nn.Module):
+    """A block's part with the same fault: the later images' values are one step larger."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, tokens):
+        out = self.part(tokens)
+        return torch.cat([out[:2], out[2:] * (1 + 2**-20)])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("small-coca", "transformer.resblocks.0.mlp"),
+        ("small-resnet", "layer4"),
+        ("small-convnext", "trunk.stages.2"),
+    ],
+)
+def test_the_look_finds_a_fault_within_each_kind_of_tower(name, part, caplog):
+    add_models()
+    tower = build_visual_tower(find_weights(name, "random"), precision="fp32", device="cpu")
+    size = tower.describe().image_size
+    batch = np.repeat(np.random.default_rng(1).integers(0, 256, (1, size, size, 3), dtype=np.uint8), 4, axis=0)
+    place, _, child = part.rpartition(".")
+    above = tower._module.get_submodule(place)
+    setattr(above, child, PlacedMlp(above.get_submodule(child)))
+    with torch.inference_mode(), caplog.at_level(logging.WARNING, LOG):
+        rows = unrounded(tower, batch)
+    assert (rows == rows[:1]).all()
+    assert "2 places of a batch of 4 give an image other last bits" in caplog.text
 
 
 @torch.inference_mode()
