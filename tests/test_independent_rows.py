@@ -212,7 +212,7 @@ def test_the_look_goes_through_two_blocks_alone_and_changes_nothing():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("threads", [1, 3, 7])
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", [nn.GELU(), QuickGELU(), nn.SiLU(), nn.Sigmoid(), nn.GELU("tanh")])
 def test_activations_are_the_same_at_all_places(activation, dtype, threads):
@@ -223,7 +223,7 @@ def test_activations_are_the_same_at_all_places(activation, dtype, threads):
         module = nn.Sequential(nn.Identity(), activation)
         separate_activations(module)
         separate_activations(module)  # a second time does nothing
-        for width in (1001, 1008, 1024):
+        for width in (1001, 1024):
             one = torch.randn(1, 65, width).to(dtype)
             batch = one.expand(5, -1, -1).contiguous()
             out = module(batch)
@@ -234,7 +234,7 @@ def test_activations_are_the_same_at_all_places(activation, dtype, threads):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", [nn.GELU(), QuickGELU(), nn.SiLU(), nn.Sigmoid(), nn.GELU("tanh")])
 def test_activations_are_applied_to_the_whole_batch_only_where_places_do_not_matter(activation, dtype, threads):
