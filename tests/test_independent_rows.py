@@ -38,20 +38,30 @@ def unrounded(tower, pixels):
         torch.Tensor.to = real
 
 
-def add_wide_model():
-    """ViT-B-32-256 with two blocks of its twelve."""
-    vision = {"image_size": 256, "layers": 2, "width": 768, "patch_size": 32}
-    text = {"context_length": 8, "vocab_size": 10, "width": 32, "heads": 1, "layers": 1}
+TEXT = {"context_length": 8, "vocab_size": 10, "width": 32, "heads": 1, "layers": 1}
+# ViT-B-32-256 with two blocks of its twelve, and small ones of other kinds: convolutions, and pooling by attention.
+TOWERS = {
+    "wide-of-two-blocks": {"image_size": 256, "layers": 2, "width": 768, "patch_size": 32},
+    "small-resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+    "small-coca": {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16, "attentional_pool": True,
+                   "attn_pooler_heads": 8, "output_tokens": True},
+    "small-convnext": {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+}  # fmt: skip
+
+
+def add_models():
+    """Makes the towers known to open_clip."""
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "wide-of-two-blocks.json"
-        path.write_text(json.dumps({"embed_dim": 512, "vision_cfg": vision, "text_cfg": text}))
-        open_clip.add_model_config(path)
+        for name, vision in TOWERS.items():
+            width = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": TEXT}
+            (pathlib.Path(folder) / f"{name}.json").write_text(json.dumps(width))
+        open_clip.add_model_config(pathlib.Path(folder))
 
 
 def differing(name, precision, batch, threads):
     """At how many places of a batch, or with how many kinds of neighbours, an image has another embedding than elsewhere."""
     torch.set_num_threads(threads)
-    add_wide_model()
+    add_models()
     tower = build_visual_tower(find_weights(name, "random"), precision=precision, device="cpu")
     numbers = np.random.default_rng(batch)
     size = tower.describe().image_size
@@ -87,7 +97,7 @@ CASES = [
     ("wide-of-two-blocks", precision, batch, threads)
     for precision in ("fp32", "bf16")
     for batch, threads in ((4, 2), (5, 2), (3, 3))
-]
+] + [(name, precision, 5, 2) for name in list(TOWERS)[1:] for precision in ("fp32", "bf16")]
 
 
 @pytest.mark.parametrize("instructions", [{}, AVX2], ids=["as it is", "AVX2"])
@@ -153,6 +163,40 @@ def test_images_go_alone_through_a_tower_whose_rows_differ_by_place(caplog):
     assert not caplog.records
 
 
+class PlacedMlp(nn.Module):
+    """A block's part with the same fault: the later images' values are one step larger."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, tokens):
+        out = self.part(tokens)
+        return torch.cat([out[:2], out[2:] * (1 + 2**-20)])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("small-coca", "transformer.resblocks.0.mlp"),
+        ("small-resnet", "layer4"),
+        ("small-convnext", "trunk.stages.2"),
+    ],
+)
+def test_the_look_finds_a_fault_within_each_kind_of_tower(name, part, caplog):
+    add_models()
+    tower = build_visual_tower(find_weights(name, "random"), precision="fp32", device="cpu")
+    size = tower.describe().image_size
+    batch = np.repeat(np.random.default_rng(1).integers(0, 256, (1, size, size, 3), dtype=np.uint8), 4, axis=0)
+    place, _, child = part.rpartition(".")
+    above = tower._module.get_submodule(place)
+    setattr(above, child, PlacedMlp(above.get_submodule(child)))
+    with torch.inference_mode(), caplog.at_level(logging.WARNING, LOG):
+        rows = unrounded(tower, batch)
+    assert (rows == rows[:1]).all()
+    assert "2 places of a batch of 4 give an image other last bits" in caplog.text
+
+
 @torch.inference_mode()
 def test_the_look_goes_through_two_blocks_alone_and_changes_nothing():
     tower = build_visual_tower(find_weights("ViT-S-32-alt", "random"), precision="fp32", device="cpu")
@@ -168,7 +212,7 @@ def test_the_look_goes_through_two_blocks_alone_and_changes_nothing():
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("threads", [1, 3, 7])
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", [nn.GELU(), QuickGELU(), nn.SiLU(), nn.Sigmoid(), nn.GELU("tanh")])
 def test_activations_are_the_same_at_all_places(activation, dtype, threads):
@@ -179,7 +223,7 @@ def test_activations_are_the_same_at_all_places(activation, dtype, threads):
         module = nn.Sequential(nn.Identity(), activation)
         separate_activations(module)
         separate_activations(module)  # a second time does nothing
-        for width in (1001, 1008, 1024):
+        for width in (1001, 1024):
             one = torch.randn(1, 65, width).to(dtype)
             batch = one.expand(5, -1, -1).contiguous()
             out = module(batch)
@@ -190,7 +234,7 @@ def test_activations_are_the_same_at_all_places(activation, dtype, threads):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", [nn.GELU(), QuickGELU(), nn.SiLU(), nn.Sigmoid(), nn.GELU("tanh")])
 def test_activations_are_applied_to_the_whole_batch_only_where_places_do_not_matter(activation, dtype, threads):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from beam_curate import ClipModelHandler
+from beam_curate.images.resizing import Target
 from tests.conftest import ROOT
 
 MODEL = "ViT-S-32-alt"
@@ -228,7 +229,7 @@ class Leaking:
         self._leaked = leaked
 
     def describe(self):
-        return SimpleNamespace(image_size=224, clip_model=MODEL)
+        return SimpleNamespace(target=Target(224), clip_model=MODEL)
 
     def embed(self, pixels):
         rows = pixels.reshape(len(pixels), -1)[:, :4].astype(np.float64) / 256 + 1
