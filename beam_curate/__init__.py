@@ -16,29 +16,65 @@ from beam_curate.version import __version__ as __version__
 if TYPE_CHECKING:
     from beam_curate.clip.caption_handler import CaptionHandler as CaptionHandler
     from beam_curate.clip.handler import ClipModelHandler as ClipModelHandler
+    from beam_curate.duplicates.clusters import Clustering as Clustering
+    from beam_curate.duplicates.removal import Duplicates as Duplicates
+    from beam_curate.duplicates.search import DuplicateSearch as DuplicateSearch
     from beam_curate.heads.files import find_heads as find_heads
     from beam_curate.images.decoding import DecodeOptions as DecodeOptions
+    from beam_curate.runs.table_parts import TablePlace as TablePlace
     from beam_curate.runs.table_parts import read_score_table as read_score_table
     from beam_curate.scores.rules import Rule as Rule
     from beam_curate.scores.rules import keep_rule as keep_rule
+    from beam_curate.scores.top import TopRule as TopRule
+    from beam_curate.selection.rejudging import Selection as Selection
+    from beam_curate.transforms.continue_run import ContinueRun as ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages as DecodeImages
+    from beam_curate.transforms.find_duplicates import FindDuplicates as FindDuplicates
+    from beam_curate.transforms.finish_table import FinishTable as FinishTable
+    from beam_curate.transforms.judge_table import JudgeTable as JudgeTable
+    from beam_curate.transforms.list_parts import ListParts as ListParts
+    from beam_curate.transforms.pack_shards import PackShards as PackShards
     from beam_curate.transforms.read_tar_shards import ReadTarShards as ReadTarShards
+    from beam_curate.transforms.remove_duplicates import RemoveDuplicates as RemoveDuplicates
     from beam_curate.transforms.score_and_filter import ScoreAndFilter as ScoreAndFilter
+    from beam_curate.transforms.score_images import ScoreImages as ScoreImages
+    from beam_curate.transforms.select_rows import SelectRows as SelectRows
     from beam_curate.transforms.split_by_status import SplitByStatus as SplitByStatus
+    from beam_curate.transforms.write_layouts import WriteLayouts as WriteLayouts
+    from beam_curate.transforms.write_report import WriteReport as WriteReport
+    from beam_curate.transforms.write_score_table import WriteScoreTable as WriteScoreTable
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards as WriteWebDatasetShards
 
 _HOMES = {
     "CaptionHandler": "clip.caption_handler",
     "ClipModelHandler": "clip.handler",
+    "Clustering": "duplicates.clusters",
+    "Duplicates": "duplicates.removal",
+    "DuplicateSearch": "duplicates.search",
     "find_heads": "heads.files",
     "DecodeOptions": "images.decoding",
+    "TablePlace": "runs.table_parts",
+    "read_score_table": "runs.table_parts",
     "Rule": "scores.rules",
     "keep_rule": "scores.rules",
-    "read_score_table": "runs.table_parts",
+    "Selection": "selection.rejudging",
+    "TopRule": "scores.top",
+    "ContinueRun": "transforms.continue_run",
     "DecodeImages": "transforms.decode_images",
+    "FindDuplicates": "transforms.find_duplicates",
+    "FinishTable": "transforms.finish_table",
+    "JudgeTable": "transforms.judge_table",
+    "ListParts": "transforms.list_parts",
+    "PackShards": "transforms.pack_shards",
     "ReadTarShards": "transforms.read_tar_shards",
+    "RemoveDuplicates": "transforms.remove_duplicates",
     "ScoreAndFilter": "transforms.score_and_filter",
+    "ScoreImages": "transforms.score_images",
+    "SelectRows": "transforms.select_rows",
     "SplitByStatus": "transforms.split_by_status",
+    "WriteLayouts": "transforms.write_layouts",
+    "WriteReport": "transforms.write_report",
+    "WriteScoreTable": "transforms.write_score_table",
     "WriteWebDatasetShards": "transforms.write_webdataset_shards",
 }
 

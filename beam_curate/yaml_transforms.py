@@ -195,13 +195,16 @@ def write_webdataset_shards(
     samples_per_shard: int = 1000,
     seed: int | None = None,
     about: Mapping[str, Any] = _EMPTY,
+    table_only: bool = False,
 ) -> beam.PTransform:
     """Writes the score table of all samples and WebDataset shards of the kept ones; gives one `FinishedRun`."""
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
 
     folder, names = absolute(output), tuple(score_names)
     check = beam.Map(_with_scores, names).with_output_types(ScoredSample)
-    write = WriteWebDatasetShards(folder, names, embedding_dim, samples_per_shard, seed, about=dict(about))
+    write = WriteWebDatasetShards(
+        folder, names, embedding_dim, samples_per_shard, seed, about=dict(about), table_only=table_only
+    )
     counts = beam.Map(_finished, folder).with_output_types(FinishedRun)
     return _named("WriteWebDatasetShards", "CheckScores" >> check | write | "Counts" >> counts)
 

@@ -37,12 +37,12 @@ _DIM = 768
 _MODEL = {"clip_model": "ViT-L-14", "embed_dim": _DIM, "weights": "none", "quick_gelu": True}
 
 
-def make_source(path: Path, size: int) -> list[ScoredSample]:
-    """Writes a tar of samples of `size` bytes, and gives their rows, scores and embeddings empty."""
+def make_source(path: Path, size: int, samples: int = PER_PART) -> list[ScoredSample]:
+    """Writes a tar of so many samples of `size` bytes, and gives their rows, scores and embeddings empty."""
     rng = np.random.default_rng(0)
     rows = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number in range(PER_PART):
+        for number in range(samples):
             data, caption, key = rng.bytes(size), b"a caption of some words", f"{number:06d}"
             members = []
             for suffix, body in (("jpg", data), ("txt", caption)):
@@ -50,7 +50,7 @@ def make_source(path: Path, size: int) -> list[ScoredSample]:
                 info.size = len(body)
                 members.append(Member(suffix, tar.offset + 512, len(body)))
                 tar.addfile(info, io.BytesIO(body))
-            last = PER_PART if number == PER_PART - 1 else 0
+            last = samples if number == samples - 1 else 0
             ref = SampleRef(0, str(path), number, key, tuple(members), "jpg", last, caption.decode())
             facts = ImageFacts(640, 480, "JPEG", sha256(data).hexdigest(), len(data))
             rows.append(ScoredSample(ref, facts, b"", {}, "kept"))

@@ -139,10 +139,25 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             job.top,
             widths(job.second),
             duplicates,
+            options.table_only,
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)
     )
+
+
+def pack(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+    """What is left of a run in `output` that has ended with its table: neither sources to score nor a model to load."""
+    from beam_curate.runs.table_parts import finished_table
+    from beam_curate.transforms.list_parts import ListParts
+    from beam_curate.transforms.pack_shards import PackShards
+    from beam_curate.transforms.write_layouts import WriteLayouts
+    from beam_curate.transforms.write_report import WriteReport
+
+    options = job.options
+    table, _ = finished_table(output)
+    packed = root | ListParts(table) | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
+    return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
 
 
 def about_run(job: Job, runner: str) -> dict[str, Any]:
@@ -183,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from beam_curate.runs.claims import claim
     from beam_curate.runs.run_state import prepare_output
-    from beam_curate.storage.files import absolute
+    from beam_curate.runs.summary import SUMMARY
+    from beam_curate.storage.files import absolute, exists, join
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import (
         LOCAL_RUNNER,
@@ -218,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             overwrite=options.overwrite,
             retry=options.retried_reasons,
             reads=job.reads,
+            table_only=options.table_only,
         )
         if complete:
             finish_complete(output, options.output, options.layouts, beam_options)
@@ -226,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not complete:
         announce(job, given)
         new = not (options.resume or options.retry_failed)
+        if exists(join(output, SUMMARY)):  # of a run that is not complete: it has ended with its table
+            steps = functools.partial(pack, job=job, output=output, about=about)
         if not finish_run(steps, beam_options, output, options.output, new=new):
             return 0
     return report(output, options.output, time.monotonic() - started)

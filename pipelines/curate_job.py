@@ -46,7 +46,7 @@ class Job:
         """What decides the results: a run is continued only with the same."""
         skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "second_model",
                    "quick_gelu", "preprocess", "device", "dali_device", "decode_threads", "model_copies", "accelerator",
-                   "gpu_placement", "layout", "head", "scorer", "resume", "retry_failed", "overwrite",
+                   "gpu_placement", "table_only", "layout", "head", "scorer", "resume", "retry_failed", "overwrite",
                    *(() if self.options.dedup else OF_DEDUP))  # fmt: skip
         return {
             **self.options.without(*skipped),

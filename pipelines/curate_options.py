@@ -115,6 +115,12 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         "before inference, keep if this holds: a condition as for --keep on the image's facts and the --quality scores; the "
         "model does not see the others",
     )
+    table_only: bool = option(
+        False,
+        "end with the score table and its verdicts, and write no shards: select.py packs it on machines without a GPU, or the "
+        "same command with --resume and without this option",
+        action="store_true",
+    )
     layout: str = layout_option()
     samples_per_shard: int = option(1000, "samples in every output shard but the last")
     shuffle_seed: Any = option(
@@ -174,6 +180,8 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         for name, high in (("batch_size", _MOST_IMAGES), ("max_pixels", _MOST_PIXELS)):
             if getattr(self, name) > high:
                 raise OptionError(f"--{name} is {getattr(self, name)}; give at most {high}")
+        if self.table_only and self.layout:
+            raise OptionError(f"--layout {self.layout} is of shards, which --table_only does not write; leave one out")
         if (self.resume or self.retry_failed) and self.overwrite:
             raise OptionError("--resume or --retry_failed and --overwrite exclude each other; give one of them")
 

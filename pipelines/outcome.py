@@ -14,7 +14,7 @@ from beam_curate.export.layout_files import DESCRIPTION, FOLDER
 from beam_curate.export.layouts import read_description
 from beam_curate.report.writing import REPORT
 from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.runs.whole_run import check_shards, check_table
 from beam_curate.storage.files import clean_temporary, exists, join
 from beam_curate.tars.skipped import KINDS, lost
@@ -117,7 +117,13 @@ def report(folder: str, output: str, seconds: float) -> int:
         print(f"  {reason}: {number:,}")
     for line in skipped_lines(summary):
         print(line)
-    print(f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s")
+    if summary.get(TABLE_ONLY):
+        print(
+            f"the score table in {output}, {seconds:.1f} s; no shards yet: pack it with select.py --scores {output}, or by the "
+            "same command with --resume and without --table_only"
+        )
+    else:
+        print(f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s")
     print(f"look at {output.rstrip('/')}/report.html; all rows: beam_curate.read_score_table({output.rstrip('/')!r})")
     if summary["scores_meaningless"]:
         print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")

@@ -31,8 +31,8 @@ _OF_DUPLICATES: Final = ("keep_by", "eps", "n_clusters", "border", "max_distance
 
 # Where the console shows an option; those not named here come last, under "More".
 _GROUPS: Final[Mapping[str, Sequence[str]]] = {
-    "Input and output": ("input", "scores", "output", "image_extension", "samples_per_shard", "shuffle_seed", "resume",
-                         "overwrite"),
+    "Input and output": ("input", "scores", "output", "table_only", "image_extension", "samples_per_shard", "shuffle_seed",
+                         "resume", "overwrite"),
     "Models": ("model_dir", "clip_model", "pretrained", "aesthetic_head", "nsfw_head", "nsfw_chain", "prompt"),
     "Rules": ("min_aesthetic", "max_nsfw", "min_side", "keep", "top", "top_fraction", "caption_score", "quality", "screen"),
     "Duplicates": ("duplicates", "dedup", *_OF_DUPLICATES),

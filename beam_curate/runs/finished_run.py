@@ -14,7 +14,7 @@ from beam_curate.records import Shard
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.score_table import AGAIN, damage_named
 from beam_curate.runs.state_files import read_index, read_summary
-from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.storage.files import exists, join, match
 from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.headers import BLOCK, padded
@@ -67,6 +67,11 @@ def read_run(folder: str) -> FinishedRun:
         remedy = "is not finished; continue it with --resume" if started else "holds no run; give the --output of one"
         raise RunNotUsableError(f"{folder} {remedy}")
     summary = read_summary(folder)
+    if summary.get(TABLE_ONLY):
+        raise RunNotUsableError(
+            f"{folder} has a score table and no shards yet, for it was made with --table_only: pack it with select.py, or by the "
+            "same command with --resume and without --table_only"
+        )
     kept = summary.get("funnel", {}).get("kept")
     if "files" in summary:
         raise RunNotUsableError(

@@ -30,14 +30,16 @@ from beam_curate.runs.run_files import (
     folders,
     matching,
 )
-from beam_curate.runs.state_files import flat, input_shards, read_run_file
-from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.state_files import flat, input_shards, read_run_file, read_summary
+from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.storage.files import (
+    all_files,
     atomic_output,
     clean_temporary,
     delete,
     exists,
     files_under,
+    is_temporary,
     join,
     write_json,
 )
@@ -80,6 +82,7 @@ def prepare_output(
     kind: str = "",
     reads: Sequence[str] = (),
     runs: Sequence[str] = (),
+    table_only: bool = False,
 ) -> bool:
     """Makes the output folder ready for the run; returns whether the run is complete already.
 
@@ -100,6 +103,8 @@ def prepare_output(
         kind: EXPORT for an export; empty for a run with a score table.
         reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
         runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
+        table_only: The run ends with its score table, so one that has ended so is complete; without, it is not. Its summary
+            then stays until that of the whole run takes its place: that one can be told by TABLE_ONLY in it.
 
     Raises:
         RunError: The folder holds something else, or another run, or another job writes there; it names the difference and the
@@ -114,7 +119,8 @@ def prepare_output(
     try:
         there = exists(join(output, RUN))
         if there and not overwrite:
-            return _continue(output, configuration, shards, resume, retry, scores, kind)
+            whole = _continue(output, configuration, shards, resume, retry, scores, kind)
+            return whole and (table_only or not read_summary(output).get(TABLE_ONLY))
         if there:
             kinds = _check_replaceable(output, scores, kind)
             _check_not_read(output, [*(shard.path for shard in shards), *reads], kinds)
@@ -136,13 +142,22 @@ _SHARDS = pa.schema([("path", pa.string()), ("size", pa.int64())])
 
 def _check_new(output: str, goes_on: bool) -> None:
     """Refuses a folder without a run to continue one, and one with other files to begin one."""
-    # A run that was stopped between writing the shards and its mark has no mark yet.
-    if set(files_under(output, "*")) - {join(output, INPUT_SHARDS)}:
-        raise RunError(f"--output {output} is not empty and holds no run of beam_curate; give an empty or new folder")
+    # A run that was stopped between writing the shards and its mark has no mark yet. Below the folder too: parts of a table whose
+    # run is not known would be taken for parts of this one.
+    other = next((path for path in all_files(output) if not _of_a_start(output, path)), None)
+    if other is not None:
+        raise RunError(
+            f"--output {output} is not empty and holds no run of beam_curate, but {other}; give an empty or new folder"
+        )
     if goes_on:
         raise RunError(
             f"--output {output} holds no run to continue; leave out --resume and --retry_failed to start one"
         )
+
+
+def _of_a_start(output: str, path: str) -> bool:
+    """Whether a file is what a run may leave that was stopped before it had its mark."""
+    return path == join(output, INPUT_SHARDS) or is_temporary(output, path)
 
 
 def _continue(
@@ -234,6 +249,12 @@ def _check_replaceable(output: str, scores: str, kind: str) -> Sequence[str]:
     try:
         run = read_run_file(output)
     except DamagedFileError as error:
+        # A file of this name alone may be of another program, and the tars beside it what they were downloaded as.
+        if not exists(join(output, INPUT_SHARDS)):
+            raise RunError(
+                f"--overwrite: {error}. There is no {INPUT_SHARDS} either, so this may be no run of beam_curate: give another "
+                f"--output, or move away what is there"
+            ) from error
         # What the file does not say the others must: only what this kind of run writes may be there.
         foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else ONLY_FORMATS
         others = matching(output, foreign)

@@ -50,6 +50,8 @@ _SUMMARY: Final[Mapping[str, Any]] = {
     "source?": dict,
     **{f"{name}?": int for name in ("input_shards", "output_shards", "output_bytes", "output_files")},
     "scores_meaningless?": bool,
+    "table_only?": bool,
+    "table?": str,
     "random?": [str],
     "heads?": [{"name?": str}],
     "input?": {"pattern?": _OPTIONAL_TEXT, "run?": _OPTIONAL_TEXT, "duplicates?": _OPTIONAL_TEXT},

@@ -1,14 +1,17 @@
 """The files that end a run: index.json (wids), sizes.json, and summary.json, which marks the run as complete."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from beam_curate.records import ScorePart, WrittenShard
 from beam_curate.storage.files import write_json
 from beam_curate.tars.skipped import in_order
 
 SUMMARY = "summary.json"
+TABLE_ONLY: Final = "table_only"
+"""The key of a summary that marks a run which has ended with its score table: it has no shards yet."""
 
 
 class AccountingError(RuntimeError):
@@ -57,6 +60,40 @@ def skipped_members(parts: Iterable[ScorePart]) -> dict[str, int]:
     return in_order(counts)
 
 
+def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> dict[str, Any]:
+    """What a summary says of the score table, checked; `table` tells it from another one."""
+    parts = sorted(parts, key=lambda part: part.shard_index)
+    if [part.shard_index for part in parts] != list(range(input_shards)):
+        raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
+    said = repr([(part.shard_index, part.footprint) for part in parts]).encode()
+    return {
+        "funnel": funnel(parts),
+        "skipped": skipped_members(parts),
+        "input_shards": len(parts),
+        "table": hashlib.sha256(said).hexdigest(),
+    }
+
+
+def finish_table(
+    output: str, parts: Iterable[ScorePart], input_shards: int, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Checks the accounts of a run that ends with its score table and writes summary.json; returns the summary.
+
+    Args:
+        output: The run's folder.
+        parts: All parts of the score table, with the verdicts that count.
+        input_shards: Number of shards that were listed.
+        about: What the caller adds to the summary.
+
+    Raises:
+        AccountingError: A part is missing or doubled; nothing is written then.
+    """
+    table = _of_the_table(parts, input_shards)
+    summary = {TABLE_ONLY: True, **table, "output_shards": 0, "output_bytes": 0, **about}
+    write_json(output, SUMMARY, summary)
+    return summary
+
+
 def finish_run(
     output: str,
     parts: Iterable[ScorePart],
@@ -85,16 +122,12 @@ def finish_run(
     Raises:
         AccountingError: A part or a sample is missing or doubled; nothing is written then.
     """
-    parts = sorted(parts, key=lambda part: part.shard_index)
+    table = _of_the_table(parts, input_shards)
     shards = sorted(shards, key=lambda shard: shard.index)
-    if [part.shard_index for part in parts] != list(range(input_shards)):
-        raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
-    counts = funnel(parts)
+    counts = table["funnel"]
     check_files(shards, samples_per_shard, counts["kept"], failed)
     summary = {
-        "funnel": counts,
-        "skipped": skipped_members(parts),
-        "input_shards": len(parts),
+        **table,
         "output_shards": len(shards),
         "output_bytes": sum(shard.size for shard in shards),
         **about,

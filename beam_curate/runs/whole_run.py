@@ -7,7 +7,7 @@ from typing import Any, Final
 from beam_curate.runs.run_state import LOOKED_INTO, part_paths
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.state_files import input_shards, read_index, read_sizes, repeat_remedy
-from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.runs.table_parts import TablePlace, finished_table, moved_remedy
 from beam_curate.storage.files import join, match
 from beam_curate.threads import in_threads
@@ -62,7 +62,7 @@ def check_parts(table: TablePlace) -> list[int]:
 
 
 def check_shards(run: str, summary: Mapping[str, Any]) -> None:
-    """Checks that the output shards of a finished run or export are there, with what lies beside each.
+    """Checks that the output shards of a finished run or export are there, with what lies beside each; of a table alone, none.
 
     Args:
         run: The folder.
@@ -72,6 +72,8 @@ def check_shards(run: str, summary: Mapping[str, Any]) -> None:
         MissingFileError: The first file that is missing, or has another size, with what to do.
         DamagedFileError: A list of the files is damaged.
     """
+    if summary.get(TABLE_ONLY):
+        return
     (found_files,) = match([join(run, "*")])
     listed = {path.rpartition("/")[2]: size for path, size in found_files.items()}
     sizes = "sizes.json"

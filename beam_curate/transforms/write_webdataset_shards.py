@@ -10,6 +10,7 @@ from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, ScorePart
 from beam_curate.runs.packing import Packing
 from beam_curate.scores.top import TopRule
+from beam_curate.transforms.finish_table import FinishTable
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.judge_table import JudgeTable
 from beam_curate.transforms.pack_shards import PackShards
@@ -37,6 +38,7 @@ class WriteWebDatasetShards(beam.PTransform):
         top: A rule on the whole table: what it rejects of the kept rows is written to `verdicts/` when the table is complete.
         second_embeddings: By the names of second embeddings (`ClipModelHandler.embedding_name`) their widths.
         duplicates: Which duplicates are rejected of the kept rows, before `top`; likewise. None: they stay.
+        table_only: End with the table: no shards are written, and the summary says so.
     """
 
     output: str
@@ -49,6 +51,7 @@ class WriteWebDatasetShards(beam.PTransform):
     top: TopRule | None = None
     second_embeddings: Mapping[str, int] = field(default_factory=dict)
     duplicates: DuplicateSearch | None = None
+    table_only: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -62,4 +65,6 @@ class WriteWebDatasetShards(beam.PTransform):
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()
         if self.top is not None or self.duplicates is not None:
             parts = parts | JudgeTable(self.output, self.top, self.duplicates)
+        if self.table_only:
+            return parts | FinishTable(self.output, self.about)
         return parts | PackShards(self.output, self.samples_per_shard, self.seed, self.about)
