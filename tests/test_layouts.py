@@ -358,13 +358,13 @@ def test_the_same_bytes_again_and_a_repeated_call(name, run, tmp_path):
         assert {info.date_time for info in zipfile.ZipFile(path).infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_one_part_at_a_time(run, tmp_path, monkeypatch):
+def test_each_part_by_itself(run, tmp_path, monkeypatch):
     output, kept = run
     sizes = []
     write = layout_files._write_parquet
     monkeypatch.setattr(layout_files, "_write_parquet", lambda *of: (sizes.append(of[2].num_rows), write(*of)))
     write_layout(str(output), "laion", str(tmp_path / "layout"))
-    assert sizes == [text.count("k") for text in STATUSES if "k" in text]
+    assert sorted(sizes) == sorted(text.count("k") for text in STATUSES if "k" in text)
     assert sum(sizes) == len(kept)
 
 
