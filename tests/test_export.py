@@ -507,7 +507,8 @@ def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys):
 def test_the_card_tells_where_it_comes_from(run):
     from huggingface_hub import DatasetCard
 
-    output = exported(run, "card", SMALL, "--license=cc-by-4.0", "--dataset_name=Test: set", "--shuffle_seed=1")
+    flags = ["--license=cc-by-4.0", "--dataset_name=Test: set", "--shuffle_seed=1", "--fields=caption,.txt"]
+    output = exported(run, "card", SMALL, *flags)
     card = DatasetCard((output / "README.md").read_text())
     assert card.data.license == "cc-by-4.0"
     assert card.data.pretty_name == "Test: set"
