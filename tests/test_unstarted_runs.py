@@ -25,6 +25,10 @@ def data(tmp_path):
 
 
 WRONG = [
+    *(
+        ([f"--image_extension={text}"], f"image_extension is {text!r}; give one extension")
+        for text in ("..", "*.jpg", "jpg,png", "a/b")
+    ),
     (["--runner=DirctRunner"], "--runner DirctRunner is not known; did you mean DirectRunner"),
     (["--runner=no.such.Runner"], "--runner no.such.Runner cannot be loaded"),
     (["--runner=os.getcwd"], "--runner os.getcwd is no runner of Beam"),

@@ -69,6 +69,10 @@ def _channels(key: str, value: object, by: str) -> tuple[float, ...]:
     if len(numbers) != len(values) or len(numbers) not in (1, 3) or (key == "std" and min(numbers) <= 0):
         above = " above 0" if key == "std" else ""
         raise WeightsError(f"{by} says {key}={value!r}: it is to be one number{above} for all channels, or three")
+    if min(numbers) < 0 or max(numbers) > 1:
+        raise WeightsError(
+            f"{by} says {key}={value!r}: pixels count from 0 to 1; divide values of a scale to 255 by 255"
+        )
     if value == 0:  # open_clip's image_transform takes a plain 0 for "not given", and OpenAI's mean in its place
         raise WeightsError(f"{by} says {key}={value!r}, which open_clip reads as OpenAI's mean: write [0, 0, 0]")
     return tuple(float(n) for n in (numbers * 3 if len(numbers) == 1 else numbers))

@@ -1,8 +1,10 @@
 """ListTarShards and ReadTarShards: from a pattern to the samples of its shards."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -14,6 +16,9 @@ from beam_curate.storage.listing import list_shards
 from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES, read_samples
 from beam_curate.tars.skipped import SkippedMembers, lost
 from beam_curate.tars.sources import SourceChangedError
+
+# With or without the dot before it. A name can hold a comma or a star after its first dot, but who gives one means several.
+_EXTENSION: Final = re.compile(r"\.?[^./*,\s][^/*,]*")
 
 
 @dataclass(eq=False)
@@ -76,6 +81,8 @@ class ReadTarShards(beam.PTransform):
         for name in ("max_member_bytes", "max_shard_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.image_extension is not None and not _EXTENSION.fullmatch(self.image_extension):
+            raise ValueError(f"image_extension is {self.image_extension!r}; give one extension, such as jpg or seg.png")
 
     def expand(self, source: "beam.pvalue.PBegin | beam.PCollection[Shard]") -> "beam.PCollection[Sample]":
         """Lists the shards if a pattern was given, and reads them."""
