@@ -125,9 +125,10 @@ class ImageFacts:
 class DecodedImage:
     """A decoded sample: `pixels` are the bytes of a (S, S, 3) uint8 RGB array (empty if it failed).
 
+    `prepared` says how they were made, in the words of `str(Target)`, so that no model takes another one's for its own.
     `scores` are those that the image gives, without the model. A sample that is rejected before inference has a `failure` of
     the step `screen`. `other_pixels` has, by the name of a second embedding, the pixels that its model sees, where these are
-    other ones; `embeddings` the second embeddings that are there already.
+    other ones, and `other_prepared` how these were made; `embeddings` the second embeddings that are there already.
     """
 
     ref: SampleRef
@@ -137,6 +138,8 @@ class DecodedImage:
     scores: Mapping[str, float] = field(default_factory=dict)
     other_pixels: Mapping[str, bytes] = field(default_factory=dict)
     embeddings: Mapping[str, bytes] = field(default_factory=dict)
+    prepared: str = ""
+    other_prepared: Mapping[str, str] = field(default_factory=dict)
 
 
 @record
@@ -227,11 +230,30 @@ class PlacedRows:
 
 
 @record
+class LeftOut:
+    """A kept sample that its format cannot take: its part, its rank among the part's kept rows, its key, and why."""
+
+    shard_index: int
+    row: int
+    key: str
+    reason: str
+    message: str
+
+
+@record
 class WrittenShard:
-    """A finished output shard: its tar's name, number of samples, size in bytes, and md5 of its bytes."""
+    """A finished output shard: the name of its file, number of samples, size in bytes, and md5 of its bytes.
+
+    `reencoded` counts the images that were encoded again, `members` are the extensions that its samples' members have, and
+    `alike` says that each sample has all of them. `failures` are samples that it should have held.
+    """
 
     index: int
     name: str
     samples: int
     size: int
     md5: str
+    reencoded: int = 0
+    members: Sequence[str] = ()
+    alike: bool = True
+    failures: Sequence[LeftOut] = ()

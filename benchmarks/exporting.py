@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 from photo_shards import write_shards
 from PIL import Image
 
+from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.images.decoding import DecodeOptions, image_facts
 from beam_curate.records import ScoredSample, ScorePart, Shard
 from beam_curate.runs import score_table
-from beam_curate.runs.shard_writing import write_shard
+from beam_curate.runs.output_files import write_file
+from beam_curate.runs.placed_rows import written as placed_rows
 from beam_curate.runs.summary import finish_run
 from beam_curate.storage.files import write_json
 from beam_curate.tars.samples import read_samples
@@ -66,9 +67,9 @@ def make_run(folder: Path, shards: int) -> int:
     written, parts = [], []
     for index in range(shards):
         keys = [f"{index * PER_SHARD + place:09d}" for place in range(len(rows))]
-        named = table.append_column("source_key", table.column("key"))
-        named = named.set_column(named.schema.get_field_index("key"), "key", pa.array(keys))
-        written.append(write_shard(output, index, named))
+        named = placed_rows(table, index, np.arange(len(rows)), dict(enumerate(keys)))
+        named = named.append_column("source_tar", named.column("shard"))
+        written.append(write_file(CopiedTars(), output, index, named))
         parts.append(ScorePart(index, str(source), score_table.part_name(index), len(rows), len(rows), 0, 0, {}))
     about = {"scores_meaningless": True, "random": ["scores"], "heads": [], "configuration": {}}
     finish_run(output, parts, written, shards, len(rows), about)

@@ -40,8 +40,8 @@ from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.summary import finish_table
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
+from beam_curate.scores.top import TopRule
 from beam_curate.selection.rejudging import Selection
-from beam_curate.selection.top import TopRule
 from beam_curate.storage import ranged_reading
 from beam_curate.transforms.continue_run import ContinueRun
 from beam_curate.transforms.find_duplicates import FindDuplicates

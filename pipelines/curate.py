@@ -102,7 +102,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             options.decode_threads,
             options.dali_device,
             job.screening,
-            {name: second.target for name, second in job.second.items()},
+            {name: second.description.target for name, second in job.second.items()},
             ahead_of(options.batch_size),
         )
         | ScoreImages(job.own.of_images)
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             table_only=options.table_only,
         )
         if complete:
-            finish_complete(output, options.output, options.layouts)
+            finish_complete(output, options.output, options.layouts, beam_options)
     except (ValueError, StorageError) as error:
         return fail(error)
     if not complete:

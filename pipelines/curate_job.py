@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from beam_curate.records import Shard
     from beam_curate.scores.rules import KeepRule
     from beam_curate.scores.screening import Screening
-    from beam_curate.selection.top import TopRule
+    from beam_curate.scores.top import TopRule
     from pipelines.own_scores import OwnScores
 
 

@@ -22,13 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.export_options import DEFAULT_QUALITY, ExportOptions
+from pipelines.export_options import ExportOptions
 from pipelines.options import OptionError, fail, gives_back, parse, printable, run_command
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from beam_curate.export.files import Export
+    from beam_curate.export.end import Export
     from beam_curate.runs.finished_run import FinishedRun
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
@@ -46,23 +46,12 @@ class Job:
     @property
     def configuration(self) -> dict[str, Any]:
         """What decides the files: an export is continued only with the same."""
-        from importlib.metadata import version
-
         from beam_curate.runs.identity import run_identity
 
-        options, fields = self.options, self.export.fields
         return {
-            "format": options.format,
-            "samples_per_file": options.samples_per_file,
-            "shuffle_seed": options.shuffle_seed,
-            "compression": options.compression,
-            "resize_shortest": options.resize_shortest,
-            "image_format": options.image_format,
-            "quality": self.export.reencoding.quality if options.encodes else None,
-            # Another version of the encoder may give other bytes.
-            "pillow": version("pillow") if options.encodes else None,
-            "columns": list(fields.columns),
-            "members": "all" if fields.members is None else list(fields.members),
+            **self.export.format.description,
+            "samples_per_file": self.options.samples_per_file,
+            "shuffle_seed": self.options.shuffle_seed,
             "source": run_identity(self.run.folder, self.run.summary),
         }
 
@@ -73,13 +62,11 @@ def prepare(options: ExportOptions) -> Job:
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
-    from beam_curate.export.fields import choose_fields
-    from beam_curate.export.files import WEBDATASET, Export
-    from beam_curate.images.decoding import MAX_PIXELS
-    from beam_curate.images.reencoding import Reencoding
+    from beam_curate.export.end import Export
     from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
     from beam_curate.storage.files import absolute
     from beam_curate.storage.places import same_place
+    from pipelines.source_run import scoring_configuration
 
     source, output = absolute(options.input), absolute(options.output)
     if same_place(output, source):
@@ -92,28 +79,14 @@ def prepare(options: ExportOptions) -> Job:
     except RunNotUsableError as error:
         raise OptionError(f"--input {options.input}: {error}") from error
     suffixes = {member["suffix"] for sample in first.column("members").to_pylist() for member in sample}
-    try:
-        fields = choose_fields(options.names, run.schema.names, suffixes, all_members=options.format == WEBDATASET)
-    except ValueError as error:
-        raise OptionError(f"--fields {options.fields}: {error}") from error
-    limit = run.summary.get("configuration", {}).get("max_pixels")
+    scored = scoring_configuration(run.summary.get("configuration", {}))  # what could be scored can be encoded
     export = Export(
         source,
         output,
-        options.format,
-        fields,
-        run.schema,
+        options.chosen_format(run.schema, suffixes, scored.get("max_pixels")),
         run.total,
         options.samples_per_file,
         options.shuffle_seed,
-        options.compression == "gzip",
-        Reencoding(
-            options.resize_shortest,
-            options.image_format,
-            options.quality or DEFAULT_QUALITY,
-            limit if isinstance(limit, int) else MAX_PIXELS,
-        ),
-        options.encode_threads,
         options.dataset_name or output.rstrip("/").rpartition("/")[2],
         options.license,
         options.card == "yes",
@@ -210,8 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_shards(output, read_summary(output, "export", "output_bytes"))
     except (ValueError, StorageError) as error:
         return fail(error)
-    if options.format == "tfrecord" and options.compression == "gzip":
-        print("note: DALI reads no gzip, so there are no index files for it", file=sys.stderr)
+    if job.export.format.note:
+        print(f"note: {job.export.format.note}", file=sys.stderr)
     if complete:
         print(f"the export in {options.output} is complete already")
     elif not finish_run(steps, beam_options, output, options.output, new=not options.resume):

@@ -196,6 +196,22 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     return ended
 
 
+def run_and_wait(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:
+    """Builds and runs a pipeline that has no run's folder, and waits for its end.
+
+    Args:
+        build: Applies the transforms.
+        options: Beam's options.
+
+    Raises:
+        NotStartedError: The runner did not take the job.
+    """
+    root = _pipeline(options)
+    build(root)
+    with ends_with_its_workers():
+        _submitted(root).wait_until_finish()
+
+
 def _submitted(root: beam.Pipeline) -> Any:
     """Runs the pipeline, as far as the runner does so before it returns."""
     runner = runner_name(root.options)

@@ -1,7 +1,9 @@
 """What a command says at its end."""
 
+import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import apache_beam as beam
@@ -9,17 +11,20 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.duplicates.finding import read_findings
 from beam_curate.export.layout_files import DESCRIPTION, FOLDER
-from beam_curate.export.layouts import read_description, write_layout
-from beam_curate.report.writing import REPORT, write_report
+from beam_curate.export.layouts import read_description
+from beam_curate.report.writing import REPORT
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.runs.whole_run import check_shards, check_table
 from beam_curate.storage.files import clean_temporary, exists, join
 from beam_curate.tars.skipped import KINDS, lost
-from pipelines.launch import run_pipeline
+from beam_curate.transforms.write_layouts import WriteLayouts
+from beam_curate.transforms.write_report import WriteReport
+from pipelines.launch import run_and_wait, run_pipeline
+from pipelines.options import printable
 
 
-def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
+def finish_complete(output: str, shown: str, layouts: Sequence[str], options: PipelineOptions) -> None:
     """Says that a run is complete, after a look for its files, and writes what it lacks.
 
     That is the report, if it was stopped just before, and new layouts.
@@ -28,6 +33,7 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
         output: The run's folder.
         shown: The folder as the user named it.
         layouts: The layouts that are asked for.
+        options: Beam's options.
 
     Raises:
         ValueError: A file of the run is missing or damaged, or a layout cannot be written.
@@ -38,12 +44,15 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str]) -> None:
     check_shards(output, summary)
     print(f"the run in {shown} is complete already; nothing to score")
     clean_temporary(output)
-    if not exists(join(output, REPORT)):
-        write_report(output)
-    for name in layouts:
-        folder = join(output, f"{FOLDER}/{name}")
-        if not exists(join(folder, DESCRIPTION)) or not read_description(folder)["complete"]:
-            write_layout(output, name, folder)
+    reports = [] if exists(join(output, REPORT)) else [WriteReport(output)]
+    lacking = [name for name in layouts if not _has_layout(join(output, f"{FOLDER}/{name}"))]
+    if reports or lacking:
+        steps = [*reports, WriteLayouts(output, lacking)]
+        run_and_wait(lambda root: reduce(operator.or_, steps, root | beam.Create([summary])), options)
+
+
+def _has_layout(folder: str) -> bool:
+    return exists(join(folder, DESCRIPTION)) and bool(read_description(folder)["complete"])
 
 
 def finish_run(
@@ -118,6 +127,13 @@ def report(folder: str, output: str, seconds: float) -> int:
     print(f"look at {output.rstrip('/')}/report.html; all rows: beam_curate.read_score_table({output.rstrip('/')!r})")
     if summary["scores_meaningless"]:
         print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
+    files = summary.get("files", {})
+    if files.get("reencoded"):
+        print(f"{files['reencoded']:,} images were encoded again, the others are byte for byte as they were")
+    if files.get("failed"):
+        where = join(output, "failures.parquet")
+        print(f"error: {files['failed']:,} kept samples are in no shard; see {printable(where)}", file=sys.stderr)
+        return 1
     if funnel["failed"] == funnel["input"]:
         print(f"error: all {funnel['input']} samples failed; the reasons are above", file=sys.stderr)
         return 1

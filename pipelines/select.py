@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipelines.format_options import OF_FORMATS
 from pipelines.options import OptionError, fail, gives_back, parse, printable, run_command
 from pipelines.select_options import SelectOptions
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from beam_curate.duplicates.removal import Duplicates
+    from beam_curate.export.prepared import PreparedSamples
     from beam_curate.heads.head import EmbeddingScore
     from beam_curate.records import Shard
     from beam_curate.selection.rejudging import Selection
@@ -51,6 +53,7 @@ class Job:
         scorers: The descriptions of the user's own scorers.
         duplicates: The duplicates to reject beside the rules.
         files: Of --head.
+        format: How samples are written, if not as they are.
     """
 
     options: SelectOptions
@@ -60,6 +63,7 @@ class Job:
     scorers: Sequence[dict[str, object]]
     duplicates: Duplicates | None = None
     files: Sequence[str] = ()
+    format: PreparedSamples | None = None
 
     @property
     def reads(self) -> list[str]:
@@ -84,12 +88,16 @@ class Job:
             "scorer",
             "resume",
             "overwrite",
+            "encode_threads",
+            *OF_FORMATS,
         )
         rules = self.options.without(*skipped)
         heads = {
             scorer.name: scorer.description for scorer in self.selection.scorers if "prompts" not in scorer.description
         }
         rules |= {"scorers": list(self.scorers), "heads": {name: {**said, "file": ""} for name, said in heads.items()}}
+        if self.format is not None:
+            rules["files"] = self.format.description
         if self.duplicates is not None:
             rules["duplicates"] = self.duplicates.counts  # what was found decides, not where it lies
         return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
@@ -120,7 +128,8 @@ def prepare(options: SelectOptions) -> Job:
     with table.open(0) as part:
         schema = part.schema
     names = score_table.score_names(schema)
-    model = scoring_configuration(summary["configuration"])["model"]
+    scored = scoring_configuration(summary["configuration"])
+    model = scored["model"]
     own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
     if own.of_images:
         raise OptionError(
@@ -147,10 +156,24 @@ def prepare(options: SelectOptions) -> Job:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
-    job = Job(options, selection, shards, summary, own.descriptions, duplicates, own.files)
+    format = _format(options, selection, scored.get("max_pixels")) if options.asks_for_format else None
+    job = Job(options, selection, shards, summary, own.descriptions, duplicates, own.files, format)
     if options.report:
         _check_report(job, source)
     return job
+
+
+def _format(options: SelectOptions, selection: Selection, max_pixels: object) -> PreparedSamples:
+    """The format of the options, for rows of the table with the scores that the selection adds."""
+    import pyarrow as pa
+
+    with selection.table.open(0) as part:
+        schema = part.schema
+        samples = part.read(["members"]).column("members").to_pylist()
+    for name in selection.added:
+        schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
+    suffixes = {member["suffix"] for sample in samples for member in sample}
+    return options.chosen_format(schema.remove_metadata(), suffixes, max_pixels)
 
 
 def _check_report(job: Job, source: str) -> None:
@@ -218,6 +241,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     """The selection on a pipeline: what is left of the run in `output`, to shards and summary."""
     import apache_beam as beam
 
+    from beam_curate.export.copied_tars import CopiedTars
     from beam_curate.runs.score_table import VERDICTS
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.pack_shards import PackShards
@@ -232,7 +256,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         numbers = root | "Parts" >> beam.Create([shard.index for shard in job.shards])
         removed = numbers | RemoveDuplicates(job.selection, job.duplicates)
     parts = (run.pending | SelectRows(job.selection, output, removed), run.done) | "AddDone" >> beam.Flatten()
-    packed = parts | PackShards(output, job.options.samples_per_shard, job.options.shuffle_seed, about)
+    options, format = job.options, job.format or CopiedTars()
+    packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about, format)
     return packed | WriteReport(output) | WriteLayouts(output, job.options.layouts)
 
 
@@ -281,9 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             from pipelines.select_preview import dry_run
 
-            numbers = [shard.index for shard in job.shards]
             about = {**about_selection(job), "skipped": job.source.get("skipped", {})}
-            print(dry_run(job.selection, numbers, job.duplicates, options.samples_per_shard, options.report, about))
+            per_shard = options.samples_per_shard
+            print(dry_run(job.selection, job.duplicates, per_shard, options.report, about, beam_options))
             return 0
         output = absolute(options.output)
         about = about_run(job, runner_name(beam_options))
@@ -294,6 +319,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (ValueError, StorageError) as error:
         return fail(error)
+    if job.format is not None and job.format.note:
+        print(f"note: {job.format.note}", file=sys.stderr)
     if not complete and not finish_run(steps, beam_options, output, options.output, new=not options.resume):
         return 0
     return report(output, options.output, time.monotonic() - started)

@@ -3,6 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.format_options import (
+    FORMATS,
+    FormatOptions,
+    compression_option,
+    encode_threads_option,
+    fields_option,
+    image_format_option,
+    quality_option,
+    resize_option,
+)
 from pipelines.options import OptionError, number_or_none, option, required
 from pipelines.selecting_options import (
     SelectingOptions,
@@ -16,7 +26,7 @@ from pipelines.selecting_options import (
 
 
 @dataclass(frozen=True)
-class SelectOptions(SelectingOptions):
+class SelectOptions(SelectingOptions, FormatOptions):
     """Which score table to select from, by which rules, and where to write."""
 
     scores: str = required("folder of the run that made the score table: the --output of curate.py")
@@ -48,6 +58,18 @@ class SelectOptions(SelectingOptions):
     shuffle_seed: Any = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
     )
+    format: str = option(
+        "webdataset",
+        "webdataset: tars with every member as it is, unless an option below asks for something else; tfrecord: files of "
+        "tf.train.Example, with index files for DALI",
+        choices=FORMATS,
+    )
+    compression: str = compression_option()
+    resize_shortest: Any = resize_option()
+    image_format: str = image_format_option()
+    quality: Any = quality_option()
+    fields: str = fields_option("*", "; if this or an option above is given, the tables have these columns too")
+    encode_threads: int = encode_threads_option()
     dry_run: bool = option(
         False, "write nothing: print how many samples, bytes and shards each rule keeps", action="store_true"
     )
@@ -61,6 +83,7 @@ class SelectOptions(SelectingOptions):
 
     def __post_init__(self) -> None:
         self.check_selecting()
+        self.check_format()
         if self.samples_per_shard < 1:
             raise OptionError(f"--samples_per_shard is {self.samples_per_shard}; give at least 1")
         if not self.output and not self.dry_run:

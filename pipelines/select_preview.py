@@ -1,40 +1,85 @@
 """What `select.py --dry_run` says, and the page that it writes."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
+
 from beam_curate.duplicates.removal import Duplicates
-from beam_curate.report.preview import Preview, Tally, preview
-from beam_curate.report.writing import write_preview
+from beam_curate.report.preview import Preview, Tally
+from beam_curate.report.writing import write_page
 from beam_curate.selection.rejudging import Selection
-from beam_curate.storage.files import absolute
-from pipelines.options import printable
+from beam_curate.storage.files import absolute, clean_temporary, delete, files_under, join
+from beam_curate.transforms.preview_selection import PreviewSelection, read_preview, read_preview_page
+from pipelines.launch import LOCAL_RUNNER, run_and_wait, runner_name
+from pipelines.options import OptionError, printable
 from pipelines.outcome import skipped_lines
+
+
+def check_dry_run(options: PipelineOptions) -> None:
+    """Refuses a runner whose workers have no place for the result, and not to wait for it.
+
+    Raises:
+        OptionError: It names the option and the remedy.
+    """
+    if options.view_as(StandardOptions).no_wait_until_finish:
+        raise OptionError("--no_wait_until_finish and --dry_run exclude each other: there would be nothing to show")
+    name = runner_name(options)
+    if name != LOCAL_RUNNER and not options.view_as(GoogleCloudOptions).temp_location:
+        raise OptionError(
+            f"--dry_run with --runner {name} needs --temp_location: a folder that the workers and this command reach"
+        )
+
+
+@contextlib.contextmanager
+def _result_folder(options: PipelineOptions) -> Iterator[str]:
+    """A folder of its own, in which the job leaves its result; it is deleted at the end."""
+    if runner_name(options) == LOCAL_RUNNER:
+        with tempfile.TemporaryDirectory(prefix="beam_curate-") as folder:
+            yield folder
+        return
+    folder = join(absolute(options.view_as(GoogleCloudOptions).temp_location), f"dry_run-{uuid.uuid4().hex}")
+    try:
+        yield folder
+    finally:
+        clean_temporary(folder)
+        if found := list(files_under(folder, "*")):
+            delete(found)
 
 
 def dry_run(
     selection: Selection,
-    shards: Sequence[int],
     duplicates: Duplicates | None,
     samples_per_shard: int,
     report: str,
     about: Mapping[str, Any],
+    options: PipelineOptions,
 ) -> str:
-    """Tries the rules, writes the page of --report, and says what each rule keeps.
+    """Tries the rules on the runner, writes the page of --report, and says what each rule keeps.
 
     Args:
         selection: The table and the rules.
-        shards: The indexes of the table's parts.
         duplicates: The duplicates to reject.
         samples_per_shard: Of the output.
         report: Where to write the page; empty for none.
         about: What the summary of the selection would say beside its counts.
+        options: Beam's options.
+
+    Raises:
+        OptionError: They leave no place for the result.
+        StorageError: A file cannot be read or written.
     """
-    found = preview(selection, shards, duplicates)
-    end = "nothing was written"
-    if report:
-        write_preview(absolute(report), selection, shards, found, about, samples_per_shard)
-        end = f"nothing was written but {printable(report)}"
+    check_dry_run(options)
+    with _result_folder(options) as folder:
+        steps = PreviewSelection(selection, folder, duplicates, bool(report), samples_per_shard, about)
+        run_and_wait(lambda root: root | steps, options)
+        found = read_preview(folder)
+        if report:
+            write_page(absolute(report), read_preview_page(folder))
+    end = f"nothing was written but {printable(report)}" if report else "nothing was written"
     return "\n".join([rules_table(found, samples_per_shard), *skipped_lines(about), end])
 
 

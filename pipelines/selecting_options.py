@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipelines.options import OptionError, option
 
 if TYPE_CHECKING:
-    from beam_curate.selection.top import TopRule
+    from beam_curate.scores.top import TopRule
 
 _THRESHOLDS: Final = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw", "min_side": "side"}
 LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
@@ -116,7 +116,7 @@ class SelectingOptions:
         """
         from beam_curate.scores.expressions import NUMBER
         from beam_curate.scores.rules import FACT_KINDS
-        from beam_curate.selection.top import parse_top
+        from beam_curate.scores.top import parse_top
 
         rule = parse_top(self.top, self.top_fraction)
         numbers = [*scores, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]

@@ -112,7 +112,7 @@ def start_selection(
         runs=[absolute(folder) for folder in (options.scores, *others) if folder],
     )
     if complete:
-        finish_complete(output, options.output, options.layouts)
+        finish_complete(output, options.output, options.layouts, beam_options)
     return complete
 
 

@@ -38,6 +38,12 @@ _GROUPS: Final[Mapping[str, Sequence[str]]] = {
     "Duplicates": ("duplicates", "dedup", *_OF_DUPLICATES),
     "GPU": ("accelerator", "gpu_placement", "batch_size", "precision", "device", "model_copies"),
 }  # fmt: skip
+_IMAGES: Final = {"Images": ("resize_shortest", "image_format", "quality")}
+_SELECT_GROUPS: Final[Mapping[str, Sequence[str]]] = {
+    **{group: [name for name in names if name != "quality"] for group, names in _GROUPS.items()},
+    "Format": ("format", "compression", "fields"),
+    **_IMAGES,
+}
 _DEDUP_GROUPS: Final[Mapping[str, Sequence[str]]] = {
     "Input and output": ("scores", "output", "table_only", "samples_per_shard", "shuffle_seed", "resume", "overwrite"),
     "Duplicates": ("methods", "candidates", *_OF_DUPLICATES),
@@ -46,7 +52,7 @@ _DEDUP_GROUPS: Final[Mapping[str, Sequence[str]]] = {
 _EXPORT_GROUPS: Final[Mapping[str, Sequence[str]]] = {
     "Input and output": ("input", "output", "format", "samples_per_file", "shuffle_seed", "compression", "fields", "resume",
                          "overwrite"),
-    "Images": ("resize_shortest", "image_format", "quality"),
+    **_IMAGES,
     "Card": ("license", "dataset_name", "card", "croissant"),
 }  # fmt: skip
 _MORE: Final = "More"
@@ -174,7 +180,7 @@ _COMMANDS: Final[Mapping[str, tuple[type[Any], str, str, Mapping[str, Sequence[s
         SelectOptions,
         "Select again from scored images",
         "Reads the score table of a finished run, judges it by other rules without a model, and writes the selected shards.",
-        _GROUPS,
+        _SELECT_GROUPS,
     ),
     "dedup": (
         DedupOptions,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from beam_curate.clip.beside import said_by_file
 from beam_curate.clip.checkpoint import WeightsError
-from beam_curate.clip.config import model_config
+from beam_curate.clip.config import model_config, read_config
 from beam_curate.clip.model_description import ModelDescription, describe_model
 from beam_curate.clip.text_tower import build_text_tower
 from beam_curate.clip.visual_tower import build_visual_tower
@@ -305,3 +306,11 @@ def test_what_an_image_processor_does_and_open_clip_cannot_is_refused(tmp_path, 
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.raises(WeightsError, match=words):
         describe_model(NAME, str(tmp_path / "mine.safetensors"))
+
+
+def test_files_that_begin_with_a_byte_order_mark_are_read(tmp_path):
+    """As editors on Windows write them."""
+    path = tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps(CONFIG), "utf-8-sig")
+    assert read_config(path) == CONFIG
+    assert said_by_file(path) == PREPROCESS

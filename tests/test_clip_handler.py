@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 from typing import ClassVar
@@ -16,10 +17,15 @@ from hypothesis import strategies as st
 
 from beam_curate.clip.handler import NAMESPACE, ClipModelHandler
 from beam_curate.clip.model_description import describe_model
+from beam_curate.images.options import DecodeOptions
+from beam_curate.images.resizing import Target
 from beam_curate.reasons import DECODE, INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING, TRUNCATED_IMAGE
-from beam_curate.records import DecodedImage, EmbeddedSample, Failure, ImageFacts, SampleRef
+from beam_curate.records import DecodedImage, EmbeddedSample, Failure, ImageFacts, Sample, SampleRef
+from beam_curate.transforms.decode_images import decode_sample
+from tests.conftest import encoded, photo
 
 SIZE = 32
+PREPARED = str(Target(SIZE))
 REF = SampleRef(0, "a.tar", 0, "k", [])
 BROKEN = Failure(DECODE, TRUNCATED_IMAGE, "cut short")
 
@@ -47,7 +53,7 @@ def image(number):
         return DecodedImage(ref, failure=BROKEN)
     pixels = np.random.default_rng(number).integers(0, 256, SIZE * SIZE * 3, dtype=np.uint8)
     pixels[0] = number % 256
-    return DecodedImage(ref, ImageFacts(SIZE, SIZE, "JPEG", "00", 9), pixels.tobytes())
+    return DecodedImage(ref, ImageFacts(SIZE, SIZE, "JPEG", "00", 9), pixels.tobytes(), prepared=PREPARED)
 
 
 class Stub:
@@ -154,10 +160,78 @@ def test_out_of_memory_while_bisecting_loses_nothing():
     assert values(out) == [[float(n)] for n in range(1, 8)] + [[]]
 
 
-def test_images_of_another_size_are_an_error_at_once():
-    wrong = DecodedImage(image(1).ref, pixels=b"123")
-    with pytest.raises(ValueError, match=r"pixels of 'k1' are 3 bytes, not 32x32x3: decode to size 32"):
-        handler().run_inference([wrong], Stub())
+OTHERS = [Target(31), Target(SIZE, "squash"), Target(SIZE, interpolation="bilinear")]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_pixels_that_were_prepared_for_another_model_are_an_error_at_once(other):
+    """Those of the same number of bytes too, which would give plausible but wrong embeddings."""
+    model, good = Stub(), image(1)
+    wrong = dataclasses.replace(image(2), prepared=str(other))
+    with pytest.raises(ValueError, match="the pixels of 'k2' were prepared with size=") as caught:
+        handler().run_inference([good, wrong], model)
+    assert str(caught.value) == (
+        f"the pixels of 'k2' were prepared with {other}, but tiny-handled sees {PREPARED}: use "
+        f"DecodeImages(DecodeOptions({PREPARED})), or DecodeImages(handler.decode_options())"
+    )
+    assert eval(f"DecodeOptions({PREPARED})") == handler().decode_options()
+    assert model.calls == []
+    # What a second model sees is told apart from what the first one does.
+    second = handler(embedding_name="b")
+    both = dataclasses.replace(good, other_pixels={"b": good.pixels}, other_prepared={"b": str(other)})
+    with pytest.raises(
+        ValueError, match=r"use DecodeImages\(\.\.\., second={'b': Target\(size=32, resize_mode='shortest'"
+    ):
+        second.run_inference([both], model)
+    right = dataclasses.replace(both, prepared=str(other), other_prepared={"b": PREPARED})
+    (out,) = second.run_inference([right], model)
+    assert (list(out.embeddings), out.prepared, out.other_prepared) == (["b"], str(other), {})
+    with pytest.raises(ValueError, match="the pixels of 'k1' were prepared with"):
+        handler().run_inference([out], model)
+
+
+def test_pixels_that_do_not_say_how_they_were_prepared_are_an_error():
+    silent = dataclasses.replace(image(1), prepared="")
+    with pytest.raises(ValueError, match=r"pixels of 'k1' do not say how they were prepared \(DecodedImage.prepared\)"):
+        handler().run_inference([silent], Stub())
+    short = DecodedImage(image(1).ref, pixels=b"123", prepared=PREPARED)
+    with pytest.raises(ValueError, match=r"pixels of 'k1' are 3 bytes, but tiny-handled sees size=32"):
+        handler().run_inference([short], Stub())
+
+
+@pytest.mark.parametrize(
+    ("clip_model", "target"),
+    [
+        ("ViT-L-14", Target(224)),
+        ("ViT-B-16-SigLIP", Target(224, "squash")),
+        ("ViT-L-14-CLIPA-336", Target(336, "squash", "bilinear")),
+    ],
+)
+def test_decode_options_are_those_of_the_model(clip_model, target):
+    model = ClipModelHandler(clip_model, "random")
+    assert model.decode_options().target == target
+    assert model.decode_options(decoder="pillow") == DecodeOptions(
+        target.size, target.resize_mode, target.interpolation, "pillow"
+    )
+    assert model.describe().target == target
+
+
+def test_pixels_of_the_default_decoder_are_refused_by_a_model_that_squashes():
+    data = encoded(photo(1, 60, 90))
+    ref = SampleRef(0, "a.tar", 0, "k", [])
+    model = ClipModelHandler("ViT-B-16-SigLIP", "random")
+
+    class Squashing(Stub):
+        def describe(self):
+            return model.describe()
+
+    plain = decode_sample(Sample(ref, data), DecodeOptions(), second={"b": Target(8)})
+    assert (plain.prepared, plain.other_prepared) == (str(Target(224)), {"b": str(Target(8))})
+    with pytest.raises(ValueError, match="but ViT-B-16-SigLIP sees size=224, resize_mode='squash'"):
+        model.run_inference([plain], Squashing())
+    fit = decode_sample(Sample(ref, data), model.decode_options())
+    assert fit.pixels != plain.pixels
+    assert model.run_inference([fit], Squashing())[0].failure is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

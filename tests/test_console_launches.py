@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
@@ -38,11 +39,12 @@ def console(name, template, endpoint, **filled):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The folder of the default models; their weights are not loaded before there is a worker."""
+    """The folder of the default models; a launch reads the names of their weights, and workers the weights."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "ViT-L-14" / "openai").mkdir(parents=True)
     (folder / "heads").mkdir()
-    (folder / "ViT-L-14" / "openai" / "open_clip_model.safetensors").write_bytes(b"of the workers")
+    weights = {"visual.proj": np.zeros((1024, 768), np.float16)}
+    save_file(weights, folder / "ViT-L-14" / "openai" / "open_clip_model.safetensors")
     save_file(mlp_state(768), folder / "heads" / "sac_logos_ava1-l14-linearMSE.safetensors")
     save_file(nsfw_state(768, (64, 512, 256)), folder / "heads" / "nsfw_vit_l_14.safetensors")
     return str(folder)

@@ -16,7 +16,7 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from beam_curate.clip import visual_tower
-from beam_curate.clip.independent_rows import IndependentRows, separate_activations
+from beam_curate.clip.independent_rows import IndependentRows, _in_whole_steps, separate_activations
 from beam_curate.clip.text_tower import build_text_tower
 from beam_curate.clip.visual_tower import build_visual_tower
 from beam_curate.clip.weights import find_weights
@@ -179,12 +179,35 @@ def test_activations_are_the_same_at_all_places(activation, dtype, threads):
         module = nn.Sequential(nn.Identity(), activation)
         separate_activations(module)
         separate_activations(module)  # a second time does nothing
-        one = torch.randn(1, 65, 1001).to(dtype)
-        batch = one.expand(5, -1, -1).contiguous()
-        out = module(batch)
-        assert torch.equal(out, out[:1].expand_as(out))
-        assert torch.equal(module(one), out[:1])
-        torch.testing.assert_close(out, activation(batch))
+        for width in (1001, 1008, 1024):
+            one = torch.randn(1, 65, width).to(dtype)
+            batch = one.expand(5, -1, -1).contiguous()
+            out = module(batch)
+            assert torch.equal(out, out[:1].expand_as(out))
+            torch.testing.assert_close(out, activation(batch))
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", [nn.GELU(), QuickGELU(), nn.SiLU(), nn.Sigmoid(), nn.GELU("tanh")])
+def test_activations_are_applied_to_the_whole_batch_only_where_places_do_not_matter(activation, dtype, threads):
+    """Numbers that are shuffled give the same values where the batch is computed at once, and it is whenever that holds."""
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for length, whole in ((threads * 128 * 300, True), (threads * 128 * 300 + 16, False), (128 * 129, False)):
+            batch, order = torch.randn(length).to(dtype), torch.randperm(length)
+            assert _in_whole_steps(batch) == whole
+            if whole:
+                assert torch.equal(activation(batch)[order], activation(batch[order]))
+        pictures = torch.empty(4, 64, 32, 16 * threads)
+        assert _in_whole_steps(pictures)
+        assert _in_whole_steps(pictures.contiguous(memory_format=torch.channels_last))
+        assert not _in_whole_steps(pictures.transpose(1, 2))
     finally:
         torch.set_num_threads(before)
 
@@ -193,7 +216,7 @@ def test_towers_for_the_cpu_have_all_their_activations_separated():
     for name in ("ViT-S-32-alt", "RN50"):
         tower = build_visual_tower(find_weights(name, "random"), precision="fp32", device="cpu")._module
         curved = [module for module in tower.modules() if isinstance(module, nn.GELU | nn.SiLU | QuickGELU)]
-        wrapped = [module for module in tower.modules() if type(module).__name__ == "_OneByOne"]
+        wrapped = [module for module in tower.modules() if type(module).__name__ == "_AtAnyPlace"]
         assert len(curved) == len(wrapped)
         assert wrapped or name == "RN50"
     assert visual_tower.separate_activations is separate_activations

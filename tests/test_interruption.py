@@ -90,6 +90,14 @@ def maps(process, library):
     return library in pathlib.Path(f"/proc/{process.pid}/maps").read_text()
 
 
+def is_copy(number):
+    """Whether a process holds a copy of a model, or is about to."""
+    try:
+        return b"spawn_main" in pathlib.Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def told(process):
     """The exit status, and the lines on standard error but for what a run says at its start."""
     _, error = process.communicate(timeout=PATIENCE_SECONDS)
@@ -156,7 +164,7 @@ def test_worker_processes_end_with_it(everyone, data, tmp_path, start):
     output = tmp_path / "out"
     workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2", "--model_copies=2"]
     process = start("pipelines/curate.py", f"--input={data}/*.tar", f"--output={output}", *MODEL, *workers)
-    wait_until(lambda: len(marked(f"TEST_OF={tmp_path}")) > 3, process)
+    wait_until(lambda: any(is_copy(number) for number in marked(f"TEST_OF={tmp_path}")), process)
     if everyone:
         os.killpg(process.pid, signal.SIGINT)
     else:
@@ -164,6 +172,7 @@ def test_worker_processes_end_with_it(everyone, data, tmp_path, start):
     status, lines = told(process)
     assert status == (130 if everyone else 143)
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert not [line for line in lines if "Traceback" in line or "KeyboardInterrupt" in line]
     assert marked(f"TEST_OF={tmp_path}") == []
 
 

@@ -11,8 +11,8 @@ from beam_curate.runs.run_state import prepare_output
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
+from beam_curate.scores.top import TopRule
 from beam_curate.selection.rejudging import Selection, passing
-from beam_curate.selection.top import TopRule
 from beam_curate.transforms.judge_parts import JudgeParts
 from beam_curate.transforms.select_rows import SelectRows
 from tests.test_score_table import row

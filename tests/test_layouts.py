@@ -1,5 +1,6 @@
 """Each layout, read back as its readers do: with embedding-reader, and by DataComp's and LAION's documented steps."""
 
+import collections
 import hashlib
 import json
 import logging
@@ -8,20 +9,22 @@ import shutil
 import zipfile
 from dataclasses import asdict
 
+import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.export import layout_files
 from beam_curate.export.layout_files import model_code
-from beam_curate.export.layouts import LayoutError, write_layout
+from beam_curate.export.layouts import LayoutError
 from beam_curate.records import ImageFacts, SampleRef, ScoredSample, ScorePart, WrittenShard
 from beam_curate.runs import score_table
 from beam_curate.runs.summary import finish_run
-from beam_curate.storage import retrying
+from beam_curate.storage import ranged_reading, retrying
 from beam_curate.storage.files import atomic_output
+from beam_curate.transforms.write_layouts import WriteLayouts
 from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem
 
 DIM = 6
@@ -74,6 +77,15 @@ def make_run(output, scores=SCORES, statuses=STATUSES, **configuration):
     about = {"configuration": {"clip_model": "ViT-L-14", "shuffle_seed": None, **configuration}}
     finish_run(str(output), parts, shards, len(parts), 100, about)
     return kept
+
+
+def write_layout(output, name, folder, *flags):
+    """Writes a layout; the paths of its files, in order."""
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner", *flags])) as root:
+        _ = root | beam.Create([{}]) | WriteLayouts(output, [name], {name: folder})
+    found = json.loads((pathlib.Path(folder.removeprefix("faulty://")) / "_layout.json").read_text())
+    subset = ["subset.npy"] if name == "datacomp" else []
+    return [f"{folder}/{file}" for file in (*found["files"], *subset, "_layout.json")]
 
 
 @pytest.fixture
@@ -204,14 +216,16 @@ def test_a_large_subset_is_sorted_across_its_buckets(tmp_path):
         f"{high:016x}{low:016x}"
         for high, low in zip(upper, rng.integers(0, 1 << 64, 5000, dtype=np.uint64), strict=True)
     ]
-    for number, part in enumerate((uids[:3000], uids[3000:])):
-        pq.write_table(pa.table({"uid": part}), tmp_path / f"{number}.parquet")
-    layout_files.write_subset(str(tmp_path), ["0.parquet", "1.parquet"])
     expected = as_pairs(sorted(uids))
-    np.testing.assert_array_equal(np.load(tmp_path / "subset.npy"), expected)
     # A uid that two samples have is there once.
-    assert layout_files.write_subset(str(tmp_path), ["0.parquet", "1.parquet", "0.parquet"]) == 5000
-    np.testing.assert_array_equal(np.load(tmp_path / "subset.npy"), expected)
+    for parts in ((uids[:3000], uids[3000:]), (uids[3000:], uids[:3000], uids[3000:])):
+        buckets = {}
+        for part in parts:
+            for bucket, some in layout_files.uid_buckets(part).items():
+                buckets.setdefault(bucket, []).append(some)
+        counts = {bucket: layout_files.write_bucket(str(tmp_path), bucket, some) for bucket, some in buckets.items()}
+        assert layout_files.write_subset(str(tmp_path), counts) == 5000
+        np.testing.assert_array_equal(np.load(tmp_path / "subset.npy"), expected)
 
 
 def test_datacomp_of_a_table_of_before_the_uids(run, tmp_path):
@@ -303,6 +317,33 @@ def test_names_sort_as_the_parts_do_beyond_five_digits(tmp_path):
     assert [path.name for path in arrays] == [f"img_emb_{number}.npy" for number in ("000000", "009999", "100000")]
     expected = vectors([sample(number, 0, "k", SCORES) for number in (0, 9999, 100000)])
     np.testing.assert_array_equal(np.concatenate([np.load(path) for path in arrays]), expected)
+
+
+@pytest.mark.parametrize("name", ["clip-retrieval", "datacomp", "laion"])
+def test_the_same_bytes_with_any_workers_and_bundles(name, run, tmp_path):
+    output, _ = run
+    write_layout(str(output), name, str(tmp_path / "one"))
+    flags = ["--direct_num_workers=2", "--direct_running_mode=multi_threading"]
+    write_layout(str(output), name, str(tmp_path / "two"), *flags)
+    write_layout(str(output), name, str(tmp_path / "again"), "--direct_runner_bundle_repeat=2")
+    assert files_in(tmp_path / "one") == files_in(tmp_path / "two") == files_in(tmp_path / "again")
+
+
+def test_a_part_is_read_once_for_a_layout(run, tmp_path, monkeypatch):
+    output, _ = run
+    opened = collections.Counter()
+    init = ranged_reading.RangeReader.__init__
+
+    def counted(self, path):
+        opened[path] += 1
+        init(self, path)
+
+    monkeypatch.setattr(ranged_reading.RangeReader, "__init__", counted)
+    write_layout(str(output), "datacomp", str(tmp_path / "layout"))
+    of_parts = {path: count for path, count in opened.items() if "/scores/" in path}
+    # For the counts and for the rows; the first one also tells the names of the scores.
+    assert max(of_parts.values()) <= 3
+    assert not any("/layout/" in path and path.endswith(".parquet") for path in opened)
 
 
 @pytest.mark.parametrize("name", ["clip-retrieval", "datacomp", "laion"])

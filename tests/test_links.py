@@ -13,13 +13,14 @@ import pytest
 import zstandard
 
 from beam_curate.duplicates import image_hashes
+from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.reasons import UNRESOLVED_LINK, UNSUPPORTED_MEMBER
 from beam_curate.records import PlacedRows, Shard
 from beam_curate.report.writing import write_report
-from beam_curate.runs import shard_writing
+from beam_curate.runs.output_files import held_bytes, write_file
 from beam_curate.runs.placed_rows import Meeting
+from beam_curate.runs.row_sources import TableRows
 from beam_curate.runs.run_state import read_part_counts
-from beam_curate.runs.shard_writing import write_shard
 from beam_curate.tars import links
 from beam_curate.tars.samples import read_samples
 from beam_curate.tars.sources import SourceChangedError, SourceReader
@@ -260,8 +261,8 @@ def packed(folder, order, output):
     """Writes an output shard of the rows in this order."""
     part = read_part_counts(str(folder / "out"), "scores/part-00000.parquet")
     placed = [PlacedRows(0, part.path, first=rank, count=1, start=place) for place, rank in enumerate(order)]
-    rows = Meeting(str(folder / "out")).rows(placed)
-    write_shard(str(output), 0, rows)
+    rows = Meeting(TableRows(str(folder / "out"))).rows(placed)
+    write_file(CopiedTars(), str(output), 0, rows)
     return rows
 
 
@@ -277,7 +278,7 @@ def test_the_source_is_read_forward_once(curated, order, tmp_path, monkeypatch):
     assert len(starts) == 1
     whole = sum(member["size"] for row in rows["members"].to_pylist() for member in row)
     linked = sum(member["size"] for row in rows.to_pylist() if row["links"] for member in row["members"])
-    assert shard_writing.held_bytes(rows) == (linked if order == sorted(order) else whole)
+    assert held_bytes(rows) == (linked if order == sorted(order) else whole)
 
 
 def test_a_caption_that_is_another_file_now_is_noticed(curated, tmp_path):

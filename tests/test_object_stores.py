@@ -365,7 +365,7 @@ def _rows(output):
 
 
 def test_a_source_that_changes_between_scoring_and_writing(store, monkeypatch):
-    from beam_curate.transforms import pack_shards
+    from beam_curate.transforms import pack_files
 
     shards = shard_bytes()
     put(f"{store.root}/changing", shards)
@@ -375,14 +375,14 @@ def test_a_source_that_changes_between_scoring_and_writing(store, monkeypatch):
         r"a\.tar changed after it was scored: the image of sample '0000' has sha256": bytes(flipped),
         r"a\.tar changed after it was scored: it is shorter": shards["a.tar"][:3000],
     }
-    original = pack_shards.write_shard
+    original = pack_files.write_file
     for number, (message, changed) in enumerate(changes.items()):
 
         def change(*arguments, changed=changed):
             store.put("changing/a.tar", changed)
             return original(*arguments)
 
-        monkeypatch.setattr(pack_shards, "write_shard", change)
+        monkeypatch.setattr(pack_files, "write_file", change)
         store.put("changing/a.tar", shards["a.tar"])
         output = f"{store.root}/changed{number}"
         with pytest.raises(RuntimeError, match=message):

@@ -136,6 +136,33 @@ def test_a_plan_is_another_one_for_other_options():
     assert not set(shuffled) & set(plans(parts(4, 6, 4, changed=2), seed=1))
 
 
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=6).filter(any),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_left_out_changes_the_plans_from_there_on_and_no_other(counts, per_shard, random):
+    rows = [(part, rank) for part, count in enumerate(counts) for rank in range(count)]
+    out = sorted(random.sample(rows, random.randint(0, len(rows))))
+
+    def files(left_out):
+        packed = Packing.of(parts(*counts), per_shard, None, "", random.sample(left_out, len(left_out)))
+        found = {}
+        for part, count in enumerate(counts):
+            places = zip(
+                packed.ranks(part, count).tolist(), *(each.tolist() for each in packed.places(part)), strict=True
+            )
+            for rank, file, place in places:
+                found.setdefault(file, []).append((place, part, rank))
+        assert sorted(found) == list(range(packed.shards))
+        return [(packed.plan(file), sorted(found[file])) for file in sorted(found)]
+
+    before, after = files([]), files(out)
+    assert [row[1:] for _, some in after for row in some] == [row for row in rows if row not in out]
+    for (plan, some), (plan_after, some_after) in zip(before, after, strict=False):
+        assert (plan == plan_after) == (some == some_after)
+
+
 def test_refuses_empty_shards():
     with pytest.raises(ValueError, match="samples_per_shard is 0"):
         packing([1], 0)

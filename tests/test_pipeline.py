@@ -177,7 +177,7 @@ def test_compressed_shards_give_the_same_members(dataset, tmp_path):
 
 
 def test_a_changed_source_is_an_error(dataset, tmp_path, monkeypatch):
-    from beam_curate.transforms import pack_shards
+    from beam_curate.transforms import pack_files
 
     data = bytearray((dataset / "a.tar").read_bytes())
     data[700] ^= 1  # inside the first image
@@ -187,8 +187,8 @@ def test_a_changed_source_is_an_error(dataset, tmp_path, monkeypatch):
         (tmp_path / f"{threading.get_ident()}").replace(dataset / "a.tar")
         return original(part, *rest)
 
-    original = pack_shards.write_shard
-    monkeypatch.setattr(pack_shards, "write_shard", change)
+    original = pack_files.write_file
+    monkeypatch.setattr(pack_files, "write_file", change)
     with pytest.raises(RuntimeError, match=r"a\.tar changed after it was scored: the image of sample '000'"):
         run(dataset, tmp_path / "out")
     assert not (tmp_path / "out" / "summary.json").exists()

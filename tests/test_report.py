@@ -18,13 +18,15 @@ import pytest
 from PIL import Image
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
-from beam_curate.report.data import BINS, collect
+from beam_curate.report.data import collect, plan_report
 from beam_curate.report.html import shorten, visible
 from beam_curate.report.samples import MAX_IMAGES
-from beam_curate.report.table import Table
+from beam_curate.report.spread import BINS
 from beam_curate.report.writing import ReportError, write_report
 from beam_curate.runs import score_table
+from beam_curate.runs.table_parts import finished_table
 from beam_curate.scores.rules import Rule
+from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
 from pipelines import curate
 from tests.conftest import encoded, photo, tar_bytes
@@ -82,6 +84,11 @@ def read(output):
     return Page(path.read_text("utf-8"))
 
 
+def collected(output, rules):
+    table, parts = finished_table(str(output))
+    return collect(plan_report(Selection(table, rules=None), 0, rules), sorted(parts))[1]
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     """A run over two shards with pictures of many kinds, hostile keys and captions, and damaged images."""
@@ -115,7 +122,7 @@ def test_the_numbers_are_those_of_the_summary(hostile):
 
 def test_the_histograms_count_every_row(hostile):
     rules = [Rule("a", "aesthetic", minimum=5), Rule("n", "nsfw", maximum=0.6), Rule("s", "side", minimum=48)]
-    data = collect(Table(str(hostile / "scores")), rules)
+    data = collected(hostile, rules)
     rows = [row for row in pq.read_table(hostile / "scores").to_pylist() if row["status"] != "failed"]
     for row in rows:
         row["side"] = min(row["width"], row["height"])
@@ -139,7 +146,7 @@ def test_the_histograms_count_every_row(hostile):
 
 def test_the_samples_are_those_nearest_to_the_threshold(hostile):
     rules = [Rule("a", "aesthetic", minimum=5), Rule("n", "nsfw", maximum=0.6)]
-    galleries = collect(Table(str(hostile / "scores")), rules).galleries
+    galleries = collected(hostile, rules).galleries
     rows = [row for row in pq.read_table(hostile / "scores").to_pylist() if row["status"] != "failed"]
 
     def keys(title, column):
@@ -364,7 +371,7 @@ def test_many_rows_ties_and_row_groups(tmp_path, monkeypatch):
     for name, size in (("small", 7), ("large", 4096)):
         monkeypatch.setattr(score_table, "ROW_GROUP_ROWS", size)
         output = made_run(tmp_path / name, parts)
-        data = collect(Table(str(output / "scores")), [Rule("a", "aesthetic", minimum=0.5)])
+        data = collected(output, [Rule("a", "aesthetic", minimum=0.5)])
         places = [[found.place for found in gallery.rows] for gallery in data.galleries]
         just_kept = next(gallery for gallery in data.galleries if gallery.title == "Just kept")
         assert [found.place for found in just_kept.rows] == [(0, 1 + 3 * n, False) for n in range(6)]

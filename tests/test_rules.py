@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from beam_curate import reasons
 from beam_curate.scores.expressions import ExpressionError
-from beam_curate.scores.rules import Rule, check_columns, judge, keep_rule, standard_rules
+from beam_curate.scores.judging import judge
+from beam_curate.scores.rules import Rule, check_columns, keep_rule, standard_rules
 
 COLUMNS = {
     "aesthetic": pa.array([5.0, 4.99, 6.0, 1.0, 1.0, math.nan], pa.float32()),
@@ -16,7 +18,10 @@ COLUMNS = {
 
 
 def judged(rules):
-    return judge(rules, COLUMNS, 6)
+    """The reason and the message of each row."""
+    before = {name: np.full(6, "", object) for name in ("reason", "error_message")}
+    texts = judge(rules, COLUMNS, np.ones(6, np.bool_)).over(before)
+    return [(reason or "", message or "") for reason, message in zip(*texts.values(), strict=True)]
 
 
 def test_the_first_rule_that_rejects_gives_the_reason():

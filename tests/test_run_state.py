@@ -76,7 +76,7 @@ def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):
         "00000.tar",
         "mine.txt",
     ):
-        (tmp_path / "export" / name).write_text("x")
+        (tmp_path / "export" / name).write_text("---\ntags:\n- beam-curate\n---\n")
     with pytest.raises(RunError, match="holds an export; give another --output"):
         prepare_output(output, CONFIGURATION, SHARDS, resume=True)
     assert prepare_output(output, CONFIGURATION, SHARDS, resume=True, kind=EXPORT) is False

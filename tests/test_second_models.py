@@ -163,7 +163,7 @@ class Model:
     """Sees 2 x 2 pixels, and raises on those that begin with 9."""
 
     def describe(self):
-        return type("Description", (), {"image_size": 2, "clip_model": "stub"})()
+        return type("Description", (), {"target": Target(2), "clip_model": "stub"})()
 
     def embed(self, pixels):
         if (pixels[:, 0, 0, 0] == 9).any():
@@ -179,7 +179,8 @@ class Second(ClipModelHandler):
 
 def image(number, failure=None, **more):
     ref, facts = SampleRef(0, "a.tar", number, f"{number}"), ImageFacts(4, 4, "JPEG", "", 9)
-    return DecodedImage(ref, facts, b"" if failure else bytes([number]) * 12, failure, {"border": 0.5}, **more)
+    pixels = b"" if failure else bytes([number]) * 12
+    return DecodedImage(ref, facts, pixels, failure, {"border": 0.5}, prepared=str(Target(2)), **more)
 
 
 def test_a_sample_that_a_second_model_fails_on_fails_once():
@@ -247,7 +248,7 @@ def test_in_a_pipeline_of_ones_own(data, with_second, tmp_path):
 
 
 def test_what_does_not_fit_together_stops_the_job(data, tmp_path):
-    with pytest.raises(ValueError, match="decode to size 256, which ViT-B-32-256 sees"):
+    with pytest.raises(ValueError, match=r"ViT-B-32-256 sees size=256, .*second={'large': Target\(size=256, "):
         own_pipeline(data, tmp_path / "1", {}, second_embeddings={"large": 512})
     with pytest.raises(ValueError, match=r"has the second embeddings \['large'\], and the score table's are \[\]"):
         own_pipeline(data, tmp_path / "2", {"large": Target(256)})
@@ -278,5 +279,5 @@ def test_a_bare_file_is_asked_about_and_the_answer_stands_behind_it(bare):
         ("preprocess=openai, quick_gelu=no", False, "shortest"),
     ):
         (model,) = find_second_models([f"{FIRST}={bare},{answer}"]).values()
-        assert (model.description.quick_gelu, model.target.resize_mode) == (gelu, mode)
+        assert (model.description.quick_gelu, model.description.resize_mode) == (gelu, mode)
         assert model.pretrained == str(bare)

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate import read_score_table
-from beam_curate.report import writing
+from beam_curate.report.data import report_data
 from beam_curate.runs import score_table
 from beam_curate.storage import retrying
+from beam_curate.transforms import preview_selection, write_report
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem
@@ -235,14 +236,15 @@ PREVIEWED = [
 def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_path, monkeypatch, capsys):
     table = scored(data, "previewed", *OFF, "--screen=side >= 70")
     before = files(table)
-    made = {}
-    original = writing.collect
+    made = []
+    original = report_data
 
-    def collect(*given):
-        made[type(given[0]).__name__] = found = original(*given)
-        return found
+    def made_of(*given):
+        made.append(original(*given))
+        return made[-1]
 
-    monkeypatch.setattr(writing, "collect", collect)
+    for module in (write_report, preview_selection):
+        monkeypatch.setattr(module, "report_data", made_of)
     page = tmp_path / "new" / "preview.html"
     flags = [f"--scores={table}", "--dry_run", *PREVIEWED, f"--report={page}"]
     assert select.main(flags) == 0
@@ -255,7 +257,7 @@ def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_p
     funnel = json.loads((output / "summary.json").read_text())["funnel"]
     assert {"aesthetic_below_min", "below_top", "not_kept_by_screen", "not_an_image"} <= set(funnel["reasons"])
     assert funnel["kept"] > 3
-    tried, done = made["SelectedRows"], made["Table"]
+    tried, done = made
     assert {name: funnel[name] for name in tried.statuses} == tried.statuses == done.statuses
     assert funnel["reasons"] == tried.reasons == done.reasons
     assert [found.column for found in tried.distributions] == [found.column for found in done.distributions]
@@ -317,11 +319,12 @@ def test_a_report_of_a_dry_run_goes_to_a_file_of_its_own(table, capsys, report, 
 
 
 def test_the_bytes_of_a_dry_run_are_those_of_the_shards(table):
-    from beam_curate.report.preview import preview
+    from beam_curate.report.preview import Tally, preview_part
     from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection
 
-    tally = preview(Selection(TablePlace(str(table))), [0, 1, 2]).everything
+    selection = Selection(TablePlace(str(table)))
+    tally = sum((preview_part(selection, shard).everything for shard in range(3)), Tally())
     shards = list(table.glob("*.tar"))
     assert tally.samples == 33
     ends = len(shards) * 1024

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_curate.selection.top import (
+from beam_curate.scores.top import (
     PASSES,
     Cutoff,
     TopRule,

@@ -13,6 +13,7 @@ import pytest
 from beam_curate.clip import tower_copies
 from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.clip.tower_copies import TowerCopies
+from beam_curate.images.resizing import Target
 from beam_curate.records import DecodedImage, ImageFacts, SampleRef
 from tests.conftest import ROOT
 from tests.stub_tower import Tower, turns
@@ -63,7 +64,10 @@ def samples():
     for number in range(4):
         pixels = numbers.integers(0, 256, SIZE * SIZE * 3, dtype=np.uint8).tobytes()
         yield DecodedImage(
-            SampleRef(0, "a.tar", number, f"k{number}", []), ImageFacts(SIZE, SIZE, "JPEG", "00", 9), pixels
+            SampleRef(0, "a.tar", number, f"k{number}", []),
+            ImageFacts(SIZE, SIZE, "JPEG", "00", 9),
+            pixels,
+            prepared=str(Target(SIZE)),
         )
 
 

@@ -49,7 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
         WeightsError: The file holds none.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error}): mend that, or move it away") from error
     except (ValueError, RecursionError) as error:

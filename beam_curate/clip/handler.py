@@ -19,6 +19,7 @@ import numpy.typing as npt
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
+from beam_curate.images.options import DecodeOptions
 from beam_curate.reasons import INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure
 
@@ -62,9 +63,10 @@ def element_size(element: object, batch_size: int) -> float:
 class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | TowerCopies"]):
     """Embeds decoded images with a CLIP visual tower.
 
-    In: `DecodedImage`, of the model's image size; one that failed earlier passes through, in order, at no cost. Out:
-    one `EmbeddedSample` each, with the reference and the facts, without pixels. With an `embedding_name` it is a second
-    model, which stands before the one without: its embedding is added to the `DecodedImage`, which comes out again:
+    In: `DecodedImage`, prepared for the model (`DecodeImages(handler.decode_options())`) or refused; one that failed earlier
+    passes through, in order, at no cost. Out: one `EmbeddedSample` each, with the reference and the facts, without pixels.
+    With an `embedding_name` it is a second model, which stands before the one without: its embedding is added to the
+    `DecodedImage`, which comes out again:
 
         images | "Second" >> RunInference(ClipModelHandler("ViT-B-16", "openai", embedding_name="vit_b_16")).with_output_types(
             DecodedImage) | RunInference(ClipModelHandler("ViT-L-14", "openai")).with_output_types(EmbeddedSample)
@@ -90,7 +92,6 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         seed: The seed of `random`.
         quick_gelu: `auto`, True or False: see model_description.describe_model.
         preprocess: How images are prepared, where neither a tag nor a file says it: see model_description.describe_model.
-            The decoder is told the same: `describe()` gives its resize mode and interpolation.
         embedding_name: Of a second model: by this name `DecodeImages.second` gives its pixels, where they are not those of the
             first model, and its embedding goes to the column `embedding_<name>` of the score table.
 
@@ -160,6 +161,18 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
             *self._model, **self._weights, quick_gelu=self._quick_gelu, preprocess=self._preprocess, fetch=fetch
         )
 
+    def decode_options(self, **options: Any) -> DecodeOptions:
+        """Gives the options for `DecodeImages` that prepare images as this model sees them.
+
+        Args:
+            options: The other fields of DecodeOptions, such as `decoder`.
+
+        Raises:
+            WeightsError: For weights that cannot be found here, or of which it is not said how images are prepared.
+        """
+        target = self.describe().target
+        return DecodeOptions(target.size, target.resize_mode, target.interpolation, **options)
+
     def load_model(self) -> "VisualTower | TowerCopies":
         """Fetches the weights if need be, and builds the tower, or its copies."""
         from beam_curate.clip.visual_tower import build_visual_tower
@@ -188,19 +201,17 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         """Embeds a batch, in order.
 
         Raises:
-            ValueError: If images are not of the model's size: the decoder was set up for another model.
+            ValueError: If the pixels were not prepared for this model, or do not say how they were.
             RuntimeError: If the model fails on every image, or runs out of memory with one.
         """
         good = [sample for sample in batch if sample.failure is None]
         if not good:
             return [self._result(sample, sample.failure) for sample in batch]
-        size = model.describe().image_size
+        target = model.describe().target
+        size, wanted = target.size, str(target)
         for sample in good:
-            if len(self._pixels(sample)) != size * size * 3:
-                raise ValueError(
-                    f"the pixels of {sample.ref.key!r} are {len(self._pixels(sample))} bytes, not {size}x{size}x3: "
-                    f"decode to size {size}, which {model.describe().clip_model} sees"
-                )
+            if self._prepared(sample) != wanted or len(self._pixels(sample)) != size * size * 3:
+                raise ValueError(self._refusal(sample, model.describe()))
         rows = self._embed([self._pixels(sample) for sample in good], model, size)
         failed = sum(isinstance(row, Failure) for row in rows)
         self._images.inc(len(rows) - failed)
@@ -211,6 +222,24 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
     def _pixels(self, sample: DecodedImage) -> bytes:
         """What the model sees of a sample."""
         return sample.pixels if self._name is None else sample.other_pixels.get(self._name, sample.pixels)
+
+    def _prepared(self, sample: DecodedImage) -> str:
+        """How that was made."""
+        return sample.prepared if self._name is None else sample.other_prepared.get(self._name, sample.prepared)
+
+    def _refusal(self, sample: DecodedImage, model: "ModelDescription") -> str:
+        """Says what is wrong with the pixels of a sample, and how a decoder is told what the model sees."""
+        prepared, wanted = self._prepared(sample), str(model.target)
+        if not prepared:
+            what = "do not say how they were prepared (DecodedImage.prepared)"
+        elif prepared != wanted:
+            what = f"were prepared with {prepared}"
+        else:
+            what = f"are {len(self._pixels(sample))} bytes"
+        remedy = f"DecodeImages(DecodeOptions({wanted})), or DecodeImages(handler.decode_options())"
+        if self._name is not None:
+            remedy = f"DecodeImages(..., second={{{self._name!r}: Target({wanted})}})"
+        return f"the pixels of {sample.ref.key!r} {what}, but {model.clip_model} sees {wanted}: use {remedy}"
 
     def _result(self, sample: DecodedImage, row: bytes | Failure | None) -> Embedded:
         """What a sample becomes, given the bytes of its embedding or why there is none."""
@@ -223,7 +252,8 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
             return DecodedImage(sample.ref, sample.facts, b"", failure, sample.scores)
         pixels = {name: data for name, data in sample.other_pixels.items() if name != self._name}
         embeddings = {**sample.embeddings, self._name: row}
-        return dataclasses.replace(sample, other_pixels=pixels, embeddings=embeddings)
+        prepared = {name: how for name, how in sample.other_prepared.items() if name != self._name}
+        return dataclasses.replace(sample, other_pixels=pixels, other_prepared=prepared, embeddings=embeddings)
 
     def _embed(self, images: Sequence[bytes], model: "VisualTower | TowerCopies", size: int) -> list[bytes | Failure]:
         """Embeds images, as many at a time as the batch shape holds, each to its bytes or to why it failed."""

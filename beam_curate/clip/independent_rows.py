@@ -7,8 +7,9 @@ By itself torch does not, on a CPU. Equal images of one batch were found to get 
   of a row's length. In its mode AUTO of conditional numerical reproducibility it does not; it reads the mode with its first
   product, and never again. Source: oneMKL Developer Guide, Obtaining Numerically Reproducible Results.
 - GELU, SiLU and sigmoid are computed with vectors, and with other formulas for what is left at the end of each thread's share:
-  of 4096 normal numbers 32% of the GELUs differ, 3% of the sigmoids. Shares end in the middle of a vector where the threads are,
-  say, three. So these are computed image by image, each of which is then shared out alike.
+  of 4096 normal numbers 32% of the GELUs differ, 3% of the sigmoids. Where the shares are whole vectors nothing is left, so a
+  number's value does not depend on its place, and the batch is computed at once; so it is with 1, 2 or 4 threads nearly always.
+  Else, such as with three threads, each image is computed by itself, and all images are then shared out alike.
 
 What this leaves on a processor that nobody has tried is found by a look: a batch of one image, at all places. Where its rows
 differ, images go through the tower one at a time, each in a call of the same shape.
@@ -45,10 +46,15 @@ _CURVED: Final = (
     activations.Swish,
     activations.Tanh,
 )
+# torch gives each thread an equal share of at least this many numbers. Source: ATen/TensorIterator.h, GRAIN_SIZE; for GELU it is
+# less (ATen/native/cpu/Activation.cpp), so that with T times as many all of T threads have a share in any case.
+_GRAIN: Final = 32768
+# Numbers in the longest step of a loop: two vectors of 32, which are bfloat16 in AVX-512 (ATen/native/cpu/Loops.h); twice that.
+_STEP: Final = 128
 
 
-class _OneByOne(nn.Module):
-    """An activation that is applied to each image of a batch by itself."""
+class _AtAnyPlace(nn.Module):
+    """An activation whose value of a number does not depend on where in a batch it stands."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -56,10 +62,21 @@ class _OneByOne(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Maps (N, ...) to (N, ...)."""
+        if _in_whole_steps(batch):
+            mapped: torch.Tensor = self.activation(batch)
+            return mapped
         out = torch.empty_like(batch)
         for place, image in enumerate(batch):
             out[place] = self.activation(image)
         return out
+
+
+def _in_whole_steps(batch: torch.Tensor) -> bool:
+    """Says whether each thread's share of a batch is a whole number of steps, in one piece of memory."""
+    threads = torch.get_num_threads()
+    if batch.numel() < threads * _GRAIN or batch.numel() % (threads * _STEP):
+        return False
+    return batch.is_contiguous() or (batch.ndim == 4 and batch.is_contiguous(memory_format=torch.channels_last))
 
 
 def fix_arithmetic() -> None:
@@ -71,11 +88,11 @@ def fix_arithmetic() -> None:
 
 
 def separate_activations(tower: nn.Module) -> None:
-    """Has the activations of a tower for the CPU compute each image by itself."""
+    """Has the activations of a tower for the CPU give an image the same values at all places of a batch."""
     for module in list(tower.modules()):
         for name, child in module.named_children():
-            if isinstance(child, _CURVED) and not isinstance(module, _OneByOne):
-                setattr(module, name, _OneByOne(child))
+            if isinstance(child, _CURVED) and not isinstance(module, _AtAnyPlace):
+                setattr(module, name, _AtAnyPlace(child))
 
 
 class IndependentRows:

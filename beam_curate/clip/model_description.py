@@ -12,6 +12,7 @@ from beam_curate.clip.checkpoint import UnsaidError, WeightsError
 from beam_curate.clip.config import model_config
 from beam_curate.clip.preprocessing import AUTO, KEYS, Preprocess, decide_preprocessing
 from beam_curate.clip.weights import WeightsSource, fetch_weights, find_weights
+from beam_curate.images.resizing import Target
 
 QuickGelu: TypeAlias = bool | Literal["auto"]
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,6 +41,11 @@ class ModelDescription:
     quick_gelu_by: str
     weights: str
     random: bool
+
+    @property
+    def target(self) -> Target:
+        """What the model wants of an image."""
+        return Target(self.image_size, self.resize_mode, self.interpolation)
 
     @property
     def preprocess(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any, Final, Literal
 from beam_curate.clip.checkpoint import UnsaidError
 from beam_curate.clip.model_description import ModelDescription, describe_model
 from beam_curate.clip.weights import for_any_folder
-from beam_curate.images.resizing import Target
 
 QUICK_GELU: Final[Mapping[str, bool | Literal["auto"]]] = {"auto": "auto", "yes": True, "no": False}
 """The words of the option --quick_gelu, and what they mean."""
@@ -34,12 +33,6 @@ class SecondModel:
     name: str
     pretrained: str
     description: ModelDescription
-
-    @property
-    def target(self) -> Target:
-        """What the model wants of an image."""
-        model = self.description
-        return Target(model.image_size, model.resize_mode, model.interpolation)
 
 
 def embedding_name(clip_model: str) -> str:

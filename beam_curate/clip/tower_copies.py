@@ -7,7 +7,9 @@ kernels run one after the other. Here each copy has a process, so that their ker
 
 import itertools
 import logging
+import signal
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +46,10 @@ class TowerCopies:
         self._description: ModelDescription = self._towers[0].describe()
 
     def _connect(self, number: int) -> "VisualTower":
+        # Python's resource tracker, which a first copy starts, unblocks Ctrl-C in this thread: the copy would take that over.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         shared = MultiProcessShared(self._build, self._names[number], always_proxy=True, spawn_process=True)
         tower: VisualTower = shared.acquire()
         return tower

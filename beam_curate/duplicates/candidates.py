@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_curate.scores.top import sort_keys
 from beam_curate.selection.rejudging import Selection, passing, read_rows
-from beam_curate.selection.top import sort_keys
 
 Ids = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from beam_curate.export.files import WEBDATASET, Export
+from beam_curate.export.prepared import PreparedSamples
 
 _CONTEXT: Final = {
     "@language": "en",
@@ -62,21 +62,27 @@ _DESCRIPTIONS: Final = {
 }
 
 
-def croissant(export: Export, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata as JSON-LD."""
+def croissant(name: str, license: str, format: PreparedSamples, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata as JSON-LD.
+
+    Args:
+        name: Of the data set.
+        license: Of its images.
+        format: Of the files.
+        summary: Of the export.
+    """
     counts = summary["export"]
-    mime = "application/x-tar" if export.format == WEBDATASET else "application/octet-stream"
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": export.name,
-        "description": f"{counts['exported']} images in {summary['output_files']} {export.format} files, curated with "
+        "name": name,
+        "description": f"{counts['exported']} images in {summary['output_files']} {format.name} files, curated with "
         f"beam_curate {summary['versions']['beam_curate']}",
-        "license": export.license,
+        "license": license,
         "version": "1.0.0",
         "distribution": [
-            _files("samples", "the images with their members", f"[0-9]*.{export.extension}", mime),
+            _files("samples", "the images with their members", f"[0-9]*.{format.extension}", format.mime),
             _files("tables", "a row for each sample, in the files' order", "[0-9]*.parquet", "application/x-parquet"),
         ],
         "recordSet": [
@@ -86,7 +92,7 @@ def croissant(export: Export, summary: Mapping[str, Any]) -> dict[str, Any]:
                 "name": "rows",
                 "description": "the facts and scores of the samples",
                 "key": {"@id": "rows/key"},
-                "field": [_field(column) for column in export.table_schema],
+                "field": [_field(column) for column in format.table_schema],
             }
         ],
     }

@@ -1,16 +1,21 @@
-"""The dataset card of an export: README.md with the YAML front matter that the Hugging Face hub and `datasets` read.
+"""The dataset card of a run or an export: README.md with the YAML front matter that the Hugging Face hub and `datasets` read.
 
 Source: huggingface.co/docs/hub/datasets-cards and datasets-manual-configuration; the YAML is written by huggingface_hub.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 
-from beam_curate.export.files import WEBDATASET, Export, ExportedFile, feature_kinds
+from beam_curate.records import WrittenShard
+from beam_curate.runs.output_files import Format
+from beam_curate.runs.run_files import CARD, CARD_TAG, is_our_card
 from beam_curate.scores.rules_in_force import duplicates, rules, steps
+from beam_curate.storage.files import exists, join, write_atomic
 from beam_curate.tars.sample_group import IMAGE_EXTENSIONS
+from beam_curate.version import __version__
 
 # From which number of samples on which category; the names are the hub's.
 _SIZES: Final = (
@@ -20,36 +25,84 @@ _SIZES: Final = (
 )  # fmt: skip
 
 
-def dataset_card(export: Export, summary: Mapping[str, Any], files: Sequence[ExportedFile]) -> str:
-    """The whole file; the same export gives the same text."""
+@dataclass(frozen=True)
+class Card:
+    """What a card says beside what the files and the summary tell.
+
+    Attributes:
+        name: Of the data set.
+        license: Of the images.
+        seed: That the order was shuffled by.
+        croissant: Whether there is croissant.json.
+    """
+
+    name: str
+    license: str
+    seed: int | None
+    croissant: bool
+
+
+def write_card(output: str, text: str) -> None:
+    """Writes the card, unless the folder has a README.md of the user's own."""
+    path = join(output, CARD)
+    if exists(path) and not is_our_card(path):
+        return
+    data = text.encode()
+    write_atomic(output, CARD, lambda stream: stream.write(data))
+
+
+def dataset_card(
+    card: Card,
+    format: Format,
+    summary: Mapping[str, Any],
+    source: Mapping[str, Any],
+    files: Sequence[WrittenShard],
+    counts: Mapping[str, Any],
+) -> str:
+    """The whole file; the same run or export gives the same text.
+
+    Args:
+        card: What it says of its own.
+        format: How samples were written.
+        summary: Of the run or export.
+        source: The summary of the run that judged the samples.
+        files: All files.
+        counts: What became of the samples: `exported`, `failed`, `reencoded`.
+    """
     from huggingface_hub import DatasetCardData
 
-    samples = summary["export"]["exported"]
+    samples = counts["exported"]
+    path, info = _configuration(format, summary, files, samples)
     data = DatasetCardData(
-        license=export.license,
-        pretty_name=export.name,
+        license=card.license,
+        pretty_name=card.name,
         size_categories=[next(name for least, name in reversed(_SIZES) if samples >= least)],
-        tags=["image", export.format, "beam-curate", *(["croissant"] if export.croissant else [])],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": _data_files(export)}]}],
-        dataset_info=_info(export, summary, files),
+        tags=["image", format.name, CARD_TAG, *(["croissant"] if card.croissant else [])],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": path}]}],
+        dataset_info=info,
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_text(export, summary)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(card, format, summary, source, len(files), counts)}"
 
 
-def _data_files(export: Export) -> str:
-    """What load_dataset reads: the tars, or the rows beside TFRecord files, of which it has no reader.
+def _configuration(
+    format: Format, summary: Mapping[str, Any], files: Sequence[WrittenShard], samples: int
+) -> tuple[str, dict[str, Any] | None]:
+    """What load_dataset reads, and the features of it.
 
-    Not both: `datasets` takes one kind of files for all configurations of a data set.
+    That is the tars, if their extensions tell the features or all samples have the same, which `datasets` demands where it has
+    to look for them; else the rows beside them, as beside TFRecord files, of which it has no reader. Not both: `datasets` takes
+    one kind of files for all configurations of a data set.
     """
-    return "[0-9]*.tar" if export.format == WEBDATASET else "[0-9]*.parquet"
-
-
-def _info(export: Export, summary: Mapping[str, Any], files: Sequence[ExportedFile]) -> dict[str, Any]:
-    if export.format != WEBDATASET:
-        return {"features": [{"name": column.name, **hub_type(column.type)} for column in export.table_schema]}
     members = sorted({suffix for file in files for suffix in file.members})
-    split = {"name": "train", "num_bytes": summary["output_bytes"], "num_examples": summary["export"]["exported"]}
-    return {**_member_features(members), "splits": [split]}
+    features = _member_features(members)
+    alike = all(file.alike and file.members == members for file in files if file.samples)
+    if format.indexed and (features or alike):
+        split = {"name": "train", "num_bytes": summary["output_bytes"], "num_examples": samples}
+        return f"[0-9]*.{format.extension}", {**features, "splits": [split]}
+    schema = format.table_schema
+    if schema is None:
+        return "[0-9]*.parquet", None
+    return "[0-9]*.parquet", {"features": [{"name": column.name, **hub_type(column.type)} for column in schema]}
 
 
 def _member_features(members: Sequence[str]) -> dict[str, Any]:
@@ -74,84 +127,54 @@ def hub_type(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": names.get(str(kind), str(kind))}
 
 
-def _text(export: Export, summary: Mapping[str, Any]) -> str:
-    counts, source = summary["export"], summary["source"]
+def _text(
+    card: Card,
+    format: Format,
+    summary: Mapping[str, Any],
+    source: Mapping[str, Any],
+    files: int,
+    counts: Mapping[str, Any],
+) -> str:
+    version = summary.get("versions", {}).get("beam_curate", __version__)
     lines = [
-        f"# {export.name}",
+        f"# {card.name}",
         "",
-        f"{counts['exported']:,} images in {summary['output_files']:,} {export.format} files, selected and exported with "
-        f"beam_curate {summary['versions']['beam_curate']}.",
+        f"{counts['exported']:,} images in {files:,} {format.name} files, selected and exported with "
+        f"beam_curate {version}.",
         "",
-        f"License of the images: **{export.license}**. The pipeline does not know whose the images are: check the licenses "
+        f"License of the images: **{card.license}**. The pipeline does not know whose the images are: check the licenses "
         "of their sources before you share them.",
         "",
-        *_loading(export),
-        *_columns(export),
+        *["## Reading it", "", "```python", *format.reading, "```", ""],
+        *format.described,
         "## Where it comes from",
         "",
-        *_provenance(export, counts, source),
+        *_provenance(card, format, counts, source),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _loading(export: Export) -> list[str]:
-    if export.format == WEBDATASET:
-        code = [
-            "from datasets import load_dataset",
-            "",
-            'samples = load_dataset("path/of/this/folder", streaming=True)["train"]',
-        ]
-    else:
-        kind = '"gzip"' if export.compressed else "None"
-        code = ["from tfrecord import tfrecord_loader", "",
-                f'samples = tfrecord_loader("00000.{export.extension}", None, compression_type={kind})']  # fmt: skip
-    return ["## Reading it", "", "```python", *code, "```", ""]
-
-
-def _columns(export: Export) -> list[str]:
-    lines = ["`00000.parquet` has a row for each sample of the first file, in its order, and so on: "
-             + ", ".join(f"`{name}`" for name in export.table_schema.names) + ".", ""]  # fmt: skip
-    if export.reencoding.needed:
-        lines += [
-            "Where `reencoded` is true the image was made smaller or converted; `original_width`, `original_height` and "
-            "`original_sha256` tell of the image before. The others are byte for byte as they were.",
-            "",
-        ]
-    if export.format != WEBDATASET:
-        lines += [
-            "| feature | kind |",
-            "|---|---|",
-            *(f"| `{name}` | {kind} |" for name, kind in feature_kinds(export)),
-            "",
-        ]
-    return lines
-
-
-def _provenance(export: Export, counts: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
+def _provenance(card: Card, format: Format, counts: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
     funnel = source["funnel"]
-    configuration = source["configuration"] or {}
+    configuration = source.get("configuration") or {}
     model = _scoring(configuration).get("model", {})
     lines = ["| samples | |", "|---|---|"]
     lines += [f"| {name} | {funnel[name]:,} |" for name in ("input", "failed", "rejected", "kept")]
     lines += [f"| of these: {reason} | {number:,} |" for reason, number in funnel["reasons"].items()]
-    lines += [f"| failed in the export | {counts['failed']:,} |", f"| exported | {counts['exported']:,} |", ""]
+    if format.prepared:
+        lines += [f"| failed in the export | {counts['failed']:,} |", f"| exported | {counts['exported']:,} |"]
+    lines += [""]
     if model:
         lines += [f"- Embeddings: `{model.get('clip_model')}`, weights `{model.get('weights')}`."]
     lines += [
-        f"- Score `{head['name']}`: {head.get('kind', head.get('id', 'a head'))}." for head in source["heads"] or []
+        f"- Score `{head['name']}`: {head.get('kind', head.get('id', 'a head'))}." for head in source.get("heads") or []
     ]
     lines += _rules(configuration)
-    if source["scores_meaningless"]:
+    if source.get("scores_meaningless"):
         lines.append(f"- **The scores mean nothing**: random {' and '.join(source['random'])}.")
-    shuffled = "in the order of the run" if export.seed is None else f"shuffled by the seed {export.seed}"
+    shuffled = "in the order of the run" if card.seed is None else f"shuffled by the seed {card.seed}"
     lines.append(f"- Order: {shuffled}.")
-    if export.reencoding.needed:
-        done = export.reencoding
-        lines.append(
-            f"- Images: shorter side at most {done.shortest or 'as it was'}, format {done.image_format}, quality {done.quality}; "
-            f"{counts['reencoded']:,} were encoded again."
-        )
-    return lines
+    return lines + [f"- {line} {counts['reencoded']:,} were encoded again." for line in format.images]
 
 
 def _rules(configuration: Mapping[str, Any]) -> list[str]:

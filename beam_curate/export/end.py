@@ -1,127 +1,165 @@
-"""What ends an export: its accounts, failures.parquet, the indexes, the card, Croissant, and summary.json as its mark."""
+"""What ends a run or an export: failures.parquet, the dataset card, Croissant, and summary.json as its mark."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate.export.croissant import croissant
-from beam_curate.export.dataset_card import dataset_card
-from beam_curate.export.files import TFRECORD, WEBDATASET, Export, ExportedFile, ExportFailure
+from beam_curate.export.dataset_card import Card, dataset_card, write_card
+from beam_curate.export.prepared import PreparedSamples
+from beam_curate.records import LeftOut, ScorePart, WrittenShard
+from beam_curate.runs import summary as run_summary
+from beam_curate.runs.output_files import Format
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY, AccountingError, wids_index
-from beam_curate.storage.files import atomic_output, delete, files_under, write_atomic, write_json
+from beam_curate.runs.summary import SUMMARY, check_files, write_lists
+from beam_curate.storage.files import atomic_output, write_json
 
 FAILURES: Final = "failures.parquet"
-CARD: Final = "README.md"
 CROISSANT: Final = "croissant.json"
+_NAME: Final = "Curated images"
+"""Of a run, for its card: the same run gives the same files in any folder."""
 _FAILURE_SCHEMA: Final = pa.schema(
     [("key", pa.string()), ("shard", pa.string()), ("row", pa.int32()), ("reason", pa.string()),
      ("error_message", pa.string())]
 )  # fmt: skip
 
 
-def finish_export(
-    export: Export,
-    files: Sequence[ExportedFile],
-    failures: Sequence[ExportFailure],
-    files_again: Sequence[ExportedFile],
-    failures_again: Sequence[ExportFailure],
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Export:
+    """What is exported, how, and where to.
+
+    Attributes:
+        source: Folder of the run.
+        output: Folder of the export.
+        format: How samples are written.
+        samples: How many the run has.
+        samples_per_file: N; every file holds N samples, the last one the rest.
+        seed: Shuffles all samples; None keeps the order of the run.
+        name: Of the data set, for its card.
+        license: Of the images, for the card.
+        card: Whether to write README.md.
+        croissant: Whether to write croissant.json.
+        about: What to add to the summary.
+    """
+
+    source: str
+    output: str
+    format: PreparedSamples
+    samples: int
+    samples_per_file: int = 1000
+    seed: int | None = None
+    name: str = ""
+    license: str = "unknown"
+    card: bool = True
+    croissant: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def finish_export(export: Export, files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> dict[str, Any]:
     """Checks the accounts of an export and writes its last files; returns the summary.
 
     Args:
         export: What was exported.
-        files: As first written.
-        failures: The samples that could not be.
-        files_again: If there are any: the files, planned again without them.
-        failures_again: None, since the same sample does the same each time.
+        files: All files.
+        failures: The samples that are in none.
 
     Raises:
         AccountingError: A sample is missing or doubled; the summary is not written then.
     """
-    failures = sorted(failures, key=lambda failure: (failure.shard_index, failure.row))
-    chosen = sorted(files_again if failures else files, key=lambda file: file.shard.index)
-    _check(export, chosen, failures, failures_again)
-    for file in files:
-        if file.shard.index >= len(chosen):
-            _delete_file(export, file.shard.index)
-    _write_failures(export.output, failures)
-    shards = [file.shard for file in chosen]
-    write_json(export.output, "sizes.json", {shard.name: shard.samples for shard in shards})
-    if export.format == WEBDATASET:
-        write_json(export.output, "index.json", wids_index(shards))
+    files = sorted(files, key=lambda file: file.index)
+    check_files(files, export.samples_per_file, export.samples, len(failures))
+    _write_failures(export.output, failures, lambda index: f"{shard_name(index)}.tar")
+    write_lists(export.output, files, indexed=export.format.indexed)
     source = read_summary(export.source)
+    counts = _counts(files, failures)
     summary = {
-        "export": {
-            "input": export.samples,
-            "failed": len(failures),
-            "exported": sum(shard.samples for shard in shards),
-            "reencoded": sum(file.reencoded for file in chosen),
-            "reasons": dict(Counter(failure.reason for failure in failures).most_common()),
-        },
-        "output_files": len(shards),
-        "output_bytes": sum(shard.size for shard in shards),
+        "export": {"input": export.samples, **counts},
+        "output_files": len(files),
+        "output_bytes": sum(file.size for file in files),
         "source": {
             name: source.get(name) for name in ("funnel", "scores_meaningless", "random", "heads", "configuration")
         },
         **export.about,
     }
     if export.card:
-        text = dataset_card(export, summary, chosen).encode()
-        write_atomic(export.output, CARD, lambda stream: stream.write(text))
+        card = Card(export.name, export.license, export.seed, export.croissant)
+        write_card(export.output, dataset_card(card, export.format, summary, summary["source"], files, counts))
     if export.croissant:
-        write_json(export.output, CROISSANT, croissant(export, summary))
+        write_json(export.output, CROISSANT, croissant(export.name, export.license, export.format, summary))
     write_json(export.output, SUMMARY, summary)
     return summary
 
 
-def _check(
-    export: Export,
-    files: Sequence[ExportedFile],
-    failures: Sequence[ExportFailure],
-    failures_again: Sequence[ExportFailure],
-) -> None:
-    if failures_again:
-        raise AccountingError(
-            f"{len(failures_again)} samples failed in the second try that had not failed in the first"
-        )
-    shards = [file.shard for file in files]
-    written = sum(shard.samples for shard in shards)
-    full = all(shard.samples == export.samples_per_file for shard in shards[:-1])
-    if (
-        written + len(failures) != export.samples
-        or [shard.index for shard in shards] != list(range(len(shards)))
-        or not full
-    ):
-        raise AccountingError(
-            f"of {export.samples} samples {written} were written, in {len(shards)} files, and {len(failures)} failed"
-        )
+def finish_run(
+    output: str,
+    parts: Sequence[ScorePart],
+    files: Sequence[WrittenShard],
+    samples_per_shard: int,
+    seed: int | None,
+    about: Mapping[str, Any],
+    format: Format,
+    failures: Sequence[LeftOut],
+) -> dict[str, Any]:
+    """Checks the accounts of a run and writes its last files; returns the summary.
+
+    Args:
+        output: The run's folder.
+        parts: All parts of the score table.
+        files: All output files.
+        samples_per_shard: N.
+        seed: That the order was shuffled by.
+        about: What to add to the summary.
+        format: How samples were written.
+        failures: The kept samples that are in no file.
+
+    Raises:
+        AccountingError: A part or a sample is missing or doubled; the summary is not written then.
+    """
+    files = sorted(files, key=lambda file: file.index)
+    counts = _counts(files, failures)
+    if format.prepared:
+        shards = {part.shard_index: part.shard for part in parts}
+        _write_failures(output, failures, shards.__getitem__)
+        about = {**about, "files": {"format": format.name, **counts}}
+    card = Card(_NAME, "unknown", seed, croissant=False)
+    return run_summary.finish_run(
+        output,
+        parts,
+        files,
+        len(parts),
+        samples_per_shard,
+        about,
+        len(failures),
+        indexed=format.indexed,
+        before=lambda summary: write_card(output, dataset_card(card, format, summary, summary, files, counts)),
+    )
 
 
-def _delete_file(export: Export, index: int) -> None:
-    """Deletes what the first try wrote of a file that there is not any more, without the samples that failed."""
-    name = shard_name(index)
-    index_file = [f"{name}.tfindex"] if export.format == TFRECORD else []
-    for file in (f"{name}_stats.json", f"{name}.{export.extension}", f"{name}.parquet", *index_file):
-        found = list(files_under(export.output, file))
-        if found:
-            delete(found)
+def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> dict[str, Any]:
+    reasons = [failure.reason for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))]
+    return {
+        "failed": len(failures),
+        "exported": sum(file.samples for file in files),
+        "reencoded": sum(file.reencoded for file in files),
+        "reasons": dict(Counter(reasons).most_common()),
+    }
 
 
-def _write_failures(output: str, failures: Sequence[ExportFailure]) -> None:
+def _write_failures(output: str, failures: Sequence[LeftOut], shard: Callable[[int], str]) -> None:
     rows = [
         {
             "key": failure.key,
-            "shard": f"{shard_name(failure.shard_index)}.tar",
+            "shard": shard(failure.shard_index),
             "row": failure.row,
             "reason": failure.reason,
             "error_message": failure.message,
         }
-        for failure in failures
+        for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))
     ]
     with atomic_output(output, FAILURES) as stream:
         pq.write_table(pa.Table.from_pylist(rows, _FAILURE_SCHEMA), stream)

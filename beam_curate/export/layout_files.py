@@ -4,13 +4,11 @@ Sources: clip-retrieval b055335 (clip_inference/writer.py, clip_back.py) and emb
 baselines/apply_filter.py, resharder.py); the columns of laion2B-en-aesthetic.
 """
 
-import contextlib
 import hashlib
 import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +17,7 @@ import pyarrow.parquet as pq
 
 from beam_curate.heads.head import AESTHETIC, NSFW
 from beam_curate.runs.score_table import ScoreTableError
-from beam_curate.storage.files import atomic_output, join, write_atomic
-from beam_curate.storage.parquet_reading import open_parquet
+from beam_curate.storage.files import TEMPORARY, atomic_output, join, read_bytes, write_atomic
 
 CAPTION_SCORES: Final = ("caption_similarity", "similarity")
 """Names that the score of an image against its caption may have, the first one found counts."""
@@ -32,7 +29,6 @@ UID: Final = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 
 # A sorted subset is made bucket by bucket: a billion uids are 16 GB, and a bucket of them 250 MB.
 _BUCKET_BITS: Final = 6
-_BUCKET_SPOOLED_BYTES: Final = 1 << 18
 
 Columns = Mapping[str, str]
 """By name in the layout, the column of the score table that it shows."""
@@ -164,44 +160,44 @@ def uids(rows: pa.Table) -> list[str]:
     ]
 
 
-def write_subset(folder: str, tables: Sequence[str]) -> int:
-    """Writes the file of all uids of some metadata tables, sorted: (N,) of dtype UID, as DataComp's resharder takes it.
+def uid_buckets(found: Sequence[str]) -> dict[int, bytes]:
+    """Uids by bucket, each sorted: one bucket's uids come before those of the next."""
+    numbers = np.array([divmod(int(uid, 16), 1 << 64) for uid in found], UID)
+    bucket_of = numbers["f0"] >> np.uint64(64 - _BUCKET_BITS)
+    return {int(bucket): np.sort(numbers[bucket_of == bucket]).tobytes() for bucket in np.unique(bucket_of)}
+
+
+def write_bucket(folder: str, bucket: int, several: Iterable[bytes]) -> int:
+    """Sorts the uids of a bucket, leaves each once, and puts them where `write_subset` finds them; returns how many they are."""
+    found = np.unique(np.frombuffer(b"".join(several), UID))
+    write_atomic(folder, _bucket_name(bucket), lambda stream: stream.write(found.tobytes()))
+    return len(found)
+
+
+def write_subset(folder: str, buckets: Mapping[int, int]) -> int:
+    """Writes the file of all uids, sorted: (N,) of dtype UID, as DataComp's resharder takes it.
+
+    Args:
+        folder: The layout's folder, with the buckets.
+        buckets: How many different uids there are in each bucket.
 
     Returns:
         N: how many different uids there are. Two samples of a pool may have the same.
     """
-    with contextlib.ExitStack() as stack:
-        buckets = [
-            stack.enter_context(tempfile.SpooledTemporaryFile(_BUCKET_SPOOLED_BYTES)) for _ in range(1 << _BUCKET_BITS)
-        ]
-        for name in tables:
-            with open_parquet(join(folder, name)) as file:
-                column = file.read(["uid"]).column("uid")
-            found = np.array([divmod(int(uid, 16), 1 << 64) for uid in column.to_pylist()], UID)
-            bucket_of = found["f0"] >> np.uint64(64 - _BUCKET_BITS)
-            for number in np.unique(bucket_of):
-                buckets[number].write(found[bucket_of == number].tobytes())
-        total = sum(_sort(bucket) for bucket in buckets)
-        write_atomic(folder, SUBSET, lambda stream: _write_sorted(stream, buckets, total))
+    total = sum(buckets.values())
+    header: dict[str, Any] = {"descr": UID.descr, "fortran_order": False, "shape": (total,)}
+
+    def write(stream: BinaryIO) -> None:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for bucket in sorted(buckets):
+            stream.write(read_bytes(join(folder, _bucket_name(bucket))))
+
+    write_atomic(folder, SUBSET, write)
     return total
 
 
-def _sort(bucket: IO[bytes]) -> int:
-    """Sorts the uids in a bucket and leaves each once; returns how many there are then."""
-    bucket.seek(0)
-    found = np.unique(np.frombuffer(bucket.read(), UID))
-    bucket.seek(0)
-    bucket.truncate()
-    bucket.write(found.tobytes())
-    return len(found)
-
-
-def _write_sorted(stream: BinaryIO, buckets: Sequence[IO[bytes]], total: int) -> None:
-    header: dict[str, Any] = {"descr": UID.descr, "fortran_order": False, "shape": (total,)}
-    np.lib.format.write_array_header_1_0(stream, header)
-    for bucket in buckets:
-        bucket.seek(0)
-        stream.write(bucket.read())
+def _bucket_name(bucket: int) -> str:
+    return f"{TEMPORARY}/uids-{bucket:02d}"
 
 
 def _renamed(rows: pa.Table, columns: Columns) -> pa.Table:

@@ -22,22 +22,31 @@ none it is made (see `layout_files.uids`). `_layout.json` says how many are whic
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate.export.layout_files import DESCRIPTION, EMBEDDING, LAYOUTS, SUBSET, Layout, model_code, write_subset
+from beam_curate.export.layout_files import (
+    DESCRIPTION,
+    EMBEDDING,
+    LAYOUTS,
+    Columns,
+    Layout,
+    model_code,
+    uid_buckets,
+    uids,
+    write_subset,
+)
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs import score_table
 from beam_curate.runs.run_files import LAYOUT_FILES
-from beam_curate.runs.run_state import read_part_counts
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
 from beam_curate.runs.table_parts import TablePlace, finished_table
-from beam_curate.storage.files import absolute, clean_temporary, exists, files_under, join, write_json
+from beam_curate.storage.files import clean_temporary, exists, files_under, join, write_json
 from beam_curate.storage.json_files import read_object
 
 _LOGGER = logging.getLogger(__name__)
@@ -50,82 +59,124 @@ class LayoutError(ValueError):
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A finished run: the parts of its score table that have kept rows, in source order, and what its summary says."""
+class LayoutPlan:
+    """A layout that is being written.
 
+    Attributes:
+        name: Its name in LAYOUTS.
+        folder: Where it goes.
+        table: The run's score table.
+        columns: By name in the layout, the column of the score table.
+        code: The short name of the model.
+        digits: Digits of a part's number in file names.
+    """
+
+    name: str
+    folder: str
     table: TablePlace
-    parts: Sequence[ScorePart]
-    clip_model: str
-    shuffle_seed: int | None
+    columns: Columns
+    code: str
+    digits: int
+
+    @property
+    def layout(self) -> Layout:
+        """What it is."""
+        return LAYOUTS[self.name]
+
+    def files(self, shard_index: int) -> list[str]:
+        """The files of a part that has kept rows."""
+        return [file.format(f"{shard_index:0{self.digits}d}") for file in self.layout.files]
 
 
-def write_layout(output: str, name: str, folder: str) -> list[str]:
-    """Writes a layout of a finished run's kept samples; of the score table one part at a time is in memory.
-
-    The same run gives the same bytes. A call that was stopped can be repeated with the same folder.
+def begin_layout(output: str, name: str, folder: str, parts: Sequence[ScorePart]) -> LayoutPlan:
+    """Looks at the run and the folder, and says there that a layout is being written.
 
     Args:
         output: The run's folder.
         name: `clip-retrieval`, `datacomp` or `laion`.
         folder: Where the layout goes, on any Beam file system: new, or with an earlier writing of the same layout.
-
-    Returns:
-        The paths of the files, in the order written; the last is `_layout.json`, which describes the layout.
+        parts: All parts of the run's score table.
 
     Raises:
-        LayoutError: There is no such layout, the run is not complete, or the folder holds other files; before any work.
+        LayoutError: There is no such layout, the run is not complete, or the folder holds other files.
         ScoreTableError: The parts of the score table do not fit together.
         StorageError: A file cannot be read or written.
     """
-    layout = LAYOUTS.get(name)
-    if layout is None:
-        raise LayoutError(f"layout={name!r} is not known; choose one of {', '.join(LAYOUTS)}")
-    output, folder = absolute(output), absolute(folder)
-    run = _finished_run(output)
-    files = _file_names(layout, run.parts)
-    _check_folder(folder, name, [file for names in files for file in names])
-    if run.shuffle_seed is not None:
-        _LOGGER.warning(
-            "the run shuffled its shards (shuffle_seed=%s); the %s layout is in source order", run.shuffle_seed, name
-        )
+    summary = _finished_run(output, parts)
+    kept = sorted(part.shard_index for part in parts if part.kept)
+    table, _ = finished_table(output)
+    digits = max([_MIN_DIGITS, *(len(str(number)) for number in kept)])
+    code = model_code(_clip_model(summary.get("configuration", {})))
+    plan = LayoutPlan(name, folder, table, LAYOUTS[name].columns(_scores(table, kept), code), code, digits)
+    _check_folder(folder, name, [file for number in kept for file in plan.files(number)])
+    seed = summary.get("configuration", {}).get("shuffle_seed")
+    if seed is not None:
+        _LOGGER.warning("the run shuffled its shards (shuffle_seed=%s); the %s layout is in source order", seed, name)
     write_json(folder, DESCRIPTION, {"layout": name, "complete": False})
-    written = [*_write_parts(run, layout, folder, files), *_write_end(run, name, layout, folder, files)]
-    clean_temporary(folder)
-    return [join(folder, file) for file in written]
+    return plan
 
 
-def _write_parts(run: _Run, layout: Layout, folder: str, files: Sequence[Sequence[str]]) -> list[str]:
-    code = model_code(run.clip_model)
-    columns = layout.columns(_scores(run), code)
-    needed = sorted({*columns.values(), *([EMBEDDING] if layout.embeddings else [])})
-    for part, names in zip(run.parts, files, strict=True):
-        layout.write(folder, names, _kept_rows(run.table, part, needed), columns, code)
-    return [file for names in files for file in names]
+class LayoutPart(NamedTuple):
+    """A part of a layout that is written: its rows, and how many of their uids were made."""
+
+    shard_index: int
+    rows: int
+    made: int
 
 
-def _write_end(run: _Run, name: str, layout: Layout, folder: str, files: Sequence[Sequence[str]]) -> list[str]:
-    description: dict[str, Any] = {"layout": name, "complete": True, "rows": sum(part.kept for part in run.parts)}
-    description |= {"files": [file for names in files for file in names], "clip_model": run.clip_model or None}
-    description |= {"order": "source", "shuffle_seed_of_the_shards": run.shuffle_seed}
-    if layout.subset:
-        description["different_uids"] = write_subset(folder, [names[0] for names in files])
-        made = sum(_kept_rows(run.table, part, ["uid"]).column("uid").null_count for part in run.parts)
-        description["uids_of_samples"], description["uids_made"] = description["rows"] - made, made
+def write_layout_part(plan: LayoutPlan, part: ScorePart) -> tuple[LayoutPart, dict[int, bytes]]:
+    """Writes the files of a part with kept rows; gives its uids too, by bucket, if the layout lists all of them.
+
+    Raises:
+        ScoreTableError: The part does not have the columns or the rows that it should have.
+        StorageError: A file cannot be read or written.
+    """
+    layout = plan.layout
+    needed = sorted({*plan.columns.values(), *([EMBEDDING] if layout.embeddings else [])})
+    rows = _kept_rows(plan.table, part, needed)
+    layout.write(plan.folder, plan.files(part.shard_index), rows, plan.columns, plan.code)
+    if not layout.subset:
+        return LayoutPart(part.shard_index, rows.num_rows, 0), {}
+    return LayoutPart(part.shard_index, rows.num_rows, rows.column("uid").null_count), uid_buckets(uids(rows))
+
+
+def finish_layout(
+    plan: LayoutPlan, output: str, written: Iterable[LayoutPart], different: Iterable[tuple[int, int]]
+) -> None:
+    """Writes what a layout has once: the file of all uids, and the description last.
+
+    Args:
+        plan: The layout, whose parts are written.
+        output: The run's folder.
+        written: All parts with kept rows.
+        different: How many different uids there are, by bucket.
+    """
+    if read_description(plan.folder)["complete"]:
+        return  # a bundle that is repeated
+    configuration = read_summary(output).get("configuration", {})
+    parts = sorted(written)
+    total = sum(part.rows for part in parts)
+    description: dict[str, Any] = {"layout": plan.name, "complete": True, "rows": total}
+    files = [file for part in parts for file in plan.files(part.shard_index)]
+    description |= {"files": files, "clip_model": _clip_model(configuration) or None}
+    description |= {"order": "source", "shuffle_seed_of_the_shards": configuration.get("shuffle_seed")}
+    if plan.layout.subset:
+        description["different_uids"] = write_subset(plan.folder, dict(different))
+        made = sum(part.made for part in parts)
+        description["uids_of_samples"], description["uids_made"] = total - made, made
         description["uid"] = (
             "uid of the sample's .json; where it has none, the first 32 hex digits of the sha256 of shard, NUL and key"
         )
-    write_json(folder, DESCRIPTION, description)
-    return [*([SUBSET] if layout.subset else []), DESCRIPTION]
+    write_json(plan.folder, DESCRIPTION, description)
+    clean_temporary(plan.folder)
 
 
-def _finished_run(output: str) -> _Run:
+def _finished_run(output: str, parts: Sequence[ScorePart]) -> dict[str, Any]:
     if not exists(join(output, SUMMARY)):
         raise LayoutError(
             f"{output} holds no complete run ({SUMMARY} is missing); finish the run with --resume, or name its --output"
         )
     summary = read_summary(output, "input_shards", "funnel")
-    table, paths = finished_table(output)
-    parts = [read_part_counts(output, paths[index]) for index in sorted(paths)]
     found = (len(parts), sum(part.kept for part in parts))
     expected = (summary["input_shards"], summary["funnel"]["kept"])
     if found != expected:
@@ -133,13 +184,7 @@ def _finished_run(output: str) -> _Run:
             f"{output} has {found[0]} parts of the score table with {found[1]} kept samples, and {SUMMARY} says "
             f"{expected[0]} with {expected[1]}; restore the files, or run again with --resume or --overwrite"
         )
-    configuration = summary.get("configuration", {})
-    return _Run(
-        table,
-        [part for part in parts if part.kept],
-        _clip_model(configuration),
-        configuration.get("shuffle_seed"),
-    )
+    return summary
 
 
 def _clip_model(configuration: Mapping[str, Any]) -> str:
@@ -147,11 +192,6 @@ def _clip_model(configuration: Mapping[str, Any]) -> str:
     while "clip_model" not in configuration and "source" in configuration:
         configuration = configuration["source"].get("configuration", {})
     return configuration.get("clip_model", "")
-
-
-def _file_names(layout: Layout, parts: Sequence[ScorePart]) -> list[list[str]]:
-    digits = max([_MIN_DIGITS, *(len(str(part.shard_index)) for part in parts)])
-    return [[file.format(f"{part.shard_index:0{digits}d}") for file in layout.files] for part in parts]
 
 
 def _check_folder(folder: str, name: str, files: Sequence[str]) -> None:
@@ -175,10 +215,10 @@ def read_description(folder: str) -> dict[str, Any]:
     return read_object(join(folder, DESCRIPTION), {"layout": str, "complete": bool}, remedy)
 
 
-def _scores(run: _Run) -> list[str]:
-    if not run.parts:
+def _scores(table: TablePlace, kept: Sequence[int]) -> list[str]:
+    if not kept:
         return []
-    with run.table.open(run.parts[0].shard_index) as part:
+    with table.open(kept[0]) as part:
         return score_table.score_names(part.schema)
 
 

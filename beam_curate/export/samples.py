@@ -1,13 +1,12 @@
-"""The samples of one exported file: read from a run's shards by span, their images made smaller, in their new order."""
+"""The samples of one exported file: read by span, their images made smaller, in their new order."""
 
+import functools
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from beam_curate.export.fields import Fields
@@ -16,15 +15,10 @@ from beam_curate.images.reencoding import UNENCODABLE_IMAGE, EncodeError, Reenco
 from beam_curate.progress import PROGRESS
 from beam_curate.reasons import DUPLICATE_MEMBER
 from beam_curate.records import ImageFacts
-from beam_curate.runs.packing import shard_name
-from beam_curate.storage.files import join
-from beam_curate.tars.sources import SourceReader, check_sha256
+from beam_curate.runs.finished_run import written_suffix
+from beam_curate.runs.source_samples import Members, in_turn, read_samples
 
 _AHEAD: Final = 2  # samples that each thread has waiting for it
-
-SPANS: Final = "members"
-SOURCE: Final = "source"
-"""Columns of the rows that are exported: the members' spans in a shard of the run, and the shard's index."""
 
 
 @dataclass(frozen=True)
@@ -58,46 +52,41 @@ Outcome = ExportedSample | NotExported
 
 
 def export_samples(
-    folder: str, rows: pa.Table, fields: Fields, reencoding: Reencoding, threads: int = 0
-) -> Iterator[Outcome]:
-    """Reads and prepares the samples of some rows, in the order of the rows.
+    rows: pa.Table, fields: Fields, reencoding: Reencoding, threads: int = 0
+) -> Iterator[tuple[int, Outcome]]:
+    """Reads and prepares the samples of some rows; gives each with the rank of its row, in the order of the rows.
 
-    A shard is read forward. Where the rows are in another order (a shuffle), what was read waits in memory for its turn: the
+    A source is read forward. Where the rows are in another order (a shuffle), what was read waits in memory for its turn: the
     samples of one exported file at most.
 
     Args:
-        folder: The run's folder.
-        rows: Who to export: the columns of the run's tables, with SPANS and SOURCE.
+        rows: Who to export, see `placed_rows.Meeting`.
         fields: Which members to take.
         reencoding: What becomes of the images.
-        threads: That encode images; 0 for one per core.
+        threads: Of this process that encode images; 0 for one per core.
 
     Raises:
-        SourceChangedError: A shard is no longer what its table says.
-        StorageError: A shard cannot be read.
+        SourceChangedError: A source is no longer what its table says.
+        StorageError: A source cannot be read.
     """
-    read = _read_in_order(folder, rows, fields)
+    read = read_samples(rows, lambda row, suffix: suffix == row["image"] or fields.has_member(suffix))
     if not reencoding.needed:
-        yield from _in_turn((place, _prepare(row, members, reencoding)) for place, row, members in read)
+        yield from enumerate(in_turn((place, _prepare(row, members, reencoding)) for place, row, members in read))
         return
     workers = threads or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, "encode") as pool:
-        tasks = ((place, pool.submit(_prepare, row, members, reencoding)) for place, row, members in read)
-        yield from _finished(tasks, workers * _AHEAD)
+    pool = _encoders(workers)
+    tasks = ((place, pool.submit(_prepare, row, members, reencoding)) for place, row, members in read)
+    yield from enumerate(_finished(tasks, workers * _AHEAD))
 
 
-def _in_turn(found: Iterator[tuple[int, Outcome]]) -> Iterator[Outcome]:
-    waiting: dict[int, Outcome] = {}
-    turn = 0
-    for place, outcome in found:
-        waiting[place] = outcome
-        while turn in waiting:
-            yield waiting.pop(turn)
-            turn += 1
+@functools.lru_cache
+def _encoders(workers: int) -> ThreadPoolExecutor:
+    """Threads of the process: several files are written at once."""
+    return ThreadPoolExecutor(workers, "encode")
 
 
 def _finished(tasks: Iterator[tuple[int, "Future[Outcome]"]], ahead: int) -> Iterator[Outcome]:
-    """As `_in_turn`, of tasks under way: of those whose turn it is, `ahead` may be unfinished."""
+    """As `in_turn`, of tasks under way: of those whose turn it is, `ahead` may be unfinished."""
     waiting: dict[int, Future[Outcome]] = {}
     turn = 0
     for place, task in tasks:
@@ -109,39 +98,12 @@ def _finished(tasks: Iterator[tuple[int, "Future[Outcome]"]], ahead: int) -> Ite
         yield waiting.pop(turn).result()
 
 
-Members = list[tuple[str, bytes]]
-
-
-def _read_in_order(folder: str, rows: pa.Table, fields: Fields) -> Iterator[tuple[int, Mapping[str, Any], Members]]:
-    """Place, row and members of each sample, in the order in which they lie in the run's shards."""
-    table = rows.select(["key", "image", "width", "height", "format", "size", "sha256", SPANS, SOURCE]).to_pylist()
-    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for row in table:
-        row["path"] = join(folder, f"{shard_name(row[SOURCE])}.tar")
-        row[SPANS] = [
-            span for span in row[SPANS] if span["suffix"] == row["image"] or fields.has_member(span["suffix"])
-        ]
-        spans[row["path"]] += [(span["offset"], span["size"]) for span in row[SPANS]]
-    starts = np.array([row[SPANS][0]["offset"] for row in table])
-    order = np.lexsort((starts, rows.column(SOURCE).to_numpy()))
-    with SourceReader() as source:
-        for path, wanted in spans.items():
-            source.expect(path, wanted)
-        for place in order.tolist():
-            row = table[place]
-            members = [
-                (span["suffix"], source.read(row["path"], span["offset"], span["size"], span["suffix"], row["key"]))
-                for span in row[SPANS]
-            ]
-            PROGRESS.add(samples=1, input_bytes=sum(len(data) for _, data in members))
-            yield place, row, members
-
-
 def _prepare(row: Mapping[str, Any], members: Members, reencoding: Reencoding) -> Outcome:
     """Encodes the image again if it must be, and names it accordingly."""
-    key, image = row["key"], row["image"]
+    key, image = row["key"], written_suffix(row["key"], row["image"])
+    members = [(written_suffix(key, suffix), body) for suffix, body in members]
     data = dict(members)[image]
-    check_sha256(data, row["sha256"], key, row["path"])
+    PROGRESS.add(samples=1, input_bytes=sum(len(body) for _, body in members))
     encoded, suffix = data, image
     facts = ImageFacts(row["width"], row["height"], row["format"], row["sha256"], row["size"])
     if reencoding.needed:

@@ -45,6 +45,10 @@ class Target:
     resize_mode: str = SHORTEST
     interpolation: str = "bicubic"
 
+    def __str__(self) -> str:
+        """The same in the words of DecodeOptions and of Beam YAML; the records of pixels have it."""
+        return f"size={self.size}, resize_mode={self.resize_mode!r}, interpolation={self.interpolation!r}"
+
 
 def resized_size(width: int, height: int, target: Target) -> tuple[int, int]:
     """Gives the (width, height) that an image has after the resize and before the crop.

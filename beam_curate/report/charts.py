@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from beam_curate.report.data import AT_LEAST, Distribution, round_up
+from beam_curate.report.data import AT_LEAST
 from beam_curate.report.html import Element, count, share, tag
+from beam_curate.report.spread import Distribution, round_up
 
 _HEIGHT = 100.0
 _LEAST = 1.2  # a bar of a single sample is this high, so that it is seen

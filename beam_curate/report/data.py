@@ -1,169 +1,219 @@
 """What a report tells of a score table: exact histograms and a few samples, in bounded memory whatever its size.
 
-The table is read twice, a few parts at a time: for the range of each column, then for everything else. The longer columns are
-read of those only in which a row was found that is shown.
+A part gives its figures, the figures of parts are merged to those of all, in whatever order; of the rows that are shown then
+the longer columns are read. Each part is read once, with a top rule a column of it twice.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from beam_curate import reasons
-from beam_curate.records import FAILED, KEPT, REJECTED, STATUSES
-from beam_curate.report.samples import Failures, Gallery, choose, make_galleries
-from beam_curate.report.table import Floats, Rows
+from beam_curate.records import KEPT, STATUSES, Removed
+from beam_curate.report.samples import Failures, Gallery, make_galleries, read_shown
+from beam_curate.report.spread import Distribution, Spread
+from beam_curate.report.table import read_group, stored_scores
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import Rule
-
-BINS: Final = 40
-"""The most bins of a histogram, or two more; at least 16, since their width is a round number."""
+from beam_curate.scores.top import Cutoff
+from beam_curate.selection.rejudging import Selection
+from beam_curate.threads import in_threads
 
 AT_LEAST: Final = "≥"
 BELOW: Final = "<"
 
 
-@dataclass
-class Distribution:
-    """Exact counts of a column's values over the samples that did not fail.
+@dataclass(frozen=True)
+class ReportPlan:
+    """What a report looks at.
 
     Attributes:
-        edges: (B + 1,) ascending; a bin is [edge, next edge). The first threshold is an edge.
-        kept: (B,) kept samples by bin, and
-        rejected: (B,) rejected ones.
-        bounds: The thresholds on this column, each as what passes (`aesthetic ≥` or `nsfw <`) and its value, and
-        below: how many samples are below each.
-        missing: Samples without a finite value.
+        selection: The table and what decides: without rules the verdicts in the table count.
+        scores: The scores to draw.
+        thresholds: The thresholds to draw and to look around.
+        top: The column by which the best were taken; empty if they were not. Its lowest kept value is a threshold too.
     """
 
-    column: str
-    edges: Floats
-    kept: npt.NDArray[np.int64]
-    rejected: npt.NDArray[np.int64]
-    bounds: list[tuple[str, float]]
-    below: list[int]
-    lowest: float = math.inf
-    highest: float = -math.inf
-    total: float = 0.0
-    missing: int = 0
+    selection: Selection
+    scores: tuple[str, ...]
+    thresholds: tuple[Rule, ...] = ()
+    top: str = ""
 
     @property
-    def count(self) -> int:
-        """Samples with a value."""
-        return int(self.kept.sum() + self.rejected.sum())
+    def columns(self) -> list[str]:
+        """The columns that are drawn."""
+        tops = [self.top] if self.top else []
+        return list(dict.fromkeys([*self.scores, *(rule.column for rule in self.thresholds), *tops]))
 
-    def add(self, values: Floats, status: npt.NDArray[np.object_]) -> None:
-        """Counts the values of rows with these statuses."""
-        finite = np.isfinite(values)
-        for counts, name in ((self.kept, KEPT), (self.rejected, REJECTED)):
-            some = values[finite & (status == name)]
-            place = np.clip(np.searchsorted(self.edges, some, side="right") - 1, 0, len(counts) - 1)
-            np.add.at(counts, place, 1)
-        self.missing += int(np.count_nonzero(~finite & (status != FAILED)))
-        values = values[finite & (status != FAILED)]
-        if len(values):
-            self.lowest, self.highest = min(self.lowest, float(values.min())), max(self.highest, float(values.max()))
-            self.total += float(values.sum())
-        for place, (_, bound) in enumerate(self.bounds):
-            self.below[place] += int(np.count_nonzero(values < bound))
+    def cut_at(self, lowest_kept: float) -> "ReportPlan":
+        """The plan, with the lowest kept value of the top column."""
+        if not self.top or not math.isfinite(lowest_kept):
+            return self
+        return replace(self, thresholds=(*self.thresholds, Rule(reasons.BELOW_TOP, self.top, minimum=lowest_kept)))
+
+    def spreads(self) -> dict[str, tuple[tuple[str, float], ...]]:
+        """By column the thresholds on it, as what passes and its value."""
+        return {
+            name: tuple(
+                (f"{name} {sign}", float(value))
+                for rule in self.thresholds
+                for sign, value in ((AT_LEAST, rule.minimum), (BELOW, rule.maximum))
+                if rule.column == name and value is not None
+            )
+            for name in self.columns
+        }
+
+
+def plan_report(selection: Selection, part: int | None, thresholds: Sequence[Rule], top: str = "") -> ReportPlan:
+    """Plans a report of a table.
+
+    Args:
+        selection: The table and what decides.
+        part: The index of one of the table's parts; None if there are none.
+        thresholds: The thresholds to draw and to look around; those on columns that the table does not have are left out.
+        top: The column by which the best were taken, if they were.
+
+    Raises:
+        ScoreTableError: The score table is of another version, or none.
+        StorageError: The part cannot be read.
+    """
+    stored = () if part is None else stored_scores(selection.table, part)
+    scores = (*stored, *selection.added)
+    known = (*scores, "side", "width", "height")
+    on_known = tuple(rule for rule in thresholds if rule.column in known)
+    return ReportPlan(selection, scores, on_known, top if top in known else "")
 
 
 @dataclass
-class ReportData:
-    """What was found in a score table.
+class Figures:
+    """What was found in some parts of a score table.
 
     Attributes:
-        parts: Number of its parts.
+        parts: Their number.
+        spreads: How the values of each column are spread.
+        galleries: The samples to show.
+        failures: The failed samples to show.
         statuses: Number of rows by status, and
         reasons: by reason, of those that are not kept.
     """
 
     parts: int
-    distributions: list[Distribution]
+    spreads: Mapping[str, Spread]
     galleries: list[Gallery]
     failures: Failures = field(default_factory=Failures)
-    statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
+    statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
+    @classmethod
+    def none(cls, plan: ReportPlan) -> "Figures":
+        """Those of no part."""
+        empty = {name: Spread.none(name, bounds) for name, bounds in plan.spreads().items()}
+        return cls(0, empty, make_galleries(plan.scores, plan.thresholds))
 
-def collect(table: Rows, thresholds: Sequence[Rule], top: str = "") -> ReportData:
-    """Reads a score table.
+    def empty(self) -> "Figures":
+        """Those of no part, by the same plan."""
+        spreads = {name: Spread.none(name, spread.bounds) for name, spread in self.spreads.items()}
+        return Figures(0, spreads, [replace(gallery, ranked=[]) for gallery in self.galleries])
+
+    def merge(self, other: "Figures") -> None:
+        """Adds those of other parts."""
+        self.parts += other.parts
+        self.spreads = {name: spread + other.spreads[name] for name, spread in self.spreads.items()}
+        for gallery, found in zip(self.galleries, other.galleries, strict=True):
+            gallery.merge(found.ranked)
+        self.failures.merge(other.failures)
+        self.statuses.update(other.statuses)
+        self.reasons.update(other.reasons)
+
+
+def lowest_kept(
+    plan: ReportPlan, shard_index: int, removed: Iterable[Removed] | None = None, cutoff: Cutoff | None = None
+) -> float:
+    """The lowest value that a part's kept rows have in the top column; infinite if there is no such column, or no such row."""
+    if not plan.top:
+        return math.inf
+    group = read_group(plan.selection, shard_index, [plan.top], removed, cutoff)
+    values = group.values[plan.top][group.statuses[KEPT]]
+    return float(values[np.isfinite(values)].min(initial=math.inf))
+
+
+def figures_of(
+    plan: ReportPlan, shard_index: int, removed: Iterable[Removed] | None = None, cutoff: Cutoff | None = None
+) -> Figures:
+    """The figures of a part.
 
     Args:
-        table: The table.
-        thresholds: The thresholds to draw and to look around.
-        top: The column by which the best were taken, if they were: its lowest kept value is a threshold too.
+        plan: What to look at, with the lowest kept value of the top column.
+        shard_index: The part.
+        removed: Its rows that are rejected beside the rules.
+        cutoff: Where the top rule cuts in it.
     """
-    known = (*table.scores, "side", "width", "height")
-    thresholds = [rule for rule in thresholds if rule.column in known]
-    tops = [top] if top in known else []
-    columns = list(dict.fromkeys([*table.scores, *(rule.column for rule in thresholds), *tops]))
-    ranges = _ranges(table, columns)
-    cuts = [(column, ranges[column].lowest_kept) for column in tops]
-    thresholds += [Rule(reasons.BELOW_TOP, column, minimum=cut) for column, cut in cuts if math.isfinite(cut)]
-    galleries = make_galleries(table.scores, thresholds)
-    data = ReportData(table.parts, _distributions(ranges, thresholds), galleries)
-    for group in table.groups(columns):
-        for distribution in data.distributions:
-            distribution.add(group.values[distribution.column], group.status)
-        for status in STATUSES:
-            data.statuses[status] += int(np.count_nonzero(group.status == status))
-        data.reasons.update(reason for reason in group.reason if reason)
-        choose(galleries, data.failures, group)
-    return data
-
-
-class _Range(NamedTuple):
-    lowest: float = math.inf
-    highest: float = -math.inf
-    lowest_kept: float = math.inf
-
-
-def _ranges(table: Rows, columns: Sequence[str]) -> dict[str, _Range]:
-    """Of each column, over the samples that did not fail."""
-    ranges = dict.fromkeys(columns, _Range())
-    for group in table.groups(columns) if columns else ():
-        for name in columns:
-            finite = np.isfinite(group.values[name]) & (group.status != FAILED)
-            values, kept = group.values[name][finite], group.values[name][finite & (group.status == KEPT)]
-            low, high, lowest_kept = ranges[name]
-            ranges[name] = _Range(
-                values.min(initial=low), values.max(initial=high), float(kept.min(initial=lowest_kept))
-            )
-    return ranges
-
-
-def _distributions(ranges: Mapping[str, _Range], thresholds: Sequence[Rule]) -> list[Distribution]:
-    found = []
-    for name, (low, high, _) in ranges.items():
-        bounds = [
-            (f"{name} {sign}", float(value))
-            for rule in thresholds
-            for sign, value in ((AT_LEAST, rule.minimum), (BELOW, rule.maximum))
-            if rule.column == name and value is not None
-        ]
-        edges = _edges(low, high, [value for _, value in bounds])
-        kept, rejected = np.zeros((2, len(edges) - 1), np.int64)
-        found.append(Distribution(name, edges, kept, rejected, bounds, [0] * len(bounds)))
+    group = read_group(plan.selection, shard_index, plan.columns, removed, cutoff)
+    found = Figures.none(plan)
+    found.parts = 1
+    found.spreads = {name: Spread.of(name, bounds, group) for name, bounds in plan.spreads().items()}
+    for gallery in found.galleries:
+        gallery.look(group)
+    found.failures.look(group)
+    found.statuses.update({name: int(np.count_nonzero(flags)) for name, flags in group.statuses.items()})
+    found.reasons.update(reason for reason in group.reason if reason)
     return found
 
 
-def _edges(low: float, high: float, bounds: Sequence[float]) -> Floats:
-    """Edges of bins of a round width that hold low to high and all bounds; the first bound is one of them."""
-    low, high = min([low, *bounds]), max([high, *bounds])
-    if low > high:
-        return np.array([0.0, 1.0])
-    origin = bounds[0] if bounds else 0.0
-    width = round_up((high - low) / BINS) if high > low else round_up(max(abs(low), 1.0) / BINS)
-    first, last = math.floor((low - origin) / width), math.floor((high - origin) / width) + 1
-    edges: Floats = origin + width * np.arange(first, last + 1, dtype=np.float64)
-    return edges
+@dataclass(frozen=True)
+class ReportData:
+    """What a report tells of a score table.
+
+    Attributes:
+        parts: Number of its parts.
+        distributions: Of each column.
+        galleries: The samples.
+        failures: The failed samples.
+        statuses: Number of rows by status, and
+        reasons: by reason, of those that are not kept: the most frequent first.
+    """
+
+    parts: int
+    distributions: Sequence[Distribution]
+    galleries: Sequence[Gallery]
+    failures: Failures
+    statuses: Mapping[str, int]
+    reasons: Mapping[str, int]
 
 
-def round_up(width: float) -> float:
-    """The next larger 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(width))
-    return next((step * power for step in (1, 2, 5) if step * power >= width), 10 * power)
+def report_data(table: TablePlace, figures: Figures) -> ReportData:
+    """What a report tells, of the figures of all parts; reads what is shown of the samples.
+
+    Raises:
+        ScoreTableError: A part of the table is missing or damaged.
+        StorageError: It cannot be read.
+    """
+    galleries = [replace(gallery) for gallery in figures.galleries]
+    failures = Failures(figures.failures.counts, figures.failures.found)
+    read_shown(table, galleries, failures)
+    return ReportData(
+        figures.parts,
+        [spread.distribution() for spread in figures.spreads.values()],
+        galleries,
+        failures,
+        {status: figures.statuses[status] for status in STATUSES},
+        dict(sorted(figures.reasons.items(), key=lambda each: (-each[1], each[0]))),
+    )
+
+
+def collect(plan: ReportPlan, shards: Sequence[int]) -> tuple[ReportPlan, ReportData]:
+    """Reads a score table in this process; `transforms.collect_figures` does the same on a runner.
+
+    Returns:
+        The plan with all thresholds, and what was found.
+    """
+    if plan.top:
+        plan = plan.cut_at(min(in_threads(lambda shard: lowest_kept(plan, shard), shards), default=math.inf))
+    figures = Figures.none(plan)
+    for found in in_threads(lambda shard: figures_of(plan, shard), shards):
+        figures.merge(found)
+    return plan, report_data(plan.selection.table, figures)

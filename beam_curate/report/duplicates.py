@@ -11,7 +11,7 @@ import pyarrow as pa
 from beam_curate.duplicates.finding import input_digest, is_finished, read_findings
 from beam_curate.records import KEPT
 from beam_curate.report.samples import DETAILS, Place, Row, make_row
-from beam_curate.report.table import make_group, stored_columns, stored_scores
+from beam_curate.report.table import make_group, stored_scores
 from beam_curate.report.thumbnails import Thumbnail
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
@@ -159,8 +159,9 @@ def _read_part(table: TablePlace, shard: int, wanted: Sequence[int], keep_by: st
             positions = np.flatnonzero(np.isin(index, wanted))
             if not len(positions):
                 continue
-            rows = part.read_row_group(number, sorted({*stored_columns(columns), *DETAILS})).take(pa.array(positions))
+            names = sorted({*columns, *DETAILS, "index", "status", "reason"})
+            rows = part.read_row_group(number, names).take(pa.array(positions))
             status, reason = (rows.column(name).to_numpy(zero_copy_only=False) for name in ("status", "reason"))
             details = rows.select(list(DETAILS)).to_pylist()
-            group = make_group(rows, columns, status, reason, lambda names, at: [])
-            yield from (make_row(group, at, detail, other) for at, detail in enumerate(details))
+            group = make_group(shard, rows, columns, status, reason)
+            yield from (make_row(group.found(at), detail, other) for at, detail in enumerate(details))

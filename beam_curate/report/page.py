@@ -8,12 +8,13 @@ from typing import Any, Final, NamedTuple
 from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.report.charts import funnel_bar, histogram
-from beam_curate.report.data import AT_LEAST, BELOW, Distribution, ReportData
+from beam_curate.report.data import AT_LEAST, BELOW, ReportData
 from beam_curate.report.duplicate_figures import duplicates_section, used_section
 from beam_curate.report.duplicates import ShownDuplicates
 from beam_curate.report.figures import Images, gallery_section
 from beam_curate.report.html import Child, Element, count, foreign, page, share, shorten, table, tag
 from beam_curate.report.samples import MAX_FAILURES
+from beam_curate.report.spread import Distribution
 from beam_curate.report.style import STYLE
 from beam_curate.report.table import RANDOM
 from beam_curate.scores.rules_in_force import duplicates, rules, steps
@@ -207,10 +208,8 @@ def _score_section(distribution: Distribution, data: ReportData, images: Images,
     ] or [tag("p", "No threshold is set.", class_="verdict")]
     if not distribution.count:
         return tag("section", tag("h2", foreign(name, 60)), tag("p", "No sample has a value."))
-    mean = distribution.total / distribution.count
-    facts = (
-        f"{count(distribution.count)} values, {distribution.lowest:.4g} to {distribution.highest:.4g}, mean {mean:.4g}"
-    )
+    mean = f"mean {distribution.mean:.4g}"
+    facts = f"{count(distribution.count)} values, {distribution.lowest:.4g} to {distribution.highest:.4g}, {mean}"
     if distribution.missing:
         facts += f"; {count(distribution.missing)} samples without a value"
     facts += f"; the tallest bar is {count(int((distribution.kept + distribution.rejected).max()))}"

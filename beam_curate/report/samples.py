@@ -1,5 +1,6 @@
 """The samples that a report shows: near each threshold, at the ends of each score, by chance, and those that failed."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +9,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from beam_curate.records import FAILED, KEPT, REJECTED
-from beam_curate.report.table import RANDOM, Group
+from beam_curate.report.table import RANDOM, Found, Group, read_details
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import Rule
+from beam_curate.threads import in_threads
 
 MAX_IMAGES: Final = 60
 MAX_IMAGES_EACH: Final = 6
@@ -76,6 +79,7 @@ class Gallery:
         status: KEPT or REJECTED; empty for both.
         size: How many samples it takes.
         ranked: The samples found, in order, each with what it is ordered by.
+        rows: The same with all that is shown of them, when that is read.
     """
 
     title: str
@@ -85,32 +89,27 @@ class Gallery:
     low: float = -math.inf
     high: float = math.inf
     size: int = MAX_IMAGES_EACH
-    ranked: list[tuple[_Rank, Row]] = field(default_factory=list)
+    ranked: list[tuple[_Rank, Found]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
-    @property
-    def rows(self) -> list[Row]:
-        """The samples, in order."""
-        return [row for _, row in self.ranked]
-
-    def candidates(self, group: "Group") -> list[tuple[_Rank, int]]:
-        """The rows of a group that could be among the first, with their position in it."""
+    def look(self, group: Group) -> None:
+        """Takes in the rows of a group that are among the first."""
         values = group.values[self.column]
-        wanted = np.isfinite(values) & (values >= self.low) & (values < self.high) & (group.status != FAILED)
-        if self.status:
-            wanted &= group.status == self.status
-        order = values if self.ascending else -values
-        if len(self.ranked) == self.size:
-            wanted &= order <= self.ranked[-1][0].order
+        wanted = np.isfinite(values) & (values >= self.low) & (values < self.high)
+        wanted &= group.statuses[self.status] if self.status else ~group.statuses[FAILED]
         where = np.flatnonzero(wanted)
-        first = np.lexsort((group.row_index[where], group.shard_index[where], order[where]))[: self.size]
-        return [
-            (_Rank(float(order[at]), int(group.shard_index[at]), int(group.row_index[at])), int(at))
-            for at in where[first]
-        ]
+        order = values[where] if self.ascending else -values[where]
+        if len(where) > self.size:
+            least = np.partition(order, self.size - 1)[self.size - 1]
+            where, order = where[order <= least], order[order <= least]
+        for at in np.lexsort((group.row_index[where], order))[: self.size].tolist():
+            found = group.found(int(where[at]))
+            self.ranked.append((_Rank(float(order[at]), found.shard_index, found.row_index), found))
+        self.merge(())
 
-    def add(self, rank: _Rank, row: Row) -> None:
-        """Takes a row in, if it is among the first."""
-        self.ranked = sorted([*self.ranked, (rank, row)], key=lambda ranked: ranked[0])[: self.size]
+    def merge(self, ranked: Iterable[tuple[_Rank, Found]]) -> None:
+        """Takes in those that are among the first."""
+        self.ranked = sorted([*self.ranked, *ranked], key=lambda each: each[0])[: self.size]
 
 
 def make_galleries(scores: Sequence[str], thresholds: Iterable[Rule]) -> list[Gallery]:
@@ -136,60 +135,82 @@ def make_galleries(scores: Sequence[str], thresholds: Iterable[Rule]) -> list[Ga
     return found
 
 
+@dataclass
 class Failures:
-    """The first failed samples of each reason, in the order in which they are offered."""
+    """The first failed samples of each reason, in the order of the input.
 
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.rows: dict[str, list[Row]] = {}
+    Attributes:
+        counts: Failed samples by reason.
+        found: Those that may be shown.
+        rows: Those that are shown, when that is read.
+    """
 
-    def candidates(self, group: Group) -> list[tuple[str, int]]:
-        """Counts the failed rows of a group, and gives those to be shown, with their position in it."""
-        found: list[tuple[str, int]] = []
-        failed = np.flatnonzero(group.status == FAILED)
+    counts: dict[str, int] = field(default_factory=dict)
+    found: dict[str, list[Found]] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+
+    def look(self, group: Group) -> None:
+        """Counts the failed rows of a group, and takes in those that are among the first."""
+        failed = np.flatnonzero(group.statuses[FAILED])
         named = np.array([reason or "" for reason in group.reason[failed]], object)
         for reason in sorted(set(named)):
             where = failed[named == reason]
-            self.counts[reason] = self.counts.get(reason, 0) + len(where)
-            if reason in self.rows or len(self.rows) < MAX_REASONS:
-                free = MAX_FAILURES - len(self.rows.setdefault(reason, []))
-                found += [(reason, int(at)) for at in where[:free]]
-        return found
+            self._add(reason, len(where), [group.found(int(at)) for at in where[:MAX_FAILURES]])
+
+    def merge(self, other: "Failures") -> None:
+        """Takes in what others are."""
+        for reason, count in other.counts.items():
+            self._add(reason, count, other.found[reason])
+
+    def _add(self, reason: str, count: int, found: Iterable[Found]) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + count
+        both = [*self.found.get(reason, ()), *found]
+        self.found[reason] = sorted(both, key=lambda each: (each.shard_index, each.place))[:MAX_FAILURES]
+
+    @property
+    def shown(self) -> dict[str, list[Found]]:
+        """Those of the reasons that come first in the input."""
+        first = sorted(self.found, key=lambda reason: (self.found[reason][0].shard_index, self.found[reason][0].place))
+        return {reason: self.found[reason] for reason in first[:MAX_REASONS]}
 
 
-def choose(galleries: Iterable[Gallery], failures: Failures, group: Group) -> None:
-    """Puts the rows of a group where they belong, and reads of these what is shown."""
-    picked = [(gallery, found) for gallery in galleries if (found := gallery.candidates(group))]
-    failed = failures.candidates(group)
-    positions = sorted({at for _, found in picked for _, at in found} | {at for _, at in failed})
-    if not positions:
-        return
-    details = group.details(DETAILS, positions)
-    rows = {at: make_row(group, at, detail) for at, detail in zip(positions, details, strict=True)}
-    for gallery, found in picked:
-        for rank, at in found:
-            gallery.add(rank, rows[at])
-    for reason, at in failed:
-        failures.rows[reason].append(rows[at])
+def read_shown(table: TablePlace, galleries: Iterable[Gallery], failures: Failures) -> None:
+    """Reads what is shown of the samples: of their parts alone, and there of their row groups."""
+    galleries, failed = list(galleries), failures.shown
+    wanted: dict[int, dict[int, Found]] = {}
+    for found in [*(found for gallery in galleries for _, found in gallery.ranked), *itertools.chain(*failed.values())]:
+        wanted.setdefault(found.shard_index, {})[found.place] = found
+
+    def read(shard_index: int) -> list[tuple[tuple[int, int], Row]]:
+        some = [found for _, found in sorted(wanted[shard_index].items())]
+        details = read_details(table, shard_index, DETAILS, [found.place for found in some])
+        return [
+            ((shard_index, found.place), make_row(found, detail)) for found, detail in zip(some, details, strict=True)
+        ]
+
+    rows = {place: row for some in in_threads(read, sorted(wanted)) for place, row in some}
+    for gallery in galleries:
+        gallery.rows = [rows[found.shard_index, found.place] for _, found in gallery.ranked]
+    for reason, several in failed.items():
+        failures.rows[reason] = [rows[found.shard_index, found.place] for found in several]
 
 
-def make_row(group: Group, at: int, detail: dict[str, Any], other: bool = False) -> Row:
-    """A row of a group, by its position in it.
+def make_row(found: Found, detail: dict[str, Any], other: bool = False) -> Row:
+    """A row that is shown.
 
     Args:
-        group: The group.
-        at: The position.
-        detail: The row's DETAILS.
+        found: The row.
+        detail: Its DETAILS.
         other: See Place.
     """
     image = next((member for member in detail["members"] if member["suffix"] == detail["image"]), None)
     return Row(
         key=detail["key"],
         shard=detail["shard"],
-        shard_index=int(group.shard_index[at]),
-        index=int(group.row_index[at]),
-        status=group.status[at],
-        reason=group.reason[at] or "",
+        shard_index=found.shard_index,
+        index=found.row_index,
+        status=found.status,
+        reason=found.reason,
         step=detail["step"] or "",
         message=(detail["error_message"] or "")[:_TEXT],
         caption=(detail["caption"] or "")[:_TEXT],
@@ -199,6 +220,6 @@ def make_row(group: Group, at: int, detail: dict[str, Any], other: bool = False)
         offset=image["offset"] if image else 0,
         size=image["size"] if image else -1,
         sha256=detail["sha256"] or "",
-        values={name: float(values[at]) for name, values in group.values.items() if name != RANDOM},
+        values=found.values,
         other=other,
     )

@@ -1,19 +1,19 @@
-"""The rows of a score table for a report, a row group at a time: the columns that are asked for, as arrays."""
+"""The rows of a score table for a report, a part at a time: the columns that are asked for, with a selection's verdicts."""
 
-import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_curate.records import STATUSES, Removed
 from beam_curate.runs import score_table
-from beam_curate.runs.score_table import FOLDER
-from beam_curate.runs.table_parts import TablePlace, finished_table
-from beam_curate.threads import in_threads
+from beam_curate.runs.table_parts import TablePlace
+from beam_curate.scores.judging import Flags, Texts
+from beam_curate.scores.top import Cutoff
+from beam_curate.selection.rejudging import Selection, judge_rows, read_rows, verdict_texts
 
 Floats = npt.NDArray[np.float64]
 
@@ -21,76 +21,65 @@ RANDOM: Final = ""
 """The column of the numbers that samples are drawn by."""
 
 
+class Found(NamedTuple):
+    """A row that may be shown: where it is, its place among the rows of its part, its verdict, and its values by column."""
+
+    shard_index: int
+    row_index: int
+    place: int
+    status: str
+    reason: str
+    values: dict[str, float]
+
+
 class Group(NamedTuple):
-    """Some rows, all of one part: (N,) arrays; `values` by column are NaN where there is none.
+    """Rows of a part: (N,) arrays; `statuses` says by status which rows have it, `values` by column are NaN for none."""
 
-    `details` reads stored columns of the rows at these positions, ascending: names and positions in, a dict each out.
-    """
-
-    shard_index: npt.NDArray[np.int64]
+    shard_index: int
     row_index: npt.NDArray[np.int64]
-    status: npt.NDArray[np.object_]
-    reason: npt.NDArray[np.object_]
-    values: dict[str, Floats]
-    details: Callable[[Sequence[str], Sequence[int]], list[dict[str, Any]]]
+    status: Texts
+    reason: Texts
+    statuses: Mapping[str, Flags]
+    values: Mapping[str, Floats]
+
+    def found(self, at: int) -> Found:
+        """The row at a place."""
+        values = {name: float(values[at]) for name, values in self.values.items() if name != RANDOM}
+        return Found(self.shard_index, int(self.row_index[at]), at, self.status[at], self.reason[at] or "", values)
 
 
-class Rows(Protocol):
-    """What a report tells of: a score table with its verdicts."""
+def read_group(
+    selection: Selection,
+    shard_index: int,
+    columns: Sequence[str],
+    removed: Iterable[Removed] | None = None,
+    cutoff: Cutoff | None = None,
+) -> Group:
+    """Reads these columns of a part, and judges its rows; see `selection.rejudging.judge_rows`.
 
-    @property
-    def parts(self) -> int:
-        """The number of the table's parts."""
-
-    @property
-    def scores(self) -> Sequence[str]:
-        """The names of the scores, all of them numbers."""
-
-    def groups(self, columns: Sequence[str]) -> Iterator[Group]:
-        """Reads these columns of all rows, in the order of the parts; `side` is the shorter of width and height."""
-
-
-class Table:
-    """The score table of a run, a row group at a time.
-
-    Attributes:
-        place: Where it lies.
-        numbers: The input shards' indexes.
-        scores: The names of the scores.
+    Args:
+        selection: The table and the rules; without rules the table's own verdicts count.
+        shard_index: The part.
+        columns: Names of numbers; `side` is the shorter of width and height.
+        removed: The part's duplicates.
+        cutoff: Where the top rule cuts in the part.
     """
+    table = read_rows(selection, shard_index, ["index", "reason", *columns, *selection.columns])
+    texts = verdict_texts(table, judge_rows(selection, table, removed, cutoff))
+    return make_group(shard_index, table, columns, texts["status"], texts["reason"])
 
-    def __init__(self, run: str) -> None:
-        """Finds the table.
 
-        Args:
-            run: The run's folder, or the folder of the score table's parts.
-        """
-        self.place, found = finished_table(run)
-        if not found and os.path.basename(run.rstrip("/")) == FOLDER:
-            self.place, found = finished_table(run.rstrip("/")[: -len(FOLDER)])
-        self.numbers = sorted(found)
-        self.scores: tuple[str, ...] = stored_scores(self.place, self.numbers[0]) if found else ()
+def make_group(shard_index: int, rows: pa.Table, columns: Sequence[str], status: Texts, reason: Texts) -> Group:
+    """Makes a group of rows with `index` and the columns, and draws its numbers."""
+    index = rows.column("index").to_numpy().astype(np.int64)
+    values = {name: _floats(rows, name) for name in columns}
+    values[RANDOM] = _drawn(shard_index, index)
+    return Group(shard_index, index, status, reason, {name: status == name for name in STATUSES}, values)
 
-    @property
-    def parts(self) -> int:
-        """The number of parts."""
-        return len(self.numbers)
 
-    def groups(self, columns: Sequence[str]) -> Iterator[Group]:
-        """Reads these columns of all row groups, in order."""
-        for groups in in_threads(lambda number: self._read_part(number, columns), self.numbers):
-            yield from groups
-
-    def _read_part(self, number: int, columns: Sequence[str]) -> list[Group]:
-        wanted = sorted(stored_columns(columns))
-        found = []
-        with self.place.open(number) as part:
-            for group in range(part.num_row_groups):
-                rows = part.read_row_group(group, wanted)
-                status, reason = (rows.column(name).to_numpy(zero_copy_only=False) for name in ("status", "reason"))
-                details = functools.partial(_details, self.place, number, group)
-                found.append(make_group(rows, columns, status, reason, details))
-        return found
+def stored_columns(columns: Iterable[str]) -> set[str]:
+    """The columns of a score table from which these are made."""
+    return {stored for name in columns for stored in (("width", "height") if name == "side" else (name,))}
 
 
 def stored_scores(table: TablePlace, shard_index: int) -> tuple[str, ...]:
@@ -101,42 +90,33 @@ def stored_scores(table: TablePlace, shard_index: int) -> tuple[str, ...]:
     return tuple(name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
-def stored_columns(columns: Sequence[str]) -> list[str]:
-    """The columns of a score table from which `make_group` makes these."""
-    return [*({"shard_index", "index", "status", "reason", "width", "height", *columns} - {"side"})]
-
-
-def make_group(
-    rows: pa.Table,
-    columns: Sequence[str],
-    status: npt.NDArray[np.object_],
-    reason: npt.NDArray[np.object_],
-    details: Callable[[Sequence[str], Sequence[int]], list[dict[str, Any]]],
-) -> Group:
-    """Makes a group of rows with `stored_columns`, and draws its numbers."""
-    shard_index, index = (rows.column(name).to_numpy().astype(np.int64) for name in ("shard_index", "index"))
-    side = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
-    values = {name: _floats(side if name == "side" else rows.column(name)) for name in columns}
-    values[RANDOM] = _drawn(shard_index, index)
-    return Group(shard_index, index, status, reason, values, details)
-
-
-def _details(
-    table: TablePlace, number: int, group: int, names: Sequence[str], positions: Sequence[int]
+def read_details(
+    table: TablePlace, shard_index: int, names: Sequence[str], places: Sequence[int]
 ) -> list[dict[str, Any]]:
-    with table.open(number) as part:
-        found: list[dict[str, Any]] = part.read_row_group(group, list(names)).take(pa.array(positions)).to_pylist()
+    """Stored columns of the rows at some places of a part, ascending, of those row groups alone that hold one."""
+    found: list[dict[str, Any]] = []
+    with table.open(shard_index) as part:
+        first = 0
+        for group, rows in enumerate(part.group_rows):
+            inside = [place - first for place in places if first <= place < first + rows]
+            if inside:
+                found += part.read_row_group(group, names).take(pa.array(inside)).to_pylist()
+            first += rows
     return found
 
 
-def _floats(column: Any) -> Floats:
+def _floats(rows: pa.Table, name: str) -> Floats:
+    if name == "side":
+        column = pc.min_element_wise(rows.column("width"), rows.column("height"), skip_nulls=False)
+    else:
+        column = rows.column(name)
     values: Floats = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
     return values
 
 
-def _drawn(shard_index: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> Floats:
+def _drawn(shard_index: int, index: npt.NDArray[np.int64]) -> Floats:
     """A number within 0 to 1 for each row, by its place alone. Source of the mixing: Steele et al., SplitMix, OOPSLA 2014."""
-    mixed = (shard_index.astype(np.uint64) << np.uint64(32)) + index.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = index.astype(np.uint64) + np.uint64((shard_index << 32) + 0x9E3779B97F4A7C15 & (1 << 64) - 1)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return (mixed ^ (mixed >> np.uint64(31))).astype(np.float64) / 2.0**64

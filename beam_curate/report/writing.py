@@ -1,6 +1,7 @@
 """The report of a run, finished or only tried: one HTML file without script that shows whether the thresholds are right."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, Final
 
@@ -9,16 +10,15 @@ from apache_beam.io.filesystems import FileSystems
 from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.records import KEPT
 from beam_curate.report import page
-from beam_curate.report.data import ReportData, collect
+from beam_curate.report.data import ReportData, ReportPlan, collect, plan_report
 from beam_curate.report.duplicates import ShownDuplicates, find_duplicates
 from beam_curate.report.figures import Images
-from beam_curate.report.preview import Preview
 from beam_curate.report.samples import Place, Row
-from beam_curate.report.selected import SelectedRows
-from beam_curate.report.table import Table
 from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
+from beam_curate.runs.score_table import FOLDER
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.table_parts import TablePlace, finished_table
 from beam_curate.scores.rules_in_force import thresholds, top_column
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import atomic_output, exists, join, remove_empty_temporary
@@ -52,14 +52,45 @@ def write_report(output: str, *, scores: str | None = None) -> str:
     if not exists(join(output, SUMMARY)):
         raise ReportError(f"{output} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
     summary = read_summary(output, "funnel")
-    configuration = summary.get("configuration") or {}
-    folder = scores or output
-    table = Table(folder)
-    data = collect(table, thresholds(configuration), top_column(configuration))
-    if not data.parts:
+    plan, shards = plan_of_run(summary, scores or output)
+    _, data = collect(plan, shards)
+    return write_run_page(output, summary, plan.selection.table, data)
+
+
+def plan_of_run(summary: Mapping[str, Any], folder: str) -> tuple[ReportPlan, list[int]]:
+    """What a run's report looks at, and the indexes of the parts of its table.
+
+    Args:
+        summary: Its summary.
+        folder: The folder of the score table's parts, or of the run that made them.
+
+    Raises:
+        ReportError: There is no score table.
+        ScoreTableError: It is of another version, or none.
+        StorageError: It cannot be read.
+    """
+    table, found = finished_table(folder)
+    if not found and os.path.basename(folder.rstrip("/")) == FOLDER:
+        table, found = finished_table(folder.rstrip("/")[: -len(FOLDER)])
+    shards = sorted(found)
+    if not shards:
         raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
-    shown = find_duplicates(output, table.place)
-    images = _images(data, configuration.get("max_pixels"), shown.rows.values() if shown else ())
+    configuration = summary.get("configuration") or {}
+    selection = Selection(table, rules=None)
+    return plan_report(selection, shards[0], thresholds(configuration), top_column(configuration)), shards
+
+
+def write_run_page(output: str, summary: Mapping[str, Any], table: TablePlace, data: ReportData) -> str:
+    """Writes the report of a finished run when all figures are there; reads the pictures.
+
+    Args:
+        output: The run's folder.
+        summary: Its summary.
+        table: Its score table.
+        data: What was found there.
+    """
+    shown = find_duplicates(output, table)
+    images = _images(data, (summary.get("configuration") or {}).get("max_pixels"), shown.rows.values() if shown else ())
     document = page.render(summary, data, images, _duplicates(shown, images, 0))
     if shown:
         document = page.render(summary, data, images, _duplicates(shown, images, MAX_BYTES - len(document)))
@@ -68,39 +99,32 @@ def write_report(output: str, *, scores: str | None = None) -> str:
     return join(output, REPORT)
 
 
-def write_preview(
-    path: str,
-    selection: Selection,
-    shards: Sequence[int],
-    found: Preview,
-    about: Mapping[str, Any],
-    samples_per_shard: int,
-) -> None:
-    """Writes the report that a selection would have, atomically: charts and samples with the verdicts of its rules.
+def preview_page(selection: Selection, data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
+    """The report that a selection would have; reads the pictures.
 
-    Reads the columns that it shows a part at a time, twice; of the parts with a sample that is shown the longer columns too.
+    Args:
+        selection: What decides.
+        data: What was found, with the verdicts of the selection.
+        about: What the summary of the selection would say beside its counts.
+        samples_per_shard: Of its output.
+    """
+    funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": data.reasons}
+    shard_counts = {"input_shards": data.parts, "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
+    summary = {"funnel": funnel, **shard_counts, **about}
+    source = selection.table.verdicts or selection.table.scores
+    return page.render(summary, data, _images(data, None), preview_of=source)
+
+
+def write_page(path: str, document: bytes) -> None:
+    """Writes a page to a path of the user's, atomically.
 
     Args:
         path: The file, on any file system that Beam writes.
-        selection: What decides, with its scorers set up.
-        shards: The indexes of the table's parts.
-        found: What `preview.preview` found.
-        about: What the summary of the selection would say beside its counts.
-        samples_per_shard: Of its output.
+        document: The page.
 
     Raises:
-        ScoreTableError: The score table is of another version, or none.
-        StorageError: A file cannot be read or written.
+        StorageError: The file cannot be written.
     """
-    configuration = about["configuration"]
-    rows = SelectedRows(selection, shards, found)
-    data = collect(rows, thresholds(configuration), top_column(configuration))
-    funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": dict(data.reasons.most_common())}
-    shard_counts = {"input_shards": len(shards), "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
-    summary = {"funnel": funnel, **shard_counts, **about}
-    document = page.render(
-        summary, data, _images(data, None), preview_of=selection.table.verdicts or selection.table.scores
-    )
     folder, name = FileSystems.split(path)
     with atomic_output(folder, name) as stream:
         stream.write(document)

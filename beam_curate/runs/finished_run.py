@@ -6,7 +6,6 @@ in the Parquet table beside them, and the end must be where the shard ends.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +37,7 @@ class FinishedRun:
         summary: Its summary.json.
         shards: Its output shards.
         counts: How many samples each shard holds.
+        digests: The md5 of each shard.
         schema: The columns of the shards' tables.
     """
 
@@ -45,16 +45,13 @@ class FinishedRun:
     summary: dict[str, Any]
     shards: Sequence[Shard]
     counts: Sequence[int]
+    digests: Sequence[str]
     schema: pa.Schema
 
     @property
     def total(self) -> int:
         """The number of samples."""
         return sum(self.counts)
-
-    def firsts(self) -> list[int]:
-        """The position of the first sample of each shard among all samples."""
-        return [0, *accumulate(self.counts)][:-1]
 
 
 def read_run(folder: str) -> FinishedRun:
@@ -76,6 +73,11 @@ def read_run(folder: str) -> FinishedRun:
             "same command with --resume and without --table_only"
         )
     kept = summary.get("funnel", {}).get("kept")
+    if "files" in summary:
+        raise RunNotUsableError(
+            f"{folder} was written as {summary['files']['format']} for training, without all that a run has of its samples; give "
+            "the run that it was selected from, or the same selection without --format and the options beside it"
+        )
     if kept is None or not exists(join(folder, "index.json")):
         raise RunNotUsableError(f"{folder} is no run of curate.py or select.py; give the --output of one of these")
     listed = read_index(folder)
@@ -94,7 +96,12 @@ def read_run(folder: str) -> FinishedRun:
         )
     with damage_named(table_path(folder, 0)), open_parquet(table_path(folder, 0)) as first:
         schema = first.schema_arrow.remove_metadata()
-    return FinishedRun(folder, summary, shards, counts, schema)
+    return FinishedRun(folder, summary, shards, counts, [entry["md5sum"] for entry in listed], schema)
+
+
+def shard_path(folder: str, index: int) -> str:
+    """The tar of a shard."""
+    return join(folder, f"{shard_name(index)}.tar")
 
 
 def table_path(folder: str, index: int) -> str:
@@ -129,14 +136,16 @@ def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.
     written: dict[str, Sequence[Any]] = {"members": members}
     if "image" in table.column_names:
         pairs = zip(table.column("key").to_pylist(), table.column("image").to_pylist(), strict=True)
-        written["image"] = [_written_suffix(key, suffix) for key, suffix in pairs]
+        written["image"] = [written_suffix(key, suffix) for key, suffix in pairs]
+    if "links" in table.column_names:  # the tar has the bytes themselves
+        written["links"] = [None] * table.num_rows
     for name, values in written.items():
         column = table.schema.field(name)
         table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
     return table
 
 
-def _written_suffix(key: str, suffix: str) -> str:
+def written_suffix(key: str, suffix: str) -> str:
     """A member's extension as the tar has it: names that could do harm were changed when they were written."""
     return safe_key(f"{key}.{suffix}")[len(key) + 1 :]
 
@@ -148,7 +157,7 @@ def _spans(keys: Sequence[str], members: Sequence[Sequence[dict[str, Any]]]) -> 
     for key, sources in zip(keys, members, strict=True):
         sample = []
         for member in sources:
-            suffix, size = _written_suffix(key, member["suffix"]), member["size"]
+            suffix, size = written_suffix(key, member["suffix"]), member["size"]
             offset = position + _header_bytes(f"{key}.{suffix}", size)
             sample.append({"suffix": suffix, "offset": offset, "size": size})
             position = offset + padded(size)

@@ -8,6 +8,8 @@ stored, so that the order of a billion samples needs no memory and no sort.
 
 import functools
 import hashlib
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -35,6 +37,7 @@ class Packing:
         seed: Permutes the order of all samples; None keeps the source order.
         prefixes: A digest of each part and all parts before it, see `of`.
         about: What else decides the content of the files, for `plan`.
+        left_out: Part and rank of kept rows that are left out, ascending; `counts` has the others alone.
     """
 
     indexes: Sequence[int]
@@ -43,14 +46,22 @@ class Packing:
     seed: int | None = None
     prefixes: Sequence[bytes] = ()
     about: str = ""
+    left_out: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard is {self.samples_per_shard}; give at least 1")
 
     @classmethod
-    def of(cls, parts: Iterable[ScorePart], samples_per_shard: int, seed: int | None, about: str = "") -> "Packing":
-        """The packing of the kept rows of these parts, in any order; `about` as above."""
+    def of(
+        cls,
+        parts: Iterable[ScorePart],
+        samples_per_shard: int,
+        seed: int | None,
+        about: str = "",
+        left_out: Iterable[tuple[int, int]] = (),
+    ) -> "Packing":
+        """The packing of the kept rows of these parts, in any order; `about` and `left_out`, in any order, as above."""
         ordered = sorted(parts, key=lambda part: part.shard_index)
         digest = b""
         prefixes = []
@@ -58,8 +69,11 @@ class Packing:
             said = repr((part.shard_index, part.path, part.rows, part.kept, part.footprint)).encode()
             digest = hashlib.blake2b(digest + said, digest_size=_DIGEST).digest()
             prefixes.append(digest)
-        indexes, counts = [part.shard_index for part in ordered], [part.kept for part in ordered]
-        return cls(indexes, counts, samples_per_shard, seed, prefixes, about)
+        out = sorted(left_out)
+        fewer = Counter(index for index, _ in out)
+        indexes = [part.shard_index for part in ordered]
+        counts = [part.kept - fewer[part.shard_index] for part in ordered]
+        return cls(indexes, counts, samples_per_shard, seed, prefixes, about, out)
 
     @functools.cached_property
     def _indexes(self) -> Positions:
@@ -87,6 +101,11 @@ class Packing:
         files, places = np.divmod(positions_of(sources, self.total, self.seed), self.samples_per_shard)
         return files, places
 
+    def ranks(self, shard_index: int, kept: int) -> Positions:
+        """The ranks, among the `kept` kept rows of a part, of those that have a place: all that are not left out."""
+        first, last = (bisect_left(self.left_out, (shard_index + more, 0)) for more in (0, 1))
+        return np.delete(np.arange(kept), [rank for _, rank in self.left_out[first:last]])
+
     def samples(self, index: int) -> int:
         """The number of samples of an output file."""
         return min(self.samples_per_shard, self.total - index * self.samples_per_shard)
@@ -94,12 +113,43 @@ class Packing:
     def plan(self, index: int) -> str:
         """A short text that names all that decides the content of an output file: equal plans give equal bytes.
 
-        In source order these are the parts up to the last one of which the file has a row; a shuffle takes of all.
+        In source order these are the parts up to the last one of which the file has a row, and what is left out before that row;
+        a shuffle takes of all.
         """
         stop = self.total if self.seed is not None else index * self.samples_per_shard + self.samples(index)
         last = int(np.searchsorted(self._ends, stop)) if stop else 0
-        decides = (self.samples_per_shard, self.seed, self.prefixes[last], self.samples(index), index, self.about)
+        out = self._left_out_before(stop)
+        decides: tuple[object, ...] = (
+            *(self.samples_per_shard, self.seed, self.prefixes[last], self.samples(index), index, self.about),
+            *self._digests_left_out[max(0, out - 1) : out],
+        )
         return hashlib.blake2b(repr(decides).encode(), digest_size=_DIGEST).hexdigest()
+
+    @functools.cached_property
+    def _digests_left_out(self) -> Sequence[bytes]:
+        """A digest of each row that is left out and all before it."""
+        return list(accumulate(self.left_out, _chained, initial=b""))[1:]
+
+    @functools.cached_property
+    def _turns_left_out(self) -> Positions:
+        """For each row that is left out: how many rows that have a place come before it in source order."""
+        firsts = dict(zip(self.indexes, [0, *self._ends.tolist()], strict=False))
+        turns = []
+        number, before = -1, 0
+        for index, rank in self.left_out:
+            number, before = index, before + 1 if index == number else 0
+            turns.append(firsts[index] + rank - before)
+        return np.array(turns, np.int64)
+
+    def _left_out_before(self, stop: int) -> int:
+        """How many rows are left out before the last one of the first `stop` rows that have a place."""
+        if self.seed is not None:
+            return len(self.left_out)
+        return int(np.searchsorted(self._turns_left_out, stop - 1, side="right"))
+
+
+def _chained(digest: bytes, row: tuple[int, int]) -> bytes:
+    return hashlib.blake2b(digest + repr(row).encode(), digest_size=_DIGEST).digest()
 
 
 def positions_of(sources: Positions, total: int, seed: int | None) -> Positions:

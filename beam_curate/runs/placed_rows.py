@@ -1,34 +1,38 @@
 """Rows of the score table on their way from their part to their output file, and their meeting there.
 
-What travels: a row by itself, with its embedding, if those of one file lie apart in the part, as in a shuffle; else, as in
-source order, a reference to rows that lie together, and the file's writer reads them. Each part chooses what costs fewer bytes
-of the table: it is never read more than twice in all.
+What travels: a row by itself, with the columns that the format of the files needs, if those of one file lie apart in the part,
+as in a shuffle; else, as in source order, a reference to rows that lie together, and the file's writer reads them. Each part
+chooses what costs fewer bytes of the table: it is never read more than twice in all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import zstandard
 
-from beam_curate.records import KEPT, PlacedRows, ScorePart
+from beam_curate.records import PlacedRows, ScorePart
 from beam_curate.runs.packing import Packing
+from beam_curate.runs.row_sources import SOURCE_PART, OpenRows, RowSource
 from beam_curate.runs.score_table import SCHEMA_VERSION
-from beam_curate.runs.table_parts import Part, counted_table
 from beam_curate.tars.writing import safe_key
 
 SOURCE_KEY: Final = "source_key"
-"""A column more than in the score table: the key as it stands in the source."""
+SOURCE_RANK: Final = "source_rank"
+SOURCE_TAR: Final = "source_tar"
+OF_THE_WAY: Final = (SOURCE_KEY, SOURCE_PART, SOURCE_RANK, SOURCE_TAR)
+"""Columns more than in the score table: the key as it stands in the source, the part, the row's rank among the part's kept
+rows, and the tar that its spans are in."""
 _FILE: Final = "output_file"
 _PLACE: Final = "output_place"
 _LEVEL: Final = 1
 _METADATA: Final = {"beam_curate.schema_version": SCHEMA_VERSION}
 
 Places = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Kept(NamedTuple):
@@ -48,44 +52,47 @@ class Loose:
 
 
 def place_part(
-    output: str, part: ScorePart, packing: Packing, renamed: Mapping[int, str], finished: npt.NDArray[np.int64]
+    source: RowSource,
+    part: ScorePart,
+    packing: Packing,
+    renamed: Mapping[int, str],
+    finished: npt.NDArray[np.int64],
+    columns: Sequence[str] | None = None,
 ) -> Iterator["Loose | tuple[int, PlacedRows]"]:
     """Sends the kept rows of a part on their way.
 
     Args:
-        output: The run's folder.
+        source: Where the part is.
         part: The part.
         packing: Where its rows go.
         renamed: The new keys of rows that must give theirs up, by rank.
         finished: The output files that are there already, ascending: their rows stay.
+        columns: What travels of a row; None: all.
 
     Yields:
         References with their files, or the rows themselves.
     """
+    ranks = packing.ranks(part.shard_index, part.kept)
     files, places = packing.places(part.shard_index)
     there = np.append(finished, -1)[np.searchsorted(finished, files)] == files
     left = np.flatnonzero(~there)
-    kept = Kept(left, files[left], places[left])
+    kept = Kept(ranks[left], files[left], places[left])
     if not len(left):
         return
-    with counted_table(output, part).open(part.shard_index) as opened:
-        status = opened.read(["status"]).column("status")
-        groups = _groups(np.flatnonzero(pc.equal(status, KEPT).to_numpy(zero_copy_only=False)), opened.group_rows)
+    with source.open(part) as opened:
+        groups = opened.kept_groups()
         if len(groups) != part.kept:
             raise RuntimeError(f"{part.path} holds {len(groups)} kept rows, and {part.kept} were counted in it")
-        starts = np.flatnonzero(np.diff(kept.files, prepend=-1))
+        # Rows of a file lie together unless one between them is left out.
+        breaks = (np.diff(kept.files, prepend=-1) != 0) | (np.diff(kept.ranks, prepend=-1) != 1)
+        starts = np.flatnonzero(breaks)
         runs = [Kept(*(column[start:stop] for column in kept)) for start, stop in _pairs(starts, len(left))]
         if packing.seed is None and _is_cheap(runs, groups, np.array(opened.group_rows)):
             yield from (_reference(part, run, renamed) for run in runs)
             return
-        rows = written(opened.read_kept(kept.ranks), kept.ranks, renamed)
+        rows = written(opened.read_kept(kept.ranks, columns), part.shard_index, kept.ranks, renamed)
     rows = rows.append_column(_FILE, pa.array(kept.files)).append_column(_PLACE, pa.array(kept.places))
     yield Loose(part, rows)
-
-
-def _groups(kept: Places, group_rows: Sequence[int]) -> Places:
-    """The row group of each kept row."""
-    return np.searchsorted(np.cumsum(group_rows), kept, side="right")
 
 
 def _pairs(starts: Places, stop: int) -> Iterable[tuple[int, int]]:
@@ -107,12 +114,21 @@ def _reference(part: ScorePart, run: Kept, renamed: Mapping[int, str]) -> tuple[
     return int(run.files[0]), rows
 
 
-def written(rows: pa.Table, ranks: Places, renamed: Mapping[int, str]) -> pa.Table:
-    """Rows with the column `key` as it is to be written, and SOURCE_KEY; `ranks` are theirs among the part's kept rows."""
+def written(rows: pa.Table, part: int, ranks: Places, renamed: Mapping[int, str]) -> pa.Table:
+    """Rows with the column `key` as it is to be written, and what names them in the source, see OF_THE_WAY.
+
+    Args:
+        rows: Kept rows of a part.
+        part: Its index.
+        ranks: Theirs among the part's kept rows.
+        renamed: See `place_part`.
+    """
     keys = [safe_key(key) for key in rows.column("key").to_pylist()]
     if renamed:
         keys = [renamed.get(rank, key) for rank, key in zip(ranks.tolist(), keys, strict=True)]
     rows = rows.append_column(SOURCE_KEY, rows.column("key"))
+    rows = rows.append_column(SOURCE_PART, pa.array(np.full(len(ranks), part, np.int64)))
+    rows = rows.append_column(SOURCE_RANK, pa.array(ranks, pa.int64()))
     return rows.set_column(rows.schema.get_field_index("key"), "key", pa.array(keys, pa.string()))
 
 
@@ -141,8 +157,10 @@ class Meeting:
     The columns of rows that travel are those of the parts they come from: one part is opened to learn them, once.
     """
 
-    def __init__(self, output: str) -> None:
-        self._output = output
+    def __init__(self, source: RowSource, columns: Sequence[str] | None = None) -> None:
+        """Says where the rows come from, and what is read of them; None: all columns."""
+        self._source = source
+        self._columns = columns
         self._schema: pa.Schema | None = None
 
     def rows(self, parts: Iterable[PlacedRows]) -> pa.Table:
@@ -160,22 +178,27 @@ class Meeting:
                 f"the rows of an output file have gaps or meet: {len(places)} rows, to place {places.max()}"
             )
         rows = table.drop_columns([_PLACE]).take(pa.array(order)).combine_chunks()
+        rows = rows.append_column(SOURCE_TAR, self._source.tars(rows))
         return rows.replace_schema_metadata(_METADATA)
 
     def _referred(self, placed: PlacedRows) -> pa.Table:
         ranks = np.arange(placed.first, placed.first + placed.count)
-        rows = written(self._open(placed, lambda part: part.read_kept(ranks)), ranks, placed.renamed)
+        rows = self._open(placed, lambda part: part.read_kept(ranks, self._columns))
+        rows = written(rows, placed.shard_index, ranks, placed.renamed)
         places = np.arange(placed.start, placed.start + placed.count)
         return rows.append_column(_PLACE, pa.array(places)).replace_schema_metadata()
 
     def _loose(self, placed: PlacedRows) -> pa.Table:
         if self._schema is None:
-            self._schema = self._open(placed, lambda part: part.schema).remove_metadata()
-        schema = self._schema.append(pa.field(SOURCE_KEY, pa.string())).append(pa.field(_PLACE, pa.int64()))
+            self._schema = self._open(placed, self._way_schema)
         data = pa.py_buffer(zstandard.ZstdDecompressor().decompress(placed.rows))
-        return pa.Table.from_batches([pa.ipc.read_record_batch(data, schema)])
+        return pa.Table.from_batches([pa.ipc.read_record_batch(data, self._schema)])
 
-    def _open(self, placed: PlacedRows, read: Callable[[Part], pa.Table]) -> pa.Table:
-        part = ScorePart(placed.shard_index, "", placed.path, 0, 0, 0, 0, {})
-        with counted_table(self._output, part).open(placed.shard_index) as opened:
+    def _way_schema(self, part: OpenRows) -> pa.Schema:
+        fields = [field for field in part.schema if self._columns is None or field.name in self._columns]
+        numbers = [pa.field(name, pa.int64()) for name in (SOURCE_PART, SOURCE_RANK, _PLACE)]
+        return pa.schema([*fields, pa.field(SOURCE_KEY, pa.string()), *numbers])
+
+    def _open(self, placed: PlacedRows, read: Callable[[OpenRows], T]) -> T:
+        with self._source.open(ScorePart(placed.shard_index, "", placed.path, 0, 0, 0, 0, {})) as opened:
             return read(opened)

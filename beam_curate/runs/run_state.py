@@ -21,7 +21,7 @@ from beam_curate.runs.run_files import (
     INPUT_SHARDS,
     LAYOUT_FILES,
     OF_THE_TABLE,
-    ONLY_EXPORT,
+    ONLY_FORMATS,
     OURS,
     RUN,
     SCORES,
@@ -239,7 +239,7 @@ def _check_replaceable(output: str, scores: str, kind: str) -> Sequence[str]:
         run = read_run_file(output)
     except DamagedFileError as error:
         # What the file does not say the others must: only what this kind of run writes may be there.
-        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else ONLY_EXPORT
+        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else ONLY_FORMATS
         others = matching(output, foreign)
         if others:
             raise RunError(

@@ -41,9 +41,11 @@ CONFIGURATION: Final[Mapping[str, Any]] = {
 """What is asked of a configuration: options by name, and that of the run it was selected from inside."""
 _RUN: Final[Mapping[str, Any]] = {"configuration": dict, "kind?": str, "scores?": str}
 _COUNTS: Final[Mapping[str, Any]] = {"reasons?": {"*": int}, "*": int}
+_OF_FILES: Final[Mapping[str, Any]] = {"failed": int, "exported": int, "reencoded": int, "reasons": {"*": int}}
 _SUMMARY: Final[Mapping[str, Any]] = {
     "funnel?": _COUNTS,
-    "export?": {"input": int, "failed": int, "exported": int, "reencoded": int, "reasons": {"*": int}},
+    "export?": {"input": int, **_OF_FILES},
+    "files?": {"format": str, **_OF_FILES},
     "configuration?": CONFIGURATION,
     "source?": dict,
     **{f"{name}?": int for name in ("input_shards", "output_shards", "output_bytes", "output_files")},

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from beam_curate.records import ScorePart, WrittenShard
@@ -101,6 +101,10 @@ def finish_run(
     input_shards: int,
     samples_per_shard: int,
     about: Mapping[str, Any],
+    failed: int = 0,
+    *,
+    indexed: bool = True,
+    before: Callable[[dict[str, Any]], object] = lambda summary: None,
 ) -> dict[str, Any]:
     """Checks the accounts of a run and writes its last files; returns the summary.
 
@@ -111,24 +115,47 @@ def finish_run(
         input_shards: Number of shards that were listed.
         samples_per_shard: N, which every output shard but the last must hold.
         about: What the caller adds to the summary (configuration, models, versions).
+        failed: The number of kept samples that the shards' format could not take.
+        indexed: Whether wids reads the shards.
+        before: Called with the summary before it is written: writes what else the run ends with.
 
     Raises:
         AccountingError: A part or a sample is missing or doubled; nothing is written then.
     """
     table = _of_the_table(parts, input_shards)
     shards = sorted(shards, key=lambda shard: shard.index)
-    counts = table["funnel"]
-    written = sum(shard.samples for shard in shards)
-    full = all(shard.samples == samples_per_shard for shard in shards[:-1])
-    if written != counts["kept"] or [shard.index for shard in shards] != list(range(len(shards))) or not full:
-        raise AccountingError(f"{counts['kept']} samples were kept and {written} written, in {len(shards)} shards")
+    check_files(shards, samples_per_shard, table["funnel"]["kept"], failed)
     summary = {
         **table,
         "output_shards": len(shards),
         "output_bytes": sum(shard.size for shard in shards),
         **about,
     }
-    write_json(output, "index.json", wids_index(shards))
-    write_json(output, "sizes.json", {shard.name: shard.samples for shard in shards})
+    write_lists(output, shards, indexed=indexed)
+    before(summary)
     write_json(output, SUMMARY, summary)
     return summary
+
+
+def check_files(files: Sequence[WrittenShard], samples_per_file: int, kept: int, failed: int) -> None:
+    """Checks that files hold all kept samples but the failed ones, and all but the last are full.
+
+    Raises:
+        AccountingError: A sample or a file is missing or doubled, or one failed that had not failed before.
+    """
+    written = sum(file.samples for file in files)
+    full = all(file.samples == samples_per_file for file in files[:-1])
+    if written + failed != kept or [file.index for file in files] != list(range(len(files))) or not full:
+        raise AccountingError(
+            f"{kept} samples were kept and {written} written, in {len(files)} files; {failed} could not be"
+        )
+    late = sum(len(file.failures) for file in files)
+    if late:
+        raise AccountingError(f"{late} samples failed in the second try that had not failed in the first")
+
+
+def write_lists(output: str, files: Sequence[WrittenShard], *, indexed: bool) -> None:
+    """Writes index.json, where wids reads the files, and sizes.json."""
+    if indexed:
+        write_json(output, "index.json", wids_index(files))
+    write_json(output, "sizes.json", {file.name: file.samples for file in files})

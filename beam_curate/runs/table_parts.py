@@ -279,6 +279,12 @@ class Part:
         empty = self.schema.empty_table()
         return empty if columns is None else empty.select([name for name in empty.column_names if name in columns])
 
+    def kept_groups(self) -> npt.NDArray[np.int64]:
+        """The row group of each kept row."""
+        status = self.read(["status"]).column("status")
+        kept = np.flatnonzero(pc.equal(status, KEPT).to_numpy(zero_copy_only=False))
+        return np.searchsorted(np.cumsum(self.group_rows), kept, side="right")
+
     def kept_column(self, column: str) -> list[str]:
         """One column of the kept rows, in order."""
         table = self.read([column, "status"])

@@ -180,29 +180,6 @@ def check_columns(rules: Iterable[Condition], scores: Sequence[str]) -> None:
                 )
 
 
-def judge(rules: Sequence[Condition], columns: Columns, rows: int) -> list[tuple[str, str]]:
-    """Tries the rules in order on every row.
-
-    Args:
-        rules: The rules.
-        columns: All columns that they read, each of `rows` values.
-        rows: N.
-
-    Returns:
-        N times the reason and a message of the first rule that rejects; empty strings where all keep.
-    """
-    verdicts = [("", "")] * rows
-    left = np.ones(rows, np.bool_)
-    for rule in rules:
-        keeps = rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
-        rejected = np.flatnonzero(left & ~keeps)
-        left &= keeps
-        messages = explain(rule.columns, columns, rejected, rule.wanted)
-        for row, message in zip(rejected.tolist(), messages, strict=True):
-            verdicts[row] = (rule.reason, message)
-    return verdicts
-
-
 def explain(names: Sequence[str], columns: Columns, places: npt.NDArray[np.int64], wanted: str) -> list[str]:
     """Says why rows are rejected: their values in the columns named, and what would keep them.
 
@@ -219,14 +196,6 @@ def explain(names: Sequence[str], columns: Columns, places: npt.NDArray[np.int64
     if not shown:
         return [end] * len(places)
     return [", ".join(values) + end for values in zip(*shown, strict=True)]
-
-
-def all_keep(rules: Iterable[Condition], columns: Columns, rows: int) -> npt.NDArray[np.bool_]:
-    """Says for each of `rows` rows whether all rules keep it."""
-    result = np.ones(rows, np.bool_)
-    for rule in rules:
-        result &= rule.keeps(columns, rows).to_numpy(zero_copy_only=False)
-    return result
 
 
 def _shown(value: object) -> str:

@@ -10,8 +10,9 @@ import pyarrow as pa
 from beam_curate import reasons
 from beam_curate.records import Failure, ImageFacts, SampleRef
 from beam_curate.scores.expressions import TEXT
+from beam_curate.scores.judging import judge
 from beam_curate.scores.quality import check_quality, quality_scores
-from beam_curate.scores.rules import FACT_KINDS, Condition, judge, keep_rule
+from beam_curate.scores.rules import FACT_KINDS, Condition, keep_rule
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class Screening:
             name: pa.array([scores[name]], pa.float32()) if name in scores else fact_column(name, [(ref, facts)])
             for name in names
         }
-        ((reason, message),) = judge(self.rules, columns, 1)
-        return scores, Failure(reasons.SCREEN, reason, message) if reason else None
+        for _, reason, places, messages in judge(self.rules, columns, np.ones(1, np.bool_)).rejections:
+            if len(places):
+                return scores, Failure(reasons.SCREEN, reason, messages[0])
+        return scores, None
 
 
 def fact_column(name: str, samples: Sequence[tuple[SampleRef, ImageFacts]]) -> pa.Array:

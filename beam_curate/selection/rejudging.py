@@ -19,11 +19,10 @@ from beam_curate.records import Removed, ScorePart
 from beam_curate.runs import score_table
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import IDENTITY, VERDICT, Part, TablePlace
-from beam_curate.scores.rules import Condition, all_keep, explain
+from beam_curate.scores.judging import Flags, Texts, Verdicts, judge
+from beam_curate.scores.rules import Condition
 from beam_curate.scores.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
-from beam_curate.selection.top import Cutoff, Keys, TopRule, among_top, sort_keys
-
-Flags = npt.NDArray[np.bool_]
+from beam_curate.scores.top import Cutoff, Keys, TopRule, sort_keys
 
 _BATCH: Final = 64  # embeddings that a scorer of the user's own is given at once, as in the main job
 
@@ -134,18 +133,40 @@ def rule_columns(names: Sequence[str], table: pa.Table) -> dict[str, pa.ChunkedA
     return found
 
 
-def passing(selection: Selection, shard_index: int) -> npt.NDArray[np.int64]:
-    """The places of a part's rows that pass the rules on each row, ascending; reads the columns of these rules alone."""
-    return np.flatnonzero(_passes(selection, read_rows(selection, shard_index, selection.rule_columns)))
-
-
-def _passes(selection: Selection, table: pa.Table) -> Flags:
-    """Says which rows pass the rules on each row."""
+def judged(selection: Selection, table: pa.Table) -> Flags:
+    """Says which rows a selection decides on: those that are kept where its verdicts come on top, else all with an embedding."""
     if selection.rules is None:
         kept: Flags = pc.equal(table.column("status"), records.KEPT).to_numpy(zero_copy_only=False)
         return kept
-    columns = rule_columns(selection.rule_columns, table)
-    return judgeable(table) & all_keep(selection.rules, columns, table.num_rows)
+    return judgeable(table)
+
+
+def judge_rows(
+    selection: Selection,
+    table: pa.Table,
+    removed: Iterable[Removed] | None = None,
+    cutoff: Cutoff | None = None,
+    *,
+    say: bool = False,
+) -> Verdicts:
+    """Judges the rows of a part; failed ones and those screened out before inference keep what they have.
+
+    Args:
+        selection: The rules.
+        table: The columns that the rules read, from `read_rows`.
+        removed: Rows of this part that are rejected beside the rules: tried after the rules on each row, before the top rule.
+        cutoff: Of this part; None: the top rule is not tried.
+        say: Whether to say why.
+    """
+    top = selection.top if cutoff is not None else None
+    columns = rule_columns(selection.columns if top else selection.rule_columns, table)
+    rows = judged(selection, table)
+    return judge(selection.rules or (), columns, rows, removed=removed, top=top, cutoff=cutoff, say=say)
+
+
+def passing(selection: Selection, shard_index: int) -> npt.NDArray[np.int64]:
+    """The places of a part's rows that pass the rules on each row, ascending; reads the columns of these rules alone."""
+    return np.flatnonzero(judge_rows(selection, read_rows(selection, shard_index, selection.rule_columns)).kept)
 
 
 def candidates(selection: Selection, shard_index: int, removed: Iterable[Removed] = ()) -> Keys:
@@ -159,79 +180,15 @@ def candidates(selection: Selection, shard_index: int, removed: Iterable[Removed
     if selection.top is None:
         raise ValueError("the selection has no top rule")
     table = read_rows(selection, shard_index, selection.columns)
-    left = _passes(selection, table)
-    for some in removed:
-        left[_places(some, table.num_rows)] = False
+    left = judge_rows(selection, table, removed).kept
     keys, present = sort_keys(rule_columns([selection.top.column], table)[selection.top.column])
     return keys[present & left]
 
 
-def _places(removed: Removed, rows: int) -> npt.NDArray[np.int64]:
-    places = np.asarray(removed.rows, np.int64)
-    if len(places) != len(removed.messages) or ((places < 0) | (places >= rows)).any():
-        raise ValueError(
-            f"{len(places)} rows with {len(removed.messages)} messages are to be rejected for {removed.reason!r} in a part of "
-            f"{rows} rows: give a message for each, and places from 0 to {rows - 1}"
-        )
-    return places
-
-
-class _Verdicts:
-    """The verdicts of a part under way: (N,) texts or None in each column of VERDICT, and whether the row is kept so far."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.texts = {name: table.column(name).to_numpy(zero_copy_only=False).copy() for name in VERDICT}
-        self.kept: Flags = self.texts["status"] == records.KEPT
-
-    def keep(self, flags: Flags) -> None:
-        for name, value in zip(VERDICT, (records.KEPT, None, None, None), strict=True):
-            self.texts[name][flags] = value
-        self.kept |= flags
-
-    def reject(self, places: npt.NDArray[np.int64], step: str, reason: str, messages: npt.ArrayLike) -> None:
-        for name, value in zip(VERDICT, (records.REJECTED, step, reason, messages), strict=True):
-            self.texts[name][places] = value
-        self.kept[places] = False
-
-    def columns(self) -> list[pa.Array]:
-        return [pa.array(self.texts[name], pa.string()) for name in VERDICT]
-
-
-def rejudge(
-    table: pa.Table, selection: Selection, removed: Iterable[Removed] = (), cutoff: Cutoff | None = None
-) -> list[pa.Array]:
-    """New verdicts on rows, as the columns VERDICT; failed ones and those screened out before inference keep theirs.
-
-    Args:
-        table: The columns VERDICT of a part, and those that the rules read, from `read_rows`.
-        selection: The rules.
-        removed: Rows of this part that are rejected beside the rules: tried after the rules on each row, before the top rule.
-        cutoff: Of this part, where there is a top rule.
-    """
-    columns = rule_columns(selection.columns, table)
-    verdicts = _Verdicts(table)
-    if selection.rules is not None:
-        verdicts.keep(judgeable(table))
-    for rule in selection.rules or ():
-        keeps = rule.keeps(columns, table.num_rows).to_numpy(zero_copy_only=False)
-        out = np.flatnonzero(verdicts.kept & ~keeps)
-        verdicts.reject(out, reasons.FILTER, rule.reason, explain(rule.columns, columns, out, rule.wanted))
-    for some in sorted(removed, key=lambda each: (each.reason, *each.rows)):
-        places, messages = _places(some, table.num_rows), np.array(some.messages, object)
-        still = verdicts.kept[places]
-        verdicts.reject(places[still], reasons.DEDUP, some.reason, messages[still])
-    if selection.top is not None:
-        if cutoff is None:
-            raise ValueError("a top rule needs its cutoff")
-        top = selection.top
-        keys, present = sort_keys(columns[top.column])
-        left = np.flatnonzero(verdicts.kept & present)
-        best = left[among_top(keys[left], cutoff)]
-        verdicts.kept[best] = False
-        out = np.flatnonzero(verdicts.kept)
-        verdicts.reject(out, reasons.FILTER, top.reason, explain([top.column], columns, out, top.words))
-        verdicts.kept[best] = True
-    return verdicts.columns()
+def verdict_texts(table: pa.Table, verdicts: Verdicts) -> dict[str, Texts]:
+    """The columns of VERDICT that a table has, with new verdicts."""
+    names = [name for name in VERDICT if name in table.column_names]
+    return verdicts.over({name: table.column(name).to_numpy(zero_copy_only=False) for name in names})
 
 
 def rejudge_part(
@@ -249,10 +206,13 @@ def rejudge_part(
         counts, groups = score_table.part_counts(part.scores.schema_arrow), part.group_rows
     schema = score_table.schema(added, 1)
     names = [*IDENTITY, *VERDICT, *added]
+    if selection.top is not None and cutoff is None:
+        raise ValueError("a top rule needs its cutoff")
+    texts = verdict_texts(table, judge_rows(selection, table, removed, cutoff, say=True))
     schema = pa.schema([schema.field(name) for name in names], schema.metadata)
     arrays = [
         *table.select(IDENTITY).columns,
-        *rejudge(table, selection, removed, cutoff),
+        *(pa.array(texts[name], pa.string()) for name in VERDICT),
         *table.select(added).columns,
     ]
     overlay = pa.Table.from_arrays(arrays, schema=schema)

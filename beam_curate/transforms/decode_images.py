@@ -1,5 +1,6 @@
 """DecodeImages: Sample in, DecodedImage out, one to one and in order; a bad image becomes a failed one."""
 
+import functools
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,19 @@ class _Views:
     screening: Screening
     second: Mapping[str, Target]
 
+    @functools.cached_property
+    def _others(self) -> dict[str, Target]:
+        """The second models that see other pixels than the first."""
+        return {name: target for name, target in self.second.items() if target != self.options.target}
+
+    @functools.cached_property
+    def _prepared(self) -> str:
+        return str(self.options.target)
+
+    @functools.cached_property
+    def _other_prepared(self) -> dict[str, str]:
+        return {name: str(target) for name, target in self._others.items()}
+
     @property
     def targets(self) -> tuple[Target, ...]:
         """What is wanted, each once; first what the model wants."""
@@ -70,9 +84,16 @@ class _Views:
         if rejection is not None:
             return DecodedImage(sample.ref, facts, failure=rejection, scores=scores)
         pixels = dict(zip(self.targets, (picture.tobytes() for picture in pictures), strict=True))
-        first = self.options.target
-        others = {name: pixels[target] for name, target in self.second.items() if target != first}
-        return DecodedImage(sample.ref, facts, pixels[first], scores=scores, other_pixels=others)
+        others = {name: pixels[target] for name, target in self._others.items()}
+        return DecodedImage(
+            sample.ref,
+            facts,
+            pixels[self.options.target],
+            scores=scores,
+            other_pixels=others,
+            prepared=self._prepared,
+            other_prepared=self._other_prepared,
+        )
 
 
 def decode_sample(
@@ -95,7 +116,8 @@ class DecodeImages(beam.PTransform):
     a DoFn gives with windows of its own.
 
     Attributes:
-        options: Size, geometry and decoder, see `DecodeOptions`.
+        options: Size, geometry and decoder, see `DecodeOptions`. Those of a model are what `ClipModelHandler.decode_options()`
+            gives; a model refuses pixels that were prepared in another way.
         threads: Decoding threads of a worker process; 0 takes one per processor core. The decoders release the GIL, and
             decoding runs ahead of the model in the background.
         dali_device: Where the decoder `dali` decodes: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.

@@ -8,8 +8,8 @@ from beam_curate.duplicates.removal import Duplicates
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScorePart
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.scores.top import TopRule
 from beam_curate.selection.rejudging import Selection
-from beam_curate.selection.top import TopRule
 from beam_curate.transforms.find_duplicates import FindDuplicates
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.judge_parts import JudgeParts

@@ -13,7 +13,9 @@ from beam_curate import reasons, records
 from beam_curate.heads.head import EmbeddingScore
 from beam_curate.progress import PROGRESS
 from beam_curate.records import EmbeddedSample, ImageFacts, ScoredSample
-from beam_curate.scores.rules import Condition, check_columns, judge, standard_rules
+from beam_curate.runs.table_parts import VERDICT
+from beam_curate.scores.judging import judge
+from beam_curate.scores.rules import Condition, check_columns, standard_rules
 from beam_curate.scores.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer
 from beam_curate.scores.screening import fact_column
 
@@ -110,7 +112,9 @@ def score_samples(
         for rule in rules
         for name in rule.columns
     }
-    verdicts = zip(judge(rules, columns, len(good)), _rows(scores, len(good)), strict=True)
+    judged = judge(rules, columns, np.ones(len(good), np.bool_))
+    texts = judged.over({name: np.full(len(good), None, object) for name in VERDICT})
+    verdicts = zip(*(texts[name] for name in VERDICT), _rows(scores, len(good)), strict=True)
     for sample in samples:
         if sample.failure is not None:
             failure = sample.failure
@@ -120,10 +124,11 @@ def score_samples(
                 sample.ref, sample.facts, b"", known, status, failure.step, failure.reason, failure.message
             )
             continue
-        (reason, message), values = next(verdicts)
-        status, step = (records.REJECTED, reasons.FILTER) if reason else (records.KEPT, "")
+        status, step, reason, message, values = next(verdicts)
         facts, second = _facts(sample), sample.embeddings
-        yield ScoredSample(sample.ref, facts, sample.embedding, values, status, step, reason, message, second)
+        yield ScoredSample(
+            sample.ref, facts, sample.embedding, values, status, step or "", reason or "", message or "", second
+        )
 
 
 def _rows(scores: Mapping[str, np.ndarray], rows: int) -> Iterator[dict[str, float]]:

@@ -1,39 +1,117 @@
 """WriteLayouts: the summary of a finished run in, the layouts of other tools below its folder written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 
-from beam_curate.export.layout_files import FOLDER
-from beam_curate.export.layouts import write_layout
-from beam_curate.storage.files import join
+from beam_curate.export.layout_files import FOLDER, LAYOUTS, write_bucket
+from beam_curate.export.layouts import (
+    LayoutError,
+    LayoutPart,
+    LayoutPlan,
+    begin_layout,
+    finish_layout,
+    write_layout_part,
+)
+from beam_curate.records import ScorePart
+from beam_curate.runs.run_state import read_part_counts
+from beam_curate.runs.table_parts import finished_table
+from beam_curate.storage.files import absolute, join
+from beam_curate.transforms.global_window import require_global_window
+from beam_curate.transforms.group_rows import GroupRows
+from beam_curate.transforms.side_by_side import SideBySide
 
 
 @dataclass(eq=False)
 class WriteLayouts(beam.PTransform):
-    """Writes the kept rows as other tools read them, see `export.layouts.write_layout`, to `layouts/<name>` in the run's folder.
+    """Writes the kept rows as other tools read them, see `export.layouts`.
 
-    In: PCollection of one dict, the summary. Out: the same. Each layout is written by one worker, part by part.
+    In: PCollection of one dict, the summary. Out: the same, when the layouts are written. The parts of the score table are
+    written side by side by all workers; what travels are the uids of DataComp's layout, 16 bytes each.
 
     Attributes:
         output: Folder of the run.
         names: The layouts.
+        folders: By layout, where it goes; `layouts/<name>` in the run's folder for those that are not named.
+
+    Raises:
+        LayoutError: There is no such layout.
     """
 
     output: str
     names: Sequence[str]
+    folders: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
+        unknown = next((name for name in self.names if name not in LAYOUTS), None)
+        if unknown is not None:
+            raise LayoutError(f"layout={unknown!r} is not known; choose one of {', '.join(LAYOUTS)}")
 
     def expand(self, summary: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
-        """Writes one after the other, and hands on."""
-        return summary | beam.Map(_write, self.output, tuple(self.names))
+        """Looks at the parts once, and writes the layouts."""
+        require_global_window(summary, self)
+        if not self.names:
+            return summary
+        output = absolute(self.output)
+        parts = (
+            summary
+            | "List" >> beam.FlatMap(lambda _: sorted(finished_table(output)[1].items()))
+            | "Spread" >> beam.Reshuffle().with_input_types(tuple[int, str])
+            | "Counts" >> beam.ParDo(_Counts(output)).with_output_types(ScorePart)
+        )
+        done = summary
+        for name in self.names:
+            folder = absolute((self.folders or {}).get(name) or join(output, f"{FOLDER}/{name}"))
+            done = self._layout(name, folder, output, summary, parts, done)
+        return done
+
+    def _layout(self, name: str, folder: str, output: str, summary: Any, parts: Any, done: Any) -> Any:
+        plan = beam.pvalue.AsSingleton(
+            summary
+            | f"Begin {name}" >> beam.Map(
+                lambda _, counted: begin_layout(output, name, folder, counted), beam.pvalue.AsList(parts)
+            )
+        )  # fmt: skip
+        written = parts | f"Write {name}" >> beam.ParDo(_WritePart(), plan)
+        rows = written | f"Rows {name}" >> beam.Map(lambda pair: pair[0])
+        buckets = (
+            written
+            | f"Uids {name}" >> beam.FlatMap(lambda pair: pair[1].items()).with_output_types(tuple[int, bytes])
+            | f"ByBucket {name}" >> GroupRows(bytes)
+            | f"Sort {name}" >> beam.MapTuple(lambda bucket, several: (bucket, write_bucket(folder, bucket, several)))
+        )
+        return done | f"Finish {name}" >> beam.Map(
+            _finish, output, plan, beam.pvalue.AsList(rows), beam.pvalue.AsList(buckets)
+        )
 
 
-def _write(summary: dict[str, Any], output: str, names: Sequence[str]) -> dict[str, Any]:
-    for name in names:
-        write_layout(output, name, join(output, f"{FOLDER}/{name}"))
+class _Counts(SideBySide):
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self._output = output
+
+    def work(self, element: tuple[int, str], *side: Any) -> Iterator[ScorePart]:
+        yield read_part_counts(self._output, element[1])
+
+
+class _WritePart(SideBySide):
+    """Writes parts; a thread holds the kept rows of a part with their embeddings."""
+
+    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[LayoutPart, dict[int, bytes]]]:
+        (plan,) = side
+        if element.kept:
+            yield write_layout_part(plan, element)
+
+
+def _finish(
+    summary: dict[str, Any],
+    output: str,
+    plan: LayoutPlan,
+    written: Sequence[LayoutPart],
+    buckets: Sequence[tuple[int, int]],
+) -> dict[str, Any]:
+    finish_layout(plan, output, written, buckets)
     return summary

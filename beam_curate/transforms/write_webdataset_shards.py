@@ -9,7 +9,7 @@ import apache_beam as beam
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, ScorePart
 from beam_curate.runs.packing import Packing
-from beam_curate.selection.top import TopRule
+from beam_curate.scores.top import TopRule
 from beam_curate.transforms.finish_table import FinishTable
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.judge_table import JudgeTable

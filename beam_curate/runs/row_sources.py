@@ -1,0 +1,143 @@
+"""Where the rows that are packed come from: the score table of a run, or the tables beside a finished run's shards."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beam_curate.records import ScorePart, Shard
+from beam_curate.runs.finished_run import FinishedRun, RunNotUsableError, read_samples_table, shard_path, table_path
+from beam_curate.runs.packing import shard_name
+from beam_curate.runs.score_table import damage_named
+from beam_curate.runs.table_parts import counted_table
+from beam_curate.storage.files import size_of
+from beam_curate.storage.parquet_reading import open_parquet
+
+SOURCE_PART = "source_part"
+"""A column of rows under way: the index of the part that a row comes from."""
+LINKS = "links"
+
+Numbers = npt.NDArray[np.int64]
+
+
+class OpenRows(Protocol):
+    """A part whose kept rows can be read, in row groups."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns."""
+
+    @property
+    def group_rows(self) -> Sequence[int]:
+        """The number of rows of each row group."""
+
+    def kept_groups(self) -> Numbers:
+        """The row group of each kept row."""
+
+    def kept_column(self, column: str) -> list[str]:
+        """One column of the kept rows, in order."""
+
+    def read_kept(self, ranks: Numbers, columns: Sequence[str] | None = None) -> pa.Table:
+        """The kept rows of these ranks, ascending; columns in the order of the schema, None for all."""
+
+
+class RowSource(Protocol):
+    """Where rows come from.
+
+    Attributes:
+        unique_keys: Whether keys are as they can be written, and each there once.
+    """
+
+    @property
+    def unique_keys(self) -> bool:
+        """See above."""
+
+    def open(self, part: ScorePart) -> AbstractContextManager[OpenRows]:
+        """Opens a part; its path and its index are enough."""
+
+    def tars(self, rows: pa.Table) -> pa.ChunkedArray:
+        """The path of the tar that each row's spans are in."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """The rows of a run's score table; their samples lie in the source shards.
+
+    Attributes:
+        output: The run's folder.
+    """
+
+    output: str
+    unique_keys: bool = False
+
+    def open(self, part: ScorePart) -> AbstractContextManager[OpenRows]:
+        """Opens the part with the verdicts that count."""
+        return counted_table(self.output, part).open(part.shard_index)
+
+    def tars(self, rows: pa.Table) -> pa.ChunkedArray:
+        """The source shards."""
+        return rows.column("shard")
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """The rows of the samples of a finished run, which lie in its own shards.
+
+    Attributes:
+        folder: The run's folder.
+    """
+
+    folder: str
+    unique_keys: bool = True
+
+    @contextlib.contextmanager
+    def open(self, part: ScorePart) -> Iterator[OpenRows]:
+        """Opens the table beside a shard."""
+        yield _ShardRows(self.folder, part.shard_index)
+
+    def tars(self, rows: pa.Table) -> pa.ChunkedArray:
+        """The run's shards."""
+        names = [shard_path(self.folder, index) for index in rows.column(SOURCE_PART).to_pylist()]
+        return pa.chunked_array([pa.array(names, pa.string())])
+
+
+def run_parts(run: FinishedRun) -> Iterator[ScorePart]:
+    """The shards of a finished run as parts of which all rows are kept."""
+    for shard, samples, md5 in zip(run.shards, run.counts, run.digests, strict=True):
+        path = f"{shard_name(shard.index)}.parquet"
+        yield ScorePart(shard.index, shard.path, path, samples, samples, 0, 0, {}, footprint=md5)
+
+
+class _ShardRows:
+    """The rows of one shard of a finished run."""
+
+    def __init__(self, folder: str, index: int) -> None:
+        self._folder, self._index = folder, index
+        path = table_path(folder, index)
+        with damage_named(path), open_parquet(path) as file:
+            self.schema: pa.Schema = file.schema_arrow.remove_metadata()
+            self.group_rows: Sequence[int] = [file.metadata.num_rows]
+
+    def kept_groups(self) -> Numbers:
+        """All rows are kept, and read together, since each one's span follows from those before it."""
+        return np.zeros(self.group_rows[0], np.int64)
+
+    def kept_column(self, column: str) -> list[str]:
+        """One column of all rows."""
+        found: list[str] = self.read_kept(np.arange(self.group_rows[0]), ["key", column]).column(column).to_pylist()
+        return found
+
+    def read_kept(self, ranks: Numbers, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of these ranks; what is a link in the source is a file of its own here."""
+        names = self.schema.names if columns is None else [name for name in self.schema.names if name in columns]
+        missing = [name for name in columns or () if name not in (*names, LINKS)]
+        if missing:
+            raise RunNotUsableError(f"{table_path(self._folder, self._index)} has no column {missing[0]!r}")
+        path = shard_path(self._folder, self._index)
+        shard = Shard(self._index, path, size_of(path))
+        return read_samples_table(self._folder, shard, names).select(names).take(pa.array(ranks))

@@ -1,0 +1,158 @@
+"""The options of `select.py` and `export.py` that say how samples are written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pipelines.options import OptionError, number_or_none, option
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from beam_curate.export.prepared import PreparedSamples
+
+FORMATS: Final = ("webdataset", "tfrecord")
+"""The names of `beam_curate.export.formats`, which `--help` should not wait for."""
+IMAGE_FORMATS: Final = ("keep", "jpeg", "webp", "png")
+DEFAULT_QUALITY: Final = 95
+"""Of JPEG and WebP. Source: img2dataset's default encode_quality."""
+OF_FORMATS: Final = (
+    "format",
+    "compression",
+    "resize_shortest",
+    "image_format",
+    "quality",
+    "fields",
+)
+"""The names of those that decide the files."""
+
+
+def compression_option() -> Any:
+    """--compression."""
+    return option("none", "of tfrecord files; DALI reads none but uncompressed ones", choices=("none", "gzip"))
+
+
+def resize_option() -> Any:
+    """--resize_shortest."""
+    return option(
+        None,
+        "make the shorter side of larger images this many pixels, by decoding and encoding them again; smaller ones stay "
+        "byte for byte; none: no image is resized",
+        type=number_or_none(int),
+    )
+
+
+def image_format_option() -> Any:
+    """--image_format."""
+    return option(
+        "keep",
+        "what images are encoded as. Other than keep: images of other formats are converted, whatever their size. keep: "
+        "resized ones stay JPEG, WebP or PNG, and become PNG if they were something else",
+        choices=IMAGE_FORMATS,
+    )
+
+
+def quality_option() -> Any:
+    """--quality."""
+    return option(
+        None, f"of images encoded as JPEG or WebP, 1 to 100; none: {DEFAULT_QUALITY}", type=number_or_none(int)
+    )
+
+
+def fields_option(default: str, more: str = "") -> Any:
+    """--fields."""
+    return option(
+        default,
+        "what to export beside the image: a comma list of columns of 00000.parquet (caption, aesthetic, embedding) and, with "
+        f"a dot before them, members (.txt, .json). * is all columns but the embedding, and in webdataset all members{more}",
+    )
+
+
+def encode_threads_option() -> Any:
+    """--encode_threads."""
+    return option(0, "threads of a worker process that encode images; 0: one per core")
+
+
+class FormatOptions:
+    """What both options classes, which are dataclasses, do with these options."""
+
+    format: str
+    compression: str
+    resize_shortest: Any
+    image_format: str
+    quality: Any
+    fields: str
+    encode_threads: int
+
+    def check_format(self) -> None:
+        """Checks the values.
+
+        Raises:
+            OptionError: It names the option, its value, and the remedy.
+        """
+        for name, low in (("encode_threads", 0), ("resize_shortest", 1), ("quality", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise OptionError(f"--{name} is {value}; give at least {low}")
+        if not self.names:
+            raise OptionError(
+                "--fields is empty; give *, or a comma list of columns and .members such as caption,.json"
+            )
+        if self.quality is not None and self.quality > 100:
+            raise OptionError(f"--quality is {self.quality}; give 1 to 100")
+        if self.quality is not None and (self.image_format == "png" or not self.encodes):
+            why = "--image_format png is lossless" if self.image_format == "png" else "no image is encoded"
+            raise OptionError(
+                f"--quality {self.quality}: {why}; leave it out, or give --resize_shortest or --image_format jpeg or webp"
+            )
+
+    @property
+    def asks_for_format(self) -> bool:
+        """Whether any of the options that decide the files is another one than by default."""
+        fields: Any = type(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(fields)}
+        return any(getattr(self, name) != defaults[name] for name in OF_FORMATS)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether any image may be encoded again."""
+        return self.resize_shortest is not None or self.image_format != "keep"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of --fields."""
+        return tuple(name.strip() for name in self.fields.split(",") if name.strip())
+
+    def chosen_format(self, schema: pa.Schema, suffixes: Iterable[str], max_pixels: object) -> PreparedSamples:
+        """The format that the options describe.
+
+        Args:
+            schema: Columns of the rows that there are.
+            suffixes: Extensions of members of some of the samples, to tell a mistake by.
+            max_pixels: Images of more pixels fail; a number, or the usual limit.
+
+        Raises:
+            OptionError: It names the option, its value, and the remedy.
+        """
+        from beam_curate.export.fields import choose_fields
+        from beam_curate.export.formats import FORMATS as KINDS
+        from beam_curate.images.decoding import MAX_PIXELS
+        from beam_curate.images.reencoding import Reencoding
+
+        kind = KINDS[self.format]
+        compressed = self.compression != "none"
+        if compressed and not kind.compresses:
+            others = " or ".join(name for name, other in KINDS.items() if other.compresses)
+            raise OptionError(
+                f"--compression {self.compression} is for --format {others}; tars stay plain, so that readers can seek in them"
+            )
+        names: Sequence[str] = self.names
+        try:
+            fields = choose_fields(names, schema.names, suffixes, all_members=kind.all_members)
+        except ValueError as error:
+            raise OptionError(f"--fields {self.fields}: {error}") from error
+        limit = max_pixels if isinstance(max_pixels, int) else MAX_PIXELS
+        reencoding = Reencoding(self.resize_shortest, self.image_format, self.quality or DEFAULT_QUALITY, limit)
+        return kind(fields, schema, reencoding, compressed, self.encode_threads)
