@@ -169,7 +169,7 @@ def test_the_job_its_refusal_resume_and_overwrite(store, local_run):
         run_job(data, output, options=store.options)
 
     files.delete([f"{output}/{name}" for name in ("summary.json", "scores/part-00001.parquet", "00002.tar")])
-    store.put("runs/out/_temporary/0-00002.tar", b"half")
+    store.put(f"runs/out/_temporary/{32 * 'a'}-00002.tar", b"half")
     store.sent.clear()
     run_job(data, output, options=store.options, resume=True)
     assert comparable(stored(output)) == comparable(first)

@@ -23,6 +23,56 @@ def test_a_new_run_writes_its_configuration_and_input(run):
     assert prepare_output(run, CONFIGURATION, SHARDS, resume=True) is True
 
 
+@pytest.mark.parametrize("path", ["scores/part-00000.parquet", "verdicts/part-00001.parquet", "duplicates/summary.json",
+                                  "layouts/laion/a.parquet", "photos/holiday/a.jpg", "00000.tar", "_temporary/mine"])  # fmt: skip
+def test_a_folder_with_files_below_it_and_no_run_is_refused(path, tmp_path):
+    # Parts of a table whose run.json was deleted (`rm out/*`) would be taken for the new run's own.
+    file = tmp_path / "out" / path
+    file.parent.mkdir(parents=True)
+    file.write_text("x")
+    for option in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(RunError, match=rf"is not empty and holds no run of beam_curate, but {file}; give an empty"):
+            prepare_output(str(tmp_path / "out"), CONFIGURATION, SHARDS, **option)
+    left = [each for each in (tmp_path / "out").rglob("*") if each.is_file()]
+    assert left == [file]
+
+
+def test_links_do_not_hide_that_a_folder_is_not_empty(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "scores").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "out" / "circle").symlink_to(tmp_path / "out")
+    assert prepare_output(str(tmp_path / "out"), CONFIGURATION, SHARDS) is False
+    (tmp_path / "out" / "run.json").unlink()
+    (tmp_path / "elsewhere" / "part-00000.parquet").write_text("x")
+    with pytest.raises(RunError, match="is not empty"):
+        prepare_output(str(tmp_path / "out"), CONFIGURATION, SHARDS)
+
+
+def test_folders_and_what_a_stopped_start_leaves_are_no_hindrance(tmp_path):
+    output = tmp_path / "out"
+    (output / "scores").mkdir(parents=True)
+    (output / "_temporary").mkdir()
+    (output / "_temporary" / f"{32 * 'a'}-run.json").write_text("{")
+    (output / "input_shards.parquet").write_text("")
+    assert prepare_output(str(output), CONFIGURATION, SHARDS) is False
+
+
+@pytest.mark.parametrize("data", ["", "{}", '{"steps": 3}', "[]", "no JSON"])
+def test_a_run_json_of_another_program_makes_no_run_to_overwrite(data, tmp_path):
+    folder = tmp_path / "downloaded"  # img2dataset's own names
+    folder.mkdir()
+    for name in ("00000.tar", "00000.parquet", "00000_stats.json"):
+        (folder / name).write_text("x")
+    (folder / "run.json").write_text(data)
+    for kind in ("", EXPORT):
+        with pytest.raises(
+            RunError, match=r"run\.json is damaged: .* may be no run of beam_curate: give another --output"
+        ):
+            prepare_output(str(folder), CONFIGURATION, SHARDS, overwrite=True, kind=kind)
+    assert len([path for path in folder.iterdir() if path.is_file()]) == 4
+
+
 @pytest.mark.parametrize(
     ("configuration", "shards", "message"),
     [
@@ -54,7 +104,7 @@ def test_a_retry_may_change_the_limits_and_takes_back_the_shards(run, tmp_path):
 
 
 def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
-    for name in ("00000.tar", "scores/part-00000.parquet", "mine.txt", "README.json", "_temporary/x"):
+    for name in ("00000.tar", "scores/part-00000.parquet", "mine.txt", "README.json", f"_temporary/{32 * 'a'}-x"):
         path = tmp_path / "out" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")

@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import uuid
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +111,7 @@ def test_a_failed_rename_is_an_error(tmp_path, monkeypatch):
 
 def test_clean_temporary_removes_what_a_killed_write_left(tmp_path):
     (tmp_path / "_temporary").mkdir()
-    (tmp_path / "_temporary" / "x-a.tar").write_bytes(b"half")
+    (tmp_path / "_temporary" / f"{uuid.uuid4().hex}-a.tar").write_bytes(b"half")
     files.clean_temporary(str(tmp_path))
     assert os.listdir(tmp_path) == []
 

@@ -77,11 +77,6 @@ def make_group(shard_index: int, rows: pa.Table, columns: Sequence[str], status:
     return Group(shard_index, index, status, reason, {name: status == name for name in STATUSES}, values)
 
 
-def stored_columns(columns: Iterable[str]) -> set[str]:
-    """The columns of a score table from which these are made."""
-    return {stored for name in columns for stored in (("width", "height") if name == "side" else (name,))}
-
-
 def stored_scores(table: TablePlace, shard_index: int) -> tuple[str, ...]:
     """The names of the scores in a part of a score table that are numbers."""
     with table.open(shard_index) as part:

@@ -33,11 +33,13 @@ from beam_curate.runs.run_files import (
 from beam_curate.runs.state_files import flat, input_shards, read_run_file, read_summary
 from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.storage.files import (
+    all_files,
     atomic_output,
     clean_temporary,
     delete,
     exists,
     files_under,
+    is_temporary,
     join,
     write_json,
 )
@@ -140,13 +142,22 @@ _SHARDS = pa.schema([("path", pa.string()), ("size", pa.int64())])
 
 def _check_new(output: str, goes_on: bool) -> None:
     """Refuses a folder without a run to continue one, and one with other files to begin one."""
-    # A run that was stopped between writing the shards and its mark has no mark yet.
-    if set(files_under(output, "*")) - {join(output, INPUT_SHARDS)}:
-        raise RunError(f"--output {output} is not empty and holds no run of beam_curate; give an empty or new folder")
+    # A run that was stopped between writing the shards and its mark has no mark yet. Below the folder too: parts of a table whose
+    # run is not known would be taken for parts of this one.
+    other = next((path for path in all_files(output) if not _of_a_start(output, path)), None)
+    if other is not None:
+        raise RunError(
+            f"--output {output} is not empty and holds no run of beam_curate, but {other}; give an empty or new folder"
+        )
     if goes_on:
         raise RunError(
             f"--output {output} holds no run to continue; leave out --resume and --retry_failed to start one"
         )
+
+
+def _of_a_start(output: str, path: str) -> bool:
+    """Whether a file is what a run may leave that was stopped before it had its mark."""
+    return path == join(output, INPUT_SHARDS) or is_temporary(output, path)
 
 
 def _continue(
@@ -238,6 +249,12 @@ def _check_replaceable(output: str, scores: str, kind: str) -> Sequence[str]:
     try:
         run = read_run_file(output)
     except DamagedFileError as error:
+        # A file of this name alone may be of another program, and the tars beside it what they were downloaded as.
+        if not exists(join(output, INPUT_SHARDS)):
+            raise RunError(
+                f"--overwrite: {error}. There is no {INPUT_SHARDS} either, so this may be no run of beam_curate: give another "
+                f"--output, or move away what is there"
+            ) from error
         # What the file does not say the others must: only what this kind of run writes may be there.
         foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else ONLY_FORMATS
         others = matching(output, foreign)

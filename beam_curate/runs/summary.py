@@ -124,7 +124,8 @@ def finish_run(
     """
     table = _of_the_table(parts, input_shards)
     shards = sorted(shards, key=lambda shard: shard.index)
-    check_files(shards, samples_per_shard, table["funnel"]["kept"], failed)
+    counts = table["funnel"]
+    check_files(shards, samples_per_shard, counts["kept"], failed)
     summary = {
         **table,
         "output_shards": len(shards),

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import posixpath
+import re
 import shutil
 import tempfile
 import uuid
@@ -29,6 +30,7 @@ from typing_extensions import Buffer
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.operations import (
     absolute,
+    all_files,
     delete,
     delete_once,
     exists,
@@ -47,11 +49,13 @@ __all__ = [
     "SPOOLED_BYTES",
     "TEMPORARY",
     "absolute",
+    "all_files",
     "atomic_output",
     "clean_temporary",
     "delete",
     "exists",
     "files_under",
+    "is_temporary",
     "join",
     "match",
     "open_read",
@@ -66,6 +70,7 @@ __all__ = [
 TEMPORARY: Final = "_temporary"
 CLAIM: Final = "running"
 """How the names of files in TEMPORARY begin that say who writes to a folder."""
+_OF_TEMPORARY: Final = re.compile(rf"[0-9a-f]{{32}}-|{CLAIM}(-\d+)?\.json$")
 SPOOLED_BYTES: Final = 1 << 24
 """What `atomic_output` holds in memory, 16 MiB; the rest of a larger file waits on the worker's disk."""
 
@@ -251,10 +256,20 @@ def clean_temporary(output: str) -> None:
     Raises:
         StorageError: Something is left that cannot be deleted.
     """
-    left = [path for path in files_under(output, f"{TEMPORARY}/*") if not posixpath.basename(path).startswith(CLAIM)]
+    left = [
+        path
+        for path in files_under(output, f"{TEMPORARY}/*")
+        if is_temporary(output, path) and not posixpath.basename(path).startswith(CLAIM)
+    ]
     if left:
         delete(left)
     remove_empty_temporary(output)
+
+
+def is_temporary(output: str, path: str) -> bool:
+    """Whether a file has a name that this project gives to files of the `_temporary` folder."""
+    folder, _, name = path.rpartition("/")
+    return folder == join(output, TEMPORARY) and _OF_TEMPORARY.match(name) is not None
 
 
 def remove_empty_temporary(output: str) -> None:

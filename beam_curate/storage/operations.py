@@ -6,9 +6,10 @@ the file.
 
 import contextlib
 import fnmatch
+import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from apache_beam.io.filesystems import FileSystems
@@ -153,6 +154,40 @@ def files_under(output: str, pattern: str) -> dict[str, int]:
     # Beam would walk through everything below the folder, and take a bracket in its name for a pattern.
     path = join(output, pattern)
     return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))
+
+
+def all_files(folder: str) -> Iterator[str]:
+    """The paths of all files below a folder, at any depth, one after the other; empty if there is no such folder.
+
+    Objects that stand for a folder are none. Folders behind links are looked into, each once; a link that leads nowhere is a
+    file. A local folder that may not be listed is passed over: nothing in it can have been written for this user.
+
+    Raises:
+        StorageError: A folder cannot be listed.
+    """
+    if scheme(folder):
+        found = _matching(join(literal(folder), "**"))
+        yield from (path for path, size in found.items() if not _is_marker(path, size))
+        return
+    left, seen = [folder], set()
+    while left:
+        here = left.pop()
+        for path, inode in retried("listing", here, functools.partial(_entries, here)):
+            if inode is None:
+                yield path
+            elif inode not in seen:
+                seen.add(inode)
+                left.append(path)
+
+
+def _entries(folder: str) -> list[tuple[str, tuple[int, int] | None]]:
+    """What lies in a local folder: paths, and of folders what tells one from another."""
+    found: list[tuple[str, tuple[int, int] | None]] = []
+    with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            there = os.stat(entry.path) if entry.is_dir() else None
+            found.append((entry.path, (there.st_dev, there.st_ino) if there else None))
+    return found
 
 
 def _local_files(folder: str, pattern: str) -> dict[str, int]:

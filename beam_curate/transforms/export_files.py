@@ -40,8 +40,4 @@ class ExportFiles(beam.PTransform):
         packed = parts | "Export" >> PackFiles(
             RunRows(export.source), export.output, export.format, export.samples_per_file, export.seed
         )
-        return (
-            pipeline
-            | "One" >> beam.Create([export])
-            | "Finish" >> beam.Map(finish_export, beam.pvalue.AsList(packed.files), beam.pvalue.AsList(packed.failures))
-        )
+        return packed | "Finish" >> beam.Map(lambda packed: finish_export(export, packed.files, packed.failures))

@@ -27,17 +27,17 @@ LOOSE_BYTES: Final = 1 << 25
 
 
 class PackedFiles(NamedTuple):
-    """What `PackFiles` gives: WrittenShard, of all files, and LeftOut, the samples that are in none."""
+    """What `PackFiles` has written: all files in their order, and the samples that are in none."""
 
-    files: beam.PCollection[WrittenShard]
-    failures: beam.PCollection[LeftOut]
+    files: Sequence[WrittenShard]
+    failures: Sequence[LeftOut]
 
 
 @dataclass(eq=False)
 class PackFiles(beam.PTransform):
     """Packs the kept rows of parts into output files, from references alone.
 
-    In: PCollection[ScorePart]. Out: PackedFiles.
+    In: PCollection[ScorePart]. Out: PCollection of one PackedFiles, when all files are there.
 
     Each part works out where its kept rows go, from one small list of counts, and sends them there, see `runs.placed_rows`; the
     rows of a file meet through the engine. Files that an earlier try finished by the same plan are neither read nor written. A
@@ -61,9 +61,9 @@ class PackFiles(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, parts: beam.PCollection[ScorePart]) -> PackedFiles:
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[PackedFiles]:
         """Finds shared keys, writes all files and, if there are failures, those that they change."""
-        source = self.rows
+        source, format, output = self.rows, self.format, self.output
         if source.unique_keys:
             renamed = parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(tuple[int, tuple[int, str]])
         else:
@@ -76,31 +76,24 @@ class PackFiles(beam.PTransform):
             )
         nobody = parts.pipeline | "Nobody" >> beam.Create([]).with_output_types(LeftOut)
         first = parts | "Write" >> _WriteAll(self, renamed, nobody)
-        if not self.format.may_fail:
-            return PackedFiles(first, nobody)
-        failures = (
-            first
-            | "Failures" >> beam.FlatMap(lambda shard: shard.failures).with_output_types(LeftOut)
-            | "CommitFailures" >> beam.Reshuffle().with_input_types(LeftOut)
-        )
+        if not format.may_fail:
+            return first | "Packed" >> beam.Map(lambda files: PackedFiles(files, ()))
+        failures = first | "Failures" >> beam.FlatMap(_failures).with_output_types(LeftOut)
         left_out = beam.pvalue.AsList(failures)
         again = parts | "PartsAgain" >> beam.FlatMap(_if_any, left_out).with_output_types(ScorePart)
         second = again | "WriteAgain" >> _WriteAll(self, renamed, failures)
-        good = first | "FirstIsGood" >> beam.FlatMap(_if_none, left_out).with_output_types(WrittenShard)
-        output, format = self.output, self.format
-        deleted = first | "DeleteEmpty" >> beam.FlatMap(
-            lambda file, files, failures: _delete_beyond(file, format, output, files, failures),
-            beam.pvalue.AsList(second),
-            left_out,
-        ).with_output_types(int)
-        # Whoever waits for the failures waits for the deletion.
-        told = failures | "AfterDeletion" >> beam.Map(lambda failure, _: failure, beam.pvalue.AsList(deleted))
-        return PackedFiles((good, second) | "Files" >> beam.Flatten(), told)
+        return first | "Packed" >> beam.Map(
+            lambda files, again: _without_short(files, again, format, output), beam.pvalue.AsSingleton(second)
+        )
 
 
 @dataclass(eq=False)
 class _WriteAll(beam.PTransform):
-    """Writes the files of parts, leaving out some rows; gives WrittenShard, of all files."""
+    """Writes the files of parts, leaving out some rows; gives one list of WrittenShard, of all files in their order.
+
+    What was there and what is written are put together as side inputs, not by a Flatten: Beam's in-process runner (2.77) takes
+    a collection of several producers for complete, where it is a side input, when the first of them is done.
+    """
 
     job: PackFiles
     renamed: beam.PCollection[tuple[int, tuple[int, str]]]
@@ -109,7 +102,7 @@ class _WriteAll(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[WrittenShard]:
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[list[WrittenShard]]:
         """Looks for finished files, sends the rows of the others to them, and writes these."""
         job = self.job
         output, format, per_file, seed = job.output, job.format, job.samples_per_file, job.seed
@@ -154,7 +147,11 @@ class _WriteAll(beam.PTransform):
             | "ByFile" >> GroupRows(PlacedRows)
             | "WriteFile" >> beam.ParDo(_WriteFile(job.rows, format, output), packing).with_output_types(WrittenShard)
         )
-        return (there, written) | "AllFiles" >> beam.Flatten()
+        return one | "AllFiles" >> beam.Map(
+            lambda _, there, written: sorted([*there, *written], key=lambda file: file.index),
+            beam.pvalue.AsList(there),
+            beam.pvalue.AsList(written),
+        )
 
 
 def _if_any(part: ScorePart, failures: Sequence[LeftOut]) -> Iterator[ScorePart]:
@@ -162,18 +159,21 @@ def _if_any(part: ScorePart, failures: Sequence[LeftOut]) -> Iterator[ScorePart]
         yield part
 
 
-def _if_none(file: WrittenShard, failures: Sequence[LeftOut]) -> Iterator[WrittenShard]:
+def _failures(files: Sequence[WrittenShard]) -> Iterator[LeftOut]:
+    for file in files:
+        yield from file.failures
+
+
+def _without_short(
+    files: Sequence[WrittenShard], again: Sequence[WrittenShard], format: Format, output: str
+) -> PackedFiles:
+    """The files that count: those written again, if there were failures; deletes what there is not any more without these."""
+    failures = list(_failures(files))
     if not failures:
-        yield file
-
-
-def _delete_beyond(
-    file: WrittenShard, format: Format, output: str, files: Sequence[WrittenShard], failures: Sequence[LeftOut]
-) -> Iterator[int]:
-    """Deletes a file that there is not any more, without the samples that failed."""
-    if failures and file.index >= len(files):
+        return PackedFiles(files, failures)
+    for file in files[len(again) :]:
         delete_file(format, output, file.index)
-        yield file.index
+    return PackedFiles(again, failures)
 
 
 def kept_keys(source: RowSource, part: ScorePart) -> Iterator[tuple[str, tuple[str, int, int]]]:
@@ -207,8 +207,10 @@ def _files_there(output: str, packing: Packing) -> Iterator[int]:
 
     Args:
         output: The folder.
-        packing: Not looked at: when it is there, all files of an earlier packing are.
+        packing: Of the files. When it is there, those of the packing before it are written.
     """
+    if not packing.shards:
+        return
     for path in files_under(output, "[0-9]*_stats.json"):
         number = path.rpartition("/")[2].removesuffix("_stats.json")
         if number.isdigit() and number == shard_name(int(number)):

@@ -46,16 +46,9 @@ class PackShards(beam.PTransform):
         output, format, per_shard, about = self.output, self.format, self.samples_per_shard, dict(self.about)
         seed = self.seed
         packed = parts | "Pack" >> PackFiles(TableRows(output), output, format, per_shard, seed)
-        return (
-            parts.pipeline
-            | "One" >> beam.Create([None])
-            | "Finish"
-            >> beam.Map(
-                lambda _, parts, files, failures: finish_run(
-                    output, parts, files, per_shard, seed, about, format, failures
-                ),
-                beam.pvalue.AsList(parts),
-                beam.pvalue.AsList(packed.files),
-                beam.pvalue.AsList(packed.failures),
-            )
+        return packed | "Finish" >> beam.Map(
+            lambda packed, parts: finish_run(
+                output, parts, packed.files, per_shard, seed, about, format, packed.failures
+            ),
+            beam.pvalue.AsList(parts),
         )
