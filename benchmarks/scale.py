@@ -29,7 +29,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
-from beam_curate.selection.top import TopRule
 from selecting import make_source
 
 from beam_curate.duplicates.clusters import Clustering
