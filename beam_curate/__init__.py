@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from beam_curate.selection.rejudging import Selection as Selection
     from beam_curate.transforms.continue_run import ContinueRun as ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages as DecodeImages
+    from beam_curate.transforms.export_files import ExportFiles as ExportFiles
     from beam_curate.transforms.find_duplicates import FindDuplicates as FindDuplicates
     from beam_curate.transforms.finish_table import FinishTable as FinishTable
     from beam_curate.transforms.judge_table import JudgeTable as JudgeTable
     from beam_curate.transforms.list_parts import ListParts as ListParts
+    from beam_curate.transforms.pack_files import PackFiles as PackFiles
     from beam_curate.transforms.pack_shards import PackShards as PackShards
+    from beam_curate.transforms.preview_selection import PreviewSelection as PreviewSelection
     from beam_curate.transforms.read_tar_shards import ReadTarShards as ReadTarShards
     from beam_curate.transforms.remove_duplicates import RemoveDuplicates as RemoveDuplicates
     from beam_curate.transforms.score_and_filter import ScoreAndFilter as ScoreAndFilter
@@ -61,11 +64,14 @@ _HOMES = {
     "TopRule": "scores.top",
     "ContinueRun": "transforms.continue_run",
     "DecodeImages": "transforms.decode_images",
+    "ExportFiles": "transforms.export_files",
     "FindDuplicates": "transforms.find_duplicates",
     "FinishTable": "transforms.finish_table",
     "JudgeTable": "transforms.judge_table",
     "ListParts": "transforms.list_parts",
+    "PackFiles": "transforms.pack_files",
     "PackShards": "transforms.pack_shards",
+    "PreviewSelection": "transforms.preview_selection",
     "ReadTarShards": "transforms.read_tar_shards",
     "RemoveDuplicates": "transforms.remove_duplicates",
     "ScoreAndFilter": "transforms.score_and_filter",

@@ -29,7 +29,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
-from beam_curate.selection.top import TopRule
 from selecting import make_source
 
 from beam_curate.duplicates.clusters import Clustering
@@ -38,9 +37,11 @@ from beam_curate.records import ScoredSample, Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.run_state import input_shards, prepare_output
 from beam_curate.runs.score_parts import write_part
+from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import finish_table
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
+from beam_curate.scores.top import TopRule
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage import ranged_reading
 from beam_curate.transforms.continue_run import ContinueRun
@@ -154,7 +155,9 @@ class Stages:
             "top": lambda: self._judge("top", Selection(self._place, (), top=TopRule("nsfw", fraction="0.1"))),
             "pack in order": lambda: self._pack(None),
             "pack by a seed": lambda: self._pack(7),
-            "report": lambda: run(lambda root: root | beam.Create([{}]) | WriteReport(self._scores)),
+            "report": lambda: run(
+                lambda root: root | beam.Create([read_summary(self._scores)]) | WriteReport(self._scores)
+            ),
             "dry run": self._dry_run,
             "duplicates, exact": lambda: self._duplicates("exact", DuplicateSearch(Selection(self._place, None))),
             "duplicates, semantic": lambda: self._duplicates(

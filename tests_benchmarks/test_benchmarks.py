@@ -117,3 +117,31 @@ def test_dedup_finds_what_a_comparison_of_all_with_all_finds(tmp_path):
     lines = {line.split("   ")[-1].strip(): line for line in done.stdout.splitlines() if "recall" in line}
     assert "recall 1.00000, 0 too many" in lines["border 0.5, exact"]
     assert re.search(r"^ +500 .* \d+\.\d+$", done.stdout, re.M)
+
+
+def test_scale_runs_each_stage_and_fits_the_growth(tmp_path):
+    file = tmp_path / "result.json"
+    done = run("scale.py", "--parts", "2,4,8", "--rows", 5, "--only", "list,judge,pack", "--json", file)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert list(result) == ["list what is done", "judge", "pack in order", "pack by a seed"]
+    # Each part is opened as often however many there are, which no busy machine changes.
+    assert all(abs(stage["growth"]["requests"] - 1) < 0.3 for stage in result.values())
+    assert all(min(stage["bytes"]) > 0 for stage in result.values())
+
+
+@pytest.mark.parametrize("options", [("--parts", "1,2"), ("--parts", "4,2,8"), ("--parts", "0,1,2")])
+def test_scale_refuses_wrong_options(options):
+    done = run("scale.py", *options)
+    assert done.returncode == 2
+    assert "give three or more ascending numbers" in done.stderr
+
+
+def test_growth_is_the_exponent(monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import scale
+
+    parts = [10, 100, 1000, 10_000]
+    assert scale.growth(parts, [7 + 3 * (n - 10) for n in parts]) == pytest.approx(1)
+    assert scale.growth(parts, [7 + 3 * (n - 10) ** 2 for n in parts]) == pytest.approx(2)
+    assert str(scale.growth(parts, [7, 7, 8, 9])) == "nan"
