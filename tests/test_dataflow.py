@@ -203,13 +203,17 @@ def test_the_documented_launches_are_right():
         own = [f"--{name}={value}" for name, value in given.items() if name != "sdk_container_image"]
         if command == "curate":
             options, arguments = settled(*DATAFLOW, *own)
+            if options.resume:
+                assert "--worker-machine-type" in words  # it packs what a run with a GPU has scored
+                seen.add("pack")
+                continue
             chosen = options.accelerator if options.accelerator != "none" else by_hand(options, arguments, words)
             seen.add((chosen, options.gpu_placement))
         else:
             parse({"select": SelectOptions, "dedup": DedupOptions, "export": ExportOptions}[command], own, "")
             seen.add(command)
     gpus = {("l4", "workers"), ("a100", "workers"), ("a100", "inference"), ("h100", "none")}
-    assert seen == {*gpus, "select", "dedup", "export"}
+    assert seen == {*gpus, "pack", "select", "dedup", "export"}
 
 
 def by_hand(options, arguments, words):

@@ -180,7 +180,8 @@ class Second(ClipModelHandler):
 def image(number, failure=None, **more):
     ref, facts = SampleRef(0, "a.tar", number, f"{number}"), ImageFacts(4, 4, "JPEG", "", 9)
     pixels = b"" if failure else bytes([number]) * 12
-    return DecodedImage(ref, facts, pixels, failure, {"border": 0.5}, prepared=str(Target(2)), **more)
+    prepared = "" if failure else str(Target(2))
+    return DecodedImage(ref, facts, pixels, failure, {"border": 0.5}, prepared=prepared, **more)
 
 
 def test_a_sample_that_a_second_model_fails_on_fails_once():

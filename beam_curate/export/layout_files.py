@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from beam_curate.heads.head import AESTHETIC, NSFW
 from beam_curate.runs.score_table import ScoreTableError
-from beam_curate.storage.files import TEMPORARY, atomic_output, join, read_bytes, write_atomic
+from beam_curate.storage.files import BUCKET, TEMPORARY, atomic_output, join, read_bytes, write_atomic
 
 CAPTION_SCORES: Final = ("caption_similarity", "similarity")
 """Names that the score of an image against its caption may have, the first one found counts."""
@@ -197,7 +197,7 @@ def write_subset(folder: str, buckets: Mapping[int, int]) -> int:
 
 
 def _bucket_name(bucket: int) -> str:
-    return f"{TEMPORARY}/uids-{bucket:02d}"
+    return f"{TEMPORARY}/{BUCKET}-{bucket:02d}"
 
 
 def _renamed(rows: pa.Table, columns: Columns) -> pa.Table:

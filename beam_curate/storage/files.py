@@ -45,6 +45,7 @@ from beam_curate.storage.operations import (
 from beam_curate.storage.retrying import STORAGE_ERRORS, Attempts, InterruptedTransferError
 
 __all__ = [
+    "BUCKET",
     "CLAIM",
     "SPOOLED_BYTES",
     "TEMPORARY",
@@ -70,7 +71,9 @@ __all__ = [
 TEMPORARY: Final = "_temporary"
 CLAIM: Final = "running"
 """How the names of files in TEMPORARY begin that say who writes to a folder."""
-_OF_TEMPORARY: Final = re.compile(rf"[0-9a-f]{{32}}-|{CLAIM}(-\d+)?\.json$")
+BUCKET: Final = "bucket"
+"""Begins the names there of what one step leaves for the next one of a sort."""
+_OF_TEMPORARY: Final = re.compile(rf"[0-9a-f]{{32}}-|{BUCKET}-\d+$|{CLAIM}(-\d+)?\.json$")
 SPOOLED_BYTES: Final = 1 << 24
 """What `atomic_output` holds in memory, 16 MiB; the rest of a larger file waits on the worker's disk."""
 
