@@ -415,9 +415,9 @@ def test_a_source_of_the_same_configuration_but_other_samples_is_not_continued(r
     source = tmp_path / "source"
     assert select.main([f"--scores={run}", f"--output={source}", "--samples_per_shard=5"]) == 0
     output = exported(source, "export")
-    index = json.loads((source / "index.json").read_text())
-    index["shardlist"][1]["md5sum"] = "0" * 32
-    (source / "index.json").write_text(json.dumps(index))
+    summary = json.loads((source / "summary.json").read_text())
+    summary["table"] = "0" * 64
+    (source / "summary.json").write_text(json.dumps(summary))
     capsys.readouterr()
     exported(source, "export", "--resume", status=2)
     assert "source.content was" in capsys.readouterr().err

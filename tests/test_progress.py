@@ -13,6 +13,7 @@ class Terminal(io.StringIO):
 def test_the_line_says_samples_speed_failures_and_the_share_of_the_input(monkeypatch):
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("COLUMNS", "200")  # the line is cut to the terminal's width
     with progress_line(total_bytes=2_000, interval=0.01):
         PROGRESS.add(samples=7, failed=2, input_bytes=1_000)
     last = shown.getvalue().split("\r")[-1]

@@ -18,7 +18,7 @@ SAMPLES = 24
 WEIGHTS = "models/clip.safetensors"
 _MODEL = "ViT-S-32-alt"
 MODEL_FLAGS = (
-    *(f"--clip_model={_MODEL}", f"--pretrained={WEIGHTS}", "--batch_size=4"),
+    *(f"--clip_model={_MODEL}", f"--pretrained={WEIGHTS}", "--preprocess=openai", "--batch_size=4"),
     *("--aesthetic_head=random", "--nsfw_head=random"),
 )
 _RUN_SECONDS = 420

@@ -171,7 +171,8 @@ def _provenance(card: Card, format: Format, counts: Mapping[str, Any], source: M
     ]
     lines += _rules(configuration)
     if source.get("scores_meaningless"):
-        lines.append(f"- **The scores mean nothing**: random {' and '.join(source['random'])}.")
+        said = " and ".join(source.get("random") or ["weights"])
+        lines.append(f"- **The scores mean nothing**: random {said}.")
     shuffled = "in the order of the run" if card.seed is None else f"shuffled by the seed {card.seed}"
     lines.append(f"- Order: {shuffled}.")
     return lines + [f"- {line} {counts['reencoded']:,} were encoded again." for line in format.images]
