@@ -108,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the table")
     parser.add_argument("--keep", type=float, default=0.05, help="the share of them that is kept")
     parser.add_argument("--image_kb", type=int, default=100, help="size of an image")
+    parser.add_argument("--seed", type=int, help="shuffle what is kept by this seed")
     parser.add_argument("--workers", type=int, default=1, help="Beam's direct_num_workers, as processes")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args(argv)
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rule = [f"--scores={folder}/scored", f"--keep=aesthetic >= {1 - options.keep}"]
         workers = ["--direct_running_mode=multi_processing", f"--direct_num_workers={options.workers}"]
         flags = [*rule, f"--output={folder}/selected", *(workers if options.workers > 1 else [])]
+        flags += [] if options.seed is None else [f"--shuffle_seed={options.seed}"]
         dry = timed(lambda: select.main([*rule, "--dry_run"]))
         dry_top = timed(lambda: select.main([f"--scores={folder}/scored", "--top_fraction=nsfw=0.1", "--dry_run"]))
         before = resource.getrusage(resource.RUSAGE_SELF)
@@ -128,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shards = sorted((folder / "selected").glob("*.tar"))
         size = sum(path.stat().st_size for path in shards)
         (folder / "copy").mkdir()
+        start = time.process_time()
         copied = timed(lambda: [shutil.copyfile(path, folder / "copy" / path.name) for path in shards])
+        copy_cpu = time.process_time() - start
     figures = {
         "rows": funnel["input"],
         "kept": funnel["kept"],
@@ -138,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "select_s": chosen,
         "select_cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "copy_s": copied,
+        "copy_cpu_s": copy_cpu,
         "ratio": chosen / copied,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "load": os.getloadavg()[0],

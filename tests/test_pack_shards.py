@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample
 from beam_curate.runs import score_table
+from beam_curate.runs.placed_rows import Loose
 from beam_curate.runs.run_state import read_part_counts
 from beam_curate.runs.score_parts import write_part
 from beam_curate.storage import ranged_reading
+from beam_curate.transforms import pack_files
 from beam_curate.transforms.pack_shards import PackShards
 from tests.conftest import tar_bytes
 
@@ -181,3 +184,25 @@ def test_rows_meet_whatever_way_they_travel(run):
     monkey.undo()
     read = [{path.name: path.read_bytes() for path in output.glob("0*")} for output in (whole, split)]
     assert read[0] == read[1]
+
+
+def test_rows_that_wait_are_measured_once(monkeypatch):
+    """However many small parts wait for each other: 32 MiB of them go together."""
+    asked, together = [], []
+
+    class Table:
+        schema = "the same"
+
+        @property
+        def nbytes(self):
+            asked.append(1)
+            return 1 << 20
+
+    monkeypatch.setattr(pack_files, "packed", lambda loose: together.append(len(loose)) or iter(()))
+    place = pack_files._PlaceRows(None, CopiedTars())
+    place.start_bundle()
+    for _ in range(100):
+        assert list(place._pass_on(Loose(None, Table()))) == []
+    assert list(place.finish_bundle()) == []
+    assert together == [32, 32, 32, 4]
+    assert len(asked) == 100

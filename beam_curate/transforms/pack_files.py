@@ -243,6 +243,7 @@ class _PlaceRows(SideBySide):
     def start_bundle(self) -> None:
         super().start_bundle()
         self._loose: list[Loose] = []
+        self._loose_bytes = 0
 
     def process(self, element: tuple[int, Mapping[str, Iterable[Any]]], *side: Any) -> Iterator[tuple[int, PlacedRows]]:
         _, joined = element
@@ -254,9 +255,8 @@ class _PlaceRows(SideBySide):
         for result in super().finish_bundle():
             for placed in self._pass_on(result.value):
                 yield GlobalWindows.windowed_value(placed)
-        for placed in packed(self._loose):
+        for placed in self._packed():
             yield GlobalWindows.windowed_value(placed)
-        self._loose.clear()
 
     def work(self, element: tuple[ScorePart, dict[int, str]], *side: Any) -> Iterator[Loose | tuple[int, PlacedRows]]:
         (part, renamed), (packing, finished) = element, side
@@ -267,12 +267,16 @@ class _PlaceRows(SideBySide):
             yield result
             return
         if self._loose and self._loose[0].table.schema != result.table.schema:
-            yield from packed(self._loose)
-            self._loose.clear()
+            yield from self._packed()
         self._loose.append(result)
-        if sum(loose.table.nbytes for loose in self._loose) >= LOOSE_BYTES:
-            yield from packed(self._loose)
-            self._loose.clear()
+        self._loose_bytes += result.table.nbytes
+        if self._loose_bytes >= LOOSE_BYTES:
+            yield from self._packed()
+
+    def _packed(self) -> Iterator[tuple[int, PlacedRows]]:
+        yield from packed(self._loose)
+        self._loose.clear()
+        self._loose_bytes = 0
 
 
 class _WriteFile(SideBySide):
