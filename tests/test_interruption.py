@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -98,10 +99,15 @@ def is_copy(number):
         return False
 
 
+GRPC = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \w+\.cc:\d+\] ")
+"""What gRPC's C++ core logs by itself, at any time, such as after a fork."""
+
+
 def told(process):
     """The exit status, and the lines on standard error but for what a run says at its start."""
     _, error = process.communicate(timeout=PATIENCE_SECONDS)
-    return process.returncode, [line for line in error.splitlines() if not line.startswith(("warning: ", "note: "))]
+    lines = [line for line in error.splitlines() if not line.startswith(("warning: ", "note: "))]
+    return process.returncode, [line for line in lines if not GRPC.match(line)]
 
 
 def logged(log):
