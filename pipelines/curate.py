@@ -203,8 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import (
         LOCAL_RUNNER,
+        build_pipeline,
         check_device,
-        check_pipeline,
         pipeline_options,
         runner_name,
         service_job,
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = absolute(options.output)
         about = about_run(job, runner_name(beam_options))
         steps = functools.partial(build, job=job, output=output, about=about)
-        check_pipeline(steps, beam_options)
+        root = build_pipeline(steps, beam_options)
         claim(output, service_job(beam_options))
         complete = prepare_output(
             output,
@@ -244,8 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         announce(job, given)
         new = not (options.resume or options.retry_failed)
         if exists(join(output, SUMMARY)):  # of a run that is not complete: it has ended with its table
-            steps = functools.partial(pack, job=job, output=output, about=about)
-        if not finish_run(steps, beam_options, output, options.output, new=new):
+            root = build_pipeline(functools.partial(pack, job=job, output=output, about=about), beam_options)
+        if not finish_run(root, output, options.output, new=new):
             return 0
     return report(output, options.output, time.monotonic() - started)
 

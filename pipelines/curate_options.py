@@ -13,7 +13,7 @@ from pipelines.duplicate_options import (
     methods_help,
     n_clusters_option,
 )
-from pipelines.options import OptionError, dependent, number_or_none, option, required
+from pipelines.options import OptionError, comma_list, dependent, number_or_none, option, required
 from pipelines.selecting_options import (
     SelectingOptions,
     head_option,
@@ -193,4 +193,4 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     @property
     def retried_reasons(self) -> tuple[str, ...]:
         """The reasons of --retry_failed."""
-        return tuple(reason.strip() for reason in self.retry_failed.split(",") if reason.strip())
+        return comma_list(self.retry_failed)

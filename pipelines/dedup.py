@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.duplicates.finding import is_finished
     from beam_curate.storage.files import absolute, clean_temporary
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import check_pipeline, pipeline_options, run_pipeline, runner_name
+    from pipelines.launch import build_pipeline, pipeline_options, run_pipeline, runner_name
     from pipelines.outcome import finish_run, report, report_duplicates
     from pipelines.source_run import start_selection
 
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output, table = absolute(options.output), job.search.selection.table
         about = about_run(job, runner_name(beam_options))
         steps = functools.partial(build, job=job, output=output, about=about)
-        check_pipeline(steps, beam_options)
+        root = build_pipeline(steps, beam_options)
         complete = start_selection(
             options, output, job.configuration, job.shards, table, job.other_folders, beam_options, job.other_shards
         )
@@ -204,12 +204,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     new = not options.resume
     if options.table_only:
-        if not is_finished(output) and not run_pipeline(steps, beam_options, output, new=new):
+        if not is_finished(output) and not run_pipeline(root, output, new=new):
             return 0
         clean_temporary(output)
         report_duplicates(output)
         return 0
-    if not complete and not finish_run(steps, beam_options, output, options.output, new=new):
+    if not complete and not finish_run(root, output, options.output, new=new):
         return 0
     report_duplicates(output)
     return report(output, options.output, time.monotonic() - started)

@@ -11,9 +11,8 @@ from pipelines.duplicate_options import (
     max_distance_option,
     methods_help,
     n_clusters_option,
-    split_methods,
 )
-from pipelines.options import OptionError, number_or_none, option, required
+from pipelines.options import OptionError, comma_list, number_or_none, option, required
 from pipelines.selecting_options import SelectingOptions, layout_option
 
 
@@ -62,7 +61,7 @@ class DedupOptions(DuplicateOptions, SelectingOptions):
     def __post_init__(self) -> None:
         self.check_selecting()
         self.check_duplicates("methods", self.methods)
-        if not split_methods(self.methods):
+        if not comma_list(self.methods):
             raise OptionError("--methods is empty; give exact, pixels, perceptual or semantic")
         if self.samples_per_shard < 1:
             raise OptionError(f"--samples_per_shard is {self.samples_per_shard}; give at least 1")

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.options import OptionError, option
+from pipelines.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.duplicates.search import DuplicateSearch
@@ -74,7 +74,7 @@ class DuplicateOptions:
         Raises:
             OptionError: It names the option, its value, and the remedy.
         """
-        named = split_methods(methods)
+        named = comma_list(methods)
         unknown = [name for name in named if name not in METHODS]
         if unknown:
             raise OptionError(f"--{option_name} {unknown[0]!r} is none; give a comma list of {', '.join(METHODS)}")
@@ -105,7 +105,7 @@ class DuplicateOptions:
         from beam_curate.duplicates.clusters import Clustering
         from beam_curate.duplicates.search import DuplicateSearch
 
-        named = split_methods(methods)
+        named = comma_list(methods)
         return DuplicateSearch(
             selection,
             self.keep_by,
@@ -117,11 +117,6 @@ class DuplicateOptions:
             action=action,
             threads=os.cpu_count() or 1,
         )
-
-
-def split_methods(text: str) -> tuple[str, ...]:
-    """The names in a comma list."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def check_keep_by(keep_by: str, numbers: list[str]) -> None:

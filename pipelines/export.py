@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.runs.whole_run import check_shards
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import check_pipeline, pipeline_options, runner_name, service_job
+    from pipelines.launch import build_pipeline, pipeline_options, runner_name, service_job
     from pipelines.outcome import finish_run
 
     started = time.monotonic()
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = job.export.output
         about = about_run(job, runner_name(beam_options))
         steps = functools.partial(build, job=job, about=about)
-        check_pipeline(steps, beam_options)
+        root = build_pipeline(steps, beam_options)
         claim(output, service_job(beam_options))
         complete = prepare_output(
             output,
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"note: {job.export.format.note}", file=sys.stderr)
     if complete:
         print(f"the export in {options.output} is complete already")
-    elif not finish_run(steps, beam_options, output, options.output, new=not options.resume):
+    elif not finish_run(root, output, options.output, new=not options.resume):
         return 0
     return report(output, options.output, time.monotonic() - started)
 

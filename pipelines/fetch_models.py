@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.options import run_command
+from pipelines.options import comma_list, run_command
 
 PARTS = ("clip", "aesthetic", "nsfw")
 
@@ -38,7 +38,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--github_url", default="", help="a mirror of https://raw.githubusercontent.com")
     parser.add_argument("--hub_url", default="", help="a mirror of https://huggingface.co (default: HF_ENDPOINT)")
     options = parser.parse_args(argv)
-    options.only = [part.strip() for part in options.only.split(",") if part.strip()]
+    options.only = list(comma_list(options.only))
     unknown = [part for part in options.only if part not in PARTS]
     if unknown or not options.only:
         parser.error(f"--only {','.join(unknown)}: it can be {', '.join(PARTS)}, or several with commas")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.options import OptionError, number_or_none, option
+from pipelines.options import OptionError, comma_list, number_or_none, option
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,7 +123,7 @@ class FormatOptions:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of --fields."""
-        return tuple(name.strip() for name in self.fields.split(",") if name.strip())
+        return comma_list(self.fields)
 
     def chosen_format(self, schema: pa.Schema, suffixes: Iterable[str], max_pixels: object) -> PreparedSamples:
         """The format that the options describe.

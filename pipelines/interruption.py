@@ -112,9 +112,8 @@ def _end(number: int) -> None:
         line = "; ".join([f"error: {_WORDS[signal.Signals(number)]}", *_said[-1:]])
         shown = "".join(character if character.isprintable() else "?" for character in line)
         error = os.dup(2)
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 2
-        )  # other threads are about to lose their connections, and would tell
+        # Other threads are about to lose their connections, and would tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         start = "\r\x1b[K" if os.isatty(error) else ""  # in place of the progress line
         os.write(error, f"{start}{shown}\n".encode(errors="replace"))
         end_children()

@@ -124,8 +124,8 @@ def check_device(device: str, option: str = "device", precision: str = "auto") -
         raise OptionError(f"--precision {precision} with --{option} {device}: {error}") from error
 
 
-def check_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:
-    """Builds a pipeline and leaves it: what cannot be built, or not be pickled, is found before a run is begun.
+def build_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> beam.Pipeline:
+    """Builds a pipeline, before a run is begun: what cannot be built, or not be pickled, is found then.
 
     Args:
         build: Applies the transforms.
@@ -135,20 +135,16 @@ def check_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptio
         OptionError: The runner lacks an option that it needs, or Beam refuses a value.
     """
     try:
-        root = _pipeline(options)
+        root = beam.Pipeline(options=options)
     except ValueError as error:
         raise OptionError(f"--runner {runner_name(options)}: {error}") from error
-    build(root)
-
-
-def _pipeline(options: PipelineOptions) -> beam.Pipeline:
-    root = beam.Pipeline(options=options)
     atexit.register(shutil.rmtree, root.local_tempdir, ignore_errors=True)  # Beam itself removes it only after a run
+    build(root)
     return root
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str, *, new: bool) -> bool:
-    """Builds and runs a pipeline and waits for its end; shows the progress of a local run on a terminal.
+def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
+    """Runs a pipeline and waits for its end; shows the progress of a local run on a terminal.
 
     Returns whether it ran to its end. It did not with --no_wait_until_finish, and with Dataflow's --template_location or
     --dry_run only the job's description was made (this is how the launcher of a Flex Template calls a command).
@@ -158,20 +154,18 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     failure of storage, it stays and can be continued.
 
     Args:
-        build: Applies the transforms.
-        options: Beam's options.
+        root: The pipeline, of `build_pipeline`.
         output: Folder of the run; its shards without a part give the size of the work.
         new: Whether this command has begun the run.
 
     Raises:
         NotStartedError: The runner did not take the job.
     """
+    options = root.options
     runner = runner_name(options)
     local = runner == LOCAL_RUNNER
     done = part_paths(output) if local else {}
     total = sum(shard.size for shard in input_shards(output) if shard.index not in done) if local else 0
-    root = _pipeline(options)
-    build(root)
     kept = f"what is finished in {output} is kept: go on with --resume"
     scored = PROGRESS.samples
     try:
@@ -196,18 +190,12 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     return ended
 
 
-def run_and_wait(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:
-    """Builds and runs a pipeline that has no run's folder, and waits for its end.
-
-    Args:
-        build: Applies the transforms.
-        options: Beam's options.
+def run_and_wait(root: beam.Pipeline) -> None:
+    """Runs a pipeline that has no run's folder, and waits for its end.
 
     Raises:
         NotStartedError: The runner did not take the job.
     """
-    root = _pipeline(options)
-    build(root)
     with ends_with_its_workers():
         _submitted(root).wait_until_finish()
 

@@ -21,6 +21,11 @@ Main = TypeVar("Main", bound=Callable[..., int])
 _OWN_ERROR = re.compile(r"^(?:beam_curate|pipelines)(?:\.\w+)+Error: (.+)", re.MULTILINE)
 
 
+def comma_list(text: str) -> tuple[str, ...]:
+    """The words of an option that takes a comma list; empty ones do not count."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 class OptionError(ValueError):
     """A wrong option: the message names the option, its value, and the remedy, on one line."""
 

@@ -2,7 +2,7 @@
 
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -20,7 +20,7 @@ from beam_curate.storage.files import clean_temporary, exists, join
 from beam_curate.tars.skipped import KINDS, lost
 from beam_curate.transforms.write_layouts import WriteLayouts
 from beam_curate.transforms.write_report import WriteReport
-from pipelines.launch import run_and_wait, run_pipeline
+from pipelines.launch import build_pipeline, run_and_wait, run_pipeline
 from pipelines.options import printable
 
 
@@ -48,26 +48,24 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str], options: Pi
     lacking = [name for name in layouts if not _has_layout(join(output, f"{FOLDER}/{name}"))]
     if reports or lacking:
         steps = [*reports, WriteLayouts(output, lacking)]
-        run_and_wait(lambda root: reduce(operator.or_, steps, root | beam.Create([summary])), options)
+        root = build_pipeline(lambda root: reduce(operator.or_, steps, root | beam.Create([summary])), options)
+        run_and_wait(root)
 
 
 def _has_layout(folder: str) -> bool:
     return exists(join(folder, DESCRIPTION)) and bool(read_description(folder)["complete"])
 
 
-def finish_run(
-    build: Callable[[beam.Pipeline], Any], options: PipelineOptions, output: str, shown: str, *, new: bool
-) -> bool:
+def finish_run(root: beam.Pipeline, output: str, shown: str, *, new: bool) -> bool:
     """Runs the pipeline of a run; returns whether it ran to its end, or goes on without this command.
 
     Args:
-        build: Applies the transforms.
-        options: Beam's options.
+        root: The pipeline.
         output: The run's folder.
         shown: The folder as the user named it.
         new: Whether this command has begun the run.
     """
-    if not run_pipeline(build, options, output, new=new):
+    if not run_pipeline(root, output, new=new):
         print(f"the job goes on without this command; when it is done there is {join(shown, SUMMARY)}")
         return False
     clean_temporary(output)

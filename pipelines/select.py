@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
-    from pipelines.launch import check_pipeline, pipeline_options, runner_name
+    from pipelines.launch import build_pipeline, pipeline_options, runner_name
     from pipelines.outcome import finish_run, report
     from pipelines.source_run import start_selection
 
@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = absolute(options.output)
         about = about_run(job, runner_name(beam_options))
         steps = functools.partial(build, job=job, output=output, about=about)
-        check_pipeline(steps, beam_options)
+        root = build_pipeline(steps, beam_options)
         complete = start_selection(
             options, output, job.configuration, job.shards, table, [options.duplicates], beam_options, job.reads
         )
@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     if job.format is not None and job.format.note:
         print(f"note: {job.format.note}", file=sys.stderr)
-    if not complete and not finish_run(steps, beam_options, output, options.output, new=not options.resume):
+    if not complete and not finish_run(root, output, options.output, new=not options.resume):
         return 0
     return report(output, options.output, time.monotonic() - started)
 

@@ -14,7 +14,7 @@ from beam_curate.report.writing import write_page
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import absolute, clean_temporary, delete, files_under, join
 from beam_curate.transforms.preview_selection import PreviewSelection, read_preview, read_preview_page
-from pipelines.launch import LOCAL_RUNNER, run_and_wait, runner_name
+from pipelines.launch import LOCAL_RUNNER, build_pipeline, run_and_wait, runner_name
 from pipelines.options import OptionError, printable
 from pipelines.outcome import skipped_lines
 
@@ -75,7 +75,7 @@ def dry_run(
     check_dry_run(options)
     with _result_folder(options) as folder:
         steps = PreviewSelection(selection, folder, duplicates, bool(report), samples_per_shard, about)
-        run_and_wait(lambda root: root | steps, options)
+        run_and_wait(build_pipeline(lambda root: root | steps, options))
         found = read_preview(folder)
         if report:
             write_page(absolute(report), read_preview_page(folder))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.options import OptionError, option
+from pipelines.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.scores.top import TopRule
@@ -128,7 +128,7 @@ class SelectingOptions:
     @property
     def layouts(self) -> tuple[str, ...]:
         """The names of --layout."""
-        return tuple(name.strip() for name in self.layout.split(",") if name.strip())
+        return comma_list(self.layout)
 
     def without(self, *names: str) -> dict[str, Any]:
         """All options as a dict but for the ones named."""

@@ -53,7 +53,9 @@ def put(folder, files):
             stream.write(data)
 
 
-def run_job(data, output, *, resume=False, overwrite=False, options=(), per_shard=6, seed=None, **rules):
+def run_job(
+    data, output, *, resume=False, overwrite=False, options=(), per_shard=6, seed=None, handler=StubHandler, **rules
+):
     """Runs or continues the job as the command does; returns the summary."""
     beam_options = PipelineOptions(["--runner=FnApiRunner", *options])
     FileSystems.set_options(beam_options)
@@ -65,7 +67,7 @@ def run_job(data, output, *, resume=False, overwrite=False, options=(), per_shar
             run.pending
             | ReadTarShards()
             | DecodeImages(DecodeOptions(size=32))
-            | RunInference(StubHandler()).with_output_types(EmbeddedSample)
+            | RunInference(handler()).with_output_types(EmbeddedSample)
             | score
             | WriteWebDatasetShards(output, score.score_names, DIM, per_shard, seed, run.done)
         )

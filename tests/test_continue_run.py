@@ -2,19 +2,9 @@
 
 import collections
 
-import apache_beam as beam
-from apache_beam.ml.inference.base import RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
-
-from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter, WriteWebDatasetShards
-from beam_curate.records import EmbeddedSample
-from beam_curate.runs.run_state import prepare_output
 from beam_curate.storage import ranged_reading
-from beam_curate.storage.files import read_json
-from beam_curate.storage.listing import list_shards
-from beam_curate.transforms.continue_run import ContinueRun
-from tests.storage_jobs import SAMPLES, shard_bytes
-from tests.stubs import DIM, StubHandler, stub_heads
+from tests.storage_jobs import SAMPLES, run_job, shard_bytes
+from tests.stubs import StubHandler
 
 CALLS = collections.Counter()
 
@@ -35,23 +25,14 @@ def work_done(tmp_path, monkeypatch, repeats):
         read[reader.path.removeprefix(output)] += 1
         return fetch(reader, start, stop)
 
-    prepare_output(output, {"stub": 1}, list_shards(f"{data}/*.tar*"))
     CALLS.clear()
     monkeypatch.setattr(ranged_reading.RangeReader, "_fetch", counted)
-    options = PipelineOptions(["--runner=FnApiRunner", f"--direct_runner_bundle_repeat={repeats}"])
-    score = ScoreAndFilter(stub_heads(), min_aesthetic=None, max_nsfw=None)
-    with beam.Pipeline(options=options) as root:
-        run = root | ContinueRun(output)
-        rows = (
-            run.pending
-            | ReadTarShards()
-            | DecodeImages(DecodeOptions(size=32))
-            | RunInference(CountingHandler()).with_output_types(EmbeddedSample)
-            | score
-        )
-        _ = rows | WriteWebDatasetShards(output, score.score_names, DIM, 1000, None, run.done)
+    summary = run_job(
+        str(data), output, options=[f"--direct_runner_bundle_repeat={repeats}"], per_shard=1000, handler=CountingHandler,
+        min_aesthetic=None, max_nsfw=None,
+    )  # fmt: skip
     monkeypatch.undo()
-    assert read_json(f"{output}/summary.json")["funnel"]["input"] == SAMPLES
+    assert summary["funnel"]["input"] == SAMPLES
     return CALLS["images"], {path: number for path, number in read.items() if ".tar" in path}
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from beam_curate.clip import text_tower, visual_tower
 from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
-from beam_curate.clip.text_tower import build_text_tower
+from beam_curate.clip.text_tower import build_text_tower, check_text_weights
 from beam_curate.clip.weights import find_weights
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -239,6 +239,9 @@ def test_weights_that_do_not_fit_are_named(name, tmp_path):
     save_file(state, tmp_path / "a.safetensors")
     with pytest.raises(WeightsError) as error:
         build_text_tower(find_weights(name, str(tmp_path / "a.safetensors")))
+    with pytest.raises(WeightsError) as found:
+        check_text_weights(find_weights(name, str(tmp_path / "a.safetensors")))
+    assert str(found.value) == str(error.value)
     for part in (
         "a.safetensors do not fit",
         "ln_final.bias",

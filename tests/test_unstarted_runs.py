@@ -10,7 +10,7 @@ from beam_curate.runs.run_state import prepare_output
 from beam_curate.storage.retrying import StorageError
 from pipelines import curate, launch
 from pipelines.curate_options import CurateOptions
-from pipelines.launch import LOCAL_RUNNER, NotStartedError, pipeline_options, run_pipeline, runner_name
+from pipelines.launch import LOCAL_RUNNER, NotStartedError, build_pipeline, pipeline_options, run_pipeline, runner_name
 from pipelines.options import OptionError
 from tests.conftest import encoded, photo, tar_bytes
 
@@ -117,7 +117,7 @@ def failing(error):
 
 def run(error, output, new=True):
     with pytest.raises(type(error)):
-        run_pipeline(failing(error), pipeline_options([], CurateOptions), str(output), new=new)
+        run_pipeline(build_pipeline(failing(error), pipeline_options([], CurateOptions)), str(output), new=new)
 
 
 def test_a_job_that_fails_before_anything_is_done_is_undone(output):
@@ -142,7 +142,7 @@ def test_a_run_in_which_something_is_scored_stays(output, monkeypatch):
         return root | beam.Create([1]) | beam.Map(fail)
 
     with pytest.raises(TypeError):
-        run_pipeline(build, pipeline_options([], CurateOptions), str(output), new=True)
+        run_pipeline(build_pipeline(build, pipeline_options([], CurateOptions)), str(output), new=True)
     assert (output / "run.json").exists()
 
 

@@ -9,7 +9,7 @@ is an error, and so is a text tower that transformers builds (RoBERTa, mT5, NLLB
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import huggingface_hub
 import numpy as np
@@ -124,7 +124,45 @@ def build_text_tower(
     """
     fix_arithmetic()
     target = choose_device(device)
-    dtype = choose_precision(precision, target)
+    empty = _empty_tower(source, quick_gelu, choose_precision(precision, target))
+    source, module, wanted = empty.source, empty.module, empty.module.state_dict()
+    if source.seed is None:
+        stored, scale = read_text_state(source.path), read_logit_scale(source.path)
+    else:
+        stored, scale = _random_text_state(wanted, source.seed), None
+    _fill(module, stored, wanted, target, source)
+    if module.attn_mask is not None:
+        module.attn_mask = module.build_causal_mask()  # a buffer that no checkpoint holds, lost on meta
+    module = module.to(target).eval().requires_grad_(False)
+    logit_scale = MAX_LOGIT_SCALE if scale is None or scale >= math.log(MAX_LOGIT_SCALE) else math.exp(scale)
+    return TextTower(module, empty.tokenizer, source, empty.embed_dim, empty.quick_gelu, logit_scale, target)
+
+
+def check_text_weights(source: WeightsSource, quick_gelu: QuickGelu = "auto") -> None:
+    """Checks that there is a tokenizer and that the stored tensors of the text tower fit: what `build_text_tower` would find.
+
+    Raises:
+        WeightsError: As there.
+    """
+    empty = _empty_tower(source, quick_gelu, torch.float32)
+    path = empty.source.path
+    if empty.source.seed is None:
+        read_logit_scale(path)
+        meta = torch.device("meta")
+        _fill(empty.module, read_text_state(path), empty.module.state_dict(), meta, empty.source)
+
+
+class _EmptyTower(NamedTuple):
+    """A text tower whose tensors are still to come: `module` is on meta, `source` has its files here."""
+
+    source: WeightsSource
+    module: Any
+    tokenizer: Callable[[list[str]], torch.Tensor]
+    embed_dim: int
+    quick_gelu: bool
+
+
+def _empty_tower(source: WeightsSource, quick_gelu: QuickGelu, dtype: torch.dtype) -> _EmptyTower:
     _, config = model_config(source.clip_model)
     if config["text_cfg"].get("hf_model_name"):
         raise WeightsError(
@@ -138,17 +176,7 @@ def build_text_tower(
     use_quick_gelu, _ = decide_quick_gelu(source, quick_gelu)
     with torch.device("meta"):
         module = _build_text_tower(config["embed_dim"], config["text_cfg"], use_quick_gelu).to(dtype)
-    wanted = module.state_dict()
-    if source.seed is None:
-        stored, scale = read_text_state(source.path), read_logit_scale(source.path)
-    else:
-        stored, scale = _random_text_state(wanted, source.seed), None
-    _fill(module, stored, wanted, target, source)
-    if module.attn_mask is not None:
-        module.attn_mask = module.build_causal_mask()  # a buffer that no checkpoint holds, lost on meta
-    module = module.to(target).eval().requires_grad_(False)
-    logit_scale = MAX_LOGIT_SCALE if scale is None or scale >= math.log(MAX_LOGIT_SCALE) else math.exp(scale)
-    return TextTower(module, tokenizer, source, config["embed_dim"], use_quick_gelu, logit_scale, target)
+    return _EmptyTower(source, module, tokenizer, config["embed_dim"], use_quick_gelu)
 
 
 def _tokenizer(source: WeightsSource, text_config: Mapping[str, Any]) -> Callable[[list[str]], torch.Tensor]:

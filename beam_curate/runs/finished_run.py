@@ -4,7 +4,8 @@ The spans are computed, not read: the shards were written by `shard_writing`, so
 in the Parquet table beside them, and the end must be where the shard ends.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from beam_curate.runs.score_table import AGAIN, damage_named
 from beam_curate.runs.state_files import read_index, read_summary
 from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
 from beam_curate.storage.files import exists, join, match
-from beam_curate.storage.parquet_reading import open_parquet
+from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
 from beam_curate.tars.headers import BLOCK, padded
 from beam_curate.tars.writing import END, member_header, safe_key
 
@@ -94,7 +95,7 @@ def read_run(folder: str) -> FinishedRun:
         raise RunNotUsableError(
             f"{folder}: index.json tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
         )
-    with damage_named(table_path(folder, 0)), open_parquet(table_path(folder, 0)) as first:
+    with open_samples_table(folder, 0) as first:
         schema = first.schema_arrow.remove_metadata()
     return FinishedRun(folder, summary, shards, counts, [entry["md5sum"] for entry in listed], schema)
 
@@ -109,10 +110,31 @@ def table_path(folder: str, index: int) -> str:
     return join(folder, f"{shard_name(index)}.parquet")
 
 
+@contextlib.contextmanager
+def open_samples_table(folder: str, index: int) -> Iterator[ParquetFile]:
+    """Opens the table of a shard's samples, for `samples_of`.
+
+    Raises:
+        ScoreTableError: It is damaged.
+    """
+    path = table_path(folder, index)
+    with contextlib.ExitStack() as stack:
+        with damage_named(path):
+            file = stack.enter_context(open_parquet(path))
+        yield file
+
+
 def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """The rows of a shard's samples, see `samples_of`."""
+    with open_samples_table(folder, shard.index) as file:
+        return samples_of(file, folder, shard, columns)
+
+
+def samples_of(file: ParquetFile, folder: str, shard: Shard, columns: Sequence[str]) -> pa.Table:
     """The rows of a shard's samples in tar order; `members` and `image` are as they are in the shard itself.
 
     Args:
+        file: The table of its samples.
         folder: The run's folder.
         shard: The shard.
         columns: What to read; `key` and `members` are among them.
@@ -122,7 +144,7 @@ def read_samples_table(folder: str, shard: Shard, columns: Sequence[str]) -> pa.
         ScoreTableError: It is damaged.
     """
     path = table_path(folder, shard.index)
-    with damage_named(path), open_parquet(path) as file:
+    with damage_named(path):
         table = file.read(columns)
     missing = [name for name in columns if name not in table.column_names]
     if missing:

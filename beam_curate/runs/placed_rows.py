@@ -45,7 +45,7 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class Loose:
-    """Rows that travel by themselves: a table with the columns of the score table, SOURCE_KEY, the file and the place."""
+    """Rows that travel by themselves: a table of the columns that travel, those of OF_THE_WAY, the file and the place."""
 
     part: ScorePart
     table: pa.Table

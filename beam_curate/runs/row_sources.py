@@ -11,12 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_curate.records import ScorePart, Shard
-from beam_curate.runs.finished_run import FinishedRun, RunNotUsableError, read_samples_table, shard_path, table_path
+from beam_curate.runs.finished_run import (
+    FinishedRun,
+    RunNotUsableError,
+    open_samples_table,
+    samples_of,
+    shard_path,
+    table_path,
+)
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.score_table import damage_named
 from beam_curate.runs.table_parts import counted_table
 from beam_curate.storage.files import size_of
-from beam_curate.storage.parquet_reading import open_parquet
+from beam_curate.storage.parquet_reading import ParquetFile
 
 SOURCE_PART = "source_part"
 """A column of rows under way: the index of the part that a row comes from."""
@@ -98,7 +104,8 @@ class RunRows:
     @contextlib.contextmanager
     def open(self, part: ScorePart) -> Iterator[OpenRows]:
         """Opens the table beside a shard."""
-        yield _ShardRows(self.folder, part.shard_index)
+        with open_samples_table(self.folder, part.shard_index) as file:
+            yield _ShardRows(self.folder, part.shard_index, file)
 
     def tars(self, rows: pa.Table) -> pa.ChunkedArray:
         """The run's shards."""
@@ -116,12 +123,10 @@ def run_parts(run: FinishedRun) -> Iterator[ScorePart]:
 class _ShardRows:
     """The rows of one shard of a finished run."""
 
-    def __init__(self, folder: str, index: int) -> None:
-        self._folder, self._index = folder, index
-        path = table_path(folder, index)
-        with damage_named(path), open_parquet(path) as file:
-            self.schema: pa.Schema = file.schema_arrow.remove_metadata()
-            self.group_rows: Sequence[int] = [file.metadata.num_rows]
+    def __init__(self, folder: str, index: int, file: ParquetFile) -> None:
+        self._folder, self._index, self._file = folder, index, file
+        self.schema: pa.Schema = file.schema_arrow.remove_metadata()
+        self.group_rows: Sequence[int] = [file.metadata.num_rows]
 
     def kept_groups(self) -> Numbers:
         """All rows are kept, and read together, since each one's span follows from those before it."""
@@ -140,4 +145,4 @@ class _ShardRows:
             raise RunNotUsableError(f"{table_path(self._folder, self._index)} has no column {missing[0]!r}")
         path = shard_path(self._folder, self._index)
         shard = Shard(self._index, path, size_of(path))
-        return read_samples_table(self._folder, shard, names).select(names).take(pa.array(ranks))
+        return samples_of(self._file, self._folder, shard, names).select(names).take(pa.array(ranks))

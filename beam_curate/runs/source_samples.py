@@ -31,24 +31,12 @@ def read_samples(
         SourceChangedError: A source is no longer what was scored.
         StorageError: A source cannot be read.
     """
-    columns = [
-        "key",
-        "image",
-        "width",
-        "height",
-        "format",
-        "size",
-        "sha256",
-        "members",
-        SOURCE_KEY,
-        SOURCE_PART,
-        SOURCE_TAR,
-    ]
-    table = rows.select([*columns, *([LINKS] if LINKS in rows.column_names else [])]).to_pylist()
+    facts = ("key", "image", "width", "height", "format", "size", "sha256", "members")
+    links = [LINKS] if LINKS in rows.column_names else []
+    table = rows.select([*facts, SOURCE_KEY, SOURCE_PART, SOURCE_TAR, *links]).to_pylist()
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    order: list[
-        tuple[int, int, int, int]
-    ] = []  # where a member lies, and whose it is: the row's place, the member's number
+    # Where a member lies, and whose it is: the row's place, the member's number.
+    order: list[tuple[int, int, int, int]] = []
     wanted = [0] * len(table)
     for place, row in enumerate(table):
         for number, member in enumerate(row["members"]):

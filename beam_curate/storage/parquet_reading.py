@@ -1,15 +1,13 @@
 """Parquet files, of which exactly the columns that are wanted are fetched."""
 
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from typing_extensions import Buffer
 
-from beam_curate.storage.ranged_reading import RangeReader
+from beam_curate.storage.ranged_reading import RangeReader, RangeStream
 
 MAX_GAP_BYTES: Final = 1 << 16
 """Unwanted bytes between two column chunks that are fetched rather than asked around, 64 KiB: what 1 ms brings at 64 MB/s,
@@ -23,16 +21,15 @@ class _Held(NamedTuple):
     data: bytes
 
 
-class _Ranges(io.RawIOBase):
-    """A file without a buffer: each read is one request, unless what is read was fetched before.
+class _Ranges(RangeStream):
+    """A file of which pieces can be fetched before they are read.
 
     pyarrow reads the footer with one read of 64 KiB from the end, and then each column chunk with one read.
     """
 
     def __init__(self, path: str) -> None:
-        self._reader = RangeReader(path)
-        self._position = 0
         self._held: list[_Held] = []
+        super().__init__(RangeReader(path))
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Fetches pieces, given as start and stop, and holds them in place of those before."""
@@ -42,42 +39,12 @@ class _Ranges(io.RawIOBase):
         """Forgets what was fetched."""
         self._held = []
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._reader.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self._reader.size if size is None or size < 0 else self._position + size
-        data = self._at(self._position, stop)
-        self._position += len(data)
-        return data
-
-    def readinto(self, buffer: Buffer) -> int:
-        view = memoryview(buffer)
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
-
-    def _at(self, start: int, stop: int) -> bytes:
+    def fetched(self, start: int, stop: int) -> bytes:
+        """The bytes of a range, from a piece that is held or by a request."""
         for held in self._held:
             if held.start <= start and stop <= held.start + len(held.data):
                 return held.data[start - held.start : stop - held.start]
-        return self._reader.read(start, stop)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._reader.close()
-        super().close()
+        return super().fetched(start, stop)
 
 
 class ParquetFile(pq.ParquetFile):
@@ -88,7 +55,7 @@ class ParquetFile(pq.ParquetFile):
     hence no pre-buffering either.
     """
 
-    def __init__(self, stream: "_Ranges") -> None:
+    def __init__(self, stream: _Ranges) -> None:
         self._ranges = stream
         super().__init__(stream)
 

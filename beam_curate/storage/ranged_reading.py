@@ -92,35 +92,52 @@ def close_quietly(source: Source) -> None:
         return
 
 
-class _RangeStream(io.RawIOBase):
-    """A RangeReader as a stream."""
+class RangeStream(io.RawIOBase):
+    """A RangeReader as a stream without a buffer: each read is one request."""
 
     def __init__(self, reader: RangeReader) -> None:
+        """Starts at the beginning of the file; the reader is closed with the stream."""
         self._reader = reader
         self._position = 0
 
+    def fetched(self, start: int, stop: int) -> bytes:
+        """The bytes of a range: what every read is made of."""
+        return self._reader.read(start, stop)
+
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def seekable(self) -> bool:
+        """It is."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Goes to a position, without a request."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._reader.size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def tell(self) -> int:
+        """The position."""
         return self._position
 
-    def readinto(self, buffer: Buffer) -> int:
-        view = memoryview(buffer)
-        data = self._reader.read(self._position, self._position + len(view))
-        view[: len(data)] = data
+    def read(self, size: int = -1) -> bytes:
+        """Reads so many bytes, less only at the end; without a size all that is left."""
+        stop = self._reader.size if size is None or size < 0 else self._position + size
+        data = self.fetched(self._position, stop)
         self._position += len(data)
+        return data
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Reads as much as fits; less only at the end."""
+        view = memoryview(buffer)
+        data = self.read(len(view))
+        view[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
+        """Closes the reader too."""
         if not self.closed:
             self._reader.close()
         super().close()
@@ -134,4 +151,4 @@ def open_stream(path: str) -> io.BufferedReader:
     """
     reader = RangeReader(path)
     most = REMOTE_BUFFER_BYTES if scheme(path) else LOCAL_BUFFER_BYTES
-    return io.BufferedReader(_RangeStream(reader), max(1, min(most, reader.size)))
+    return io.BufferedReader(RangeStream(reader), max(1, min(most, reader.size)))

@@ -8,9 +8,9 @@ from typing import Any
 import apache_beam as beam
 
 from beam_curate.report.data import Figures, ReportPlan, figures_of, lowest_kept
-from beam_curate.scores.scorers import EmbeddingsScorer, set_up_scorer
+from beam_curate.scores.scorers import EmbeddingsScorer
 from beam_curate.transforms.find_cutoffs import Task, own_cutoff
-from beam_curate.transforms.side_by_side import SideBySide
+from beam_curate.transforms.side_by_side import WithScorers
 
 
 @dataclass(eq=False)
@@ -46,17 +46,8 @@ class CollectFigures(beam.PTransform):
         return (none, found) | beam.Flatten() | "AddFigures" >> beam.CombineGlobally(_AddFigures()).without_defaults()
 
 
-class _Look(SideBySide):
-    """Looks at a part, with the user's scorers set up once."""
-
-    def __init__(self, own: tuple[EmbeddingsScorer, ...]) -> None:
-        super().__init__(1 if own else 0)  # a scorer of the user's own need not bear several threads
-        self._own = own
-
-    def setup(self) -> None:
-        super().setup()
-        for scorer in self._own:
-            set_up_scorer(scorer)
+class _Look(WithScorers):
+    """Looks at a part."""
 
     def plan(self, plan: ReportPlan) -> ReportPlan:
         """The plan, with these scorers: those that came with it are not set up."""

@@ -11,7 +11,7 @@ from beam_curate.records import Removed, record
 from beam_curate.scores import top
 from beam_curate.scores.top import Cutoff
 from beam_curate.selection.rejudging import Selection, candidates
-from beam_curate.transforms.side_by_side import SideBySide
+from beam_curate.transforms.side_by_side import WithScorers
 
 
 @record
@@ -116,17 +116,12 @@ class FindCutoffs(beam.PTransform):
         return Cutoffs(cutoff, shares)
 
 
-class Look(SideBySide):
-    """Looks at a part, with the user's scorers set up once."""
+class Look(WithScorers):
+    """Looks at a part, with the selection's scorers."""
 
     def __init__(self, selection: Selection) -> None:
-        super().__init__(1 if selection.own else 0)  # a scorer of the user's own need not bear several threads
+        super().__init__(selection.own)
         self._selection = selection
-
-    def setup(self) -> None:
-        """Sets up the scorers."""
-        super().setup()
-        self._selection.set_up()
 
     def keys(self, task: Task) -> top.Keys:
         """The keys of the rows among which the top rule chooses."""

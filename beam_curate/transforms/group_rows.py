@@ -7,6 +7,7 @@ import uuid
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, BinaryIO
 
 import apache_beam as beam
@@ -87,16 +88,9 @@ class _Spill(beam.DoFn):
 
 
 def _read(spans: Iterable[Span], coder: Any) -> Iterator[Any]:
-    path, file = "", None
-    try:
-        for span in sorted(spans, key=lambda span: (span.path, span.offset)):
-            if span.path != path:
-                if file is not None:
-                    file.close()
-                path, file = span.path, open(span.path, "rb")  # noqa: SIM115  # closed below
-            assert file is not None
-            file.seek(span.offset)
-            yield coder.decode(file.read(span.size))
-    finally:
-        if file is not None:
-            file.close()
+    ordered = sorted(spans, key=lambda span: (span.path, span.offset))
+    for path, in_file in groupby(ordered, key=lambda span: span.path):
+        with open(path, "rb") as file:
+            for span in in_file:
+                file.seek(span.offset)
+                yield coder.decode(file.read(span.size))

@@ -1,7 +1,7 @@
 """SideBySide: the base of DoFns whose elements are worked on by several threads of a process."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_curate.scores.scorers import EmbeddingsScorer, set_up_scorer
 from beam_curate.threads import Queue, Threads
 
 
@@ -68,3 +69,18 @@ class SideBySide(beam.DoFn):
         for result in results:
             self.count(result)
         return results
+
+
+class WithScorers(SideBySide):
+    """A DoFn with scorers of the user's own, set up once in a process."""
+
+    def __init__(self, own: Sequence[EmbeddingsScorer]) -> None:
+        """Takes the scorers: such one need not bear several threads."""
+        super().__init__(1 if own else 0)
+        self._own = tuple(own)
+
+    def setup(self) -> None:
+        """Sets up the scorers too."""
+        super().setup()
+        for scorer in self._own:
+            set_up_scorer(scorer)
