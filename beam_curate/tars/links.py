@@ -27,8 +27,6 @@ MAX_TARGETS: Final = 1 << 20
 MAX_TARGET_CHARACTERS: Final = 1 << 26
 """these characters: about 300 bytes a member are held, and real shards have thousands."""
 
-_SKIP_BYTES = 1 << 20
-
 
 class LinkTargets:
     """The files of a shard so far, by the path to which tar(1) would extract them."""
@@ -110,7 +108,6 @@ class LinkedReader:
         self._start = start
         self._max_bytes = max_bytes
         self._tar: BinaryIO | None = None
-        self._position = 0
         self._last = (-1, 0)
         self._data = b""
 
@@ -128,7 +125,6 @@ class LinkedReader:
         )
         for offset, size, place, role in texts:
             linked[place].group.take_text(role, self._read(offset, size))
-        self._tar, self._position, self._last = None, 0, (-1, 0)  # from the start again
         images = [(group.looked_into[IMAGE], place) for place, (_, group) in enumerate(linked)]
         for offset, size, place in sorted((image.offset, image.size, place) for image, place in images):
             sample, group = linked[place]
@@ -153,14 +149,5 @@ class LinkedReader:
         if self._tar is None:
             self._raw.seek(self._start)
             self._tar = open_decompressed(self._raw, max_bytes=self._max_bytes)
-        if self._tar is self._raw:
-            self._raw.seek(self._start + offset)
-            return self._raw.read(size)
-        while self._position < offset:
-            skipped = len(self._tar.read(min(_SKIP_BYTES, offset - self._position)))
-            if not skipped:
-                return b""
-            self._position += skipped
-        data = self._tar.read(size)
-        self._position += len(data)
-        return data
+        self._tar.seek(offset + (self._start if self._tar is self._raw else 0))
+        return self._tar.read(size)

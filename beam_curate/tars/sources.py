@@ -21,7 +21,6 @@ would be 2.9, 3.5 or 1.9 times the bytes."""
 MAX_REQUEST_BYTES: Final = 1 << 23
 """Members are fetched together up to this size, 8 MiB, which is also what a reader holds in memory. A larger one is alone."""
 
-_SKIP_BYTES = 1 << 20
 _FULL_NAME = 99  # bytes from which on a name may fill its field (some writers end it with a NUL)
 
 
@@ -53,7 +52,6 @@ class SourceReader:
         self._open = contextlib.ExitStack()
         self._ranges: RangeReader | None = None
         self._stream: BinaryIO | None = None  # of a compressed shard
-        self._position = 0
         self._last = (_Range(0, 0), memoryview(b""))  # of a compressed shard
         self._expected: dict[str, list[_Range]] = {}
         self._held = _Range(0, 0)
@@ -103,10 +101,7 @@ class SourceReader:
             SourceChangedError: The shard ends before the end of the member, or another member is there.
             StorageError: The shard cannot be read.
         """
-        wanted = _Range(offset - BLOCK, offset + size)
-        if path != self._path or (
-            self._stream is not None and wanted.start < self._position and wanted != self._last[0]
-        ):
+        if path != self._path:
             self._start(path)
         try:
             data = self._from_stream(offset, size) if self._stream is not None else self._from_ranges(offset, size)
@@ -120,7 +115,7 @@ class SourceReader:
 
     def _start(self, path: str) -> None:
         self._open.close()
-        self._path, self._position, self._stream, self._entries = path, 0, None, None
+        self._path, self._stream, self._entries = path, None, None
         self._held, self._data = _Range(0, 0), b""
         self._last = _Range(0, 0), memoryview(b"")
         ranges = RangeReader(path)
@@ -162,14 +157,8 @@ class SourceReader:
         if wanted == self._last[0]:
             return self._last[1]
         self._last = wanted, memoryview(b"")
-        while self._position < offset - BLOCK:
-            skipped = len(stream.read(min(_SKIP_BYTES, offset - BLOCK - self._position)))
-            if not skipped:
-                return memoryview(b"")
-            self._position += skipped
-        data = stream.read(BLOCK + size)
-        self._position += len(data)
-        self._last = wanted, memoryview(data)
+        stream.seek(wanted.start)
+        self._last = wanted, memoryview(stream.read(BLOCK + size))
         return self._last[1]
 
     def _look_closer(self, offset: int, size: int, suffix: str, key: str) -> None:
