@@ -12,7 +12,6 @@ from apache_beam.io.filesystems import FileSystems
 import beam_curate.clip.handler
 from beam_curate.transforms import decode_images
 from pipelines import curate, dedup, export, select
-from tests import storage_jobs
 from tests.fault_filesystem import SCHEME, Faults, FaultyFileSystem
 from tests.storage_jobs import put, run_job, shard_bytes
 from tests.stubs import StubHandler
@@ -74,7 +73,6 @@ def counts(monkeypatch):
     monkeypatch.setattr(FaultyFileSystem, "delete", deleting)
 
     EMBEDDED.clear()
-    monkeypatch.setattr(storage_jobs, "StubHandler", CountingHandler)
     return found
 
 
@@ -83,7 +81,7 @@ def stored_run(counts, tmp_path):
     """The root of a store with shards, and a run that keeps nothing: so no shard is read to copy from it."""
     root = f"{SCHEME}://{tmp_path}"
     put(f"{root}/data", shard_bytes())
-    run_job(f"{root}/data", f"{root}/out", min_aesthetic=20.0)
+    run_job(f"{root}/data", f"{root}/out", handler=CountingHandler, min_aesthetic=20.0)
     return root
 
 
@@ -99,7 +97,7 @@ def test_a_resumed_run_reads_and_embeds_only_what_is_missing(lost, counts, store
     output = f"{stored_run}/out"
     FileSystems.delete([f"{output}/summary.json", *(f"{output}/scores/{parts[name]}" for name in lost)])
     counts.clear()
-    run_job(f"{stored_run}/data", output, resume=True, min_aesthetic=20.0)
+    run_job(f"{stored_run}/data", output, resume=True, handler=CountingHandler, min_aesthetic=20.0)
     assert {name for name in GOOD if counts.read[name]} == set(lost)
     assert sum(EMBEDDED.values()) == sum(GOOD[name] for name in lost)
     assert {name for name in parts if counts.written[parts[name]]} == set(lost)
