@@ -12,7 +12,7 @@
 # CUDA 12, and boto3 reads s3:// paths: the extras dali-cuda12 and s3 of setup.py. The driver comes from the worker's
 # machine, mounted at /usr/local/nvidia. Launcher and workers need the same Python minor, and so does whoever submits a job
 # with this image from elsewhere: 3.11. The Python and Beam versions here, in setup.py and in requirements.lock are held
-# together by tests/test_docker.py.
+# together by tests/pipelines/test_docker.py.
 
 FROM apache/beam_python3.11_sdk:2.77.0 AS beam
 FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:flex_templates_base_image_release_20260112_RC00 AS launcher

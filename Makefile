@@ -31,7 +31,7 @@ test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests_benchmarks
 
 test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (10 GB, minutes)
-	TEST_IMAGE=1 $(BIN)/python -m pytest tests/test_docker.py
+	TEST_IMAGE=1 $(BIN)/python -m pytest tests/pipelines/test_docker.py
 
 lock: $(VENV)/.installed  ## resolve the packages of the image again
 	$(LOCK) setup.py --extra dali-cuda12 --extra s3 --constraint docker/constraints.txt --output-file requirements.lock

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from tests.conftest import ROOT, encoded, photo, tar_bytes
-from tests.made_heads import mlp_state, nsfw_state
+from tests.support.made_heads import mlp_state, nsfw_state
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.M | re.S)

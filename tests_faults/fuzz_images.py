@@ -12,8 +12,8 @@ with atheris.instrument_imports(include=["beam_curate", "PIL"]):
     from beam_curate.images.decoding import DECODERS, DecodeOptions
     from beam_curate.records import Sample, SampleRef
     from beam_curate.transforms.decode_images import decode_sample
-    from tests import torture
     from tests.conftest import encoded, photo
+    from tests.support import torture
 
 FORMATS = (
     "JPEG",

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of shard reading: python tests_faults/fuzz_shards.py [SECONDS].
 
-Needs atheris (pip install atheris). Holds any bytes to the properties of `tests.torture.check_shard`; a finding is left as a
-file `crash-…` in the working directory.
+Needs atheris (pip install atheris). Holds any bytes to the properties of `tests.support.torture.check_shard`; a finding is
+left as a file `crash-…` in the working directory.
 """
 
 import gzip
@@ -10,8 +10,8 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["beam_curate"]):
-    from tests import torture
     from tests.conftest import tar_bytes
+    from tests.support import torture
 
 LIMITS = {"max_member_bytes": 1 << 16, "max_shard_bytes": 1 << 20}
 

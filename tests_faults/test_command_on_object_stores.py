@@ -3,10 +3,10 @@
 import pytest
 
 from pipelines import curate
-from tests.storage_jobs import pathless, put, shard_bytes, stored
-from tests.test_object_stores import gcs as gcs
-from tests.test_object_stores import s3 as s3
-from tests.test_object_stores import store as store
+from tests.storage.test_object_stores import gcs as gcs
+from tests.storage.test_object_stores import s3 as s3
+from tests.storage.test_object_stores import store as store
+from tests.support.storage_jobs import pathless, put, shard_bytes, stored
 
 MODEL = "--clip_model ViT-S-32-alt --pretrained random --aesthetic_head random --nsfw_head random --min_aesthetic none "
 LIMITS = "--max_nsfw none --samples_per_shard 6 --precision fp32"

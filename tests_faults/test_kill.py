@@ -37,7 +37,14 @@ def data(tmp_path_factory):
 
 
 def start(data, output, log, *extra, **options):
-    command = [sys.executable, "-m", "tests.logging_run", str(log), f"--input={data}/*.tar", f"--output={output}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.logging_run",
+        str(log),
+        f"--input={data}/*.tar",
+        f"--output={output}",
+    ]
     return subprocess.Popen([*command, *MODEL, *RULES, *extra], cwd=ROOT, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)  # fmt: skip
 

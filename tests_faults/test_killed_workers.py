@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from tests.storage_jobs import comparable, put, run_job, shard_bytes, stored
+from tests.support.storage_jobs import comparable, put, run_job, shard_bytes, stored
 
 WORKER = b"apache_beam.runners.worker.sdk_worker_main"
 JOB = """
 import sys
 from pipelines.worker_deaths import ends_with_its_workers
-from tests.storage_jobs import run_job
+from tests.support.storage_jobs import run_job
 
 if __name__ == "__main__":
     with ends_with_its_workers():

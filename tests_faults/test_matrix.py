@@ -7,8 +7,8 @@ import pytest
 
 from beam_curate.storage import retrying
 from beam_curate.storage.files import TEMPORARY
-from tests.fault_filesystem import KINDS, Faults, FaultyFileSystem, permanent
-from tests.storage_jobs import SAMPLES, comparable, put, run_job, shard_bytes, stored
+from tests.support.fault_filesystem import KINDS, Faults, FaultyFileSystem, permanent
+from tests.support.storage_jobs import SAMPLES, comparable, put, run_job, shard_bytes, stored
 
 # A listing that is behind the truth may hide a temporary file from the last cleaning, or show a part that is gone: the run
 # then ends with an error that names the part, and goes on with --resume.

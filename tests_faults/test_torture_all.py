@@ -13,8 +13,9 @@ import zstandard
 
 from beam_curate.images.decoding import DECODERS
 from beam_curate.tars.compression import open_decompressed
-from tests import test_torture, torture
 from tests.conftest import ROOT
+from tests.support import torture
+from tests.tars import test_torture
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 

@@ -1,0 +1,225 @@
+"""State files that are empty, cut or of another shape: named in one line, with a remedy that works when it is followed."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_curate.runs.score_table import ScoreTableError
+from beam_curate.runs.table_parts import read_score_table
+from beam_curate.storage.json_files import DamagedFileError, misfit, read_object
+from pipelines import curate, dedup, export, select
+from tests.support.exporting_runs import MODEL, OFF, awkward, curated
+
+DAMAGES = {
+    "empty": b"",
+    "cut": b'{"configuration": {',
+    "no text": b"\xff\xfe\x00{",
+    "a list": b"[]",
+    "a number": b"7",
+    "no keys": b"{}",
+    "wrong types": b'{"configuration": [], "funnel": 3, "shardlist": {"a": 1}, "0.tar": "x", "input_shards": "3", "methods": 1}',
+    "inner types": b'{"configuration": {"model": [], "source": 3}, "funnel": {"input": "x"}, "shardlist": [3], "layout": 3}',
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run, a selection from it, its duplicates, and an export."""
+    folder = tmp_path_factory.mktemp("damaged")
+    run = curated(awkward(folder), folder / "run", "--samples_per_shard=5")
+    assert select.main([f"--scores={run}", f"--output={folder}/best", "--keep=width < 200"]) == 0
+    assert dedup.main([f"--scores={run}", f"--output={folder}/unique", "--methods=exact"]) == 0
+    assert export.main([f"--input={run}", f"--output={folder}/train", "--format=tfrecord", "--samples_per_file=8"]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of these; the selections are of the copied run, and the input stays where it is."""
+    shutil.copytree(made, tmp_path / "all", symlinks=True)
+    for name in ("best", "unique"):
+        run = json.loads((made / name / "run.json").read_text())
+        (tmp_path / "all" / name / "run.json").write_text(json.dumps({**run, "scores": str(tmp_path / "all" / "run")}))
+    return tmp_path / "all"
+
+
+def flags(folder, made, command):
+    """The command line that made each of the folders."""
+    return {
+        "run": (curate, [f"--input={made}/awkward/*.tar", f"--output={folder}/run", *MODEL, *OFF, "--samples_per_shard=5"]),
+        "best": (select, [f"--scores={folder}/run", f"--output={folder}/best", "--keep=width < 200"]),
+        "unique": (dedup, [f"--scores={folder}/run", f"--output={folder}/unique", "--methods=exact"]),
+        "train": (export, [f"--input={made}/run", f"--output={folder}/train", "--format=tfrecord", "--samples_per_file=8"]),
+        "new": (select, [f"--scores={folder}/run", f"--output={folder}/new"]),
+        "newer": (select, [f"--scores={folder}/best", f"--output={folder}/newer", f"--duplicates={folder}/unique"]),
+        "exported": (export, [f"--input={folder}/best", f"--output={folder}/exported", "--format=webdataset"]),
+    }[command]  # fmt: skip
+
+
+def run_command(folder, made, command, *more):
+    module, words = flags(folder, made, command)
+    return module.main([*words, *more])
+
+
+def refused(capsys, folder, made, command, *more):
+    """The line with which a command ends; it may be raised inside the pipeline, where the script prints it."""
+    capsys.readouterr()
+    status, raised = 2, None
+    try:
+        status = run_command(folder, made, command, *more)
+    except (ValueError, RuntimeError) as error:
+        raised = error
+    assert status == 2
+    if raised is not None:
+        assert type(raised).__module__.startswith("beam_curate")
+        return str(raised)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.json", "summary.json"])
+def test_each_damage_of_a_state_file_is_named(folder, made, capsys, name, damage):
+    path = folder / "run" / name
+    path.write_bytes(DAMAGES[damage])
+    commands = ["new", "exported"] if name == "summary.json" else ["new"]
+    if (name, damage) == ("run.json", "inner types"):
+        commands = []  # an object with a configuration, as far as a source must have one
+    for command in commands:
+        line = refused(capsys, folder, made, "new")
+        assert str(path) in line or f"{folder}/run" in line
+        assert " with --" in line or "give " in line
+        assert not (folder / command).exists()
+    assert str(path) in refused(capsys, folder, made, "run", "--resume") or name == "run.json"
+
+
+CASES = [
+    # What is damaged, who reads it, and what the remedy says: files to delete, and which command goes on how.
+    ("run/run.json", "run", ["--resume"], [], ("run", "--overwrite")),
+    ("run/run.json", "new", [], [], ("run", "--overwrite")),
+    ("best/run.json", "best", ["--resume"], [], ("best", "--overwrite")),
+    ("train/run.json", "train", ["--resume"], [], ("train", "--overwrite")),
+    ("run/input_shards.parquet", "run", ["--resume"], [], ("run", "--overwrite")),
+    ("run/input_shards.parquet", "new", [], [], ("run", "--overwrite")),
+    ("run/summary.json", "run", ["--resume"], ["run/summary.json"], ("run", "--resume")),
+    ("run/summary.json", "new", [], ["run/summary.json"], ("run", "--resume")),
+    ("train/summary.json", "train", ["--resume"], ["train/summary.json"], ("train", "--resume")),
+    ("run/index.json", "run", ["--resume"], ["run/summary.json"], ("run", "--resume")),
+    ("run/sizes.json", "run", ["--resume"], ["run/summary.json"], ("run", "--resume")),
+    ("best/index.json", "exported", [], ["best/summary.json"], ("best", "--resume")),
+    ("run/scores/part-00001.parquet", "new", [], ["run/scores/part-00001.parquet", "run/summary.json"], ("run", "--resume")),
+    ("run/scores/part-00001.parquet", "run", ["--resume"], ["run/scores/part-00001.parquet", "run/summary.json"],
+     ("run", "--resume")),
+    ("best/verdicts/part-00001.parquet", "newer", [], ["best/verdicts/part-00001.parquet", "best/summary.json"],
+     ("best", "--resume")),
+    ("best/00000.parquet", "exported", [], ["best/00000.parquet", "best/summary.json"], ("best", "--resume")),
+    ("unique/duplicates/summary.json", "newer", [], ["unique/duplicates/summary.json", "unique/summary.json"],
+     ("unique", "--resume")),
+    ("unique/duplicates/part-00001.parquet", "newer", [], ["unique/duplicates/summary.json", "unique/summary.json"],
+     ("unique", "--resume")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+@pytest.mark.parametrize(("name", "reader", "more", "gone", "again"), CASES)
+def test_the_remedy_works(folder, made, capsys, name, reader, more, gone, again, kept):
+    path = folder / name
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    line = refused(capsys, folder, made, reader, *more)
+    assert str(path) in line
+    assert again[1] in line
+    for file in gone:
+        assert file.rpartition("/")[2] in line
+        (folder / file).unlink()
+    assert run_command(folder, made, *again) == 0
+    if reader in ("new", "newer", "exported"):
+        shutil.rmtree(folder / reader, ignore_errors=True)
+        assert run_command(folder, made, reader) == 0
+    else:
+        assert run_command(folder, made, reader, "--resume") == 0
+
+
+@pytest.mark.parametrize("name", ["summary.json", "index.json", "input_shards.parquet", "scores/part-00000.parquet", "run.json",
+                                  "report.html", "sizes.json", "00000.parquet", "00000_stats.json"])  # fmt: skip
+def test_overwrite_gets_through_with_any_file_damaged(folder, made, name):
+    (folder / "run" / name).write_bytes(b"")
+    assert run_command(folder, made, "run", "--overwrite") == 0
+    assert run_command(folder, made, "run", "--resume") == 0
+
+
+@pytest.mark.parametrize(("folder_name", "command"), [("run", "best"), ("run", "train"), ("train", "run")])
+def test_overwrite_with_a_damaged_mark_deletes_no_run_of_another_kind(folder, made, capsys, folder_name, command):
+    (folder / folder_name / "run.json").write_bytes(b"")
+    shutil.copytree(folder / "run", folder / "source")
+    (folder / "source" / "run.json").write_bytes((made / "run" / "run.json").read_bytes())
+    before = sorted((folder / folder_name).rglob("*"))
+    module, words = flags(folder, made, command)
+    words = [word.replace(f"{folder}/run", f"{folder}/source") for word in words if not word.startswith("--output=")]
+    capsys.readouterr()
+    assert module.main([*words, f"--output={folder}/{folder_name}", "--overwrite"]) == 2
+    assert "which this run cannot make again: give another --output" in capsys.readouterr().err
+    assert sorted((folder / folder_name).rglob("*")) == before
+
+
+def test_a_damaged_statistics_file_makes_an_export_write_the_file_again(folder, made):
+    before = {path.name: path.read_bytes() for path in (folder / "train").glob("0*")}
+    for data in (b"", b"[]", b'{"plan": "all", "size": 1}'):
+        (folder / "train" / "summary.json").unlink()
+        (folder / "train" / "00001_stats.json").write_bytes(data)
+        assert run_command(folder, made, "train", "--resume") == 0
+        assert {path.name: path.read_bytes() for path in (folder / "train").glob("0*")} == before
+
+
+def test_a_damaged_layout_is_named_and_made_again(folder, made, capsys):
+    assert run_command(folder, made, "run", "--resume", "--layout=laion") == 0
+    (folder / "run" / "layouts" / "laion" / "_layout.json").write_bytes(b"[]")
+    line = refused(capsys, folder, made, "run", "--resume", "--layout=laion")
+    assert "laion/_layout.json is damaged" in line
+    assert f"delete the files of the layout in {folder}/run/layouts/laion" in line
+    shutil.rmtree(folder / "run" / "layouts" / "laion")
+    assert run_command(folder, made, "run", "--resume", "--layout=laion") == 0
+
+
+@pytest.mark.parametrize(("name", "error"), [("run.json", DamagedFileError), ("summary.json", DamagedFileError),
+                                             ("scores/part-00001.parquet", ScoreTableError)])  # fmt: skip
+def test_reading_a_table_names_the_damaged_file(folder, name, error):
+    (folder / "run" / name).write_bytes(b"")
+    with pytest.raises(error, match=name):
+        read_score_table(str(folder / "run"))
+
+
+@pytest.mark.parametrize("table", [{"path": [1], "size": [1]}, {"path": ["a"]}, {"path": ["a"], "size": ["b"]},
+                                   {"path": [None], "size": [1]}])  # fmt: skip
+def test_a_list_of_shards_of_another_shape_is_named(folder, made, capsys, table):
+    pq.write_table(pa.table(table), folder / "run" / "input_shards.parquet")
+    line = refused(capsys, folder, made, "run", "--resume")
+    assert "input_shards.parquet is damaged" in line
+    assert "--overwrite" in line
+
+
+def test_shapes(tmp_path):
+    shape = {"a": int, "b?": [{"c": str}], "d?": {"*": (int, type(None))}}
+    good = [
+        {"a": 1},
+        {"a": 1, "b": [], "d": {}},
+        {"a": 1, "b": [{"c": "x", "e": 0}], "d": {"f": None, "g": 2}, "h": []},
+    ]
+    assert [misfit(value, shape) for value in good] == ["", "", ""]
+    bad = {
+        "it has no a": {},
+        "a is 'True', and no whole number": {"a": True},
+        "b is '{}', and no list": {"a": 1, "b": {}},
+        "it has no b[0].c": {"a": 1, "b": [{}]},
+        "d.f is 'x', and no whole number or null": {"a": 1, "d": {"f": "x"}},
+        "what it holds is '[]', and no object": [],
+    }
+    for text, value in bad.items():
+        assert misfit(value, shape) == text
+        (tmp_path / "x.json").write_text(json.dumps(value))
+        with pytest.raises(DamagedFileError, match=r"x.json is damaged: .*; mend it"):
+            read_object(str(tmp_path / "x.json"), shape, "mend it")

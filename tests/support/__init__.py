@@ -1,0 +1,1 @@
+"""What several rooms of tests share: stubs, made files, whole jobs."""
