@@ -285,7 +285,7 @@ def _limited(action, megabytes, seconds):
     """Runs an action of this module in a process of its own, which ends if it takes more time or memory."""
     code = (
         "import resource, sys\n"
-        "from tests import test_torture\n"
+        "from tests.tars import test_torture\n"
         "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds}))\n"
         f"test_torture.{action}\n"
