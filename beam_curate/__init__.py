@@ -16,7 +16,10 @@ from beam_curate.version import __version__ as __version__
 if TYPE_CHECKING:
     from beam_curate.clip.caption_handler import CaptionHandler as CaptionHandler
     from beam_curate.clip.handler import ClipModelHandler as ClipModelHandler
-    from beam_curate.duplicates.clusters import Clustering as Clustering
+    from beam_curate.duplicates.methods.exact import Exact as Exact
+    from beam_curate.duplicates.methods.perceptual import Perceptual as Perceptual
+    from beam_curate.duplicates.methods.pixels import Pixels as Pixels
+    from beam_curate.duplicates.methods.semantic import Semantic as Semantic
     from beam_curate.duplicates.removal import Duplicates as Duplicates
     from beam_curate.duplicates.search import DuplicateSearch as DuplicateSearch
     from beam_curate.heads.files import find_heads as find_heads
@@ -51,7 +54,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "CaptionHandler": "clip.caption_handler",
     "ClipModelHandler": "clip.handler",
-    "Clustering": "duplicates.clusters",
+    "Exact": "duplicates.methods.exact",
+    "Perceptual": "duplicates.methods.perceptual",
+    "Pixels": "duplicates.methods.pixels",
+    "Semantic": "duplicates.methods.semantic",
     "Duplicates": "duplicates.removal",
     "DuplicateSearch": "duplicates.search",
     "find_heads": "heads.files",

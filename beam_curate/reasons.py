@@ -52,6 +52,12 @@ DUPLICATE_PERCEPTUAL: Final = "duplicate_perceptual"
 DUPLICATE_SEMANTIC: Final = "duplicate_semantic"
 NOT_IN_OTHER: Final = "not_in_other"
 
+
+def duplicate(method: str) -> str:
+    """The reason of a duplicate, by the name of the method that found it."""
+    return f"duplicate_{method}"
+
+
 REJECTIONS: Final = (
     AESTHETIC_BELOW_MIN,
     NSFW_ABOVE_MAX,

@@ -257,3 +257,21 @@ class WrittenShard:
     members: Sequence[str] = ()
     alike: bool = True
     failures: Sequence[LeftOut] = ()
+
+
+@record
+class BucketRows:
+    """Rows that are compared with others of their bucket, see `duplicates.method`: packed records of one method."""
+
+    rows: bytes
+
+
+@record
+class BlockRows:
+    """Rows of a block of a large bucket, for a pair of its blocks, `first` and `second` by number, and which it is."""
+
+    bucket: int
+    first: int
+    second: int
+    is_second: bool
+    rows: bytes

@@ -31,7 +31,7 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from selecting import make_source
 
-from beam_curate.duplicates.clusters import Clustering
+from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, Shard
 from beam_curate.runs import score_table
@@ -161,7 +161,7 @@ class Stages:
             "dry run": self._dry_run,
             "duplicates, exact": lambda: self._duplicates("exact", DuplicateSearch(Selection(self._place, None))),
             "duplicates, semantic": lambda: self._duplicates(
-                "semantic", DuplicateSearch(Selection(self._place, None), exact=False, clustering=Clustering(0.01))
+                "semantic", DuplicateSearch(Selection(self._place, None), [Semantic(0.01)])
             ),
         }
 

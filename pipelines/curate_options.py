@@ -9,8 +9,10 @@ from pipelines.duplicate_options import (
     border_option,
     eps_option,
     keep_by_option,
+    max_comparisons_option,
     max_distance_option,
     methods_help,
+    mirrored_option,
     n_clusters_option,
 )
 from pipelines.options import OptionError, comma_list, dependent, number_or_none, option, required
@@ -99,6 +101,8 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     n_clusters: int = n_clusters_option()
     border: float = border_option()
     max_distance: int = max_distance_option()
+    mirrored: bool = mirrored_option()
+    max_comparisons: float = max_comparisons_option()
     caption_score: bool = option(
         False,
         "add caption_similarity, the cosine of an image with its own caption (.txt, or caption in .json); the text tower runs "

@@ -8,8 +8,10 @@ from pipelines.duplicate_options import (
     border_option,
     eps_option,
     keep_by_option,
+    max_comparisons_option,
     max_distance_option,
     methods_help,
+    mirrored_option,
     n_clusters_option,
 )
 from pipelines.options import OptionError, comma_list, number_or_none, option, required
@@ -28,6 +30,8 @@ class DedupOptions(DuplicateOptions, SelectingOptions):
     n_clusters: int = n_clusters_option()
     border: float = border_option()
     max_distance: int = max_distance_option()
+    mirrored: bool = mirrored_option()
+    max_comparisons: float = max_comparisons_option()
     candidates: str = option(
         "kept",
         "among which samples duplicates are looked for: those that the run of --scores kept, or all that have an embedding, for "

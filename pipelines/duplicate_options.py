@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 METHODS: Final = ("exact", "pixels", "perceptual", "semantic")
 MOST_BITS: Final = 8
+MOST_COMPARISONS: Final = 1e14
+"""All three are said by beam_curate.duplicates, and written here for `--help` to be quick."""
 
 
 def methods_help() -> str:
@@ -38,7 +40,11 @@ def eps_option() -> Any:
 
 def n_clusters_option() -> Any:
     """--n_clusters."""
-    return option(0, "semantic: clusters in which embeddings are compared; 0: the square root of their number")
+    return option(
+        0,
+        "semantic: clusters to which embeddings are spread; 0: one for every 32,768, and for hard and easy the square root of "
+        "their number",
+    )
 
 
 def border_option() -> Any:
@@ -55,6 +61,21 @@ def max_distance_option() -> Any:
     return option(4, "perceptual: of 64 bits of the pHash, duplicates differ in at most so many")
 
 
+def mirrored_option() -> Any:
+    """--mirrored."""
+    return option(False, "perceptual: mirror images of each other are duplicates too", action="store_true")
+
+
+def max_comparisons_option() -> Any:
+    """--max_comparisons."""
+    return option(
+        MOST_COMPARISONS,
+        "semantic: a search that will compare more pairs, by an estimate from a sample, is refused before it starts; 1e14 are "
+        "some 55 hours of a core",
+        type=float,
+    )
+
+
 class DuplicateOptions:
     """What both options classes, which are dataclasses, do with these options."""
 
@@ -63,6 +84,8 @@ class DuplicateOptions:
     n_clusters: int
     border: float
     max_distance: int
+    mirrored: bool
+    max_comparisons: float
 
     def check_duplicates(self, option_name: str, methods: str) -> None:
         """Checks them.
@@ -86,6 +109,10 @@ class DuplicateOptions:
             raise OptionError(f"--border is {self.border}; give 0 (fastest) to 0.5 (misses no pair)")
         if not 0 <= self.max_distance <= MOST_BITS:
             raise OptionError(f"--max_distance is {self.max_distance}; give 0 to {MOST_BITS} bits")
+        if self.mirrored and "perceptual" not in named:
+            raise OptionError(f"--mirrored is of perceptual; add it to --{option_name}, or leave --mirrored out")
+        if not self.max_comparisons > 0:
+            raise OptionError(f"--max_comparisons is {self.max_comparisons}; give a number above 0, such as 1e14")
         if self.keep_by in ("hard", "easy") and "semantic" not in named:
             raise OptionError(f"--keep_by {self.keep_by} needs the clusters of semantic; add it to --{option_name}")
 
@@ -102,19 +129,27 @@ class DuplicateOptions:
         """
         import os
 
-        from beam_curate.duplicates.clusters import Clustering
+        from beam_curate.duplicates.methods.exact import Exact
+        from beam_curate.duplicates.methods.perceptual import Perceptual
+        from beam_curate.duplicates.methods.pixels import Pixels
+        from beam_curate.duplicates.methods.semantic import Semantic
         from beam_curate.duplicates.search import DuplicateSearch
 
+        between = against is not None
+        made = (
+            Exact(between=between),
+            Pixels(between=between),
+            Perceptual(self.max_distance, self.mirrored, between),
+            Semantic(self.eps, self.n_clusters, self.border, between),
+        )
         named = comma_list(methods)
         return DuplicateSearch(
             selection,
+            [method for method in made if method.name in named],
             self.keep_by,
-            exact="exact" in named,
-            pixels="pixels" in named,
-            perceptual=self.max_distance if "perceptual" in named else None,
-            clustering=Clustering(self.eps, self.n_clusters, self.border) if "semantic" in named else None,
             against=against,
             action=action,
+            most_comparisons=self.max_comparisons,
             threads=os.cpu_count() or 1,
         )
 

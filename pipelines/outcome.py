@@ -82,11 +82,6 @@ def report_duplicates(folder: str) -> None:
     methods = ", ".join(f"{name} {number:,}" for name, number in found["by_method"].items())
     print(f"duplicates: {found['duplicates']:,} samples{f' ({methods})' if methods else ''} in {found['groups']:,} groups, "
           f"the largest of {found['largest_group']:,}")  # fmt: skip
-    if found["compared_in_fewer_clusters"]:
-        print(
-            f"note: {found['compared_in_fewer_clusters']:,} embeddings are near to more clusters than they are compared in; "
-            "fewer --n_clusters, or a smaller --eps, finds all of their duplicates"
-        )
 
 
 def skipped_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,8 @@ from pipelines.select_options import SelectOptions
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
 
-_OF_DUPLICATES: Final = ("keep_by", "eps", "n_clusters", "border", "max_distance")
+_OF_DUPLICATES: Final = ("keep_by", "eps", "n_clusters", "border", "max_distance", "mirrored",
+                                 "max_comparisons")  # fmt: skip
 
 # Where the console shows an option; those not named here come last, under "More".
 _GROUPS: Final[Mapping[str, Sequence[str]]] = {

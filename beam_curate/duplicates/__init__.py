@@ -1,7 +1,7 @@
 """Duplicates in a score table: found by equal bytes, equal pixels, perceptual hashes and near embeddings.
 
-All methods work alike, in bounded memory whatever the size of the table. What is compared (a digest, a hash, an embedding) is
-read from the table's parts, sorted by bucket and put down in files (`spilling`): rows that could be duplicates share a bucket.
-Buckets are then compared one after the other, and each gives edges: a row, and a better one that it is a duplicate of (`edges`).
-Edges lead upwards only, so they make trees: a tree is a group, and its root is the row that is kept (`groups`).
+A method (`method`, and the files of `methods`) says to which buckets a row goes, so that rows that are alike meet in one, and
+compares the rows of a bucket. Of each row it keeps one edge at most: to the best row that is better and alike (`edges`). A row
+with an edge is a duplicate. Edges lead upwards only, so they make trees: a tree is a group (`groups`), and its root, found by
+following the edges in rounds (`roots`), is its best row.
 """

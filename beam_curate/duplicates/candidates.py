@@ -4,9 +4,9 @@ A row has an id, (shard index << 32) + index, and a rank. Of two rows the one of
 rank the one of the lower id, which comes first in the input: so any two rows are in order, and the choice is the same each time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,12 @@ from beam_curate.selection.rejudging import Selection, passing, read_rows
 
 Ids = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.void]
+"""(N,) records, with the fields `id` and `rank` at least."""
+Nearness: TypeAlias = Callable[[npt.NDArray[np.float16]], Floats]
+"""How near (N, D) embeddings are to the centres of their clusters, (N,)."""
 
 LARGEST: Final = "largest"
 FIRST: Final = "first"
@@ -28,8 +34,9 @@ RULES: Final = (LARGEST, FIRST, HARD, EASY)
 
 FOREIGN: Final = np.uint64(1 << 62)
 """The bit of an id of the other dataset; there are never a billion shards. An id is a signed number of 64 bits for Beam."""
+FOREIGN_PART: Final = 1 << 30
+"""The same bit in the number of a part, see `part_of`."""
 _BEST: Final = np.uint64((1 << 64) - 1)
-_BLOCK: Final = 8192
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,16 @@ class CandidateRows:
     keep_by: str = "aesthetic"
     foreign: bool = False
 
-    def read(self, shard_index: int, columns: Sequence[str], centroids: Floats | None = None) -> Candidates:
+    def read(self, shard_index: int, columns: Sequence[str], nearness: Nearness | None = None) -> Candidates:
         """Reads the rows of a part.
 
         Args:
             shard_index: The part.
             columns: Columns wanted beside those that the ranks need.
-            centroids: (K, D) of all clusters, L2-normalised, for `hard` and `easy`.
+            nearness: For `hard` and `easy`.
         """
         found = self.read_unranked(shard_index, list(dict.fromkeys([*columns, *self._ranked_by])))
-        ranks = np.full(len(found.ids), _BEST) if self.foreign else self._ranks(found.table, centroids)
+        ranks = np.full(len(found.ids), _BEST) if self.foreign else self._ranks(found.table, nearness)
         return Candidates(found.ids, ranks, found.table.select(list(columns)))
 
     def read_unranked(self, shard_index: int, columns: Sequence[str]) -> Candidates:
@@ -90,16 +97,16 @@ class CandidateRows:
             self.keep_by, (self.keep_by,)
         )
 
-    def _ranks(self, table: pa.Table, centroids: Floats | None) -> Ids:
+    def _ranks(self, table: pa.Table, nearness: Nearness | None) -> Ids:
         if self.keep_by == FIRST:
             return np.zeros(table.num_rows, np.uint64)
         if self.keep_by == LARGEST:
             values = pc.multiply(pc.cast(table.column("width"), pa.int64()), table.column("height"))
         elif self.keep_by in (HARD, EASY):
-            if centroids is None:
+            if nearness is None:
                 raise ValueError(f"keep_by {self.keep_by!r} needs the clusters")
-            nearness = _nearness(embeddings(table), centroids)
-            values = pa.array(-nearness if self.keep_by == HARD else nearness)
+            near = nearness(embeddings(table))
+            values = pa.array(-near if self.keep_by == HARD else near)
         else:
             values = table.column(self.keep_by)
         keys, present = sort_keys(values)
@@ -111,10 +118,23 @@ def ids_of(shard_index: int, index: npt.NDArray[np.int32]) -> Ids:
     return (np.uint64(shard_index) << np.uint64(32)) + index.astype(np.uint64)
 
 
-def places_of(ids: Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def places_of(ids: Ids) -> tuple[Places, Places]:
     """Shard index and index in the shard of ids, whichever dataset they are of."""
     own = ids & ~FOREIGN
     return (own >> np.uint64(32)).astype(np.int64), (own & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def part_of(ids: Ids) -> Places:
+    """The number of the part in which ids are: the shard index, with FOREIGN_PART where it is of the other dataset."""
+    return (ids >> np.uint64(32)).astype(np.int64)
+
+
+def by_part(rows: npt.NDArray[np.void], field: str) -> list[tuple[int, npt.NDArray[np.void]]]:
+    """Records by the part of one of their ids, each part once."""
+    parts = part_of(rows[field])
+    order = np.argsort(parts, kind="stable")
+    numbers, starts = np.unique(parts[order], return_index=True)
+    return list(zip(numbers.tolist(), np.split(rows[order], starts[1:]), strict=False))  # without any, one is empty
 
 
 def embeddings(table: pa.Table) -> npt.NDArray[np.float16]:
@@ -132,12 +152,12 @@ def normalised(vectors: npt.NDArray[np.float16]) -> Floats:
     return wide
 
 
-def better(rank: Ids, row: Ids, other_rank: Ids, other: Ids) -> npt.NDArray[np.bool_]:
-    """Says where the first of two rows is the better one."""
-    return (rank > other_rank) | ((rank == other_rank) & (row < other))
+def best_first(rows: Rows) -> Rows:
+    """Rows from the best one to the worst one."""
+    return rows[np.lexsort((rows["id"], ~rows["rank"]))]
 
 
-def firsts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def firsts(*columns: npt.NDArray[Any]) -> Flags:
     """Says which of sorted rows are the first of their kind: those that differ from the row before in one of the columns."""
     found = np.zeros(len(columns[0]), np.bool_)
     found[:1] = True
@@ -146,11 +166,12 @@ def firsts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _nearness(vectors: npt.NDArray[np.float16], centroids: Floats) -> Floats:
-    """The cosine similarity to the nearest centroid: of equal vectors the same, as a product of matrices does not give it."""
-    found = np.zeros(len(vectors), np.float32)
-    for start in range(0, len(vectors), _BLOCK):
-        block = normalised(vectors[start : start + _BLOCK])
-        home = (block @ centroids.T).argmax(axis=1)
-        found[start : start + _BLOCK] = (block * centroids[home]).sum(axis=1, dtype=np.float64)
-    return found
+def scattered(ids: Ids) -> Ids:
+    """Ids as evenly spread numbers of 64 bits, the same each time.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
+    """
+    mixed = ids + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -2,29 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from beam_curate.duplicates.candidates import FOREIGN, places_of
-from beam_curate.duplicates.edges import METHODS
-from beam_curate.duplicates.groups import Members
+from beam_curate.duplicates.groups import Group, GroupCounts
+from beam_curate.duplicates.methods import all_methods, number_of
+from beam_curate.duplicates.pairs import Pairs
 from beam_curate.duplicates.search import DuplicateSearch
-from beam_curate.duplicates.semantic import PAIR, choose_pairs
-from beam_curate.duplicates.spilling import WORK
 from beam_curate.duplicates.table import AGAIN, FOLDER
 from beam_curate.runs.run_state import input_shards
-from beam_curate.storage.files import delete, exists, files_under, join, write_json
+from beam_curate.storage.files import exists, join, write_json
 from beam_curate.storage.json_files import misfit, read_object
 
 SUMMARY: Final = f"{FOLDER}/summary.json"
 """Written last: the mark of a complete duplicates table."""
-_GROUPS: Final = 12  # shown
-_SHOWN: Final = 6  # samples of each
-
-
 _PLACE: Final = {"other": bool, "shard_index": int, "index": int}
 _NUMBER: Final = (int, float, type(None))
 _FOUND: Final = {
@@ -32,13 +27,13 @@ _FOUND: Final = {
     "keep_by": str,
     "eps": _NUMBER,
     "max_distance": _NUMBER,
+    "mirrored": bool,
     "between_datasets": bool,
     "action": str,
     "groups": int,
     "duplicates": int,
     "by_method": {"*": int},
     "largest_group": int,
-    "compared_in_fewer_clusters": int,
     "input": str,
     "against": lambda other: "" if other is None else misfit(other, {"scores": str, "verdicts": str, "input": str}),
     "largest": [
@@ -48,58 +43,55 @@ _FOUND: Final = {
             "samples": [{**_PLACE, "method": (str, type(None)), "similarity": (int, float)}],
         }
     ],
-    "pairs": [{"similarity": (int, float), "duplicate": bool, "samples": [_PLACE]}],
+    "pairs": [{"method": str, "similarity": (int, float), "duplicate": bool, "samples": [_PLACE]}],
 }
 
 
 class Findings(NamedTuple):
-    """What was found: counts, the largest groups, and pairs of several similarities as places in the datasets."""
+    """What was found: the duplicates by the number of their method, the groups, and pairs of several similarities."""
 
-    counts: dict[str, Any]
-    groups: list[dict[str, Any]]
-    pairs: list[dict[str, Any]]
+    by_method: Mapping[int, int]
+    groups: GroupCounts
+    pairs: Pairs
 
-    @staticmethod
-    def of(members: Members, pairs: bytes, eps: float, cut: int) -> "Findings":
-        """Counts the members of all groups, and chooses what is shown."""
-        duplicates = members[members["of"] != members["row"]]
-        methods = np.bincount(duplicates["method"], minlength=len(METHODS)).tolist()
-        groups, sizes = np.unique(members["group"], return_counts=True)
-        counts = {
-            "groups": len(groups),
-            "duplicates": len(duplicates),
-            "by_method": {name: number for name, number in zip(METHODS, methods, strict=True) if number},
-            "largest_group": int(sizes.max(initial=0)),
-            "compared_in_fewer_clusters": cut,
+    def counts(self) -> dict[str, Any]:
+        """In numbers."""
+        return {
+            "groups": self.groups.groups,
+            "duplicates": sum(self.by_method.values()),
+            "by_method": {
+                kind.name: self.by_method[number]
+                for number, kind in enumerate(all_methods())
+                if self.by_method.get(number)
+            },
+            "largest_group": max((group.size for group in self.groups.largest), default=0),
         }
-        largest = groups[np.lexsort((groups, -sizes))[:_GROUPS]]
-        chosen = choose_pairs(np.frombuffer(pairs, PAIR), eps) if eps else np.zeros(0, PAIR)
-        return Findings(
-            counts, [_group(members, int(group)) for group in largest], [_pair(pair, eps) for pair in chosen]
-        )
 
 
-def _group(members: Members, group: int) -> dict[str, Any]:
-    rows = members[members["group"] == group]
-    shown = rows[np.argsort(rows["place"])][:_SHOWN]
+def _group(group: Group) -> dict[str, Any]:
     samples = [
         {
             **place(int(row["row"])),
-            "method": METHODS[row["method"]] if row["of"] != row["row"] else None,
+            "method": all_methods()[row["method"]].name if row["of"] != row["row"] else None,
             "similarity": round(float(row["similarity"]), 6),
         }
-        for row in shown
+        for row in group.members
     ]
     # The root of a group around a sample of the other dataset is no row of ours.
-    return {"size": len(rows), "root": place(group), "samples": samples}
+    return {"size": group.size, "root": place(group.root), "samples": samples}
 
 
-def _pair(pair: np.void, eps: float) -> dict[str, Any]:
-    return {
-        "similarity": round(float(pair["similarity"]), 6),
-        "duplicate": bool(pair["similarity"] >= np.float32(1 - eps)),
-        "samples": [place(int(pair["first"])), place(int(pair["second"]))],
-    }
+def _pairs(pairs: Pairs, search: DuplicateSearch) -> Iterator[dict[str, Any]]:
+    for method in search.methods:
+        if method.limit is None:
+            continue
+        for pair in pairs[pairs["method"] == number_of(method)]:
+            yield {
+                "method": method.name,
+                "similarity": round(float(pair["similarity"]), 6),
+                "duplicate": bool(pair["similarity"] >= np.float32(method.limit)),
+                "samples": [place(int(pair["first"])), place(int(pair["second"]))],
+            }
 
 
 def place(row: int) -> dict[str, Any]:
@@ -109,7 +101,7 @@ def place(row: int) -> dict[str, Any]:
 
 
 def finish_search(output: str, parts: int, findings: Findings, search: DuplicateSearch) -> dict[str, Any]:
-    """Writes what was looked for and found, and deletes what was put down on the way.
+    """Writes what was looked for and found.
 
     Args:
         output: Folder of the duplicates table.
@@ -117,14 +109,16 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
         findings: What was found.
         search: What was looked for.
     """
+    options = dict(method.option for method in search.methods if method.option is not None)
     counts = {
         "methods": [method.name for method in search.methods],
         "keep_by": search.keep_by,
-        "eps": search.clustering.eps if search.clustering else None,
-        "max_distance": search.perceptual,
+        "eps": options.get("eps"),
+        "max_distance": options.get("max_distance"),
+        "mirrored": any(getattr(method, "mirrored", False) for method in search.methods),
         "between_datasets": search.against is not None,
         "action": search.action,
-        **findings.counts,
+        **findings.counts(),
         "parts": parts,
         "input": input_digest(search.selection.table.scores),
     }
@@ -132,11 +126,12 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
     if search.against is not None:
         # Where it lies, and what it was: a table written again in its place has other samples.
         other = {**asdict(search.against), "input": input_digest(search.against.scores)}
-    examples = {"against": other, "largest": findings.groups, "pairs": findings.pairs}
+    examples = {
+        "against": other,
+        "largest": [_group(group) for group in findings.groups.largest],
+        "pairs": list(_pairs(findings.pairs, search)),
+    }
     write_json(output, SUMMARY, {**counts, **examples})
-    work = list(files_under(output, f"{WORK}/*"))
-    if work:
-        delete(work)
     return counts
 
 

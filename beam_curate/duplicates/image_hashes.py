@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from beam_curate.duplicates.spilling import WORK
 from beam_curate.images import colours, exif, loading
 from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
 from beam_curate.images.errors import ImageError, pillow_errors
@@ -22,7 +21,10 @@ from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.sources import SourceReader, check_sha256
 
 COLUMNS: Final = ("key", "shard", "image", "sha256", "members")
-_SCHEMA: Final = pa.schema([("pixels", pa.string()), ("perceptual", pa.uint64())])
+FOLDER: Final = "duplicates/hashes"
+"""Where they lie below the output folder: a search that is made again decodes nothing."""
+_SCHEMA: Final = pa.schema([("pixels", pa.string()), ("perceptual", pa.uint64()), ("mirrored", pa.uint64())])
+_SIDE: Final = 32  # of what ImageHash transforms: four times the 8 frequencies that it looks at
 _BATCH: Final = 64  # images in memory at once
 
 
@@ -33,10 +35,12 @@ class ImageHash:
     Attributes:
         pixels: Hex SHA-256 of the size and the (H, W, 3) uint8 RGB pixels, upright.
         perceptual: The pHash of 64 bits.
+        mirrored: That of its mirror image.
     """
 
     pixels: str
     perceptual: int
+    mirrored: int
 
 
 def hash_image(data: bytes, max_pixels: int) -> ImageHash:
@@ -52,30 +56,32 @@ def hash_image(data: bytes, max_pixels: int) -> ImageHash:
         upright = exif.turn_upright(colours.to_rgb(image), orientation)
     digest = hashlib.sha256(b"%dx%d " % upright.size)
     digest.update(upright.tobytes())
-    return ImageHash(digest.hexdigest(), perceptual_hash(upright))
+    return ImageHash(digest.hexdigest(), *perceptual_hashes(upright))
 
 
-def perceptual_hash(image: Image.Image) -> int:
-    """The pHash of an RGB image: 64 bits.
+def perceptual_hashes(image: Image.Image) -> tuple[int, int]:
+    """The pHashes of an RGB image and of its mirror image: 64 bits each.
 
     Source: the package ImageHash, `phash` with its defaults: the signs of the 8 x 8 lowest frequencies of the image's
     luma at 32 x 32, against their median.
     """
     import imagehash
 
-    bits = imagehash.phash(image).hash
-    return int.from_bytes(np.packbits(bits.reshape(-1)).tobytes(), "big")
+    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)  # as it does itself, once for both
+    found = [imagehash.phash(one).hash for one in (small, small.transpose(Image.Transpose.FLIP_LEFT_RIGHT))]
+    perceptual, mirrored = (int.from_bytes(np.packbits(bits.reshape(-1)).tobytes(), "big") for bits in found)
+    return perceptual, mirrored
 
 
 def hashes_name(shard_index: int, foreign: bool) -> str:
     """The path of the hashes of a shard's candidates, below the output folder."""
-    return f"{WORK}/{'other-' if foreign else ''}hashes-{shard_index:05d}.parquet"
+    return f"{FOLDER}/{'other' if foreign else 'part'}-{shard_index:05d}.parquet"
 
 
-def write_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, threads: int) -> int:
-    """Hashes the images of rows, unless that was done before; gives the number of images that could not be decoded.
+def make_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, threads: int) -> pa.Table:
+    """The hashes of the images of rows: those in the file, or they are made and written there.
 
-    These have null hashes: they were decoded once, by another decoder or with another limit.
+    Images that could not be decoded have null hashes: they were decoded once, by another decoder or with another limit.
 
     Args:
         output: Folder.
@@ -89,7 +95,7 @@ def write_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, thread
     """
     if exists(join(output, name)):
         with contextlib.suppress(ScoreTableError):  # damaged: they are made again
-            return read_hashes(output, name).column("pixels").null_count
+            return read_hashes(output, name)
     samples: list[dict[str, Any]] = rows.to_pylist()
     order = sorted(range(len(samples)), key=lambda place: _span(samples[place]))  # links point back
     with ThreadPoolExecutor(threads) as pool:
@@ -98,17 +104,17 @@ def write_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, thread
     hashes: list[ImageHash | None] = [None] * len(samples)
     for place, one in zip(order, found, strict=True):
         hashes[place] = one
-    columns = {
-        "pixels": pa.array([one and one.pixels for one in hashes], pa.string()),
-        "perceptual": pa.array([one and one.perceptual for one in hashes], pa.uint64()),
-    }
+    made = pa.Table.from_arrays(
+        [pa.array([one and getattr(one, field.name) for one in hashes], field.type) for field in _SCHEMA],
+        schema=_SCHEMA,
+    )
     with atomic_output(output, name) as stream:
-        pq.write_table(pa.table(columns), stream)
-    return columns["pixels"].null_count
+        pq.write_table(made, stream)
+    return made
 
 
 def read_hashes(output: str, name: str) -> pa.Table:
-    """The columns `pixels` and `perceptual` of a part's candidates, in their order.
+    """The hashes of a part's candidates, in their order.
 
     Raises:
         ScoreTableError: The file is damaged.

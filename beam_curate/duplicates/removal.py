@@ -1,26 +1,27 @@
 """Which samples are removed as duplicates: of each group the best one is kept, of those that the rules keep."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from beam_curate import reasons
-from beam_curate.duplicates.candidates import FOREIGN
+from beam_curate.duplicates.candidates import FOREIGN, firsts
 from beam_curate.duplicates.finding import counts_of, input_digest, is_finished, read_findings
+from beam_curate.duplicates.methods import method_named
 from beam_curate.duplicates.search import DROP
-from beam_curate.duplicates.table import DuplicatesError, among, read_part
-from beam_curate.records import Removed
+from beam_curate.duplicates.table import DuplicatesError, read_part
+from beam_curate.records import Removed, record
 from beam_curate.selection.rejudging import Selection, passing, read_rows
 from beam_curate.storage.files import absolute
 
-REASONS: Final = {
-    "exact": reasons.DUPLICATE_EXACT,
-    "pixels": reasons.DUPLICATE_PIXELS,
-    "perceptual": reasons.DUPLICATE_PERCEPTUAL,
-    "semantic": reasons.DUPLICATE_SEMANTIC,
-}
 _COLUMNS: Final = ("group", "place", "method", "similarity", "duplicate_of_key", "duplicate_of_shard", "key",
                    "shard")  # fmt: skip
+_LEFT: Final = np.dtype([("member", "<i8"), ("row", "<i8")])
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,33 @@ def find_table(folder: str, scores: str) -> Duplicates:
     return Duplicates(place, found["action"], counts_of(found))
 
 
-class Left(NamedTuple):
-    """A member of a group that the rules keep: its place in the group, where its row is, and what it is a duplicate of."""
+@record
+class Left:
+    """Members of groups that the rules keep in a part: their places in its duplicates table and in its score table, packed."""
+
+    packed: bytes
+
+    @property
+    def members(self) -> npt.NDArray[np.int64]:
+        """(M,) places in the part of the duplicates table."""
+        return np.frombuffer(self.packed, _LEFT)["member"]
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """(M,) places in the part of the score table."""
+        return np.frombuffer(self.packed, _LEFT)["row"]
+
+
+class Best(NamedTuple):
+    """The best member of a group that is left: its place in the group, its key, and its shard."""
 
     place: int
-    shard_index: int
-    row: int
     key: str
     shard: str
-    method: str | None
-    similarity: float
-    of_key: str | None
-    of_shard: str | None
 
 
-def members_left(duplicates: Duplicates, selection: Selection, shard_index: int) -> Iterator[tuple[int, Left]]:
-    """The members of groups that are left in a part, by the group.
+def members_left(duplicates: Duplicates, selection: Selection, shard_index: int) -> Left:
+    """The members of groups that are left in a part.
 
     Args:
         duplicates: The table.
@@ -81,47 +93,70 @@ def members_left(duplicates: Duplicates, selection: Selection, shard_index: int)
     """
     table = read_part(duplicates.folder, shard_index)
     if not table.num_rows:
-        return
+        return Left(b"")
     rows = passing(selection, shard_index)
-    members, places = among(table, read_rows(selection, shard_index, ["index"]).column("index").take(rows))
-    for member, row in zip(members.select(list(_COLUMNS)).to_pylist(), rows[places].tolist(), strict=True):
-        yield member["group"], _left(member, shard_index, row)
+    index = read_rows(selection, shard_index, ["index"]).column("index").take(rows)
+    place = pc.index_in(table.column("index"), index.combine_chunks())
+    member = np.flatnonzero(place.is_valid().to_numpy())
+    left = np.zeros(len(member), _LEFT)
+    left["member"], left["row"] = member, rows[place.drop_null().to_numpy()]
+    return Left(left.tobytes())
 
 
-def _left(member: dict[str, Any], shard_index: int, row: int) -> Left:
-    similarity = 1.0 if member["similarity"] is None else member["similarity"]
-    of = member["duplicate_of_key"], member["duplicate_of_shard"]
-    return Left(member["place"], shard_index, row, member["key"], member["shard"], member["method"], similarity, *of)
+def best_left(duplicates: Duplicates, shard_index: int, left: Left) -> Iterator[tuple[int, Best]]:
+    """Of each group that has members left in a part the best of these; a group around a sample of the other dataset has none."""
+    table = _read(duplicates, shard_index, left)
+    group, place = (table.column(name).to_numpy() for name in ("group", "place"))
+    order = np.lexsort((place, group))
+    first = order[firsts(group[order])]
+    own = first[(group[first] & FOREIGN) == 0]
+    found = table.take(pa.array(own)).select(["group", "place", "key", "shard"]).to_pylist()
+    for one in found:
+        yield one["group"], Best(one["place"], one["key"], one["shard"])
 
 
-def removed_of_group(group: int, left: Iterable[Left]) -> Iterator[tuple[int, Removed]]:
-    """The members of a group that are removed: all but the best one, or all where the best is of the other dataset."""
-    ordered = sorted(left)
-    best = None if group & int(FOREIGN) else ordered[0]
-    for member in ordered[0 if best is None else 1 :]:
+def removed_members(
+    duplicates: Duplicates, shard_index: int, left: Left, best: Mapping[int, Best]
+) -> Iterator[tuple[int, Removed]]:
+    """The members of groups that are removed from a part: all but the best one, or all where that is of the other dataset.
+
+    Args:
+        duplicates: The table.
+        shard_index: The part.
+        left: Its members that the rules keep.
+        best: The best one that is left, by group.
+    """
+    removed: dict[str, list[tuple[int, str]]] = {}
+    members = _read(duplicates, shard_index, left).select(list(_COLUMNS)).to_pylist()
+    for row, member in zip(left.rows.tolist(), members, strict=True):
+        of_group = best.get(member["group"])
+        if of_group is not None and of_group.place == member["place"]:
+            continue
         # Every member but the first of a group has an edge, so a method.
-        reason = REASONS[member.method or "exact"]
-        yield member.shard_index, Removed((member.row,), reason, (_message(member, best),))
+        removed.setdefault(member["method"], []).append((row, _message(member, of_group)))
+    for method, found in removed.items():
+        rows, messages = zip(*found, strict=True)
+        yield shard_index, Removed(rows, reasons.duplicate(method), messages)
 
 
-def _message(member: Left, best: Left | None) -> str:
-    like = {
-        "exact": "the same bytes as",
-        "pixels": "the same pixels as",
-        "perceptual": f"{member.similarity:.4f} of the perceptual hash's bits as in",
-        "semantic": f"a cosine similarity of {member.similarity:.4f} to",
-    }[member.method or "exact"]
-    words = f"{like} {member.of_key!r} of {member.of_shard}"
+def _read(duplicates: Duplicates, shard_index: int, left: Left) -> pa.Table:
+    table = read_part(duplicates.folder, shard_index)
+    return table.take(pa.array(left.members))
+
+
+def _message(member: dict[str, Any], best: Best | None) -> str:
+    like = method_named(member["method"]).told(member["similarity"])
+    words = f"{like} {member['duplicate_of_key']!r} of {member['duplicate_of_shard']}"
     if best is None:
         return f"{words}, in the other dataset"
-    if (best.key, best.shard) == (member.of_key, member.of_shard):
+    if (best.key, best.shard) == (member["duplicate_of_key"], member["duplicate_of_shard"]):
         return words
     return f"{words}; of this group {best.key!r} of {best.shard} is kept"
 
 
 def only_shared(duplicates: Duplicates, selection: Selection, shard_index: int) -> Iterator[tuple[int, Removed]]:
     """The rows of a part that are removed where only samples are kept that are in the other dataset too."""
-    shared = {left.row for _, left in members_left(duplicates, selection, shard_index)}
+    shared = set(members_left(duplicates, selection, shard_index).rows.tolist())
     rows = [row for row in passing(selection, shard_index).tolist() if row not in shared]
     if rows:
         message = "no sample of the other dataset is like it"

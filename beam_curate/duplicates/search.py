@@ -1,18 +1,18 @@
-"""What is looked for, and how: the settings of a search for duplicates, and its methods as the pipeline runs them."""
+"""What is looked for, and how: the settings of a search for duplicates."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from beam_curate.duplicates import exact, perceptual, semantic
-from beam_curate.duplicates.candidates import CandidateRows, Candidates, Floats, embeddings, normalised
-from beam_curate.duplicates.clusters import Clustering, assign
-from beam_curate.duplicates.edges import Edges
-from beam_curate.duplicates.image_hashes import read_hashes
-from beam_curate.duplicates.spilling import BucketRange, Rows, RunReader
+from beam_curate.duplicates.candidates import EASY, HARD, CandidateRows, Candidates, Flags, Ids, Nearness, scattered
+from beam_curate.duplicates.image_hashes import COLUMNS, hashes_name, make_hashes
+from beam_curate.duplicates.method import HASHES, Estimate, Method, Plan
+from beam_curate.duplicates.methods.exact import Exact
 from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.selection.rejudging import Selection
@@ -21,9 +21,19 @@ DROP: Final = "drop"
 KEEP: Final = "keep"
 """What is done with samples that are in the other dataset too: they are dropped, or only they are kept."""
 
-_RUN_ROWS: Final = 1 << 15
-_MOST_RUNS: Final = 4000
-_SMALL: Final = 32  # digests and hashes take that many times fewer bytes than an embedding
+MOST_COMPARISONS: Final = 1e14
+"""More comparisons are refused: some 55 hours of a core at 2 nanoseconds each (measured)."""
+
+
+class TooManyComparisonsError(ValueError):
+    """A search that would cost more than was allowed."""
+
+
+class Learned(NamedTuple):
+    """What is settled before the search, from a sample: the plan of each method, and what `hard` and `easy` rank by."""
+
+    plans: Sequence[Plan]
+    nearness: Nearness | None
 
 
 @dataclass(frozen=True)
@@ -32,47 +42,37 @@ class DuplicateSearch:
 
     Attributes:
         selection: Where the score table lies, and among which of its rows.
+        methods: What a duplicate is, see `duplicates.methods`.
         keep_by: See CandidateRows.
-        exact: Equal bytes of the image.
-        pixels: Equal pixels of the decoded image.
-        perceptual: Perceptual hashes that differ in at most so many of 64 bits; None: not looked for.
-        clustering: Near embeddings; None: not looked for.
-        against: The table of another run; then duplicates are looked for between the two datasets only, of what was kept.
+        against: The table of another run; then duplicates are looked for between the two datasets only, of what was kept, and the
+            methods are those made with `between`.
         action: What is done with samples that are in `against` too, DROP or KEEP.
-        max_pixels: Larger images are not decoded for `pixels` and `perceptual`.
+        most_comparisons: A method that needs more, by its estimate, is refused before the search.
+        max_pixels: Larger images are not decoded, for methods that compare pixels.
         threads: Images that are decoded at once for these, in a process.
+
+    Raises:
+        ValueError: At construction: `hard` or `easy` without a method that has clusters.
     """
 
     selection: Selection
+    methods: Sequence[Method] = field(default_factory=lambda: (Exact(),))
     keep_by: str = "aesthetic"
-    exact: bool = True
-    pixels: bool = False
-    perceptual: int | None = None
-    clustering: Clustering | None = None
     against: TablePlace | None = None
     action: str = DROP
+    most_comparisons: float = MOST_COMPARISONS
     max_pixels: int = MAX_PIXELS
     threads: int = 2
 
     @property
-    def methods(self) -> "list[Method]":
-        """The methods, surest first."""
-        between = self.against is not None
-        found: list[Method] = []
-        if self.exact:
-            found.append(Method("exact", between))
-        if self.pixels:
-            found.append(Method("pixels", between))
-        if self.perceptual is not None:
-            found.append(Method(perceptual.METHOD, between, distance=self.perceptual))
-        if self.clustering is not None:
-            found.append(Method(semantic.METHOD, between, clustering=self.clustering))
-        return found
+    def columns(self) -> list[str]:
+        """The columns that the methods compare, each once."""
+        return list(dict.fromkeys(name for method in self.methods for name in method.columns))
 
     @property
-    def hashes(self) -> bool:
+    def decodes(self) -> bool:
         """Whether images are to be decoded."""
-        return self.pixels or self.perceptual is not None
+        return any(name in HASHES for name in self.columns)
 
     def rows(self, foreign: bool) -> CandidateRows:
         """The candidates of ours, or of the other dataset."""
@@ -92,96 +92,74 @@ class DuplicateSearch:
             raise ValueError("there is no other dataset to compare with")
         return self.against
 
+    def sampled(self, total: int) -> int:
+        """How many of so many rows are looked at before the search."""
+        return max((method.sampled(total) for method in self.methods), default=0)
 
-def rows_of_run(total: int) -> int:
-    """Rows of a run, and of a range of buckets: what a worker has in memory, so many times 4 KB with 768 dimensions.
-
-    32,768 up to 131 million rows; beyond, so many that there are 4,000 runs, as every range is read from each of them.
-    """
-    return max(_RUN_ROWS, -(-total // _MOST_RUNS))
-
-
-class Spilled(NamedTuple):
-    """Rows to write, each with its bucket; `cut` as in Assignment."""
-
-    buckets: npt.NDArray[np.int64]
-    rows: Rows
-    cut: int = 0
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to find duplicates: what is put into which bucket, and what the rows of a bucket are to each other."""
-
-    name: str
-    between: bool
-    distance: int = 0
-    clustering: Clustering | None = None
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """The columns of the score table that it reads."""
-        return {"exact": ["sha256"], semantic.METHOD: ["embedding"]}.get(self.name, [])
-
-    def n_buckets(self, centroids: Floats | None) -> int:
-        """How many buckets there are."""
-        if self.name == semantic.METHOD:
-            return len(_there(centroids))
-        return perceptual.n_buckets(self.distance) if self.name == perceptual.METHOD else exact.BUCKETS
-
-    def row_dtype(self, centroids: Floats | None) -> np.dtype[Any]:
-        """The records of its runs."""
-        if self.name == semantic.METHOD:
-            return semantic.row_dtype(_there(centroids).shape[1])
-        return perceptual.row_dtype() if self.name == perceptual.METHOD else exact.row_dtype()
-
-    def spill(self, found: Candidates, output: str, hashes: str, centroids: Floats | None) -> Spilled:
-        """The rows of a part.
+    def learn(self, total: int, sample: pa.Table) -> Learned:
+        """Settles the search.
 
         Args:
-            found: Its candidates, with `columns`.
-            output: Folder of the search.
-            hashes: The file of the image hashes, see `image_hashes`.
-            centroids: (K, D) for `semantic`.
+            total: The number of rows.
+            sample: `columns` of those that were sampled, but HASHES, by id.
+
+        Raises:
+            TooManyComparisonsError: It would cost too much.
         """
-        if self.name == "exact":
-            return Spilled(*exact.make_rows(found.ids, found.ranks, found.table.column("sha256").to_pylist()))
-        if self.name == semantic.METHOD:
-            return self._spill_embeddings(found, _there(centroids))
-        table = read_hashes(output, hashes)
-        if table.num_rows != len(found.ids):
-            raise RuntimeError(f"{hashes} is not of these rows: the score table changed")
-        if self.name == "pixels":
-            return Spilled(*exact.make_rows(found.ids, found.ranks, table.column("pixels").to_pylist()))
-        column = table.column("perceptual")
-        there = column.is_valid().to_numpy()
-        values = column.drop_null().to_numpy()
-        return Spilled(*perceptual.make_rows(found.ids[there], found.ranks[there], values, self.distance))
+        plans = [method.plan(total, sample) for method in self.methods]
+        for method, plan in zip(self.methods, plans, strict=True):
+            if plan.estimate is not None and plan.estimate.comparisons > self.most_comparisons:
+                raise TooManyComparisonsError(
+                    f"{told(method, total, plan.estimate)}; that is more than --max_comparisons {self.most_comparisons:g}: give "
+                    "a smaller --eps or fewer samples, or raise it"
+                )
+        nearness = None
+        if self.keep_by in (HARD, EASY):
+            found = (method.nearness(total, sample) for method in self.methods)
+            nearness = next((one for one in found if one is not None), None)
+        return Learned(plans, nearness)
 
-    def _spill_embeddings(self, found: Candidates, centroids: Floats) -> Spilled:
-        clustering = self.clustering or Clustering(0.0)
-        vectors = embeddings(found.table)
-        assigned = assign(normalised(vectors), centroids, clustering.border * clustering.distance)
-        return Spilled(
-            assigned.cluster, semantic.make_rows(found.ids, found.ranks, vectors, assigned.row), assigned.cut
-        )
+    def read(self, shard_index: int, foreign: bool, output: str, nearness: Nearness | None) -> Candidates:
+        """The candidates of a part, with the columns that the methods compare; images are decoded where they need it.
 
-    def most_rows(self, total: int) -> int:
-        """The rows of a range of buckets."""
-        return rows_of_run(total) * (1 if self.name == semantic.METHOD else _SMALL)
+        Args:
+            shard_index: The part.
+            foreign: Whether it is of the other dataset.
+            output: Folder of the search, where the hashes of images lie.
+            nearness: What `hard` and `easy` rank by.
+        """
+        stored = [name for name in self.columns if name not in HASHES]
+        wanted = [*stored, *(name for name in COLUMNS if self.decodes and name not in stored)]
+        found = self.rows(foreign).read(shard_index, wanted, nearness)
+        if not self.decodes:
+            return found
+        name = hashes_name(shard_index, foreign)
+        hashes = make_hashes(output, name, found.table.select(list(COLUMNS)), self.max_pixels, self.threads)
+        if hashes.num_rows != len(found.ids):
+            raise RuntimeError(f"{name} is not of these rows: the score table changed")
+        table = found.table.select(stored)
+        for column in HASHES:
+            table = table.append_column(column, hashes.column(column))
+        return Candidates(found.ids, found.ranks, table)
 
-    def compare(self, reader: RunReader, wanted: BucketRange, total: int) -> tuple[Edges, npt.NDArray[np.void]]:
-        """The edges of a range of buckets, and pairs to show."""
-        none = np.zeros(0, semantic.PAIR)
-        if self.name == semantic.METHOD:
-            comparison = semantic.Comparison((self.clustering or Clustering(0.0)).eps, self.between)
-            return semantic.compare_range(reader, wanted, comparison, self.most_rows(total))
-        if self.name == perceptual.METHOD:
-            return perceptual.near_edges(reader, wanted, self.distance, self.between), none
-        return exact.equal_edges(reader, wanted, self.name, self.between), none
+
+def in_sample(ids: Ids, wanted: int, total: int) -> Flags:
+    """Says which rows are in the sample: by their id alone, about so many of all."""
+    share = min(1.0, wanted / max(total, 1))
+    found: npt.NDArray[np.bool_] = scattered(ids) <= np.uint64(min(int(share * 2.0**64), (1 << 64) - 1))
+    return found
 
 
-def _there(centroids: Floats | None) -> Floats:
-    if centroids is None:
-        raise ValueError("semantic duplicates need the clusters")
-    return centroids
+def told(method: Method, total: int, estimate: Estimate) -> str:
+    """What a search by a method will cost, in words."""
+    hours = estimate.comparisons * 2e-9 / 3600
+    time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(hours * 3600):,} seconds"
+    return (
+        f"{method.name}: {total:,} rows in {estimate.visits:.1f} clusters each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "
+        f"about {estimate.comparisons:.1e} comparisons ({time} of a core)"
+    )
+
+
+def plan_of(learned: Learned, number: int) -> Any:
+    """What comparing by a method of the search needs to know."""
+    return learned.plans[number].comparing

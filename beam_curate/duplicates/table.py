@@ -7,14 +7,12 @@ each group among those that its rules keep.
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_curate.duplicates.candidates import FOREIGN, places_of
-from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
+from beam_curate.duplicates.methods import all_methods
 from beam_curate.runs.score_table import ScoreTableError, damage_named
 from beam_curate.storage.files import atomic_output, exists, join
 from beam_curate.storage.parquet_reading import open_parquet
@@ -78,7 +76,7 @@ def to_table(
     of_shard_index, of_index = places_of(members["of"])
     other = (members["of"] & FOREIGN) != 0
     root = members["of"] == members["row"]
-    method = np.array(METHODS, object)[members["method"]]
+    method = np.array([kind.name for kind in all_methods()], object)[members["method"]]
     columns = [
         pa.array(keys, pa.string()),
         pa.array([shard] * len(members), pa.string()),
@@ -125,14 +123,3 @@ def read_part(folder: str, shard_index: int) -> pa.Table:
             f"{AGAIN}"
         )
     return part
-
-
-def among(part: pa.Table, index: pa.ChunkedArray) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    """The rows of a part that are among others of the same shard, and the place of each among these.
-
-    Args:
-        part: Of a duplicates table.
-        index: (N,) the others, by their index in the shard.
-    """
-    place = pc.index_in(part.column("index"), index.combine_chunks())
-    return part.filter(pc.is_valid(place)), place.drop_null().to_numpy().astype(np.int64)

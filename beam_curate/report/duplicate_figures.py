@@ -66,10 +66,6 @@ def _counts(found: Mapping[str, Any]) -> list[Element]:
     head = ("Method", "Duplicates", "Share", "What is alike")
     caption = "How they were found: each counts once, by the surest method"
     notes = [tag("p", tag("strong", f"{count(total)} duplicates"), many, class_="verdict"), _what_is_kept(found)]
-    cut = found["compared_in_fewer_clusters"]
-    if cut:
-        words = f"{count(cut)} embeddings are near to more clusters than they are compared in. Fewer --n_clusters, or a smaller "
-        notes.append(tag("p", words, "--eps, finds all of their duplicates."))
     return [*notes, table(head, rows, caption, (1, 2))]
 
 

@@ -32,7 +32,7 @@ PACKED: Final = (
 VERDICTS: Final = f"{score_table.VERDICTS}/part-*.parquet"
 SCORES: Final = f"{score_table.FOLDER}/part-*.parquet"
 # The mark of a complete duplicates table goes first.
-DUPLICATES: Final = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/work/*")
+DUPLICATES: Final = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/hashes/*.parquet")
 OF_THE_TABLE: Final = (SUMMARY, *PACKED, VERDICTS, *DUPLICATES)
 """What follows from the score table: it is made again when the table changes."""
 OURS: Final = (*OF_THE_TABLE, SCORES, INPUT_SHARDS)

@@ -29,7 +29,8 @@ class Span:
 class GroupRows(beam.PTransform):
     """Brings the values of each key together.
 
-    In: PCollection[tuple[int, V]]. Out: PCollection[tuple[int, Iterable[V]]], each key once.
+    In: PCollection[tuple[int, V]]. Out: PCollection[tuple[int, Iterable[V]]], each key once; the values can be gone through
+    again, and need not all be in memory.
 
     It is the engine's GroupByKey on every runner that has a shuffle of its own. Beam's in-process runner holds all that is
     grouped in memory, about twice its size; there the values lie in files of the temporary folder (TMPDIR) meanwhile, and only
@@ -57,7 +58,10 @@ class GroupRows(beam.PTransform):
             typed
             | "Spill" >> beam.ParDo(_Spill(folder, coder)).with_output_types(tuple[int, Span])
             | "Group" >> beam.GroupByKey()
-            | "Read" >> beam.MapTuple(lambda key, spans: (key, list(_read(spans, coder))))
+            | "Read"
+            >> beam.MapTuple(lambda key, spans: (key, _Spilled(list(spans), coder))).with_output_types(
+                tuple[int, Iterable[Any]]
+            )
         )
 
 
@@ -87,10 +91,16 @@ class _Spill(beam.DoFn):
             self._file = None
 
 
-def _read(spans: Iterable[Span], coder: Any) -> Iterator[Any]:
-    ordered = sorted(spans, key=lambda span: (span.path, span.offset))
-    for path, in_file in groupby(ordered, key=lambda span: span.path):
-        with open(path, "rb") as file:
-            for span in in_file:
-                file.seek(span.offset)
-                yield coder.decode(file.read(span.size))
+class _Spilled:
+    """The values of a key, read from disk one after the other."""
+
+    def __init__(self, spans: list[Span], coder: Any) -> None:
+        self._spans = sorted(spans, key=lambda span: (span.path, span.offset))
+        self._coder = coder
+
+    def __iter__(self) -> Iterator[Any]:
+        for path, in_file in groupby(self._spans, key=lambda span: span.path):
+            with open(path, "rb") as file:
+                for span in in_file:
+                    file.seek(span.offset)
+                    yield self._coder.decode(file.read(span.size))

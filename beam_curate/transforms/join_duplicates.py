@@ -1,39 +1,25 @@
-"""JoinDuplicates: files of edges in, the duplicates table out."""
+"""JoinDuplicates: the edges of all methods in, the duplicates table out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 
 from beam_curate.duplicates import table
-from beam_curate.duplicates.candidates import FOREIGN, places_of
-from beam_curate.duplicates.edges import EDGE, Edges
+from beam_curate.duplicates.candidates import FOREIGN, Places, by_part, places_of
+from beam_curate.duplicates.edges import EDGE
 from beam_curate.duplicates.finding import Findings, finish_search
-from beam_curate.duplicates.groups import Members, resolve
+from beam_curate.duplicates.groups import MEMBER, GroupCounts, Members, complete_groups, with_roots
+from beam_curate.duplicates.pairs import PAIR
+from beam_curate.duplicates.roots import POINTER
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScorePart
-from beam_curate.storage.files import join, read_bytes
+from beam_curate.transforms.compare_buckets import FoundEdges
+from beam_curate.transforms.find_roots import FindRoots
 
-_FINDINGS: Final = "findings"
-
-Places = npt.NDArray[np.int64]
-
-
-class Found(NamedTuple):
-    """What was found in a range of buckets: a file of edges below the output folder, their number, and pairs to show.
-
-    `cut` are rows that are near to more clusters than they are compared in.
-    """
-
-    method: str
-    name: str
-    edges: int
-    pairs: bytes = b""
-    cut: int = 0
-
+_COUNTS = "counts"
 
 _Ask: TypeAlias = tuple[bool, int]
 """A shard whose rows are asked for: whether it is of the other dataset, and its index. A plain tuple, as it is a key."""
@@ -41,10 +27,10 @@ _Ask: TypeAlias = tuple[bool, int]
 
 @dataclass(eq=False)
 class JoinDuplicates(beam.PTransform):
-    """Brings the edges of all methods together to groups, names what the samples are duplicates of, and writes the table.
+    """Brings the edges together to groups, names what the samples are duplicates of, and writes the table.
 
-    In: PCollection[Found]. Out: PCollection of one dict, what was found, when all parts are written; what lay below `work` is
-    deleted then. All edges meet in one worker, at some 200 bytes each.
+    In: FoundEdges. Out: PCollection of one dict, what was found, when all parts are written. All goes by parts of the score
+    table: a worker holds the duplicates of one, or the members of all groups whose roots are in one, at 45 bytes each.
 
     Attributes:
         search: What was looked for.
@@ -59,14 +45,29 @@ class JoinDuplicates(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, found: beam.PCollection[Found]) -> beam.PCollection[dict[str, Any]]:
-        """Resolves, looks up keys by shard, writes by shard."""
+    def expand(self, found: FoundEdges) -> beam.PCollection[dict[str, Any]]:
+        """Finds roots, completes groups by the part of the root, looks up keys by shard, writes by shard."""
         search, output = self.search, self.output
-        one = found.pipeline | "One" >> beam.Create([None])
-        doors = one | "Resolve" >> beam.FlatMap(
-            lambda _, edges: _resolve(edges, output, search), beam.pvalue.AsList(found)
-        ).with_outputs(_FINDINGS, main="members")
-        members = doors["members"]
+        kind = tuple[int, bytes]
+        doors = (
+            {"edges": found.edges, "roots": found.edges | "Roots" >> FindRoots()}
+            | "WithRoots" >> beam.CoGroupByKey()
+            | "ToRoots" >> beam.FlatMapTuple(_to_roots).with_output_types(kind)
+            | "ByRoot" >> beam.GroupByKey()
+            | "Groups" >> beam.FlatMapTuple(_groups).with_outputs(_COUNTS, main="members")
+        )
+        groups = doors[_COUNTS] | "SumGroups" >> beam.CombineGlobally(GroupCounts.sum)
+        methods = (
+            found.edges
+            | "Methods" >> beam.FlatMapTuple(_methods).with_output_types(tuple[int, int])
+            | "ByMethod" >> beam.CombinePerKey(sum)
+        )
+        members = (
+            doors["members"]
+            | "Members" >> beam.Map(lambda pair: pair).with_output_types(kind)
+            | "ByShard" >> beam.GroupByKey()
+            | "Ordered" >> beam.MapTuple(_ordered)
+        )
         keys = (
             members
             | "Ask" >> beam.FlatMapTuple(_asks).with_output_types(tuple[tuple[bool, int], tuple[int, Any]])
@@ -82,29 +83,48 @@ class JoinDuplicates(beam.PTransform):
             | "JoinByShard" >> beam.CoGroupByKey()
             | "WritePart" >> beam.MapTuple(lambda shard_index, joined: _write(output, shard_index, joined))
         )
-        return one | "Finish" >> beam.Map(
-            lambda _, parts, findings: finish_search(output, len(parts), findings, search),
-            beam.pvalue.AsList(written),
-            beam.pvalue.AsSingleton(doors[_FINDINGS]),
+        return (
+            self.parts.pipeline
+            | "One" >> beam.Create([None])
+            | "Finish"
+            >> beam.Map(
+                lambda _, parts, by_method, groups, pairs: finish_search(
+                    output, len(parts), Findings(by_method, groups, np.frombuffer(pairs, PAIR)), search
+                ),
+                beam.pvalue.AsList(written),
+                beam.pvalue.AsDict(methods),
+                beam.pvalue.AsSingleton(groups),
+                beam.pvalue.AsSingleton(found.pairs),
+            )
         )
 
 
-def _resolve(found: Sequence[Found], output: str, search: DuplicateSearch) -> Iterator[Any]:
-    """The members of each shard; and what was found, by its own door."""
-    edges: list[Edges] = [np.zeros(0, EDGE)]
-    for one in sorted(found):
-        if one.edges:
-            edges.append(np.frombuffer(read_bytes(join(output, one.name)), EDGE))
-            if len(edges[-1]) != one.edges:
-                raise RuntimeError(f"{one.name} holds {len(edges[-1])} of {one.edges} edges that were written to it")
-    members = resolve(np.concatenate(edges))
-    pairs = b"".join(one.pairs for one in sorted(found))
-    eps = search.clustering.eps if search.clustering else 0.0
-    cut = sum(one.cut for one in found)
-    yield beam.pvalue.TaggedOutput(_FINDINGS, Findings.of(members, pairs, eps, cut))
-    shards, _ = places_of(members["row"])
-    numbers, starts = np.unique(shards, return_index=True)
-    yield from zip(numbers.tolist(), np.split(members, starts[1:]), strict=False)  # without any, one is empty
+def _to_roots(part: int, joined: Mapping[str, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The rows of a part that have an edge, to the parts of their roots."""
+    del part
+    edges, roots = (np.frombuffer(b"".join(joined[name]), kind) for name, kind in (("edges", EDGE), ("roots", POINTER)))
+    for root_part, members in by_part(with_roots(edges, roots), "group"):
+        yield root_part, members.tobytes()
+
+
+def _groups(root_part: int, sent: Iterable[bytes]) -> Iterator[Any]:
+    """The members of groups, to their parts; and what is told of the groups."""
+    del root_part
+    members, counts = complete_groups(np.frombuffer(b"".join(sent), MEMBER))
+    yield beam.pvalue.TaggedOutput(_COUNTS, counts)
+    for part, some in by_part(members, "row"):
+        yield part, some.tobytes()
+
+
+def _methods(part: int, edges: bytes) -> Iterator[tuple[int, int]]:
+    del part
+    numbers, counts = np.unique(np.frombuffer(edges, EDGE)["method"], return_counts=True)
+    yield from zip(numbers.tolist(), counts.tolist(), strict=True)
+
+
+def _ordered(shard_index: int, sent: Iterable[bytes]) -> tuple[int, Members]:
+    members = np.frombuffer(b"".join(sent), MEMBER)
+    return shard_index, members[np.argsort(members["row"])]
 
 
 def _asks(shard_index: int, members: Members) -> Iterator[tuple[_Ask, tuple[int, Places]]]:

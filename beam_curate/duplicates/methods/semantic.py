@@ -1,0 +1,257 @@
+"""Near embeddings: a cosine similarity of at least 1 - eps.
+
+Rows are spread to the clusters of a sample, an embedding to its home and to those whose border with it is near (`clusters`), and
+compared inside each (`near_vectors`). With a border of 0.5 no pair is missed, and what is found does not depend on the sample,
+the clusters, or the rounding of a processor. The default misses less than one duplicate in a thousand, and costs less.
+
+Source: Abbas et al., SemDeDup, 2023 (arXiv 2303.09540): of two embeddings of a cosine similarity of at least 1 - eps, the worse
+one is removed; the pairs inside single k-means clusters are those looked at there.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from beam_curate.duplicates.candidates import (
+    Candidates,
+    Flags,
+    Floats,
+    Nearness,
+    Rows,
+    best_first,
+    embeddings,
+    normalised,
+)
+from beam_curate.duplicates.clusters import Clusters, directions
+from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand
+from beam_curate.duplicates.method import Compared, Estimate, Method, Plan, Spread, read_pieces, similar
+from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners, cells_for
+from beam_curate.duplicates.pairs import Pairs, pairs_of
+
+BORDER: Final = 0.35
+"""Default width of a border, as a part of the distance of duplicates; 0.5 is exact. Measured (benchmarks/dedup.py): at least
+0.999 of the duplicates are found where they differ in the directions in which the data itself varies, the worst case."""
+HOME_ROWS: Final = 1 << 15
+"""Embeddings of a cluster in the mean, without its visitors: 50 MB of float16 at 768 dimensions."""
+SAMPLE: Final = 1 << 15
+"""Embeddings that directions and clusters are found from: 50 MB at 768 dimensions; more where there are very many clusters."""
+MOST_SAMPLED: Final = 1 << 18
+SAMPLE_PER_CLUSTER: Final = 64
+_BANDS: Final = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Pairs are shown between these distances 1 - similarity, as multiples of eps: up to 1 they are duplicates."""
+_MOST_CENTRES: Final = MOST_SAMPLED // SAMPLE_PER_CLUSTER
+_BLOCK: Final = 4096
+
+
+class _Spreading(NamedTuple):
+    """How embeddings are spread: (D, M) directions, and the clusters in them."""
+
+    directions: Floats
+    clusters: Clusters
+
+
+@dataclass(frozen=True)
+class _Nearness:
+    """The similarity of embeddings to the centre of their cluster: the mean of its sampled ones."""
+
+    spreading: _Spreading
+    centres: Floats
+
+    def __call__(self, vectors: npt.NDArray[np.float16]) -> Floats:
+        """See candidates.Nearness: of equal vectors the same, as a product of matrices does not give it."""
+        found = np.zeros(len(vectors), np.float32)
+        for start in range(0, len(vectors), _BLOCK):
+            block = normalised(vectors[start : start + _BLOCK])
+            home = self.spreading.clusters.homes(block @ self.spreading.directions)
+            found[start : start + _BLOCK] = (block * self.centres[home]).sum(axis=1, dtype=np.float64)
+        return found
+
+
+@dataclass(frozen=True)
+class Semantic(Method):
+    """Near embeddings.
+
+    Attributes:
+        eps: Duplicates have a cosine similarity of at least 1 - eps.
+        n_clusters: To how many clusters rows are spread; 0: one for every 32,768. The centres by which `hard` and `easy`
+            rank are of as many, or of the square root of the number of rows, 4,096 at most.
+        border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact). Inside
+            a cluster it is never less than the default.
+        between: Only rows of ours with rows of the other dataset.
+    """
+
+    eps: float = 0.01
+    n_clusters: int = 0
+    border: float = BORDER
+    between: bool = False
+
+    name: ClassVar[str] = "semantic"
+    place: ClassVar[int] = 40
+    alike: ClassVar[str] = "the embeddings are near each other"
+    columns: ClassVar[tuple[str, ...]] = ("embedding",)
+    block_rows: ClassVar[int | None] = 1 << 17
+
+    @property
+    def limit(self) -> float | None:
+        """See Method."""
+        return 1 - self.eps
+
+    @property
+    def option(self) -> tuple[str, float] | None:
+        """See Method."""
+        return "eps", self.eps
+
+    @property
+    def bands(self) -> Sequence[float]:
+        """See Method."""
+        return [2.0, *(1 - part * self.eps for part in _BANDS)]
+
+    @property
+    def distance(self) -> float:
+        """How far duplicates are apart, at most."""
+        return math.sqrt(2 * self.eps)
+
+    def clusters_for(self, total: int) -> int:
+        """How many clusters so many rows are spread to."""
+        return min(self.n_clusters or -(-total // HOME_ROWS), max(total, 1)) or 1
+
+    def sampled(self, total: int) -> int:
+        """See Method."""
+        return min(max(SAMPLE, SAMPLE_PER_CLUSTER * self.clusters_for(total)), MOST_SAMPLED)
+
+    def plan(self, total: int, sample: pa.Table) -> Plan:
+        """See Method."""
+        vectors = embeddings(sample)
+        axes = directions(normalised(vectors[:SAMPLE]))
+        points = project(vectors, axes)
+        clusters = Clusters.train(points, self.clusters_for(total))
+        estimate = self._estimate(total, points, clusters, vectors.shape[1]) if len(points) else None
+        return Plan(_Spreading(axes, clusters), axes, estimate)
+
+    def nearness(self, total: int, sample: pa.Table) -> Nearness | None:
+        """See Method."""
+        vectors = embeddings(sample)
+        axes = directions(normalised(vectors[:SAMPLE]))
+        points = project(vectors, axes)
+        clusters = Clusters.train(points, self.n_clusters or min(round(math.sqrt(total)), _MOST_CENTRES))
+        centres = (clusters.centroids @ axes.T).astype(np.float64)  # of those of which none is sampled
+        sums = np.zeros_like(centres)
+        homes = clusters.homes(points)
+        for start in range(0, len(vectors), _BLOCK):
+            np.add.at(sums, homes[start : start + _BLOCK], normalised(vectors[start : start + _BLOCK]))
+        there = np.bincount(homes, minlength=len(clusters)) > 0
+        centres[there] = sums[there]
+        centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+        return _Nearness(_Spreading(axes, clusters), centres.astype(np.float32))
+
+    def spread(self, found: Candidates, spreading: Any) -> Spread:
+        """See Method."""
+        vectors = embeddings(found.table)
+        points = project(vectors, spreading.directions)
+        row, cluster, home = spreading.clusters.visits(points, self.border * self.distance)
+        rows = np.zeros(len(row), self._dtype(vectors.shape[1]))
+        rows["id"], rows["rank"], rows["home"], rows["vector"] = found.ids[row], found.ranks[row], home, vectors[row]
+        return Spread(cluster, rows)
+
+    def dtype(self, comparing: Any) -> np.dtype[Any]:
+        """See Method."""
+        return self._dtype(len(comparing))
+
+    def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
+        """See Method."""
+        del bucket
+        rows = best_first(read_pieces(pieces, self.dtype(comparing)))
+        return self._compared(rows, comparing, [np.ones(len(rows), np.bool_)])
+
+    def compare_blocks(self, bucket: int, first: Rows, second: Rows | None, comparing: Any) -> Compared:
+        """See Method."""
+        if second is None:
+            return self.compare(bucket, [first], comparing)
+        both = np.concatenate([first, second])
+        order = np.lexsort((both["id"], ~both["rank"]))
+        side = order < len(first)
+        return self._compared(both[order], comparing, [side, ~side])
+
+    def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
+        """See Method."""
+        del comparing
+        if self.between:
+            few, rows = few[may_be_removed(few)], rows[~may_be_removed(rows)]
+        least = np.float32(1 - _BANDS[-1] * self.eps)
+        found = [pairs_of(few["id"][:0], few["id"][:0], np.zeros(0, np.float32))]
+        mine = normalised(few["vector"])
+        for start in range(0, len(rows), _BLOCK):
+            some = rows[start : start + _BLOCK]
+            similarity = mine @ normalised(some["vector"]).T
+            row, column = np.nonzero(similarity >= least)
+            found.append(pairs_of(few["id"][row], some["id"][column], similar(similarity[row, column])))
+        return np.concatenate(found)
+
+    @classmethod
+    def told(cls, similarity: float) -> str:
+        """See Method."""
+        return f"a cosine similarity of {similarity:.4f} to"
+
+    @staticmethod
+    def _dtype(dim: int) -> np.dtype[Any]:
+        return np.dtype([("id", "<u8"), ("rank", "<u8"), ("home", "?"), ("vector", "<f2", (dim,))])
+
+    def _compared(self, rows: Rows, axes: Floats, sides: Sequence[Flags]) -> Compared:
+        """The edges of rows, best first, from one side to the other, or inside the only one; two visitors meet elsewhere."""
+        asks, answers, home = may_be_removed(rows), may_stand(rows, self.between), rows["home"]
+        meetings = []
+        for mine, other in zip(sides, reversed(sides), strict=True):
+            meetings += [
+                Meeting(asks & mine, answers & other & home),
+                Meeting(asks & mine & home, answers & other & ~home),
+            ]
+        vectors = np.ascontiguousarray(rows["vector"])
+        found = best_partners(Bucket(vectors, project(vectors, axes)), self.eps, max(self.border, BORDER), meetings)
+        return Compared(edges_between(rows, found.row, found.of, found.similarity), found.comparisons)
+
+    def _estimate(self, total: int, points: Floats, clusters: Clusters, dim: int) -> Estimate:
+        """What the search will cost.
+
+        Clusters in clusters compare about as much as one layer of as many cells would. The cells that a point visits grow with
+        their number K as exp(c sqrt(2 ln K)), as the many values near the largest of K normal ones do; c is found from two
+        numbers of cells that the sample can fill.
+        """
+        some = points[: 1 << 14]
+        row, cluster, _ = clusters.visits(some, self.border * self.distance)
+        visits = len(row) / len(some)
+        size = np.bincount(cluster, minlength=len(clusters)) * total / len(some)
+        shuffled = visits * total * self._dtype(dim).itemsize
+        in_bucket = float((size**2).sum() / size.sum())
+        cells = len(clusters) * cells_for(round(in_bucket))
+        tried = [count for count in (64, 512) if 8 * count <= len(some)]
+        seen = [self._compared_in(some, count) for count in tried]
+        if len(seen) < 2 or total <= 4 * len(some):
+            each = min([*(visited for visited, _ in seen), 1.0]) * total / 2
+            if seen:
+                each = seen[-1][0] * seen[-1][1] * total
+            return Estimate(visits, total * each, shuffled)
+        scale = [math.sqrt(2 * math.log(count)) for count in (*tried, cells)]
+        growth = math.log(seen[1][0] / seen[0][0]) / (scale[1] - scale[0])
+        visited = seen[1][0] * math.exp(growth * (scale[2] - scale[1]))
+        each = visited * seen[1][1] * tried[1] / cells * total
+        return Estimate(visits, total * (each + cells / len(clusters)), shuffled)
+
+    def _compared_in(self, points: Floats, count: int) -> tuple[float, float]:
+        """The cells that a point visits, and the share of all points in a visited one, with so many cells."""
+        cells = Clusters.train(points, count)
+        row, cell, home = cells.visits(points, max(self.border, BORDER) * self.distance)
+        sizes = np.bincount(cell[home], minlength=len(cells)) / len(points)
+        return len(row) / len(points), float(sizes[cell].sum() / len(row))
+
+
+def project(vectors: npt.NDArray[np.float16], axes: Floats) -> Floats:
+    """The (N, M) coordinates of (N, D) embeddings, normalised, in (D, M) directions."""
+    found = np.zeros((len(vectors), axes.shape[1]), np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        found[start : start + _BLOCK] = normalised(vectors[start : start + _BLOCK]) @ axes
+    return found

@@ -1,0 +1,192 @@
+"""In a bucket of embeddings, the best better one that is near each: exactly, and far below all pairs.
+
+The rows are clustered once more, as said in `clusters`, in a projection. Pairs of a cluster are compared there, where a product
+never comes out lower than with all dimensions, and those left with all of them. Everything is compared from the best row on, and
+a row that has found a partner asks no worse ones: where all are near each other the first block answers nearly all.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised
+from beam_curate.duplicates.clusters import Clusters
+
+_ONE_CLUSTER: Final = 1024  # rows up to which no clusters are made
+_ASKED: Final = 512  # partners at once
+_ASKING: Final = 4096  # rows at once: 8 MB of products
+_GATHERED: Final = 4096  # pairs at once: 25 MB of vectors of 768 dimensions
+_LOSS: Final = 1e-5
+"""What float32 may lose in a squared distance of projected vectors of a length up to 1, see `clusters`."""
+_ROUNDING: Final = 1e-12
+"""What float64 may lose in a similarity: 1e-16 for each of some hundred products, and as much in the lengths."""
+_EQUAL: Final = np.float32(1 - 1e-6)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Who asks whom: (N,) of the rows each."""
+
+    asks: Flags
+    answers: Flags
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Rows of a bucket, the best one first.
+
+    Attributes:
+        vectors: (N, D) float16.
+        points: (N, M) their projection, of a length up to 1.
+    """
+
+    vectors: npt.NDArray[np.float16]
+    points: Floats
+
+
+class Partners(NamedTuple):
+    """(E,) places of rows that have a partner, (E,) places of these, (E,) similarities, and how many pairs were compared."""
+
+    row: Places
+    of: Places
+    similarity: Floats
+    comparisons: int
+
+
+def best_partners(bucket: Bucket, eps: float, border: float, meetings: Sequence[Meeting]) -> Partners:
+    """For each row that asks, the first row before it that answers and has a similarity of at least 1 - eps.
+
+    Args:
+        bucket: (N,) rows.
+        eps: See above.
+        border: The width of borders as a part of the distance of near rows; 0.5 misses no pair.
+        meetings: Who asks whom.
+    """
+    search = _Search(bucket, eps, meetings)
+    for members, visitors in _cells(bucket.points, border * (2 * eps) ** 0.5):
+        search.compare(members, visitors)
+    row = np.flatnonzero(search.of < len(search.of))
+    of = search.of[row]
+    similarity = similarities(bucket.vectors, row, bucket.vectors, of).astype(np.float32)
+    similarity[similarity > _EQUAL] = 1
+    return Partners(row, of, similarity, search.comparisons)
+
+
+def cells_for(rows: int) -> int:
+    """How many clusters so many rows of a bucket get: about as many as it costs to find them again in comparisons."""
+    return 1 if rows <= _ONE_CLUSTER else round(2 * rows**0.5)
+
+
+def _cells(points: Floats, width: float) -> Iterator[tuple[Places, Places]]:
+    """The members and the visitors of each cluster, ascending."""
+    if len(points) <= _ONE_CLUSTER:
+        yield np.arange(len(points)), np.zeros(0, np.int64)
+        return
+    clusters = Clusters.train(points, cells_for(len(points)))
+    row, cluster, home = clusters.visits(points, width)
+    order = np.lexsort((row, ~home, cluster))
+    row, cluster, home = row[order], cluster[order], home[order]
+    ends = np.searchsorted(cluster, np.arange(len(clusters) + 1))
+    for start, stop in pairwise(ends):
+        members = int(home[start:stop].sum())
+        yield row[start : start + members], row[start + members : stop]
+
+
+class _Search:
+    """Rows, and the best partner of each so far: the lowest place, N without one."""
+
+    def __init__(self, bucket: Bucket, eps: float, meetings: Sequence[Meeting]) -> None:
+        self._vectors, self._eps, self._meetings = bucket.vectors, eps, meetings
+        half = (bucket.points.astype(np.float64) ** 2).sum(axis=1, keepdims=True).astype(np.float32) / 2
+        one = np.ones_like(half)
+        # The product of a row's one and another's other is minus half their squared distance.
+        self._left = np.concatenate([bucket.points, -half, one], axis=1)
+        self._right = np.concatenate([bucket.points, one, -half], axis=1)
+        self._least = np.float32(-eps - _LOSS)
+        self.of: Places = np.full(len(half), len(half), np.int64)
+        self.comparisons = 0
+
+    def compare(self, members: Places, visitors: Places) -> None:
+        """Compares the members of a cluster with each other and with its visitors."""
+        for meeting in self._meetings:
+            all_asking = np.concatenate([members, visitors])
+            all_asking.sort()
+            self._meet(all_asking[meeting.asks[all_asking]], members[meeting.answers[members]])
+            self._meet(members[meeting.asks[members]], visitors[meeting.answers[visitors]])
+
+    def _meet(self, asking: Places, answering: Places) -> None:
+        for block in range(0, len(answering), _ASKED):
+            of = answering[block : block + _ASKED]
+            # Only rows that are worse than the first of them, and have no better partner.
+            asking = asking[(asking > of[0]) & (self.of[asking] > of[0])]
+            for some in range(0, len(asking), _ASKING):
+                self._ask(asking[some : some + _ASKING], of)
+
+    def _ask(self, row: Places, of: Places) -> None:
+        self.comparisons += len(row) * len(of)
+        near = self._left[row] @ self._right[of].T >= self._least
+        at, to = np.nonzero(near)
+        wanted = (of[to] < row[at]) & (of[to] < self.of[row[at]])
+        at, to = at[wanted], to[wanted]
+        if len(at) > 4 * (len(row) + len(of)):
+            self._ask_all(row, of, near)
+            return
+        for start in range(0, len(at), _GATHERED):
+            asking, asked = row[at[start : start + _GATHERED]], of[to[start : start + _GATHERED]]
+            good = similarities(self._vectors, asking, self._vectors, asked) >= 1 - self._eps - _ROUNDING
+            np.minimum.at(self.of, asking[good], asked[good])
+
+    def _ask_all(self, row: Places, of: Places, near: Flags) -> None:
+        """Many pairs are near in the projection: all dimensions of all are compared at once."""
+        _, good = near_matrix(normalised(self._vectors[row]), normalised(self._vectors[of]), self._eps)
+        good &= near
+        good &= of[None, :] < row[:, None]
+        first = good.argmax(axis=1)
+        found = good[np.arange(len(row)), first]
+        self.of[row[found]] = np.minimum(self.of[row[found]], of[first[found]])
+
+
+def similarities(
+    left: npt.NDArray[np.float16], row: Places, right: npt.NDArray[np.float16], column: Places
+) -> npt.NDArray[np.float64]:
+    """The cosine similarities of pairs, (P,), in float64."""
+    found = np.zeros(len(row), np.float64)
+    for start in range(0, len(row), _GATHERED):
+        some = slice(start, start + _GATHERED)
+        first, second = _exact(normalised(left[row[some]])), _exact(normalised(right[column[some]]))
+        found[some] = (first * second).sum(axis=1)
+    return found
+
+
+def near_matrix(left: Floats, right: Floats, eps: float) -> tuple[Floats, Flags]:
+    """Compares (N, D) with (M, D) rows of length 1.
+
+    In float32 a vector's similarity to itself may come out as 0.9999999, and does for every fourth vector or so, another
+    fourth with each kernel of BLAS. So what is as near the limit as rounding reaches is computed again in float64.
+
+    Returns:
+        (N, M) cosine similarities, and where they are at least 1 - eps.
+    """
+    least = 1 - eps - _ROUNDING
+    similarity = left @ right.T
+    # Source: Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1: D roundings of 2^-24 in whatever
+    # order, and as much again for those of the vectors.
+    unsure = np.abs(similarity - np.float32(least)) <= np.float32(left.shape[1] * 2.0**-23)
+    rows, columns = np.flatnonzero(unsure.any(axis=1)), np.flatnonzero(unsure.any(axis=0))
+    near = similarity >= np.float32(least)
+    if len(rows):
+        exact = _exact(left[rows]) @ _exact(right[columns]).T
+        place = np.ix_(rows, columns)
+        similarity[place], near[place] = exact, exact >= least
+    return similarity, near
+
+
+def _exact(vectors: Floats) -> npt.NDArray[np.float64]:
+    """(N, D) with lengths of 1 to the last bits."""
+    wide = vectors.astype(np.float64)
+    wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return wide

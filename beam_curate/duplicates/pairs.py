@@ -1,0 +1,75 @@
+"""Pairs of samples that a report shows: of several similarities, on both sides of what makes duplicates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_curate.duplicates.candidates import firsts, scattered
+from beam_curate.duplicates.edges import Edges
+
+PAIR: Final = np.dtype([("method", "u1"), ("similarity", "<f4"), ("first", "<u8"), ("second", "<u8")])
+Pairs = npt.NDArray[np.void]
+"""(P,) of PAIR: ids, and how similar they are by a method, see `edges`."""
+
+EACH: Final = 4
+"""Pairs that are shown of each band."""
+FEW: Final = 32
+"""Rows of a bucket that are compared with all of it to find pairs to show."""
+
+
+def no_pairs() -> Pairs:
+    """None."""
+    return np.zeros(0, PAIR)
+
+
+def pairs_of(
+    first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], similarity: npt.NDArray[np.float32]
+) -> Pairs:
+    """Pairs of ids; the method is still to be said. A row is no pair with itself."""
+    pairs = np.zeros(len(first), PAIR)
+    pairs["first"], pairs["second"] = np.minimum(first, second), np.maximum(first, second)
+    pairs["similarity"] = similarity
+    return pairs[first != second]
+
+
+def pairs_of_edges(edges: Edges) -> Pairs:
+    """Edges as pairs."""
+    pairs = pairs_of(edges["row"], edges["of"], edges["similarity"])
+    pairs["method"] = edges["method"]
+    return pairs
+
+
+def choose_pairs(pairs: Pairs, bands: Mapping[int, Sequence[float]]) -> Pairs:
+    """Of each band EACH, drawn by their ids; a pair that was found several times is one.
+
+    Choosing among chosen ones is choosing among all: so it can be done in any order.
+
+    Args:
+        pairs: (P,)
+        bands: By method the similarities, falling, between which bands lie, the lower one included: pairs outside are left out.
+    """
+    chosen = [no_pairs()]
+    for method, limits in bands.items():
+        mine = _once(pairs[pairs["method"] == method])
+        # Of the band k: limits[k - 1] > similarity >= limits[k].
+        band = np.searchsorted(-np.asarray(limits, np.float32), -mine["similarity"], side="left")
+        inside = (band > 0) & (band < len(limits))
+        mine, band = mine[inside], band[inside]
+        order = np.lexsort((scattered(mine["first"] ^ scattered(mine["second"])), band))
+        mine, band = mine[order], band[order]
+        place = np.arange(len(band)) - np.searchsorted(band, band)
+        chosen.append(mine[place < EACH])
+    return np.concatenate(chosen)
+
+
+def _once(pairs: Pairs) -> Pairs:
+    """Each pair once, by its ids."""
+    ordered = pairs[np.lexsort((pairs["similarity"], pairs["second"], pairs["first"]))]
+    return ordered[firsts(ordered["first"], ordered["second"])]
+
+
+def some_rows(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """FEW of rows, by their ids alone: the same in whatever order they come, and of some of some ones as well."""
+    return rows[np.argsort(scattered(rows["id"]), kind="stable")[:FEW]]
