@@ -135,12 +135,11 @@ class DuplicateOptions:
         from beam_curate.duplicates.methods.semantic import Semantic
         from beam_curate.duplicates.search import DuplicateSearch
 
-        between = against is not None
         made = (
-            Exact(between=between),
-            Pixels(between=between),
-            Perceptual(self.max_distance, self.mirrored, between),
-            Semantic(self.eps, self.n_clusters, self.border, between),
+            Exact(),
+            Pixels(),
+            Perceptual(self.max_distance, self.mirrored),
+            Semantic(self.eps, self.n_clusters, self.border),
         )
         named = comma_list(methods)
         return DuplicateSearch(

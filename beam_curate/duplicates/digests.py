@@ -19,13 +19,7 @@ ROW: Final = np.dtype([("id", "<u8"), ("rank", "<u8"), ("digest", "<u8", (4,))])
 
 @dataclass(frozen=True)
 class EqualDigests(Method):
-    """Rows of equal digests: hex numbers of 64 digits, the first column of `columns`.
-
-    Attributes:
-        between: Only rows of ours with rows of the other dataset.
-    """
-
-    between: bool = False
+    """Rows of equal digests: hex numbers of 64 digits, the first column of `columns`."""
 
     def plan(self, total: int, sample: pa.Table) -> Plan:
         """The number of buckets: it grows with the rows."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
@@ -49,6 +50,7 @@ class Compared(NamedTuple):
     comparisons: int = 0
 
 
+@dataclass(frozen=True)
 class Method(ABC):
     """A way to find duplicates: one file of `methods`, of which nothing else knows.
 
@@ -65,7 +67,10 @@ class Method(ABC):
         limit: The least similarity of duplicates, if there are others.
         option: The option that sets the limit, and its value, if there is one.
         bands: Similarities, falling, between which pairs are shown.
+        between: Only rows of ours are compared with rows of the other dataset; set by the search that has one.
     """
+
+    between: bool = field(default=False, kw_only=True)
 
     name: ClassVar[str]
     place: ClassVar[int]

@@ -17,8 +17,8 @@ from beam_curate.duplicates.candidates import by_part, part_of
 from beam_curate.duplicates.edges import Edges
 
 ROUNDS: Final = 12
-"""Chains of 4,096 steps from part to part are followed to their ends. Steps inside a part cost nothing, and in a chain of random
-ranks the length is about the logarithm of the rows."""
+"""The first may follow a chain to the end of its part only, and the last finds that it is at the root: between them are 2^10."""
+_STEPS: Final = 1 << (ROUNDS - 2)
 
 POINTER: Final = np.dtype([("row", "<u8"), ("to", "<u8"), ("done", "?"), ("asks", "?")])
 Pointers = npt.NDArray[np.void]
@@ -76,7 +76,7 @@ def finished(received: Pointers) -> Pointers:
     own = received[~received["asks"]]
     if not own["done"].all():
         raise UnfinishedError(
-            f"{int((~own['done']).sum())} duplicates of a part are in chains that lead through more than {2**ROUNDS} parts of "
+            f"{int((~own['done']).sum())} duplicates of a part are in chains that lead through more than {_STEPS:,} parts of "
             "the table: a smaller --eps or --max_distance makes shorter chains"
         )
     return own[np.argsort(own["row"])]

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,15 +44,11 @@ class DuplicateSearch:
         selection: Where the score table lies, and among which of its rows.
         methods: What a duplicate is, see `duplicates.methods`.
         keep_by: See CandidateRows.
-        against: The table of another run; then duplicates are looked for between the two datasets only, of what was kept, and the
-            methods are those made with `between`.
+        against: The table of another run; then duplicates are looked for between the two datasets only, of what was kept.
         action: What is done with samples that are in `against` too, DROP or KEEP.
         most_comparisons: A method that needs more, by its estimate, is refused before the search.
         max_pixels: Larger images are not decoded, for methods that compare pixels.
         threads: Images that are decoded at once for these, in a process.
-
-    Raises:
-        ValueError: At construction: `hard` or `easy` without a method that has clusters.
     """
 
     selection: Selection
@@ -63,6 +59,10 @@ class DuplicateSearch:
     most_comparisons: float = MOST_COMPARISONS
     max_pixels: int = MAX_PIXELS
     threads: int = 2
+
+    def __post_init__(self) -> None:
+        between = self.against is not None
+        object.__setattr__(self, "methods", tuple(replace(method, between=between) for method in self.methods))
 
     @property
     def columns(self) -> list[str]:
@@ -158,8 +158,3 @@ def told(method: Method, total: int, estimate: Estimate) -> str:
         f"{method.name}: {total:,} rows in {estimate.visits:.1f} clusters each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "
         f"about {estimate.comparisons:.1e} comparisons ({time} of a core)"
     )
-
-
-def plan_of(learned: Learned, number: int) -> Any:
-    """What comparing by a method of the search needs to know."""
-    return learned.plans[number].comparing

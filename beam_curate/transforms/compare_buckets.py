@@ -59,7 +59,7 @@ class CompareBuckets(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, buckets: beam.PCollection[tuple[int, Iterable[BucketRows]]]) -> FoundEdges:
+    def expand(self, buckets: beam.PCollection[tuple[int, Iterable[BucketRows]]]) -> "FoundEdges":
         """Compares small buckets, then the blocks of large ones; combines."""
         methods = list(self.search.methods)
         bands = {number_of(method): method.bands for method in methods}

@@ -45,7 +45,7 @@ class JoinDuplicates(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, found: FoundEdges) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, found: "FoundEdges") -> beam.PCollection[dict[str, Any]]:
         """Finds roots, completes groups by the part of the root, looks up keys by shard, writes by shard."""
         search, output = self.search, self.output
         kind = tuple[int, bytes]

@@ -138,10 +138,14 @@ class TestPlantedCopies:
             assert row["duplicate_of_shard"].endswith(".tar")
             assert row["similarity"] >= 1 - 4 / 64
 
-    def test_what_was_put_down_on_the_way_is_gone(self, output):
-        left = {path.name for path in (output / "duplicates").iterdir()}
-        assert left == {"summary.json", "part-00000.parquet", "part-00001.parquet"} | ({"work"} & left)
-        assert not list(output.glob("duplicates/work/*"))
+    def test_nothing_else_is_left_but_the_hashes(self, output):
+        left = {
+            str(path.relative_to(output / "duplicates"))
+            for path in (output / "duplicates").rglob("*")
+            if path.is_file()
+        }
+        parts = {"part-00000.parquet", "part-00001.parquet"}
+        assert left == {"summary.json", *parts, *(f"hashes/{part}" for part in parts)}
 
     def test_the_same_again_is_the_same(self, table, output):
         again = deduplicated(table, "again", "--methods=exact,pixels,perceptual", "--keep_by=first")

@@ -571,15 +571,17 @@ def test_the_embeddings_are_still_there(table):
 
 def test_the_options_name_what_there_is():
     """The options are read before anything else is imported, so they name layouts and quality scores themselves."""
-    from beam_curate.duplicates import clusters, edges, perceptual
+    from beam_curate.duplicates.methods import all_methods, perceptual, semantic
+    from beam_curate.duplicates.search import MOST_COMPARISONS
     from beam_curate.export.layout_files import LAYOUTS
     from beam_curate.scores.quality import QUALITY
     from pipelines import duplicate_options, selecting_options
     from pipelines.curate_options import CurateOptions
 
     assert tuple(LAYOUTS) == selecting_options.LAYOUTS
-    assert edges.METHODS == duplicate_options.METHODS
+    assert tuple(kind.name for kind in all_methods()) == duplicate_options.METHODS
+    assert duplicate_options.MOST_COMPARISONS == MOST_COMPARISONS
     assert perceptual.MOST_DISTANCE == duplicate_options.MOST_BITS
-    assert CurateOptions.__dataclass_fields__["border"].default == clusters.BORDER
+    assert CurateOptions.__dataclass_fields__["border"].default == semantic.BORDER
     helped = CurateOptions.__dataclass_fields__["quality"].metadata["help"]
     assert helped.rpartition("comma list of ")[2].split(", ") == list(QUALITY)

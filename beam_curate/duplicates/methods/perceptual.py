@@ -75,12 +75,10 @@ class Perceptual(Method):
     Attributes:
         distance: They differ in at most so many of 64 bits.
         mirrored: A picture is also compared as its mirror image: of two rows the hash of one or the other's, either way round.
-        between: Only rows of ours with rows of the other dataset.
     """
 
     distance: int = 4
     mirrored: bool = False
-    between: bool = False
 
     name: ClassVar[str] = "perceptual"
     place: ClassVar[int] = 30

@@ -82,13 +82,11 @@ class Semantic(Method):
             rank are of as many, or of the square root of the number of rows, 4,096 at most.
         border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact). Inside
             a cluster it is never less than the default.
-        between: Only rows of ours with rows of the other dataset.
     """
 
     eps: float = 0.01
     n_clusters: int = 0
     border: float = BORDER
-    between: bool = False
 
     name: ClassVar[str] = "semantic"
     place: ClassVar[int] = 40
