@@ -83,13 +83,12 @@ def _group(group: Group) -> dict[str, Any]:
 
 def _pairs(pairs: Pairs, search: DuplicateSearch) -> Iterator[dict[str, Any]]:
     for method in search.methods:
-        if method.limit is None:
-            continue
+        limit = np.float32(method.limit(method.value))
         for pair in pairs[pairs["method"] == number_of(method)]:
             yield {
                 "method": method.name,
                 "similarity": round(float(pair["similarity"]), 6),
-                "duplicate": bool(pair["similarity"] >= np.float32(method.limit)),
+                "duplicate": bool(pair["similarity"] >= limit),
                 "samples": [place(int(pair["first"])), place(int(pair["second"]))],
             }
 
@@ -109,7 +108,7 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
         findings: What was found.
         search: What was looked for.
     """
-    options = dict(method.option for method in search.methods if method.option is not None)
+    options = {method.option: method.value for method in search.methods}
     counts = {
         "methods": [method.name for method in search.methods],
         "keep_by": search.keep_by,

@@ -64,8 +64,8 @@ class Method(ABC):
         alike: What is alike, in a few words.
         columns: What it reads: columns of the score table, or of HASHES.
         block_rows: So many rows are compared at once; None: a bucket of any size streams by.
-        limit: The least similarity of duplicates, if there are others.
-        option: The option that sets the limit, and its value, if there is one.
+        option: The name of the option that says how near duplicates are; empty if they are equal.
+        measure: What a report shows of a pair, see `measured`.
         bands: Similarities, falling, between which pairs are shown.
         between: Only rows of ours are compared with rows of the other dataset; set by the search that has one.
     """
@@ -77,16 +77,25 @@ class Method(ABC):
     alike: ClassVar[str]
     columns: ClassVar[Sequence[str]]
     block_rows: ClassVar[int | None] = None
+    option: ClassVar[str] = ""
+    measure: ClassVar[str] = "similarity"
 
     @property
-    def limit(self) -> float | None:
-        """See above."""
-        return None
+    def value(self) -> float:
+        """The value of the option."""
+        return 0
 
-    @property
-    def option(self) -> tuple[str, float] | None:
-        """See above."""
-        return None
+    @classmethod
+    def limit(cls, value: float) -> float:
+        """The least similarity of duplicates, by the value of the option."""
+        del value
+        return 1
+
+    @classmethod
+    def measured(cls, similarity: float, value: float) -> str:
+        """A similarity as a report shows it, beside the value of the option."""
+        del value
+        return f"{similarity:.4f}"
 
     @property
     def bands(self) -> Sequence[float]:

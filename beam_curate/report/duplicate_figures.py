@@ -1,9 +1,11 @@
-"""The section of a report on duplicates: whether --eps is right, seen from pairs around it, and the largest groups."""
+"""The section of a report on duplicates: whether --eps and --max_distance are right, seen from pairs, and the largest groups."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from beam_curate.duplicates.method import Method
+from beam_curate.duplicates.methods import method_named
 from beam_curate.duplicates.search import KEEP
 from beam_curate.records import KEPT
 from beam_curate.report.duplicates import DuplicateGroup, GroupMember, Pair, ShownDuplicates
@@ -13,12 +15,6 @@ from beam_curate.report.samples import Row
 
 _UNFOLDED: Final = 4
 """Groups that are seen at once; a reader unfolds the others."""
-_METHODS: Final = {
-    "exact": "the same bytes",
-    "pixels": "the same pixels, in other bytes",
-    "perceptual": "the pHashes differ in few of 64 bits",
-    "semantic": "the embeddings are near each other",
-}
 _KEPT_BY: Final = {
     "largest": "the one with the most pixels",
     "first": "the first in the input",
@@ -39,7 +35,7 @@ def duplicates_section(shown: ShownDuplicates, images: Images, blur_from: float)
         "section",
         tag("h2", "Duplicates"),
         *_counts(shown.found),
-        *(_pairs(shown, images, blur_from) if shown.found["eps"] else ()),
+        *(child for name in shown.found["methods"] for child in _pairs(method_named(name), shown, images, blur_from)),
         *(_groups(shown, images, blur_from) if shown.groups else ()),
     )
 
@@ -59,10 +55,11 @@ def used_section(found: Mapping[str, Any], folder: str) -> Element:
 def _counts(found: Mapping[str, Any]) -> list[Element]:
     total = found["duplicates"]
     many = f" in {count(found['groups'])} groups, the largest of {count(found['largest_group'])}." if total else "."
-    rows: list[list[Child]] = [
-        [tag("code", name), count(found["by_method"].get(name, 0)), share(found["by_method"].get(name, 0), total), _METHODS[name]]
-        for name in found["methods"]
-    ]  # fmt: skip
+    rows: list[list[Child]] = []
+    for name in found["methods"]:
+        number_found = found["by_method"].get(name, 0)
+        alike = method_named(name).alike
+        rows.append([tag("code", name), count(number_found), share(number_found, total), alike])
     head = ("Method", "Duplicates", "Share", "What is alike")
     caption = "How they were found: each counts once, by the surest method"
     notes = [tag("p", tag("strong", f"{count(total)} duplicates"), many, class_="verdict"), _what_is_kept(found)]
@@ -78,36 +75,45 @@ def _what_is_kept(found: Mapping[str, Any]) -> Element:
     return tag("p", "Of a group one sample is kept, of those that the other rules keep: ", better, ".")
 
 
-def _pairs(shown: ShownDuplicates, images: Images, blur_from: float) -> list[Element]:
-    eps = shown.found["eps"]
-    title = tag("h3", f"Is --eps {eps:g} right?")
-    if not shown.pairs:
-        return [title, tag("p", f"No two samples were seen with a similarity near {1 - eps:g}.")]
-    digits = min(6, max(4, 2 - math.floor(math.log10(eps))))
-    above, below = ([pair for pair in shown.pairs if pair.duplicate is side] for side in (True, False))
-    line = tag("p", tag("b", f"--eps {eps:g}"), f" · similarity {1 - eps:.{digits}f}", class_="line")
+def _pairs(method: type[Method], shown: ShownDuplicates, images: Images, blur_from: float) -> list[Element]:
+    """Pairs on both sides of the limit of a method that has one."""
+    value = shown.found.get(method.option)
+    if not method.option or value is None:
+        return []
+    option, limit = f"--{method.option} {value:g}", method.measured(method.limit(value), value)
+    title = tag("h3", f"Is {option} right?")
+    pairs = [pair for pair in shown.pairs if pair.method == method.name]
+    if not pairs:
+        return [title, tag("p", f"No two samples were seen with a {method.measure} near {limit}.")]
+    above, below = ([pair for pair in pairs if pair.duplicate is side] for side in (True, False))
+    line = tag("p", tag("b", option), f" · {method.measure} {limit}", class_="line")
     tiles = [
-        *(_pair(pair, digits, shown, images, blur_from) for pair in above),
+        *(_pair(pair, value, shown, images, blur_from) for pair in above),
         *([] if above else [tag("p", "No pair is above the line.", class_="none")]),
         line,
-        *(_pair(pair, digits, shown, images, blur_from) for pair in below),
+        *(_pair(pair, value, shown, images, blur_from) for pair in below),
         *([] if below else [tag("p", "No pair was seen below the line.", class_="none")]),
     ]
     advice = (
         "Pairs drawn by chance, the most similar first. Above the line they count as duplicates: if you see different pictures "
-        "there, take a smaller --eps. Below it they do not: if you see the same picture twice there, take a larger one."
+        "there, take a smaller value. Below it they do not: if you see the same picture twice there, take a larger one."
     )
     return [title, tag("p", advice), tag("div", *tiles, class_="pairs")]
 
 
-def _pair(pair: Pair, digits: int, shown: ShownDuplicates, images: Images, blur_from: float) -> Element:
+def _pair(pair: Pair, value: float, shown: ShownDuplicates, images: Images, blur_from: float) -> Element:
     rows = [shown.rows.get(place) for place in pair.places]
     frames = [frame(row, images[place], blur_from) for place, row in zip(pair.places, rows, strict=True)]
     names = [_name(row) for row in rows]
     verdict = "duplicate" if pair.duplicate else "kept apart"
     caption = tag(
         "figcaption",
-        tag("span", tag("b", f"{pair.similarity:.{digits}f}"), f" {verdict}", class_="similarity"),
+        tag(
+            "span",
+            tag("b", method_named(pair.method).measured(pair.similarity, value)),
+            f" {verdict}",
+            class_="similarity",
+        ),
         tag("div", *names, class_="both"),
     )
     kind = "pair pair-duplicate" if pair.duplicate else "pair pair-apart"

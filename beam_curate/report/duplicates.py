@@ -25,8 +25,9 @@ _NO_ROOM: Final = Thumbnail("", problem="left out: the page would be too large")
 
 
 class Pair(NamedTuple):
-    """Two samples, their cosine similarity, and whether it makes them duplicates."""
+    """Two samples, how similar they are by a method, and whether that makes them duplicates."""
 
+    method: str
     similarity: float
     duplicate: bool
     places: tuple[Place, Place]
@@ -100,7 +101,12 @@ def find_duplicates(output: str, table: TablePlace) -> ShownDuplicates | None:
         return None
     found = read_findings(output)
     pairs = [
-        Pair(pair["similarity"], pair["duplicate"], (_place(pair["samples"][0]), _place(pair["samples"][1])))
+        Pair(
+            pair["method"],
+            pair["similarity"],
+            pair["duplicate"],
+            (_place(pair["samples"][0]), _place(pair["samples"][1])),
+        )
         for pair in found["pairs"]
     ]
     groups = [DuplicateGroup(group["size"], _members(group)) for group in found["largest"]]

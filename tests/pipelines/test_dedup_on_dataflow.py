@@ -43,7 +43,7 @@ def test_duplicates_in_a_bucket_are_removed_by_a_submitted_job(tmp_path):
         summary = json.loads(service.bucket.read("unique/summary.json"))
         assert (summary["runner"], summary["funnel"]["kept"]) == ("DataflowRunner", 10)
         names = service.bucket.names("unique/")
-        assert not [name for name in names if "_temporary" in name ]
+        assert not [name for name in names if "_temporary" in name]
         found = pq.read_table(io.BytesIO(service.bucket.read(f"unique/{part_name(1)}"))).to_pylist()
         assert {row["key"]: (row["method"], row["duplicate_of_key"]) for row in found} == {
             "14": ("exact", "04"),

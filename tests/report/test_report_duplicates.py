@@ -195,7 +195,7 @@ def test_places_of_both_datasets_do_not_meet(table, other):
     summary = output / "duplicates" / "summary.json"
     found = json.loads(summary.read_text())
     places = [{"other": side, "shard_index": 0, "index": 0} for side in (False, True)]
-    found["pairs"] = [{"similarity": 0.5, "duplicate": True, "samples": places}]
+    found["pairs"] = [{"method": "semantic", "similarity": 0.5, "duplicate": True, "samples": places}]
     summary.write_text(json.dumps(found))
     seen = colours(output)
     assert np.abs(seen[Place(0, 0, False)] - RED).max() < 8

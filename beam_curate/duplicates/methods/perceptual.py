@@ -85,16 +85,24 @@ class Perceptual(Method):
     alike: ClassVar[str] = "the pHashes differ in few of 64 bits"
     columns: ClassVar[tuple[str, ...]] = ("perceptual", "mirrored")
     block_rows: ClassVar[int | None] = 1 << 20
+    option: ClassVar[str] = "max_distance"
+    measure: ClassVar[str] = "difference"
 
     @property
-    def limit(self) -> float | None:
+    def value(self) -> float:
         """See Method."""
-        return 1 - self.distance / BITS
+        return self.distance
 
-    @property
-    def option(self) -> tuple[str, float] | None:
+    @classmethod
+    def limit(cls, value: float) -> float:
         """See Method."""
-        return "max_distance", self.distance
+        return 1 - value / BITS
+
+    @classmethod
+    def measured(cls, similarity: float, value: float) -> str:
+        """See Method."""
+        del value
+        return f"{round(BITS * (1 - similarity))} bits"
 
     @property
     def bands(self) -> Sequence[float]:

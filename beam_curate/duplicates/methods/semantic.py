@@ -93,16 +93,22 @@ class Semantic(Method):
     alike: ClassVar[str] = "the embeddings are near each other"
     columns: ClassVar[tuple[str, ...]] = ("embedding",)
     block_rows: ClassVar[int | None] = 1 << 17
+    option: ClassVar[str] = "eps"
 
     @property
-    def limit(self) -> float | None:
+    def value(self) -> float:
         """See Method."""
-        return 1 - self.eps
+        return self.eps
 
-    @property
-    def option(self) -> tuple[str, float] | None:
+    @classmethod
+    def limit(cls, value: float) -> float:
         """See Method."""
-        return "eps", self.eps
+        return 1 - value
+
+    @classmethod
+    def measured(cls, similarity: float, value: float) -> str:
+        """See Method."""
+        return f"{similarity:.{min(6, max(4, 2 - math.floor(math.log10(value))))}f}"
 
     @property
     def bands(self) -> Sequence[float]:
