@@ -1,7 +1,9 @@
-"""Measures the search for semantic duplicates: recall against all pairs, time and memory against the number of embeddings.
+"""Measures the search for duplicates: recall against all pairs, time and memory against the number of rows.
 
     python benchmarks/dedup.py --recall 100000
     python benchmarks/dedup.py --rows 100000,300000,1000000
+    python benchmarks/dedup.py --simulate 100000,1000000,10000000 --eps 0.05
+    python benchmarks/dedup.py --variants 13,16
 
 The embeddings are made up: topics of very different sizes around a common direction, of 768 dimensions in which they vary less
 and less (as 1 / sqrt(i)), as float16. One row in twenty is a near duplicate of a row of an earlier part, at a cosine similarity
@@ -10,10 +12,15 @@ varies, which is the worst case for clusters. `--isotropic` takes any direction.
 
 The baseline of the recall is single assignment, with as many clusters as this search makes and with 100, NeMo Curator's default;
 the truth is every row compared with every better one. Each search runs in a process of its own, whose peak memory is told.
+
+`--simulate` draws so many rows as the directions would show them, spreads all, and compares four clusters, of all sizes: what a
+row visits and is compared with, without the time for the rest. `--variants` are pHashes of one picture of which so many bits are
+unstable, 2^13 and 2^16 of them: the worst case of a web crawl, plain surfaces and logos.
 """
 
 import argparse
 import json
+import logging
 import os
 import resource
 import shutil
@@ -26,8 +33,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import normalised
-from beam_curate.duplicates.clusters import BORDER, Clustering
+from beam_curate.duplicates.candidates import Candidates, normalised
+from beam_curate.duplicates.clusters import DIRECTIONS, Clusters
+from beam_curate.duplicates.methods.perceptual import Perceptual
+from beam_curate.duplicates.methods.semantic import BORDER, SAMPLE, Semantic
+from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
@@ -108,14 +118,20 @@ def search_here(source: str, output: str, eps: float, border: float, n_clusters:
     for shard in input_shards(source):
         with TablePlace(source).open(shard.index) as part:
             parts.append(part.counts)
-    search = DuplicateSearch(Selection(TablePlace(source), None), clustering=Clustering(eps, n_clusters, border))
+    logging.basicConfig(format="    %(message)s")
+    logging.getLogger("beam_curate.duplicates").setLevel(logging.INFO)
+    search = DuplicateSearch(Selection(TablePlace(source), None), [Semantic(eps, n_clusters, border)])
     start, processor = time.monotonic(), time.process_time()
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | beam.Create(parts) | FindDuplicates(search, output)
+    found = pipeline.result.metrics().query()["counters"]
+    counts = {one.key.metric.name: one.result for one in found if one.key.metric.namespace == "beam_curate.duplicates"}
     used = {
         "seconds": time.monotonic() - start,
         "cpu_seconds": time.process_time() - processor,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "visits": counts["sent"] / counts["rows"],
+        "comparisons": counts["comparisons"] / counts["rows"],
     }
     print(json.dumps(used))
 
@@ -164,13 +180,15 @@ def measure_recall(rows: int, eps: float, isotropic: bool, folder: Path) -> None
     """Prints the recall of this search, of its exact border, and of single assignment."""
     source, output = folder / "scores", folder / "found"
     make_table(source, rows, eps, isotropic)
+    began = time.process_time()
     expected = truth(source, eps)
+    print(f"each row with all better ones: {time.process_time() - began:.1f} s CPU", flush=True)
     kind = "any direction" if isotropic else "the data's directions"
     print(f"{rows:,} rows, eps {eps}, near duplicates in {kind}; {len(expected):,} rows have a better one", flush=True)
     for name, border, n_clusters in (
         (f"this search (border {BORDER})", BORDER, 0),
         ("border 0.5, exact", 0.5, 0),
-        ("single assignment, as many clusters", 0.0, 0),
+        ("single assignment, the square root of the rows clusters", 0.0, round(rows**0.5)),
         ("single assignment, 100 clusters (NeMo Curator's default)", 0.0, 100),
     ):
         used = search_apart(source, output, eps, border, n_clusters)
@@ -182,15 +200,95 @@ def measure_recall(rows: int, eps: float, isotropic: bool, folder: Path) -> None
 
 def measure_growth(sizes: list[int], eps: float, folder: Path) -> None:
     """Prints time and memory by the number of rows."""
-    print("     rows   seconds  CPU s  us CPU/row   peak GB")
+    print("     rows   seconds  CPU s  us CPU/row   peak GB  visits/row  comparisons/row")
     for rows in sizes:
         source, output = folder / "scores", folder / "found"
         make_table(source, rows, eps, False)
         used = search_apart(source, output, eps, BORDER)
         each = 1e6 * used["cpu_seconds"] / rows
         line = f"{used['seconds']:9.1f} {used['cpu_seconds']:6.1f} {each:11.1f} {used['peak_gb']:9.2f}"
+        line += f" {used['visits']:11.2f} {used['comparisons']:16,.0f}"
         print(f"{rows:9,} {line}", flush=True)
         shutil.rmtree(source)
+
+
+def draw_points(rows: int, topics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows as `make_table` makes them, in their first directions: what is beyond is of about the same length in all."""
+    spread = np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
+    points = topics[rng.zipf(1.3, rows) % len(topics)].astype(np.float32)
+    points += 0.8 * spread[:DIRECTIONS] * rng.standard_normal((rows, DIRECTIONS), np.float32)
+    points[:, 0] += np.sqrt((spread**2).sum())
+    beyond = (1 + 0.8**2) * (spread[DIRECTIONS:] ** 2).sum()
+    return points / np.sqrt((points**2).sum(axis=1, keepdims=True) + beyond)
+
+
+def simulate(rows: int, eps: float, border: float) -> None:
+    """Prints how many clusters a row visits, and how many rows it is compared with."""
+    rng = np.random.default_rng(0)
+    spread = np.arange(1, DIRECTIONS + 1, dtype=np.float32) ** -0.5
+    topics = rng.standard_normal((max(20, rows // 50), DIRECTIONS), np.float32) * spread
+    method = Semantic(eps, border=border)
+    clusters = Clusters.train(draw_points(SAMPLE, topics, rng), method.clusters_for(rows))
+    sizes = np.bincount(clusters.homes(draw_points(SAMPLE, topics, rng)), minlength=len(clusters))
+    looked_at = np.unique(np.argsort(sizes)[[len(clusters) * part // 8 for part in (1, 3, 5, 7)]])
+    held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {cluster: [] for cluster in looked_at.tolist()}
+    visits = done = 0
+    while done < rows:
+        points = draw_points(min(50_000, rows - done), topics, rng)
+        row, cluster, home = clusters.visits(points, border * method.distance)
+        for number, pieces in held.items():
+            mine = cluster == number
+            pieces.append((points[row[mine]], home[mine]))
+        visits += len(row)
+        done += len(points)
+    comparisons = compared = made = 0
+    began = time.process_time()
+    for pieces in held.values():
+        points, home = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
+        half = (method.block_rows or len(points)) // 2
+        blocks = 1 if len(points) <= 2 * half else -(-len(points) // half)
+        # Of the pairs of blocks of a large bucket one is compared, for all.
+        some = rng.permutation(len(points))[: 2 * half]
+        points, homes = points[some], home[some]
+        everyone = np.ones(len(points), np.bool_)
+        # The points stand for the vectors: those that are near in these directions are few, and compared once more.
+        bucket = Bucket(points.astype(np.float16), points)
+        found = best_partners(bucket, eps, border, [Meeting(everyone, homes), Meeting(homes, ~homes)])
+        made += found.comparisons
+        comparisons += found.comparisons * (1 if blocks == 1 else blocks * blocks / 4)
+        compared += int(home.sum())
+    each = 1e9 * (time.process_time() - began) / made
+    print(
+        f"{rows:12,} rows, eps {eps}, border {border}: {len(clusters):5} clusters, {visits / rows:5.2f} visited by a row, "
+        f"compared with {comparisons / compared:9,.0f} rows ({len(looked_at)} clusters looked at; {each:.1f} ns each)",
+        flush=True,
+    )
+
+
+def measure_variants(unstable: int) -> None:
+    """Prints the cost of comparing pHashes of one picture, of which so many bits are unstable; in a process of its own."""
+    hashes = np.arange(1 << unstable, dtype=np.uint64) << np.uint64(40)
+    ids = np.arange(len(hashes), dtype=np.uint64)
+    ranks = np.random.default_rng(0).permutation(ids)
+    table = pa.table({"perceptual": hashes, "mirrored": hashes})
+    method = Perceptual()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    plan = method.plan(len(ids), table)
+    spread = method.spread(Candidates(ids, ranks, table), plan.spreading)
+    buckets = np.unique(spread.buckets).tolist()
+    edges = comparisons = 0
+    for bucket in buckets:
+        found = method.compare(bucket, [spread.rows[spread.buckets == bucket]], plan.comparing)
+        comparisons += found.comparisons
+        edges += len(found.edges)
+    cpu = time.process_time() - began
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    print(
+        f"{len(ids):,} variants: {cpu:.1f} s CPU, {peak:.0f} MB more, {comparisons / len(ids):,.0f} comparisons a row, "
+        f"{edges:,} edges from {len(buckets)} buckets, at most one a row in each",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -198,6 +296,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--recall", type=int, default=0, help="rows of which all pairs are compared as well")
     parser.add_argument("--rows", default="", help="sizes to time, separated by commas")
+    parser.add_argument("--simulate", default="", help="sizes to simulate, separated by commas")
+    parser.add_argument("--variants", default="", help="numbers of unstable bits, separated by commas")
     parser.add_argument("--eps", type=float, default=0.01)
     parser.add_argument("--isotropic", action="store_true")
     for name in ("search", "output"):
@@ -208,6 +308,13 @@ def main() -> None:
     if options.search:
         search_here(options.search, options.output, options.eps, options.border, options.n_clusters)
         return
+    for size in options.simulate.split(",") if options.simulate else ():
+        simulate(int(size), options.eps, options.border)
+    for unstable in options.variants.split(",") if options.variants else ():
+        if "," in options.variants:
+            subprocess.run([sys.executable, __file__, "--variants", unstable], check=True)
+        else:
+            measure_variants(int(unstable))
     with tempfile.TemporaryDirectory(prefix="beam-curate-bench-") as folder:
         if options.recall:
             measure_recall(options.recall, options.eps, options.isotropic, Path(folder))

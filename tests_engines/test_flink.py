@@ -58,7 +58,7 @@ def test_a_lost_worker_is_replaced(flink: Flink, data: Path, shared: Path, refer
 def test_a_task_manager_that_is_lost_after_a_search_for_duplicates(
     flink: Flink, commands: Commands, shared: Path
 ) -> None:
-    """The search has deleted what its steps read of each other: Flink makes the whole search again, not single steps."""
+    """No step of the search has read files that another one deletes: Flink makes again what it has lost, and nothing fails."""
     output, log = shared / "flink-lost-dedup", shared / "flink-lost-dedup.log"
     with commands.start("dedup", "flink-lost", *flink.flags) as process:
         found = output / "duplicates" / "summary.json"
