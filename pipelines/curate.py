@@ -121,6 +121,9 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     duplicates = None
     if options.dedup:
+        from pipelines.duplicate_options import say_what_it_costs
+
+        say_what_it_costs()
         duplicates = options.search(options.dedup, Selection(TablePlace(output), None))
     if options.caption_score:
         compare = RunInference(CaptionHandler(**weights)).with_output_types(EmbeddedSample).with_resource_hints(**hints)

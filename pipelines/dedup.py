@@ -185,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.duplicates.finding import is_finished
     from beam_curate.storage.files import absolute, clean_temporary
     from beam_curate.storage.retrying import StorageError
+    from pipelines.duplicate_options import say_what_it_costs
     from pipelines.launch import build_pipeline, pipeline_options, run_pipeline, runner_name
     from pipelines.outcome import finish_run, report, report_duplicates
     from pipelines.source_run import start_selection
@@ -202,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except (ValueError, StorageError) as error:
         return fail(error)
+    say_what_it_costs()
     new = not options.resume
     if options.table_only:
         if not is_finished(output) and not run_pipeline(root, output, new=new):

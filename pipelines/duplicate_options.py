@@ -1,6 +1,8 @@
 """The options that say what duplicates are, of `dedup.py` and `curate.py`, and their checks."""
 
+import logging
 import math
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.options import OptionError, comma_list, option
@@ -151,6 +153,20 @@ class DuplicateOptions:
             most_comparisons=self.max_comparisons,
             threads=os.cpu_count() or 1,
         )
+
+
+class _Terminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def say_what_it_costs() -> None:
+    """Has what a search for duplicates will cost said on the terminal, if it runs in this process."""
+    log = logging.getLogger("beam_curate.duplicates")
+    if not log.handlers:
+        log.addHandler(_Terminal())
+        log.setLevel(logging.INFO)
+        log.propagate = False
 
 
 def check_keep_by(keep_by: str, numbers: list[str]) -> None:

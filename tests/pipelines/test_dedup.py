@@ -112,6 +112,11 @@ class TestPlantedCopies:
         found = verdicts(output)
         assert {found[f"{name}-{copy}"]["status"] for name in photographs() for copy in ("mirror", "crop")} == {"kept"}
 
+    def test_mirrored_ones_are_found_if_that_is_asked_for(self, table):
+        found = verdicts(deduplicated(table, "mirrored", "--methods=perceptual", "--mirrored", "--keep_by=first"))
+        assert {found[f"{name}-mirror"]["reason"] for name in photographs()} == {"duplicate_perceptual"}
+        assert {found[f"{name}-crop"]["status"] for name in photographs()} == {"kept"}
+
     def test_originals_are_kept_and_written(self, output):
         found = verdicts(output)
         assert {found[name]["status"] for name in photographs()} == {"kept"}
@@ -438,6 +443,8 @@ class TestRuns:
             ("--eps=nan", "--eps is nan"),
             ("--border=0.6", "--border is 0.6"),
             ("--max_distance=9", "--max_distance is 9"),
+            ("--mirrored", "--mirrored is of perceptual"),
+            ("--max_comparisons=0", "--max_comparisons is 0"),
             ("--n_clusters=-1", "--n_clusters is -1"),
             ("--keep_by=beauty", "--keep_by beauty"),
             ("--samples_per_shard=0", "--samples_per_shard is 0"),
@@ -449,6 +456,12 @@ class TestRuns:
         assert dedup.main([f"--scores={table}", f"--output={tmp_path}/out", flag]) == 2
         assert words in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+    def test_what_it_costs_is_said_before_and_refused_beyond_the_limit(self, table, tmp_path, capsys):
+        deduplicated(table, "told", "--methods=semantic", "--table_only")
+        assert "semantic: 40 rows in 1.0 clusters each" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="more than --max_comparisons 10: give a smaller --eps"):
+            dedup.main([f"--scores={table}", f"--output={tmp_path}/out", "--methods=semantic", "--max_comparisons=10"])
 
     def test_hard_needs_clusters(self, table, tmp_path, capsys):
         flags = ["--methods=exact", "--keep_by=hard"]
