@@ -1,13 +1,22 @@
 """What the tests share: where the assets are, and small images and tars made in code."""
 
-import io
 import os
+
+# Tests run in several processes at once: with threads for all cores in each they wait for each other, spinning. Read when torch,
+# numpy and Arrow are loaded, here and in the processes that tests start. A test about threads says how many it wants.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import io
 import pathlib
 import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.support import quick_beam
+
+quick_beam.quicken()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ASSETS = pathlib.Path(os.environ.get("BEAM_CURATE_ASSETS", ROOT.parent / "shared" / "assets"))
