@@ -30,6 +30,17 @@ def assets() -> pathlib.Path:
     return ASSETS
 
 
+@pytest.fixture
+def two_threads():
+    """torch with two threads for one test, as it has where the other tests' one is not set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def photo(seed: int, width: int = 96, height: int = 64, mode: str = "RGB") -> Image.Image:
     """A smooth random picture: low-frequency noise, so that codecs and resizes behave as on photographs."""
     rng = np.random.default_rng(seed)
