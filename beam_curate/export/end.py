@@ -1,12 +1,9 @@
-"""What ends a run or an export: failures.parquet, the dataset card, Croissant, and summary.json as its mark."""
+"""What ends a run or an export: the dataset card, Croissant, and summary.json as its mark."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_curate.export.croissant import croissant
 from beam_curate.export.dataset_card import Card, dataset_card, write_card
@@ -14,19 +11,13 @@ from beam_curate.export.prepared import PreparedSamples
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
 from beam_curate.runs import summary as run_summary
 from beam_curate.runs.output_files import Format
-from beam_curate.runs.packing import shard_name
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY, check_files, write_lists
-from beam_curate.storage.files import atomic_output, write_json
+from beam_curate.storage.files import write_json
 
-FAILURES: Final = "failures.parquet"
 CROISSANT: Final = "croissant.json"
 _NAME: Final = "Curated images"
 """Of a run, for its card: the same run gives the same files in any folder."""
-_FAILURE_SCHEMA: Final = pa.schema(
-    [("key", pa.string()), ("shard", pa.string()), ("row", pa.int32()), ("reason", pa.string()),
-     ("error_message", pa.string())]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,6 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
     """
     files = sorted(files, key=lambda file: file.index)
     check_files(files, export.samples_per_file, export.samples, len(failures))
-    _write_failures(export.output, failures, lambda index: f"{shard_name(index)}.tar")
     write_lists(export.output, files, indexed=export.format.indexed)
     source = read_summary(export.source)
     counts = _counts(files, failures)
@@ -123,8 +113,6 @@ def finish_run(
     files = sorted(files, key=lambda file: file.index)
     counts = _counts(files, failures)
     if format.prepared:
-        shards = {part.shard_index: part.shard for part in parts}
-        _write_failures(output, failures, shards.__getitem__)
         about = {**about, "files": {"format": format.name, **counts}}
     card = Card(_NAME, "unknown", seed, croissant=False)
     return run_summary.finish_run(
@@ -148,18 +136,3 @@ def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> dict[
         "reencoded": sum(file.reencoded for file in files),
         "reasons": dict(Counter(reasons).most_common()),
     }
-
-
-def _write_failures(output: str, failures: Sequence[LeftOut], shard: Callable[[int], str]) -> None:
-    rows = [
-        {
-            "key": failure.key,
-            "shard": shard(failure.shard_index),
-            "row": failure.row,
-            "reason": failure.reason,
-            "error_message": failure.message,
-        }
-        for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))
-    ]
-    with atomic_output(output, FAILURES) as stream:
-        pq.write_table(pa.Table.from_pylist(rows, _FAILURE_SCHEMA), stream)

@@ -26,16 +26,16 @@ CARD_TAG: Final = "beam-curate"
 """What the front matter of a dataset card that is ours has among its tags."""
 ONLY_FORMATS: Final = ("[0-9]*.tfrecord", "[0-9]*.tfrecord.gz", "[0-9]*.tfindex", "failures.parquet")
 """What `curate.py` never writes."""
-PACKED: Final = (
-    "[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", *ONLY_FORMATS, "index.json", "sizes.json", CARD, "report.html", *_LAYOUTS
-)  # fmt: skip
+_NUMBERED_FILES: Final = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", *ONLY_FORMATS)
+_OF_ALL_FILES: Final = ("index.json", "sizes.json", CARD, "report.html", *_LAYOUTS)
 VERDICTS: Final = f"{score_table.VERDICTS}/part-*.parquet"
 SCORES: Final = f"{score_table.FOLDER}/part-*.parquet"
 # The mark of a complete duplicates table goes first.
 DUPLICATES: Final = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/work/*")
-OF_THE_TABLE: Final = (SUMMARY, *PACKED, VERDICTS, *DUPLICATES)
-"""What follows from the score table: it is made again when the table changes."""
-OURS: Final = (*OF_THE_TABLE, SCORES, INPUT_SHARDS)
+OF_THE_TABLE: Final = (SUMMARY, *_OF_ALL_FILES, VERDICTS, *DUPLICATES)
+"""What follows from the score table and is made again when the table changes. Output files name their plan: those that still fit
+stay, and the others are written over."""
+OURS: Final = (SUMMARY, *_NUMBERED_FILES, *_OF_ALL_FILES, VERDICTS, *DUPLICATES, SCORES, INPUT_SHARDS)
 EXPORT: Final = "export"
 BESIDE: Final[Mapping[str, Sequence[str]]] = {"": (), EXPORT: ("croissant.json",)}
 """What runs of other kinds write beside it, by the kind that run.json names."""
