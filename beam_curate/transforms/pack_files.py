@@ -130,7 +130,7 @@ class _WriteAll(beam.PTransform):
         )
         there = (
             one
-            | "ListFiles" >> beam.FlatMap(lambda _, packing: _files_there(output), packing)
+            | "ListFiles" >> beam.FlatMap(lambda _, packing: _files_there(output, packing), packing)
             | "SpreadFiles" >> beam.Reshuffle().with_input_types(int)
             | "Finished"
             >> beam.FlatMap(
@@ -208,8 +208,10 @@ def _without_short(
     return PackedFiles(again, left_out)
 
 
-def _files_there(output: str) -> list[int]:
+def _files_there(output: str, packing: Packing) -> list[int]:
     """The indexes of the output files that are there, or begun: what is finished has statistics, which are written last."""
+    if not packing.indexes:
+        return []  # there are no parts: nothing is written again
     names = (path.rpartition("/")[2] for path in files_under(output, "[0-9]*"))
     numbers = {name.partition(".")[0].partition("_")[0] for name in names}
     return sorted(int(number) for number in numbers if number.isdigit() and number == shard_name(int(number)))
