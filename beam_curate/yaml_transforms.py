@@ -28,6 +28,7 @@ import apache_beam as beam
 
 from beam_curate.images.decoding import FAST, MAX_PIXELS, DecodeOptions
 from beam_curate.records import FAILED, EmbeddedSample, ScoredSample, record
+from beam_curate.runs.summary import Summary
 from beam_curate.storage.files import absolute
 from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES
 from beam_curate.yaml_values import takes_yaml
@@ -290,6 +291,6 @@ def _with_scores(row: ScoredSample, names: tuple[str, ...]) -> ScoredSample:
     return row
 
 
-def _finished(summary: Mapping[str, Any], output: str) -> FinishedRun:
-    counts = {name: summary["funnel"][name] for name in ("input", "kept", "rejected", "failed")}
-    return FinishedRun(output, **counts, output_shards=summary["output_shards"], output_bytes=summary["output_bytes"])
+def _finished(summary: Summary, output: str) -> FinishedRun:
+    counts = {name: getattr(summary.funnel, name) for name in ("input", "kept", "rejected", "failed")}
+    return FinishedRun(output, **counts, output_shards=summary.output_shards, output_bytes=summary.output_bytes)

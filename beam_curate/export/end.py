@@ -9,13 +9,11 @@ from beam_curate.export.croissant import croissant
 from beam_curate.export.dataset_card import Card, dataset_card, write_card
 from beam_curate.export.prepared import PreparedSamples
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
-from beam_curate.runs import summary as run_summary
 from beam_curate.runs.output_files import Format
-from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY, check_files, write_lists
-from beam_curate.storage.files import write_json
+from beam_curate.runs.run import Run
+from beam_curate.runs.summary import ExportSummary, Summary, Written, check_files
+from beam_curate.storage.json_records import of_json, to_json
 
-CROISSANT: Final = "croissant.json"
 _NAME: Final = "Curated images"
 """Of a run, for its card: the same run gives the same files in any folder."""
 
@@ -51,7 +49,7 @@ class Export:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def finish_export(export: Export, files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> dict[str, Any]:
+def finish_export(export: Export, files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> ExportSummary:
     """Checks the accounts of an export and writes its last files; returns the summary.
 
     Args:
@@ -62,26 +60,25 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
     Raises:
         AccountingError: A sample is missing or doubled; the summary is not written then.
     """
-    files = sorted(files, key=lambda file: file.index)
+    run, files = Run(export.output), sorted(files, key=lambda file: file.index)
     check_files(files, export.samples_per_file, export.samples, len(failures))
-    write_lists(export.output, files, indexed=export.format.indexed)
-    source = read_summary(export.source)
+    source = Run(export.source).summary
     counts = _counts(files, failures)
-    summary = {
-        "export": {"input": export.samples, **counts},
+    names = ("funnel", "scores_meaningless", "random", "heads", "configuration")
+    said = {
+        "export": {"input": export.samples, **_said(counts)},
         "output_files": len(files),
         "output_bytes": sum(file.size for file in files),
-        "source": {
-            name: source.get(name) for name in ("funnel", "scores_meaningless", "random", "heads", "configuration")
-        },
+        "source": {name: to_json(getattr(source, name)) for name in names},
         **export.about,
     }
+    summary = of_json(ExportSummary, said)
     if export.card:
         card = Card(export.name, export.license, export.seed, export.croissant)
-        write_card(export.output, dataset_card(card, export.format, summary, summary["source"], files, counts))
+        write_card(export.output, dataset_card(card, export.format, summary, source, files, counts))
     if export.croissant:
-        write_json(export.output, CROISSANT, croissant(export.name, export.license, export.format, summary))
-    write_json(export.output, SUMMARY, summary)
+        run.write_croissant(croissant(export.name, export.license, export.format, summary))
+    run.end_export(files, indexed=export.format.indexed, said=said)
     return summary
 
 
@@ -94,7 +91,7 @@ def finish_run(
     about: Mapping[str, Any],
     format: Format,
     failures: Sequence[LeftOut],
-) -> dict[str, Any]:
+) -> Summary:
     """Checks the accounts of a run and writes its last files; returns the summary.
 
     Args:
@@ -110,29 +107,30 @@ def finish_run(
     Raises:
         AccountingError: A part or a sample is missing or doubled; the summary is not written then.
     """
-    files = sorted(files, key=lambda file: file.index)
     counts = _counts(files, failures)
     if format.prepared:
-        about = {**about, "files": {"format": format.name, **counts}}
+        about = {**about, "files": {"format": format.name, **_said(counts)}}
     card = Card(_NAME, "unknown", seed, croissant=False)
-    return run_summary.finish_run(
-        output,
+    return Run(output).end(
         parts,
         files,
-        len(parts),
         samples_per_shard,
         about,
-        len(failures),
+        failed=len(failures),
         indexed=format.indexed,
         before=lambda summary: write_card(output, dataset_card(card, format, summary, summary, files, counts)),
     )
 
 
-def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> dict[str, Any]:
+def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Written:
     reasons = [failure.reason for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))]
-    return {
-        "failed": len(failures),
-        "exported": sum(file.samples for file in files),
-        "reencoded": sum(file.reencoded for file in files),
-        "reasons": dict(Counter(reasons).most_common()),
-    }
+    return Written(
+        len(failures),
+        sum(file.samples for file in files),
+        sum(file.reencoded for file in files),
+        dict(Counter(reasons).most_common()),
+    )
+
+
+def _said(counts: Written) -> dict[str, Any]:
+    return {name: getattr(counts, name) for name in ("failed", "exported", "reencoded", "reasons")}

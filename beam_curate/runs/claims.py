@@ -191,7 +191,7 @@ def _create(output: str, data: bytes, mine: Holder) -> str:
         if before:
             delete(list(before))
         return path
-    raise RunError(f"--output {output}: other jobs are starting there at this moment; try again")
+    raise RunError(f"`output` {output}: other jobs are starting there at this moment; try again")
 
 
 def _claims(output: str) -> dict[str, Holder]:
@@ -300,8 +300,8 @@ def _refusal(output: str, path: str, holder: Holder, *, certain: bool) -> str:
         who = f"the Dataflow job {holder['job'].get('name')} of {holder['job'].get('project')}"
     since = f", since {holder['since']}" if "since" in holder else ""
     if certain:
-        return f"--output {output}: another job writes there, {who}{since}; wait for its end, or stop it"
+        return f"`output` {output}: another job writes there, {who}{since}; wait for its end, or stop it"
     return (
-        f"--output {output}: another job may be writing there, {who}{since}, which cannot be asked from here; wait for its end, "
+        f"`output` {output}: another job may be writing there, {who}{since}, which cannot be asked from here; wait for its end, "
         f"or, if it has ended, delete {path}"
     )

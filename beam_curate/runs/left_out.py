@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate.records import LeftOut
+from beam_curate.runs.run_files import FAILURES
 from beam_curate.runs.score_table import ScoreTableError, damage_named
 from beam_curate.storage.files import atomic_output, exists, join, open_read
 
-FAILURES: Final = "failures.parquet"
 _KNOWN_FOR: Final = b"beam_curate.left_out"
 """The key of its metadata that says of which rows it tells: their digest, and the parts that its rows come from."""
 _SCHEMA: Final = pa.schema(

@@ -20,7 +20,7 @@ from beam_curate.runs.finished_run import (
     table_path,
 )
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.table_parts import counted_table
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import size_of
 from beam_curate.storage.parquet_reading import ParquetFile
 
@@ -86,7 +86,7 @@ class TableRows:
 
     def open(self, part: ScorePart) -> AbstractContextManager[OpenRows]:
         """Opens the part with the verdicts that count."""
-        return counted_table(self.output, part).open(part.shard_index)
+        return Run(self.output).table_of(part).open(part.shard_index)
 
     def name(self, part: ScorePart) -> str:
         """The path of the source shard."""

@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from beam_curate.runs import score_table
-from beam_curate.runs.summary import SUMMARY
 from beam_curate.storage.files import TEMPORARY, delete, files_under, join, read_bytes
 
 RUN: Final = "run.json"
+SUMMARY: Final = "summary.json"
+INDEX: Final = "index.json"
+SIZES: Final = "sizes.json"
+REPORT: Final = "report.html"
+CROISSANT: Final = "croissant.json"
+FAILURES: Final = "failures.parquet"
 INPUT_SHARDS: Final = "input_shards.parquet"
 LAYOUT_FILES: Final[Mapping[str, Sequence[str]]] = {
     "clip-retrieval": ("img_emb/*", "metadata/*"),
@@ -16,18 +21,19 @@ LAYOUT_FILES: Final[Mapping[str, Sequence[str]]] = {
     "laion": ("*.parquet",),
 }
 """By layout, the files below its folder of which its tool reads all, so that no others may lie there."""
+LAYOUTS_FOLDER: Final = "layouts"
 _LAYOUTS: Final = tuple(
-    f"layouts/{name}/{pattern}"
+    f"{LAYOUTS_FOLDER}/{name}/{pattern}"
     for name, patterns in LAYOUT_FILES.items()
     for pattern in ("_layout.json", "subset.npy", *patterns)
 )
 CARD: Final = "README.md"
 CARD_TAG: Final = "beam-curate"
 """What the front matter of a dataset card that is ours has among its tags."""
-ONLY_FORMATS: Final = ("[0-9]*.tfrecord", "[0-9]*.tfrecord.gz", "[0-9]*.tfindex", "failures.parquet")
+ONLY_FORMATS: Final = ("[0-9]*.tfrecord", "[0-9]*.tfrecord.gz", "[0-9]*.tfindex", FAILURES)
 """What `curate.py` never writes."""
 _NUMBERED_FILES: Final = ("[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", *ONLY_FORMATS)
-_OF_ALL_FILES: Final = ("index.json", "sizes.json", CARD, "report.html", *_LAYOUTS)
+_OF_ALL_FILES: Final = (INDEX, SIZES, CARD, REPORT, *_LAYOUTS)
 VERDICTS: Final = f"{score_table.VERDICTS}/part-*.parquet"
 SCORES: Final = f"{score_table.FOLDER}/part-*.parquet"
 # The mark of a complete duplicates table goes first.
@@ -37,7 +43,7 @@ OF_THE_TABLE: Final = (SUMMARY, *_OF_ALL_FILES, VERDICTS, *DUPLICATES)
 stay, and the others are written over."""
 OURS: Final = (SUMMARY, *_NUMBERED_FILES, *_OF_ALL_FILES, VERDICTS, *DUPLICATES, SCORES, INPUT_SHARDS)
 EXPORT: Final = "export"
-BESIDE: Final[Mapping[str, Sequence[str]]] = {"": (), EXPORT: ("croissant.json",)}
+BESIDE: Final[Mapping[str, Sequence[str]]] = {"": (), EXPORT: (CROISSANT,)}
 """What runs of other kinds write beside it, by the kind that run.json names."""
 
 _NUMBERED: Final = "[0-9]*"

@@ -73,7 +73,7 @@ LATER_COLUMNS: Final = ("uid", "links")
 
 AGAIN: Final = (
     "restore it, or make it again: delete it, and summary.json in the folder of its run if there is one, and repeat the command "
-    "of that run with --resume"
+    "of that run with `resume`"
 )
 """What to do about a damaged file of a run's table: a part that is not there is made again."""
 

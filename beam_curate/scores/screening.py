@@ -65,7 +65,7 @@ def fact_column(name: str, samples: Sequence[tuple[SampleRef, ImageFacts]]) -> p
 
 
 def parse_screening(quality: str, screen: str, *, option: str = "--") -> Screening:
-    """Reads the options --quality, a comma list, and --screen, an expression.
+    """Reads the options `quality`, a comma list, and `screen`, an expression.
 
     Args:
         quality: The one.

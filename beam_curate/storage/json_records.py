@@ -17,8 +17,7 @@ Record = TypeVar("Record")
 MORE: Final = "more"
 
 
-@functools.cache
-def _hints(kind: type[Any]) -> Mapping[str, Any]:
+def _hints(kind: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
 
 
@@ -43,7 +42,6 @@ def shape_of(kind: Any) -> Shape:
 _PLAIN: Final[Mapping[Any, tuple[type, ...]]] = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}
 
 
-@functools.cache
 def _shape_of_class(kind: type[Any]) -> Mapping[str, Shape]:
     shape = {}
     for field in dataclasses.fields(kind):
@@ -90,7 +88,8 @@ def to_json(value: Any) -> Any:
     """A record, or what is in one, as JSON has it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         found = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {**found, **found.pop(MORE, {})}
+        more = found.pop(MORE, {})
+        return {**found, **more}
     if isinstance(value, Mapping):
         return {name: to_json(inner) for name, inner in value.items()}
     return [to_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from beam_curate.records import ScorePart, Shard
-from beam_curate.runs.run_state import failed_rows, input_shards, part_paths, read_part_counts
+from beam_curate.runs.parts import failed_rows, part_paths, read_part_counts
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER, part_name
 from beam_curate.storage.files import exists, join
 
@@ -34,7 +35,7 @@ class ContinueRun(beam.PTransform):
     shard, in the step that is fused with the reading of the shard.
 
     Attributes:
-        output: Folder of the run, made ready by `runs.run_state.prepare_output`.
+        output: Folder of the run, made ready by `runs.run.Run.begin`.
         retry: Reasons; a finished part with rows that failed for one of them is pending again, with these rows only.
         folder: Where the parts lie below `output`: `scores`, or `verdicts` of a run that judges another one's table.
     """
@@ -83,7 +84,7 @@ class ContinueRun(beam.PTransform):
 
 def _look(output: str, folder: str) -> Iterator[Any]:
     parts = part_paths(output, folder)
-    for shard in input_shards(output):
+    for shard in Run(output).input_shards:
         if shard.index in parts:
             yield beam.pvalue.TaggedOutput(_DONE, (shard, parts[shard.index]))
         else:

@@ -106,7 +106,7 @@ def test_chains_by_name(models):
     assert find_heads(str(models), "ViT-L-14", WIDTH, **options)[0].chain == "plain"
     with pytest.raises(HeadError, match=r"needs the lookup file .*nsfw_vit_l_14_lookup\.json: run .*fetch_models"):
         find_heads(str(models), "ViT-L-14", WIDTH, nsfw_chain="laion", **options)
-    with pytest.raises(HeadError, match="--nsfw_chain is 'exact'; it can be auto, laion, plain"):
+    with pytest.raises(HeadError, match="`nsfw_chain` is 'exact'; it can be auto, laion, plain"):
         find_heads(str(models), "ViT-L-14", WIDTH, nsfw_chain="exact", **options)
 
 
@@ -117,7 +117,7 @@ def test_another_width_names_head_and_model(models):
 
 def test_head_given_to_the_wrong_option(models):
     file = str(models / "heads" / "nsfw_vit_l_14.safetensors")
-    with pytest.raises(HeadError, match=r"--aesthetic_head .* is an nsfw head; give it to --nsfw_head"):
+    with pytest.raises(HeadError, match=r"`aesthetic_head` .* is an nsfw head; give it to `nsfw_head`"):
         find_heads(str(models), "ViT-L-14", WIDTH, aesthetic_head=file)
 
 

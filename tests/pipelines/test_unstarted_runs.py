@@ -6,7 +6,8 @@ import apache_beam as beam
 import pytest
 
 from beam_curate.records import Shard
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
 from pipelines import curate, launch
 from pipelines.curate_options import CurateOptions
@@ -76,7 +77,7 @@ def test_a_job_service_that_refuses_leaves_no_run(data, tmp_path, capsys):
         probe.bind(("127.0.0.1", 0))
         service = ["--runner=PortableRunner", f"--job_endpoint=127.0.0.1:{probe.getsockname()[1]}"]
         command = [f"--input={data}", f"--output={tmp_path / 'out'}", *MODEL]
-        with pytest.raises(NotStartedError, match=r"--job_endpoint 127\.0\.0\.1:.* did not take the job"):
+        with pytest.raises(NotStartedError, match=r"`job_endpoint` 127\.0\.0\.1:.* did not take the job"):
             curate.main([*command, *service, "--job_server_timeout=1"])
     assert "the run did not start" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -104,7 +105,7 @@ class Own:
 @pytest.fixture
 def output(tmp_path):
     folder = tmp_path / "out"
-    prepare_output(str(folder), {}, [Shard(0, "/d/0.tar", 10)])
+    Run(str(folder)).begin(Configuration(), [Shard(0, "/d/0.tar", 10)])
     return folder
 
 

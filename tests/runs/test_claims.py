@@ -13,7 +13,8 @@ import pytest
 from beam_curate.records import Shard
 from beam_curate.runs import claims
 from beam_curate.runs.claims import RunError, claim, is_alive, release
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from tests.conftest import ROOT
 
 SHARDS = [Shard(0, "/s/0.tar", 1)]
@@ -35,12 +36,14 @@ def start(code, *words):
 STARTS = """
     import sys
     from beam_curate.records import Shard
-    from beam_curate.runs.run_state import RunError, prepare_output
+    from beam_curate.runs.claims import RunError
+    from beam_curate.runs.configuration import read_configuration
+    from beam_curate.runs.run import Run
     number = sys.argv[1]
     print("ready", flush=True)
     for output in sys.stdin:
         try:
-            prepare_output(output.strip(), {"job": number}, [Shard(0, "/s/0.tar", 1)])
+            Run(output.strip()).begin(read_configuration({"job": number}), [Shard(0, "/s/0.tar", 1)])
             print("accepted", flush=True)
         except RunError as error:
             print("refused", error, flush=True)
@@ -77,19 +80,19 @@ HOLDS = """
 @pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}, {"retry": ["no_image"]}, {}])
 def test_a_job_is_refused_while_another_runs_and_not_when_it_was_killed(tmp_path, how):
     output = str(tmp_path / "out")
-    prepare_output(output, {}, SHARDS)
+    Run(output).begin(Configuration(), SHARDS)
     (tmp_path / "out" / "00000.tar").write_bytes(b"x")
     job = start(HOLDS, output)
     assert job.stdout.readline() == "ready\n"
     with pytest.raises(
         RunError, match=rf"another job writes there, process {job.pid} on \S+, since \S+; wait for its end"
     ):
-        prepare_output(output, {}, SHARDS, **how)
+        Run(output).begin(Configuration(), SHARDS, **how)
     assert (tmp_path / "out" / "00000.tar").exists()
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     if how:
-        prepare_output(output, {}, SHARDS, **how)
+        Run(output).begin(Configuration(), SHARDS, **how)
         assert sorted(os.listdir(output)) == ["00000.tar"] * ("resume" in how) + ["input_shards.parquet", "run.json"]
 
 
@@ -117,7 +120,7 @@ def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
 
 def test_a_refused_command_leaves_no_folder(tmp_path):
     with pytest.raises(RunError, match="no run to continue"):
-        prepare_output(str(tmp_path / "out"), {}, SHARDS, resume=True)
+        Run(str(tmp_path / "out")).begin(Configuration(), SHARDS, resume=True)
     assert not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import read_part_counts
+from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.score_parts import write_part
 
 

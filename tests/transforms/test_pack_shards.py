@@ -11,8 +11,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample
 from beam_curate.runs import score_table
+from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.placed_rows import Loose
-from beam_curate.runs.run_state import read_part_counts
 from beam_curate.runs.score_parts import write_part
 from beam_curate.storage import ranged_reading
 from beam_curate.transforms import pack_files
