@@ -85,7 +85,7 @@ def decode_images(
     from beam_curate.transforms.decode_images import DecodeImages
 
     options = DecodeOptions(size, resize_mode, interpolation, decoder, apply_exif_orientation, extract_exif, max_pixels)
-    return DecodeImages(options, threads, dali_device, parse_screening(quality, screen, option=""), ahead=ahead)
+    return DecodeImages(options, threads, dali_device, parse_screening(quality, screen), ahead=ahead)
 
 
 @takes_yaml
@@ -150,7 +150,7 @@ def score_and_filter(
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
 
     name, config = model_config(clip_model)
-    image_scores = parse_screening(quality, "", option="").quality
+    image_scores = parse_screening(quality, "").quality
     published = find_heads(
         model_dir,
         name,

@@ -175,7 +175,7 @@ def _finished_run(output: str, parts: Sequence[ScorePart]) -> Summary:
     run = Run(output)
     if not run.is_finished:
         raise LayoutError(
-            f"{output} holds no complete run ({run.summary_path} is missing); finish the run with `resume`, or give its folder"
+            f"{output} holds no complete run (summary.json is missing); finish the run with `resume`, or give its folder"
         )
     summary = run.summary
     found = (len(parts), sum(part.kept for part in parts))

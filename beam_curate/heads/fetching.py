@@ -84,7 +84,7 @@ def fetch_models(
         elif (part, clip_model.removesuffix("-quickgelu")) in PUBLISHED:
             jobs.append(_head_job(model_dir, part, clip_model.removesuffix("-quickgelu"), github.rstrip("/")))
         else:
-            report(f"{part}: no head is published for {clip_model}; choose one with --{part}_head, or none")
+            report(f"{part}: no head is published for {clip_model}; choose one with `{part}_head`, or none")
     pending = []
     for job in jobs:
         wrong = job.check()

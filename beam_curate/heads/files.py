@@ -124,7 +124,7 @@ def read_weights(path: str) -> tuple[Weights, str]:
 def _look_for(name: str, model_dir: str, clip_model: str) -> str:
     """The path of the first file there is of those that hold this head for this model."""
     key = name, clip_model.removesuffix("-quickgelu")
-    off = f"name a file with --{name}_head, or turn the score off with --{name}_head none"
+    off = f"name a file with `{name}_head`, or turn the score off with `{name}_head` none"
     if key not in STEMS:
         raise HeadError(f"no {name} head is published for {clip_model}: {off}")
     if not model_dir:
@@ -166,11 +166,11 @@ def _lookup_of(path: str, chain: str) -> str | None:
 
 def _check(head: Head, name: str, clip_model: str, width: int) -> None:
     if head.name != name:
-        raise HeadError(f"--{name}_head {head.file} is an {head.name} head; give it to --{head.name}_head")
+        raise HeadError(f"`{name}_head` {head.file} is an {head.name} head; give it to `{head.name}_head`")
     if head.width != width:
         raise HeadError(
             f"the {name} head {head.file} is for embeddings of width {head.width}, but those of {clip_model} are of "
-            f"width {width}: name a head made for {clip_model} with --{name}_head, or none"
+            f"width {width}: name a head made for {clip_model} with `{name}_head`, or none"
         )
 
 

@@ -51,7 +51,7 @@ def write_report(output: str, *, scores: str | None = None) -> str:
     run = Run(output)
     if not run.is_finished:
         raise ReportError(
-            f"{output} holds no finished run: {run.summary_path} is missing; finish it with `resume` first"
+            f"{output} holds no finished run: {run.summary_path} is missing; finish the run with `resume` first"
         )
     summary = run.summary
     plan, shards = plan_of_run(summary, scores or output)

@@ -124,9 +124,9 @@ def test_head_given_to_the_wrong_option(models):
 @pytest.mark.parametrize(
     ("model_dir", "model", "said"),
     [
-        ("{tmp}", "ViT-L-14", r"no aesthetic head for ViT-L-14 in .*fetch_models.*put it at .*--aesthetic_head none"),
-        ("{tmp}", "ViT-H-14", r"no aesthetic head is published for ViT-H-14: name a file with --aesthetic_head"),
-        ("", "ViT-L-14", r"no aesthetic head is given: set --model_dir"),
+        ("{tmp}", "ViT-L-14", r"no aesthetic head for ViT-L-14 in .*fetch_models.*put it at .*`aesthetic_head` none"),
+        ("{tmp}", "ViT-H-14", r"no aesthetic head is published for ViT-H-14: name a file with `aesthetic_head`"),
+        ("", "ViT-L-14", r"no aesthetic head is given: set `model_dir`"),
     ],
 )
 def test_missing_head(tmp_path, model_dir, model, said):

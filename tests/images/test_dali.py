@@ -272,7 +272,7 @@ def test_a_device_that_fails_is_loud_and_not_a_slow_pillow(monkeypatch):
         raise RuntimeError("CUDA error 999")
 
     monkeypatch.setattr(decoder, "_run", broken)
-    with pytest.raises(RuntimeError, match=r"does not work on the processor: CUDA error 999; use `dali_device` cpu"):
+    with pytest.raises(RuntimeError, match=r"does not work on the processor: CUDA error 999; use --dali_device cpu"):
         decoder.decode([encoded(photo(1))])
     decoder.close()
 

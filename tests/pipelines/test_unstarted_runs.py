@@ -77,7 +77,7 @@ def test_a_job_service_that_refuses_leaves_no_run(data, tmp_path, capsys):
         probe.bind(("127.0.0.1", 0))
         service = ["--runner=PortableRunner", f"--job_endpoint=127.0.0.1:{probe.getsockname()[1]}"]
         command = [f"--input={data}", f"--output={tmp_path / 'out'}", *MODEL]
-        with pytest.raises(NotStartedError, match=r"`job_endpoint` 127\.0\.0\.1:.* did not take the job"):
+        with pytest.raises(NotStartedError, match=r"--job_endpoint 127\.0\.0\.1:.* did not take the job"):
             curate.main([*command, *service, "--job_server_timeout=1"])
     assert "the run did not start" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

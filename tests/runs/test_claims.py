@@ -93,7 +93,10 @@ def test_a_job_is_refused_while_another_runs_and_not_when_it_was_killed(tmp_path
     job.wait()
     if how:
         Run(output).begin(Configuration(), SHARDS, **how)
-        assert sorted(os.listdir(output)) == ["00000.tar"] * ("resume" in how) + ["input_shards.parquet", "run.json"]
+        assert sorted(os.listdir(output)) == ["00000.tar"] * ("overwrite" not in how) + [
+            "input_shards.parquet",
+            "run.json",
+        ]
 
 
 def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
