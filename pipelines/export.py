@@ -47,11 +47,11 @@ class Job:
     @property
     def configuration(self) -> Configuration:
         """What decides the files: an export is continued only with the same."""
-        from beam_curate.runs.configuration import EXPORT, Configuration, Files
+        from beam_curate.runs.configuration import EXPORT, Configuration
         from beam_curate.runs.run import Run
 
         options = self.options
-        files = Files(options.samples_per_file, options.shuffle_seed, self.export.format.description)
+        files = self.export.format.files(options.samples_per_file, options.shuffle_seed)
         return Configuration(EXPORT, files=files, source=Run(self.run.folder).source)
 
 

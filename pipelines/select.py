@@ -83,13 +83,13 @@ class Job:
             for scorer in self.selection.scorers
             if "prompts" not in scorer.description
         }
-        written = self.format.description if self.format is not None else None
+        packed = options.samples_per_shard, options.shuffle_seed
         return Configuration(
             SELECT,
             scores=Scores(options.prompt, heads=heads, scorers=self.scorers),
             rules=options.as_record(Rules),
             duplicates=DuplicateRule.of_table(self.duplicates.counts) if self.duplicates is not None else None,
-            files=Files(options.samples_per_shard, options.shuffle_seed, written),
+            files=self.format.files(*packed) if self.format is not None else Files(*packed),
             source=Source(source.configuration, source.funnel),
         )
 

@@ -11,15 +11,13 @@ from typing import Final
 from beam_curate.records import Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.claims import RunError, claim, is_claimed, release
-from beam_curate.runs.configuration import LIMITS, Configuration
+from beam_curate.runs.configuration import LIMITS, Configuration, Files
 from beam_curate.runs.parts import part_paths, read_part_counts
 from beam_curate.runs.run_files import (
-    BESIDE,
+    CROISSANT,
     EXPORT,
     INPUT_SHARDS,
     OF_THE_TABLE,
-    ONLY_FORMATS,
-    OURS,
     RUN,
     SCORES,
     SUMMARY,
@@ -27,6 +25,8 @@ from beam_curate.runs.run_files import (
     delete_matching,
     folders,
     matching,
+    of_other_formats,
+    ours,
 )
 from beam_curate.runs.state_files import RunFile, input_shards, is_table_only, read_run_file, write_run_file
 from beam_curate.storage.files import all_files, clean_temporary, delete, exists, is_temporary, join
@@ -92,7 +92,7 @@ def begin(
             whole = _continue(output, configuration, shards, resume, retry, scores, kind)
             return whole and (table_only or not is_table_only(output))
         if there:
-            kinds = _check_replaceable(output, scores, kind)
+            kinds = _check_replaceable(output, configuration.files, scores, kind)
             _check_not_read(output, [*(shard.path for shard in shards), *reads], kinds)
             _delete_run(output, kinds)
         else:
@@ -185,13 +185,12 @@ def _check_kind(output: str, run: RunFile, kind: str, argument: str) -> None:
         raise RunError(f"`{argument}`: `output` {output} holds {words.get(run.kind, run.kind)}; give another `output`")
 
 
-def _check_replaceable(output: str, scores: str, kind: str) -> Sequence[str]:
+def _check_replaceable(output: str, files: Files, scores: str, kind: str) -> Sequence[str]:
     """Refuses to delete what the new run cannot give again: another kind of run, or its scores.
 
     Returns:
         The patterns of the files to delete.
     """
-    patterns = (*OURS, *BESIDE[kind])
     try:
         run = read_run_file(output)
     except DamagedFileError as error:
@@ -202,20 +201,20 @@ def _check_replaceable(output: str, scores: str, kind: str) -> Sequence[str]:
                 f"`output`, or move away what is there"
             ) from error
         # What the file does not say the others must: only what this kind of run writes may be there.
-        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else ONLY_FORMATS
-        others = matching(output, foreign)
+        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else (CROISSANT,)
+        others = [*matching(output, foreign), *of_other_formats(output, files)]
         if others:
             raise RunError(
                 f"`overwrite`: {error}. There is {others[0]}, which this run cannot make again: give another `output`"
             ) from error
-        return patterns
+        return ours(files, kind)
     _check_kind(output, run, kind, "overwrite")
     if scores and run.scores in ("", output):
         raise RunError(
             f"`overwrite`: `output` {output} holds the score table of a run of curate.py, which this one cannot make again; "
             "give another `output`"
         )
-    return patterns
+    return ours(run.configuration.files, kind)
 
 
 def _delete_run(output: str, patterns: Sequence[str]) -> None:
@@ -230,7 +229,8 @@ def forget_unstarted(output: str) -> bool:
 
     It does not where anything of the run is finished. No worker may be writing any more.
     """
-    patterns = (*OURS, *BESIDE[read_run_file(output).kind])
+    run = read_run_file(output)
+    patterns = ours(run.configuration.files, run.kind)
     if matching(output, [pattern for pattern in patterns if pattern != INPUT_SHARDS]):
         return False
     _delete_run(output, patterns)

@@ -132,11 +132,28 @@ class DuplicateRule:
 
 @dataclass(frozen=True)
 class Files:
-    """How the kept samples were written: N for each file, the seed of their order, and a format's description."""
+    """How the kept samples were written.
+
+    Attributes:
+        samples_per_file: N.
+        shuffle_seed: Of their order; None: as in the source.
+        format: What describes a format that prepares samples; None: their members were copied.
+        extension: Of the files.
+        beside: The ends of the names of further files for each.
+        indexed: Whether wids reads the files.
+    """
 
     samples_per_file: int | None = None
     shuffle_seed: int | float | None = None
     format: Mapping[str, Any] | None = None
+    extension: str = "tar"
+    beside: Sequence[str] = ()
+    indexed: bool = True
+
+    @property
+    def ends(self) -> Sequence[str]:
+        """The ends of the names of all files of a number."""
+        return (f".{self.extension}", ".parquet", "_stats.json", *self.beside)
 
 
 @dataclass(frozen=True)

@@ -43,17 +43,26 @@ def grouped(value: Any) -> Any:
     found: dict[str, Any] = {"step": step}
     left = dict(value)
     if step == "export":
-        found["files"] = {"format": {name: left.pop(name) for name in _OF_FORMATS if name in left}}
+        found["files"] = _format({name: left.pop(name) for name in _OF_FORMATS if name in left})
     duplicates = _duplicates(left)
     for name in [name for name in left if name in _GROUPS]:
         found.setdefault(_GROUPS[name], {})[_NAMES.get(name, name)] = left.pop(name)
     if "files" in left:
-        found.setdefault("files", {})["format"] = left.pop("files")
+        found["files"] = {**found.get("files", {}), **_format(left.pop("files"))}
     searched = found.pop("duplicates", {})
     if duplicates:
         found["duplicates"] = {**searched, **duplicates}
     found |= left
     return _with_sources(found)
+
+
+def _format(description: Any) -> dict[str, Any]:
+    """A format's description, and how its files are named, which was not noted."""
+    said = {"format": description}
+    if isinstance(description, dict) and description.get("format") == "tfrecord":
+        plain = description.get("compression") == "none"
+        said |= {"extension": "tfrecord" if plain else "tfrecord.gz", "beside": [".tfindex"] * plain, "indexed": False}
+    return said
 
 
 def rule_of_table(said: Mapping[str, Any]) -> dict[str, Any]:

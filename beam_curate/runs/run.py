@@ -232,10 +232,9 @@ class Run:
         Raises:
             MissingFileError: The first one that is missing, or has another size.
         """
-        if self.is_export:
-            whole_run.check_files(self.folder, self.export_summary.output_bytes)
-        elif not (summary := self.summary).table_only:
-            whole_run.check_files(self.folder, summary.output_bytes)
+        ended = self.export_summary if self.is_export else self.summary
+        if isinstance(ended, ExportSummary) or not ended.table_only:
+            whole_run.check_files(self.folder, ended.configuration.files, ended.output_bytes)
 
     @property
     def packed(self) -> finished_run.FinishedRun:

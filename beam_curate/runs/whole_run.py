@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from beam_curate.runs.beginning import LOOKED_INTO
+from beam_curate.runs.configuration import Files
 from beam_curate.runs.parts import part_paths
 from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
@@ -50,11 +51,12 @@ def check_parts(table: TablePlace) -> list[int]:
     return numbers
 
 
-def check_files(run: str, output_bytes: int) -> None:
+def check_files(run: str, files: Files, output_bytes: int) -> None:
     """Checks that the output files of a finished run or export are there, with what lies beside each.
 
     Args:
         run: The folder.
+        files: How they are named.
         output_bytes: How large they are in sum, by its summary.
 
     Raises:
@@ -66,12 +68,10 @@ def check_files(run: str, output_bytes: int) -> None:
     _check_there(run, SIZES, listed)
     names = list(read_sizes(run))
     for name in names:
-        stem = name.partition(".")[0]
-        index_file = [f"{stem}.tfindex"] if name.endswith(".tfrecord") else []
-        for file in (name, f"{stem}.parquet", f"{stem}_stats.json", *index_file):
-            _check_there(run, file, listed)
-    # TFRecord files have no index, and their sizes are known in sum.
-    if all(name.endswith(".tar") for name in names):
+        stem = name.removesuffix(f".{files.extension}")
+        for end in files.ends:
+            _check_there(run, f"{stem}{end}", listed)
+    if files.indexed:
         _check_there(run, INDEX, listed)
         for entry in read_index(run):
             _check_there(run, entry.url, listed)
