@@ -12,10 +12,9 @@ import pyarrow as pa
 from beam_curate.records import WrittenShard
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.output_files import Format
-from beam_curate.runs.run_files import CARD, CARD_TAG, is_our_card
+from beam_curate.runs.run import Run
 from beam_curate.runs.summary import ExportSummary, Summary, Written
 from beam_curate.scores.rules_in_force import duplicates, rules, steps
-from beam_curate.storage.files import exists, join, write_atomic
 from beam_curate.tars.sample_group import IMAGE_EXTENSIONS
 from beam_curate.version import __version__
 
@@ -44,15 +43,6 @@ class Card:
     croissant: bool
 
 
-def write_card(output: str, text: str) -> None:
-    """Writes the card, unless the folder has a README.md of the user's own."""
-    path = join(output, CARD)
-    if exists(path) and not is_our_card(path):
-        return
-    data = text.encode()
-    write_atomic(output, CARD, lambda stream: stream.write(data))
-
-
 def dataset_card(
     card: Card,
     format: Format,
@@ -79,7 +69,7 @@ def dataset_card(
         license=card.license,
         pretty_name=card.name,
         size_categories=[next(name for least, name in reversed(_SIZES) if samples >= least)],
-        tags=["image", format.name, CARD_TAG, *(["croissant"] if card.croissant else [])],
+        tags=["image", format.name, Run.card_tag, *(["croissant"] if card.croissant else [])],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": path}]}],
         dataset_info=info,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from beam_curate.export.croissant import croissant
-from beam_curate.export.dataset_card import Card, dataset_card, write_card
+from beam_curate.export.dataset_card import Card, dataset_card
 from beam_curate.export.prepared import PreparedSamples
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
 from beam_curate.runs.output_files import Format
@@ -75,7 +75,7 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
     summary = of_json(ExportSummary, said)
     if export.card:
         card = Card(export.name, export.license, export.seed, export.croissant)
-        write_card(export.output, dataset_card(card, export.format, summary, source, files, counts))
+        run.write_card(dataset_card(card, export.format, summary, source, files, counts))
     if export.croissant:
         run.write_croissant(croissant(export.name, export.license, export.format, summary))
     run.end_export(files, indexed=export.format.indexed, said=said)
@@ -111,14 +111,15 @@ def finish_run(
     if format.prepared:
         about = {**about, "files": {"format": format.name, **_said(counts)}}
     card = Card(_NAME, "unknown", seed, croissant=False)
-    return Run(output).end(
+    run = Run(output)
+    return run.end(
         parts,
         files,
         samples_per_shard,
         about,
         failed=len(failures),
         indexed=format.indexed,
-        before=lambda summary: write_card(output, dataset_card(card, format, summary, summary, files, counts)),
+        before=lambda summary: run.write_card(dataset_card(card, format, summary, summary, files, counts)),
     )
 
 

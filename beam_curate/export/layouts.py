@@ -42,8 +42,8 @@ from beam_curate.export.layout_files import (
 )
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs import score_table
+from beam_curate.runs.layout_names import LAYOUT_FILES
 from beam_curate.runs.run import Run
-from beam_curate.runs.run_files import LAYOUT_FILES
 from beam_curate.runs.summary import Summary
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.storage.files import clean_temporary, exists, files_under, join, write_json

@@ -8,16 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate.records import KEPT, ScorePart, Shard, WrittenShard
+from beam_curate.records import KEPT, LeftOut, ScorePart, Shard, WrittenShard
 from beam_curate.runs import beginning, ending, finished_run, whole_run
 from beam_curate.runs.configuration import Configuration, Funnel, Source
-from beam_curate.runs.parts import part_paths
+from beam_curate.runs.left_out import read_left_out, write_left_out
+from beam_curate.runs.parts import failed_rows, part_paths, read_part_counts
 from beam_curate.runs.run_files import (
+    CARD,
+    CARD_TAG,
     CROISSANT,
     EXPORT,
     FAILURES,
@@ -25,6 +28,7 @@ from beam_curate.runs.run_files import (
     REPORT,
     RUN,
     SUMMARY,
+    is_our_card,
 )
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.state_files import (
@@ -54,6 +58,9 @@ class Run:
     """
 
     folder: str
+
+    card_tag: ClassVar[str] = CARD_TAG
+    """What a dataset card that a run writes has among its tags."""
 
     # --- how far it is
 
@@ -159,6 +166,14 @@ class Run:
     def verdicts(self) -> dict[int, str]:
         """The finished parts of its verdicts on a table, likewise."""
         return part_paths(self.folder, VERDICTS)
+
+    def part_counts(self, path: str) -> ScorePart:
+        """What a finished part counts, by its path below the folder."""
+        return read_part_counts(self.folder, path)
+
+    def failed_rows(self, path: str, reasons: Sequence[str]) -> list[int] | None:
+        """The indexes of a part's rows that failed for one of the reasons; None: its shard is to be read from its start."""
+        return failed_rows(self.folder, path, reasons)
 
     @property
     def judged_parts(self) -> dict[int, str]:
@@ -284,6 +299,20 @@ class Run:
         """Writes the page of the report; returns its path."""
         write_atomic(self.folder, REPORT, lambda stream: stream.write(page))
         return join(self.folder, REPORT)
+
+    def note_left_out(self, left_out: Sequence[LeftOut], shards: Mapping[int, str], rows: str) -> None:
+        """Notes the kept samples that are in no file, see `left_out.write_left_out`."""
+        write_left_out(self.folder, left_out, shards, rows)
+
+    def known_left_out(self, rows: str) -> list[LeftOut]:
+        """Those that an earlier try has noted of the same rows."""
+        return read_left_out(self.folder, rows)
+
+    def write_card(self, text: str) -> None:
+        """Writes the dataset card, which has `card_tag` among its tags, unless there is a README.md of the user's own."""
+        path = join(self.folder, CARD)
+        if not exists(path) or is_our_card(path):
+            write_atomic(self.folder, CARD, lambda stream: stream.write(text.encode()))
 
     def write_croissant(self, metadata: Mapping[str, Any]) -> None:
         """Writes an export's Croissant metadata."""

@@ -1,11 +1,12 @@
 """The names of all files that a run writes below its folder, and deleting them by these names."""
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from beam_curate.runs import score_table
 from beam_curate.runs.configuration import Files
+from beam_curate.runs.layout_names import LAYOUT_FILES
 from beam_curate.storage.files import TEMPORARY, delete, files_under, join, read_bytes
 
 RUN: Final = "run.json"
@@ -16,12 +17,6 @@ REPORT: Final = "report.html"
 CROISSANT: Final = "croissant.json"
 FAILURES: Final = "failures.parquet"
 INPUT_SHARDS: Final = "input_shards.parquet"
-LAYOUT_FILES: Final[Mapping[str, Sequence[str]]] = {
-    "clip-retrieval": ("img_emb/*", "metadata/*"),
-    "datacomp": ("metadata/*",),
-    "laion": ("*.parquet",),
-}
-"""By layout, the files below its folder of which its tool reads all, so that no others may lie there."""
 LAYOUTS_FOLDER: Final = "layouts"
 _LAYOUTS: Final = tuple(
     f"{LAYOUTS_FOLDER}/{name}/{pattern}"

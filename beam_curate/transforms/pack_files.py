@@ -11,13 +11,12 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate.records import LeftOut, PlacedRows, ScorePart, WrittenShard
-from beam_curate.runs.left_out import read_left_out, write_left_out
 from beam_curate.runs.output_files import Format, delete_file, finished_file, held_bytes, write_file
 from beam_curate.runs.packing import Packing, shard_name
 from beam_curate.runs.placed_rows import Loose, Meeting, packed, place_part
 from beam_curate.runs.row_sources import RowSource
-from beam_curate.runs.run_files import RUN
-from beam_curate.storage.files import exists, files_under, join
+from beam_curate.runs.run import Run
+from beam_curate.storage.files import files_under
 from beam_curate.transforms.group_rows import GroupRows
 from beam_curate.transforms.rename_keys import NameRenames, RenameKeys
 from beam_curate.transforms.side_by_side import SideBySide
@@ -75,7 +74,7 @@ class PackFiles(beam.PTransform):
         known = (
             one
             | "Known" >> beam.FlatMap(
-                lambda _, parts: read_left_out(output, Packing.of(parts, 1, None).rows), beam.pvalue.AsList(parts)
+                lambda _, parts: Run(output).known_left_out(Packing.of(parts, 1, None).rows), beam.pvalue.AsList(parts)
             ).with_output_types(LeftOut)
             # Committed: a second look would find what this job has noted.
             | "CommitKnown" >> beam.Reshuffle().with_input_types(LeftOut)
@@ -172,16 +171,13 @@ def _failures(files: Sequence[WrittenShard]) -> Iterator[LeftOut]:
         yield from file.failures
 
 
-def _shards(parts: Iterable[ScorePart], source: RowSource) -> dict[int, str]:
-    return {part.shard_index: source.name(part) for part in parts}
-
-
 def _note(
     known: Sequence[LeftOut], new: Sequence[LeftOut], parts: Sequence[ScorePart], source: RowSource, output: str
 ) -> Sequence[LeftOut]:
     """Writes down what is in no file, before the files are written again without it; gives it back."""
     left_out = [*known, *new]
-    write_left_out(output, left_out, _shards(parts, source), Packing.of(parts, 1, None).rows)
+    shards = {part.shard_index: source.name(part) for part in parts}
+    Run(output).note_left_out(left_out, shards, Packing.of(parts, 1, None).rows)
     return left_out
 
 
@@ -222,7 +218,7 @@ def _finished(index: int, format: Format, output: str, packing: Packing) -> Iter
         shard = finished_file(format, output, index, packing.plan(index))
         if shard is not None:
             yield shard
-    elif exists(join(output, RUN)):  # of the same run, which had more kept rows; without this mark it may be another's
+    elif Run(output).is_begun:  # of the same run, which had more kept rows; without this mark it may be another's
         delete_file(format, output, index)
 
 

@@ -16,7 +16,6 @@ from beam_curate.export.layouts import (
     write_layout_part,
 )
 from beam_curate.records import ScorePart
-from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.run import Run
 from beam_curate.storage.files import absolute
 from beam_curate.transforms.global_window import require_global_window
@@ -94,7 +93,7 @@ class _Counts(SideBySide):
         self._output = output
 
     def work(self, element: tuple[int, str], *side: Any) -> Iterator[ScorePart]:
-        yield read_part_counts(self._output, element[1])
+        yield Run(self._output).part_counts(element[1])
 
 
 class _WritePart(SideBySide):

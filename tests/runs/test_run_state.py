@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from beam_curate.records import Shard
 from beam_curate.runs.claims import RunError
-from beam_curate.runs.configuration import Configuration, read_configuration
+from beam_curate.runs.configuration import Configuration, Files, read_configuration
 from beam_curate.runs.parts import part_paths
 from beam_curate.runs.run import Run
 from beam_curate.storage.files import write_json
@@ -121,25 +123,19 @@ def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
 
 def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):
     output = str(tmp_path / "export")
-    Run(output).begin(CONFIGURATION, SHARDS, export=True)
-    for name in (
-        "00000.tfrecord",
-        "00001.tfrecord.gz",
-        "00000.tfindex",
-        "README.md",
-        "croissant.json",
-        "00000.tar",
-        "mine.txt",
-    ):
+    made = replace(CONFIGURATION, files=Files(extension="rec", beside=(".idx", "-more.txt"), indexed=False))
+    Run(output).begin(made, SHARDS, export=True)
+    for name in ("00000.rec", "00000.idx", "00000-more.txt", "00000.parquet", "README.md", "croissant.json", "failures.parquet",
+                 "mine.txt", "00000.tar", "000.rec"):  # fmt: skip
         (tmp_path / "export" / name).write_text("---\ntags:\n- beam-curate\n---\n")
     with pytest.raises(RunError, match="holds an export; give another `output`"):
-        Run(output).begin(CONFIGURATION, SHARDS, resume=True)
-    assert Run(output).begin(CONFIGURATION, SHARDS, resume=True, export=True) is False
+        Run(output).begin(made, SHARDS, resume=True)
+    assert Run(output).begin(made, SHARDS, resume=True, export=True) is False
     with pytest.raises(RunError, match=r"`overwrite`: `output` \S+ holds an export; give another `output`"):
         Run(output).begin(CONFIGURATION, SHARDS, overwrite=True)
     Run(output).begin(CONFIGURATION, SHARDS, overwrite=True, export=True)
     left = {path.name for path in (tmp_path / "export").iterdir() if path.is_file()}
-    assert left == {"input_shards.parquet", "mine.txt", "run.json"}
+    assert left == {"input_shards.parquet", "mine.txt", "run.json", "00000.tar", "000.rec"}
 
 
 def test_what_is_read_is_not_deleted(tmp_path):
