@@ -429,7 +429,7 @@ def test_a_source_that_was_written_again_is_not_continued(run, tmp_path, capsys,
     before = files(output)
     capsys.readouterr()
     exported(source, "export", "--resume", status=2)
-    assert "source.configuration.shuffle_seed was 1 and is 2 now" in capsys.readouterr().err
+    assert "source.configuration.files.shuffle_seed was 1 and is 2 now" in capsys.readouterr().err
     assert files(output) == before
 
 
