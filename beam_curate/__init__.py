@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from beam_curate.images.decoding import DecodeOptions as DecodeOptions
     from beam_curate.runs.configuration import Configuration as Configuration
     from beam_curate.runs.run import Run as Run
-    from beam_curate.runs.run import read_score_table as read_score_table
     from beam_curate.runs.table_parts import TablePlace as TablePlace
+    from beam_curate.runs.whole_table import read_score_table as read_score_table
     from beam_curate.scores.rules import Rule as Rule
     from beam_curate.scores.rules import keep_rule as keep_rule
     from beam_curate.scores.top import TopRule as TopRule
@@ -61,7 +61,7 @@ _HOMES = {
     "Configuration": "runs.configuration",
     "Run": "runs.run",
     "TablePlace": "runs.table_parts",
-    "read_score_table": "runs.run",
+    "read_score_table": "runs.whole_table",
     "Rule": "scores.rules",
     "keep_rule": "scores.rules",
     "Selection": "selection.rejudging",

@@ -6,16 +6,12 @@ Nobody else knows the names of the files there, what is complete, whose score ta
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from beam_curate.records import KEPT, LeftOut, ScorePart, Shard, WrittenShard
+from beam_curate.records import LeftOut, ScorePart, Shard, WrittenShard
 from beam_curate.runs import beginning, ending, finished_run, whole_run
-from beam_curate.runs.configuration import Configuration, Funnel, Source
+from beam_curate.runs.configuration import Configuration, Source
 from beam_curate.runs.left_out import read_left_out, write_left_out
 from beam_curate.runs.parts import failed_rows, part_paths, read_part_counts
 from beam_curate.runs.run_files import (
@@ -30,7 +26,7 @@ from beam_curate.runs.run_files import (
     SUMMARY,
     is_our_card,
 )
-from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
+from beam_curate.runs.score_table import VERDICTS
 from beam_curate.runs.state_files import (
     RunFile,
     input_shards,
@@ -42,9 +38,7 @@ from beam_curate.runs.state_files import (
 )
 from beam_curate.runs.summary import ExportSummary, Summary
 from beam_curate.runs.table_parts import TablePlace
-from beam_curate.storage.files import absolute, clean_temporary, exists, join, write_atomic, write_json
-
-_THREADS: Final = 8  # reading is waiting, where the table lies on an object store
+from beam_curate.storage.files import clean_temporary, exists, join, write_atomic, write_json
 
 
 @dataclass(frozen=True)
@@ -192,41 +186,6 @@ class Run:
     def _place(self, judged: bool) -> TablePlace:
         return TablePlace(self.scores_folder, self.folder) if judged else TablePlace(self.folder)
 
-    def read_table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Reads all rows of a finished run, see `read_score_table`."""
-        place, found = self.table, self.judged_parts
-        if not found:
-            raise ScoreTableError(
-                f"{self.folder} holds no score table: {part_name(0)} is missing; give the folder of a run"
-            )
-        if not self.is_finished:
-            raise ScoreTableError(
-                f"the run in {self.folder} is not finished: it has no {SUMMARY}; continue it with `resume`, or read {FOLDER}/ as "
-                "it is"
-            )
-
-        def read(number: int) -> pa.Table:
-            with place.open(number) as part:
-                return part.read(columns)
-
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
-            tables = list(pool.map(read, sorted(found)))
-        whole = pa.concat_tables(tables)
-        self._check_counts(whole, self.summary.funnel)
-        return whole if columns is None else whole.select(list(columns))
-
-    def _check_counts(self, rows: pa.Table, funnel: Funnel) -> None:
-        """Raises if these are not the rows, or not the verdicts, that the run ended with: files of it are gone."""
-        counts = {"input": (rows.num_rows, funnel.input)}
-        if "status" in rows.column_names:
-            counts["kept"] = (pc.sum(pc.equal(rows.column("status"), KEPT)).as_py() or 0, funnel.kept)
-        for name, (number, ended) in counts.items():
-            if number != ended:
-                raise ScoreTableError(
-                    f"{self.folder}: the run ended with {ended} samples ({name}), and the table has {number}: files in {FOLDER}/ "
-                    f"or {VERDICTS}/ are missing, or of another run"
-                )
-
     # --- whether it is whole, and the same
 
     def check_table(self) -> None:
@@ -336,21 +295,3 @@ class Run:
     def summary_path(self) -> str:
         """What says that it is complete."""
         return join(self.folder, SUMMARY)
-
-
-def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads the score table of a finished run, of `curate.py` or `select.py`: all rows, with the verdicts of that run.
-
-    Args:
-        folder: The run's folder.
-        columns: Those to read, in this order; None reads all. The embeddings are most of the table.
-
-    Returns:
-        The rows in the order of the input. The columns are those of docs/score-table.md.
-
-    Raises:
-        ScoreTableError: There is no score table, its run is not finished, parts of it are missing, it lacks a column, or it does
-            not fit its overlays, or a row names a tar that is no input of the run.
-        DamagedFileError: A file that says what the run is is damaged.
-    """
-    return Run(absolute(folder)).read_table(columns)

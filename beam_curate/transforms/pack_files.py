@@ -1,28 +1,24 @@
 """PackFiles: parts of which rows are kept in, output files of a format with these rows written."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate.records import LeftOut, PlacedRows, ScorePart, WrittenShard
 from beam_curate.runs.output_files import Format, delete_file, finished_file, held_bytes, write_file
 from beam_curate.runs.packing import Packing, shard_name
-from beam_curate.runs.placed_rows import Loose, Meeting, packed, place_part
+from beam_curate.runs.placed_rows import Meeting
 from beam_curate.runs.row_sources import RowSource
 from beam_curate.runs.run import Run
 from beam_curate.storage.files import files_under
 from beam_curate.transforms.group_rows import GroupRows
+from beam_curate.transforms.place_rows import PlaceRows
 from beam_curate.transforms.rename_keys import NameRenames, RenameKeys
 from beam_curate.transforms.side_by_side import SideBySide
-
-LOOSE_BYTES: Final = 1 << 25
-"""Rows that travel wait in memory until there are 32 MiB of them: then those of one output file go together."""
 
 
 class PackedFiles(NamedTuple):
@@ -150,7 +146,7 @@ class _WriteAll(beam.PTransform):
                 "renamed": self.renamed,
             }
             | "JoinByShard" >> beam.CoGroupByKey()
-            | "Place" >> beam.ParDo(_PlaceRows(job.rows, format), packing, beam.pvalue.AsSingleton(finished))
+            | "Place" >> beam.ParDo(PlaceRows(job.rows, format), packing, beam.pvalue.AsSingleton(finished))
             | "ByFile" >> GroupRows(PlacedRows)
             | "WriteFile" >> beam.ParDo(_WriteFile(job.rows, format, output), packing).with_output_types(WrittenShard)
         )
@@ -220,52 +216,6 @@ def _finished(index: int, format: Format, output: str, packing: Packing) -> Iter
             yield shard
     elif Run(output).is_begun:  # of the same run, which had more kept rows; without this mark it may be another's
         delete_file(format, output, index)
-
-
-class _PlaceRows(SideBySide):
-    """Sends the rows of parts to their files; rows that travel by themselves go together where they can."""
-
-    def __init__(self, source: RowSource, format: Format) -> None:
-        super().__init__()
-        self._source, self._format = source, format
-
-    def start_bundle(self) -> None:
-        super().start_bundle()
-        self._loose: list[Loose] = []
-        self._loose_bytes = 0
-
-    def process(self, element: tuple[int, Mapping[str, Iterable[Any]]], *side: Any) -> Iterator[tuple[int, PlacedRows]]:
-        _, joined = element
-        for part in joined["parts"]:  # none where nothing is written again
-            for result in super().process((part, dict(joined["renamed"])), *side):
-                yield from self._pass_on(result)
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for result in super().finish_bundle():
-            for placed in self._pass_on(result.value):
-                yield GlobalWindows.windowed_value(placed)
-        for placed in self._packed():
-            yield GlobalWindows.windowed_value(placed)
-
-    def work(self, element: tuple[ScorePart, dict[int, str]], *side: Any) -> Iterator[Loose | tuple[int, PlacedRows]]:
-        (part, renamed), (packing, finished) = element, side
-        return place_part(self._source, part, packing, renamed, finished, self._format.columns)
-
-    def _pass_on(self, result: Loose | tuple[int, PlacedRows]) -> Iterator[tuple[int, PlacedRows]]:
-        if not isinstance(result, Loose):
-            yield result
-            return
-        if self._loose and self._loose[0].table.schema != result.table.schema:
-            yield from self._packed()
-        self._loose.append(result)
-        self._loose_bytes += result.table.nbytes
-        if self._loose_bytes >= LOOSE_BYTES:
-            yield from self._packed()
-
-    def _packed(self) -> Iterator[tuple[int, PlacedRows]]:
-        yield from packed(self._loose)
-        self._loose.clear()
-        self._loose_bytes = 0
 
 
 class _WriteFile(SideBySide):

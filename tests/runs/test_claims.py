@@ -11,8 +11,9 @@ import time
 import pytest
 
 from beam_curate.records import Shard
-from beam_curate.runs import claims
-from beam_curate.runs.claims import RunError, claim, is_alive, release
+from beam_curate.runs import claim_holders, claims
+from beam_curate.runs.claim_holders import is_alive
+from beam_curate.runs.claims import RunError, claim, release
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from tests.conftest import ROOT
@@ -37,7 +38,7 @@ STARTS = """
     import sys
     from beam_curate.records import Shard
     from beam_curate.runs.claims import RunError
-    from beam_curate.runs.configuration import read_configuration
+from beam_curate.runs.configuration import read_configuration
     from beam_curate.runs.run import Run
     number = sys.argv[1]
     print("ready", flush=True)
@@ -135,7 +136,7 @@ def without_locks(monkeypatch):
 
 def other_job(tmp_path, **changes):
     """The claim of another process in `out`."""
-    holder = {**claims._this_process(), "id": "other", **changes}
+    holder = {**claim_holders.this_process(), "id": "other", **changes}
     folder = tmp_path / "out" / "_temporary"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "running-1.json").write_text(json.dumps(holder))
@@ -196,7 +197,7 @@ JOB = {"name": "curate", "project": "p", "region": "r"}
         (JOB, ["curate"], 0, True),
         (JOB, ["other"], 0, False),
         ({**JOB, "template": "gs://b/t"}, [], 1, True),
-        ({**JOB, "template": "gs://b/t"}, [], 2 * claims.STARTING_SECONDS, False),
+        ({**JOB, "template": "gs://b/t"}, [], 2 * claim_holders.STARTING_SECONDS, False),
         (JOB, None, 0, None),
     ],
 )
@@ -207,8 +208,8 @@ def test_a_dataflow_job_is_asked_for_by_name(monkeypatch, job, active, age, aliv
             raise OSError("no network")
         return active
 
-    monkeypatch.setattr(claims, "active_jobs", jobs)
-    mine = claims._this_process()
+    monkeypatch.setattr(claim_holders, "active_jobs", jobs)
+    mine = claim_holders.this_process()
     holder = {**mine, "machine": "the launcher's", "job": job, "seconds": int(time.time() - age)}
     assert is_alive(holder, mine) is alive
 
