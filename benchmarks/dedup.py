@@ -31,7 +31,7 @@ from beam_curate.duplicates.clusters import BORDER, Clustering
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
-from beam_curate.runs import score_table
+from beam_curate.runs import part_files, score_table
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
@@ -144,7 +144,7 @@ def truth(source: Path, eps: float) -> set[tuple[int, int]]:
     """The rows that have a better one of a similarity of at least 1 - eps: all compared with all."""
     tables = []
     for shard in Run(str(source)).input_shards:
-        with score_table.open_part(str(source / score_table.part_name(shard.index))) as part:
+        with part_files.open_part(str(source / score_table.part_name(shard.index))) as part:
             tables.append(part.read(["shard_index", "index", "aesthetic", "embedding"]))
     table = pa.concat_tables(tables)
     places = list(zip(table.column("shard_index").to_pylist(), table.column("index").to_pylist(), strict=True))

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from beam_curate.records import Shard
 from beam_curate.runs.packing import shard_name
+from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.run_files import INDEX, RUN, SUMMARY
-from beam_curate.runs.score_table import AGAIN, damage_named
+from beam_curate.runs.score_table import AGAIN
 from beam_curate.runs.state_files import is_export, read_index, read_summary
 from beam_curate.runs.summary import Summary
 from beam_curate.storage.files import exists, join, match

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate.records import LeftOut
+from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.run_files import FAILURES
-from beam_curate.runs.score_table import ScoreTableError, damage_named
+from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.storage.files import atomic_output, exists, join, open_read
 
 _KNOWN_FOR: Final = b"beam_curate.left_out"

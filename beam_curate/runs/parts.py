@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from beam_curate.records import FAILED, ScorePart
-from beam_curate.runs import score_table
+from beam_curate.runs import part_files, score_table
 from beam_curate.storage.files import files_under, join
 
 _PART = re.compile(r"part-(\d+)\.parquet$")
@@ -27,7 +27,7 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
     there are other rows, so the shard is to be read again from its start.
     """
     part_path = join(output, path)
-    with score_table.open_part(part_path) as part, score_table.damage_named(part_path):
+    with part_files.open_part(part_path) as part, part_files.damage_named(part_path):
         rows = part.read(columns=["index", "key", "status", "reason"]).to_pylist()
     failed = [row for row in rows if row["status"] == FAILED and row["reason"] in reasons]
     return [row["index"] for row in failed] if all(row["key"] for row in failed) else None
@@ -36,6 +36,6 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
 def read_part_counts(output: str, path: str) -> ScorePart:
     """What a finished part counts."""
     whole = join(output, path)
-    with score_table.open_part(whole) as part:
-        footprint = score_table.footprint(part.schema_arrow, part.metadata)
-        return score_table.part_counts(part.schema_arrow, whole, footprint)
+    with part_files.open_part(whole) as part:
+        footprint = part_files.footprint(part.schema_arrow, part.metadata)
+        return part_files.part_counts(part.schema_arrow, whole, footprint)

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from beam_curate.records import Shard
 from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.run_files import INDEX, INPUT_SHARDS, RUN, SIZES, SUMMARY
-from beam_curate.runs.score_table import ScoreTableError, damage_named
+from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.summary import About, ExportSummary, Summary, modern
 from beam_curate.storage.files import atomic_output, exists, join, open_read, write_json
 from beam_curate.storage.json_files import DamagedFileError, read_object

@@ -19,16 +19,12 @@ import pyarrow.compute as pc
 
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs.named_sources import check_footer, check_rows
+from beam_curate.runs.part_files import damage_named, footprint, group_rows, open_part, part_counts
 from beam_curate.runs.score_table import (
     SCHEMA_VERSION,
     SOURCE_METADATA,
     VERDICTS,
     ScoreTableError,
-    damage_named,
-    footprint,
-    group_rows,
-    open_part,
-    part_counts,
     part_name,
     with_later_columns,
 )
