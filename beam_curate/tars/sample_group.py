@@ -244,7 +244,7 @@ class SampleGroup:
         """The message of a sample without an image, with the likely cause."""
         here = self._extensions_words()
         if image_extension is not None:
-            return f"no member has the extension {image_extension!r} that --image_extension asks for (here: {here})"
+            return f"no member has the extension {image_extension!r} that `image_extension` asks for (here: {here})"
         if self.nameless:
             name = encodable(self.key).rpartition("/")[2]
             return (
@@ -252,7 +252,7 @@ class SampleGroup:
                 "of a sample: give it one, such as .jpg"
             )
         return (
-            f"no member has a known image extension (here: {here}); name that of the images with --image_extension or, if they "
+            f"no member has a known image extension (here: {here}); name that of the images with `image_extension` or, if they "
             "stand elsewhere in the tar, sort it by name (tar --sort=name)"
         )
 
