@@ -9,6 +9,7 @@ from pipelines.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.duplicates.search import DuplicateSearch
+    from beam_curate.runs.configuration import DuplicateRule
     from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection
 
@@ -117,6 +118,14 @@ class DuplicateOptions:
             raise OptionError(f"--max_comparisons is {self.max_comparisons}; give a number above 0, such as 1e14")
         if self.keep_by in ("hard", "easy") and "semantic" not in named:
             raise OptionError(f"--keep_by {self.keep_by} needs the clusters of semantic; add it to --{option_name}")
+
+    def duplicate_rule(self, methods: str, **others: Any) -> "DuplicateRule":
+        """What they take for a duplicate, as the configuration has it; others are its further fields."""
+        from beam_curate.runs.configuration import DuplicateRule
+
+        names = ("eps", "n_clusters", "border", "max_distance", "mirrored", "keep_by")
+        named = {name: getattr(self, name) for name in names}
+        return DuplicateRule(comma_list(methods), **named, **others)
 
     def search(
         self, methods: str, selection: "Selection", against: "TablePlace | None" = None, action: str = "drop"
