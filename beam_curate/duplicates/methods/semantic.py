@@ -34,8 +34,9 @@ from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners, 
 from beam_curate.duplicates.pairs import Pairs, pairs_of
 
 BORDER: Final = 0.35
-"""Default width of a border, as a part of the distance of duplicates; 0.5 is exact. Measured (benchmarks/dedup.py): at least
-0.999 of the duplicates are found where they differ in the directions in which the data itself varies, the worst case."""
+"""Default width of a border, as a part of the distance of duplicates; 0.5 is exact. At least 0.999 of the duplicates are found
+where they differ in the directions in which the data itself varies, the worst case (tests/duplicates/test_methods.py, and
+`benchmarks/dedup.py --recall`)."""
 HOME_ROWS: Final = 1 << 15
 """Embeddings of a cluster in the mean, without its visitors: 50 MB of float16 at 768 dimensions."""
 SAMPLE: Final = 1 << 15
