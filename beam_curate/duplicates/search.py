@@ -22,7 +22,7 @@ KEEP: Final = "keep"
 """What is done with samples that are in the other dataset too: they are dropped, or only they are kept."""
 
 MOST_COMPARISONS: Final = 1e14
-"""More comparisons are refused: some 55 hours of a core at 2 nanoseconds each (measured)."""
+"""More comparisons are refused: some 55 hours of a core, at 2 nanoseconds each."""
 
 
 class TooManyComparisonsError(ValueError):
