@@ -27,7 +27,7 @@ _FOUND: Final = {
     "keep_by": str,
     "eps": _NUMBER,
     "max_distance": _NUMBER,
-    "mirrored": bool,
+    "mirrored?": bool,
     "between_datasets": bool,
     "action": str,
     "groups": int,
@@ -43,7 +43,7 @@ _FOUND: Final = {
             "samples": [{**_PLACE, "method": (str, type(None)), "similarity": (int, float)}],
         }
     ],
-    "pairs": [{"method": str, "similarity": (int, float), "duplicate": bool, "samples": [_PLACE]}],
+    "pairs": [{"method?": str, "similarity": (int, float), "duplicate": bool, "samples": [_PLACE]}],
 }
 
 
