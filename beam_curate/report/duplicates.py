@@ -102,7 +102,7 @@ def find_duplicates(output: str, table: TablePlace) -> ShownDuplicates | None:
     found = read_findings(output)
     pairs = [
         Pair(
-            pair["method"],
+            pair.get("method", "semantic"),
             pair["similarity"],
             pair["duplicate"],
             (_place(pair["samples"][0]), _place(pair["samples"][1])),

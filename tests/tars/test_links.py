@@ -305,7 +305,8 @@ def test_linked_pictures_are_hashed_and_shown(curated, tmp_path, monkeypatch):
     start = SourceReader._start
     monkeypatch.setattr(SourceReader, "_start", lambda reader, path: (starts.append(path), start(reader, path)))
     rows = pq.read_table(folder / "out" / "scores").select(image_hashes.COLUMNS)
-    assert image_hashes.write_hashes(str(tmp_path), "hashes.parquet", rows, 1 << 20, 1) == 0
+    made = image_hashes.make_hashes(str(tmp_path), "hashes.parquet", rows, 1 << 20, 1)
+    assert made["pixels"].null_count == 0
     hashes = image_hashes.read_hashes(str(tmp_path), "hashes.parquet")["pixels"].to_pylist()
     assert hashes[5:] == hashes[4::-1]
     assert len(set(hashes)) == 5
