@@ -16,7 +16,8 @@ from beam_curate.duplicates.spilling import WORK
 from beam_curate.images import colours, exif, loading
 from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
 from beam_curate.images.errors import ImageError, pillow_errors
-from beam_curate.runs.score_table import AGAIN, ScoreTableError, damage_named
+from beam_curate.runs.part_files import damage_named
+from beam_curate.runs.score_table import AGAIN, ScoreTableError
 from beam_curate.storage.files import atomic_output, exists, join
 from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.sources import SourceReader, check_sha256
@@ -46,7 +47,7 @@ def hash_image(data: bytes, max_pixels: int) -> ImageHash:
         ImageError: It cannot be decoded.
     """
     options = DecodeOptions(decoder=PILLOW, extract_exif=False, max_pixels=max_pixels)
-    image, orientation, facts = open_image(data, options)
+    image, data, orientation, facts = open_image(data, options)
     with pillow_errors(facts):
         loading.load(image, data)
         upright = exif.turn_upright(colours.to_rgb(image), orientation)

@@ -467,7 +467,7 @@ def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table
     assert same(direct, again)
     summary = json.loads((again / "summary.json").read_text())
     assert 0 < summary["funnel"]["kept"] < 33
-    assert summary["configuration"]["scorers"][0]["scorer"] == "red_scorer:Likeness"
+    assert summary["configuration"]["scores"]["scorers"][0]["scorer"] == "red_scorer:Likeness"
     for row in rows(again):
         if row["status"] != "failed":
             assert row["taste"] == pytest.approx(float(weight[0] @ np.array(row["embedding"], np.float32)), abs=1e-4)
