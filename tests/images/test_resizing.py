@@ -160,14 +160,9 @@ def test_small_images_and_long_strips_are_left_to_pillow():
     assert not resizing.suits_array(224, 224 * 400, target)
 
 
-def test_without_exactness_a_picture_that_shrinks_by_half_is_torchs_alone(monkeypatch):
-    from beam_curate.images import resizing
-
-    calls = []
-    monkeypatch.setattr(resizing, "_by_pillow", lambda *arguments: calls.append(arguments))
+def test_pillow_alone_gives_what_it_gives_for_the_image(monkeypatch):
+    monkeypatch.setattr(resizing, "_by_torch", None)
     pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    assert resize_array(pixels, (640, 480), Target(224), exact=False).shape == (224, 224, 3)
-    assert calls == []
-    monkeypatch.undo()
-    near = resize_array(pixels, (640, 480), Target(300), exact=False)
-    assert np.array_equal(near, resize_array(pixels, (640, 480), Target(300)))
+    for target in (Target(224), Target(300, "squash"), Target(480, interpolation="bilinear")):
+        resized = resize_array(pixels, (640, 480), target, by_pillow=True)
+        assert np.array_equal(resized, resizing.resize_image(Image.fromarray(pixels), target))
