@@ -195,7 +195,6 @@ def check_weights(job: Job) -> None:
     Raises:
         ValueError: It names the file and what does not fit.
     """
-    from beam_curate.clip.text_tower import check_text_weights
     from beam_curate.clip.visual_tower import check_visual_weights
     from beam_curate.clip.weights import find_weights
 
@@ -203,6 +202,8 @@ def check_weights(job: Job) -> None:
     source = find_weights(options.clip_model, options.pretrained, model_dir=options.model_dir or None)
     check_visual_weights(source, job.model.quick_gelu)
     if options.caption_score:
+        from beam_curate.clip.text_tower import check_text_weights  # loads all of open_clip, transformers and timm
+
         check_text_weights(source, job.model.quick_gelu)
     for second in job.second.values():
         other = find_weights(second.description.clip_model, second.pretrained, model_dir=options.model_dir or None)

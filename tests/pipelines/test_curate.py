@@ -229,12 +229,6 @@ def test_direct_runner_and_help_from_the_shell(tiny):
     assert "MEANINGLESS" in done.stdout
 
 
-def test_help_imports_neither_beam_nor_torch():
-    code = "import sys; from pipelines import curate; print(sorted({'apache_beam', 'torch'} & set(sys.modules)))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert shown.stdout.strip() == "[]"
-
-
 def test_retried_rows_at_the_start_of_a_shard_do_not_take_the_place_of_the_whole(tmp_path, capsys):
     """The first two rows of a shard are scored again; the others stay."""
     big, small = encoded(photo(5, 200, 150)), encoded(photo(6, 40, 30))

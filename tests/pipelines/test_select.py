@@ -19,8 +19,8 @@ from beam_curate.transforms import preview_selection, write_report
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.fault_filesystem import KINDS, Faults, FaultyFileSystem
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 RULES = ["--min_aesthetic=4.5", "--max_nsfw=0.7", "--min_side=70", "--keep=format != 'GIF' and length(caption) >= 9"]
 

@@ -11,8 +11,8 @@ from beam_curate.runs.run import Run
 from beam_curate.storage import ranged_reading
 from pipelines import curate, dedup, export, select
 from tests.conftest import encoded, photo, tar_bytes
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 RULES = {"rules": ["--min_side=70"], "table": ["--min_side=70", "--dedup=exact", "--top=aesthetic=15"]}
 TEXT = b"x" * 200_000  # most of a shard, so that one that is read can be told

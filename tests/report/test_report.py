@@ -30,8 +30,8 @@ from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
 from pipelines import curate
 from tests.conftest import encoded, photo, tar_bytes
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 HOSTILE_KEYS = [
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(2)>",

@@ -13,9 +13,9 @@ from beam_curate.runs.score_table import PART_METADATA, SCHEMA_VERSION, write_ta
 from beam_curate.tars.skipped import KINDS, in_order, lost
 from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo
+from tests.support.models import MODEL
 from tests.tars.test_links import linked_tar
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 FLAGS = [*MODEL, "--min_aesthetic=none", "--max_nsfw=none"]
 COUNTS = {
     "no_extension": 3,
