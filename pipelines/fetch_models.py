@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.options import comma_list, run_command
+from pipelines.options import as_options, comma_list, run_command
 
 PARTS = ("clip", "aesthetic", "nsfw")
 
@@ -68,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.only,
             github=options.github_url or fetching.GITHUB,
             hub=options.hub_url,
+            report=lambda line: print(as_options(line)),
         )
     except (DownloadError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_options(error)}", file=sys.stderr)
         return 1
     return 0
 
