@@ -1,30 +1,26 @@
-"""The report of a run, finished or only tried: one HTML file without script that shows whether the thresholds are right."""
+"""The report of a run, finished or only tried: one HTML file that shows whether the thresholds are right, and to try others."""
 
 import os
-from collections.abc import Iterable, Mapping
-from itertools import chain
+from collections.abc import Mapping
 from typing import Any, Final
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.records import KEPT
 from beam_curate.report import page
 from beam_curate.report.data import ReportData, ReportPlan, collect, plan_report
-from beam_curate.report.duplicates import ShownDuplicates, find_duplicates
-from beam_curate.report.figures import Images
-from beam_curate.report.samples import Place, Row
-from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
+from beam_curate.report.duplicates import find_duplicates
+from beam_curate.report.thumbnails import make_thumbnails
 from beam_curate.runs.score_table import FOLDER
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
-from beam_curate.runs.table_parts import TablePlace, finished_table
-from beam_curate.scores.rules_in_force import thresholds, top_column
+from beam_curate.runs.table_parts import finished_table
+from beam_curate.scores.rules_in_force import beside_thresholds, thresholds, top_column
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import atomic_output, exists, join, remove_empty_temporary
 
 REPORT = "report.html"
-MAX_BYTES: Final = 2_000_000
+MAX_BYTES: Final = 10_000_000
 """Of the file."""
 
 
@@ -35,7 +31,7 @@ class ReportError(ValueError):
 def write_report(output: str, *, scores: str | None = None) -> str:
     """Writes `report.html` beside the summary of a finished run, atomically; returns its path.
 
-    The file needs nothing else, is below 2 MB (of duplicates so many pictures are shown as fit), and depends on the run alone:
+    The file needs nothing else, is below 10 MB (of duplicates so many pictures are shown as fit), and depends on the run alone:
     the same run gives the same bytes. Sources that are gone cost the pictures, no more, and so does another dataset that the
     run was compared with. Memory is bounded whatever the size of the score table.
 
@@ -53,8 +49,7 @@ def write_report(output: str, *, scores: str | None = None) -> str:
         raise ReportError(f"{output} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
     summary = read_summary(output, "funnel")
     plan, shards = plan_of_run(summary, scores or output)
-    _, data = collect(plan, shards)
-    return write_run_page(output, summary, plan.selection.table, data)
+    return write_run_page(output, summary, collect(plan, shards))
 
 
 def plan_of_run(summary: Mapping[str, Any], folder: str) -> tuple[ReportPlan, list[int]]:
@@ -77,42 +72,46 @@ def plan_of_run(summary: Mapping[str, Any], folder: str) -> tuple[ReportPlan, li
         raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
     configuration = summary.get("configuration") or {}
     selection = Selection(table, rules=None)
-    return plan_report(selection, shards[0], thresholds(configuration), top_column(configuration)), shards
+    asked = thresholds(configuration), top_column(configuration), beside_thresholds(configuration)
+    return plan_report(selection, shards[0], *asked, configuration.get("max_pixels")), shards
 
 
-def write_run_page(output: str, summary: Mapping[str, Any], table: TablePlace, data: ReportData) -> str:
-    """Writes the report of a finished run when all figures are there; reads the pictures.
+def write_run_page(output: str, summary: Mapping[str, Any], data: ReportData) -> str:
+    """Writes the report of a finished run when all figures are there; of duplicates it reads the pictures.
 
     Args:
         output: The run's folder.
         summary: Its summary.
-        table: Its score table.
-        data: What was found there.
+        data: What was found in its score table.
     """
-    shown = find_duplicates(output, table)
-    images = _images(data, (summary.get("configuration") or {}).get("max_pixels"), shown.rows.values() if shown else ())
-    document = page.render(summary, data, images, _duplicates(shown, images, 0))
-    if shown:
-        document = page.render(summary, data, images, _duplicates(shown, images, MAX_BYTES - len(document)))
+    found = find_duplicates(output, data.plan.selection.table)
+    document = page.render(summary, data, folder=output)
+    if found:
+        images = make_thumbnails(found.rows.values(), data.plan.max_pixels)
+        for room in (0, MAX_BYTES):  # what the page has without them tells how much room is left
+            left = room and room - len(document)
+            document = page.render(
+                summary, data, page.DuplicatesShown(found, found.pictures(images, left)), folder=output
+            )
     with atomic_output(output, REPORT) as stream:
         stream.write(document)
     return join(output, REPORT)
 
 
-def preview_page(selection: Selection, data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
-    """The report that a selection would have; reads the pictures.
+def preview_page(data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
+    """The report that a selection would have.
 
     Args:
-        selection: What decides.
         data: What was found, with the verdicts of the selection.
         about: What the summary of the selection would say beside its counts.
         samples_per_shard: Of its output.
     """
     funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": data.reasons}
     shard_counts = {"input_shards": data.parts, "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
-    summary = {"funnel": funnel, **shard_counts, **about}
-    source = selection.table.verdicts or selection.table.scores
-    return page.render(summary, data, _images(data, None), preview_of=source)
+    table = data.plan.selection.table
+    return page.render(
+        {"funnel": funnel, **shard_counts, **about}, data, folder=table.verdicts or table.scores, preview=True
+    )
 
 
 def write_page(path: str, document: bytes) -> None:
@@ -129,12 +128,3 @@ def write_page(path: str, document: bytes) -> None:
     with atomic_output(folder, name) as stream:
         stream.write(document)
     remove_empty_temporary(folder)
-
-
-def _duplicates(shown: ShownDuplicates | None, images: Images, room: int) -> page.DuplicatesShown | None:
-    return page.DuplicatesShown(shown, shown.pictures(images, room)) if shown else None
-
-
-def _images(data: ReportData, max_pixels: object, others: Iterable[Row] = ()) -> dict[Place, Thumbnail]:
-    rows = chain((row for gallery in data.galleries for row in gallery.rows), others)
-    return make_thumbnails(rows, max_pixels if isinstance(max_pixels, int) else MAX_PIXELS)

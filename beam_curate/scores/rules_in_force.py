@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from beam_curate import reasons
-from beam_curate.scores.expressions import bounds
+from beam_curate.scores.expressions import beside_bounds, bounds
 from beam_curate.scores.rules import Rule, standard_rules
 
 _RULES: Final = ("screen", "min_side", "min_aesthetic", "max_nsfw", "keep", "top", "top_fraction")
@@ -58,6 +58,12 @@ def thresholds(configuration: Mapping[str, Any]) -> list[Rule]:
         found += standard_rules(**{name: value for name, value in values.items() if _is_number(value)})
         found += _bounds(step.get("keep") or "")
     return found
+
+
+def beside_thresholds(configuration: Mapping[str, Any]) -> list[str]:
+    """What the rules of a run ask in --keep beside comparisons of a column with a number, as expressions."""
+    asked = [beside_bounds(step["keep"]) for step in steps(configuration) if (step.get("keep") or "").strip()]
+    return [text for text in asked if text]
 
 
 def _bounds(keep: str) -> Iterator[Rule]:

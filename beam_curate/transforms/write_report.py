@@ -6,7 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_curate.report.data import Figures, ReportPlan, report_data
+from beam_curate.report.data import ReportData
 from beam_curate.report.writing import plan_of_run, write_run_page
 from beam_curate.transforms.collect_figures import CollectFigures
 from beam_curate.transforms.find_cutoffs import Task
@@ -18,7 +18,7 @@ class WriteReport(beam.PTransform):
     """Writes the report of a run when its summary is there; what it holds is that of `report.writing.write_report`.
 
     In: PCollection of one dict, the summary (of WriteWebDatasetShards or PackShards). Out: the same, when the page is written.
-    All workers read the parts of the score table, without the embeddings; one makes the page of the figures.
+    All workers read the score table, without the embeddings, and the pictures; one makes the page of what they found.
 
     Attributes:
         output: Folder of the run.
@@ -39,10 +39,8 @@ class WriteReport(beam.PTransform):
             | "List" >> beam.FlatMap(_tasks, output).with_output_types(Task)
             | "Spread" >> beam.Reshuffle().with_input_types(Task)
         )
-        figures = tasks | CollectFigures(plan)
-        return summary | "WritePage" >> beam.Map(
-            _write, output, beam.pvalue.AsSingleton(plan), beam.pvalue.AsSingleton(figures)
-        )
+        data = tasks | CollectFigures(plan)
+        return summary | "WritePage" >> beam.Map(_write, output, beam.pvalue.AsSingleton(data))
 
 
 def _tasks(summary: Mapping[str, Any], output: str) -> Iterator[Task]:
@@ -50,7 +48,6 @@ def _tasks(summary: Mapping[str, Any], output: str) -> Iterator[Task]:
         yield Task(shard)
 
 
-def _write(summary: dict[str, Any], output: str, plan: ReportPlan, figures: Figures) -> dict[str, Any]:
-    table = plan.selection.table
-    write_run_page(output, summary, table, report_data(table, figures))
+def _write(summary: dict[str, Any], output: str, data: ReportData) -> dict[str, Any]:
+    write_run_page(output, summary, data)
     return summary

@@ -30,7 +30,8 @@ def group(values, statuses):
     values, statuses = np.array(values, np.float64), np.array(statuses, object)
     flags = {name: statuses == name for name in ("kept", "rejected", "failed")}
     reason = np.full(len(values), None, object)
-    return Group(0, np.arange(len(values)), statuses, reason, flags, {"x": values})
+    rest = np.ones(len(values), bool)
+    return Group(0, np.arange(len(values)), statuses, reason, flags, {"x": values}, ~flags["failed"], rest)
 
 
 VALUES = {
