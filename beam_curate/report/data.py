@@ -57,10 +57,10 @@ class ReportPlan:
 
     @property
     def deciding(self) -> list[str]:
-        """The columns that decide: those with a threshold first."""
+        """The columns that decide: those that usually do first."""
         tops = [self.top] if self.top else []
         usual = [name for name in _DECIDING if name in self.scores]
-        return list(dict.fromkeys([*(rule.column for rule in self.thresholds), *tops, *usual]))
+        return list(dict.fromkeys([*usual, *(rule.column for rule in self.thresholds), *tops]))
 
     @property
     def columns(self) -> list[str]:
