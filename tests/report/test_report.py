@@ -63,7 +63,8 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not {"style", "script"} & set(self.open):
+        layout = not data.strip() and "\n" in data  # of the template: a browser shows none of it between blocks
+        if not layout and not {"style", "script"} & set(self.open):
             self.text += re.sub(r"\s+", " ", data)
 
     def named(self, name):
