@@ -178,7 +178,7 @@ def _from_hub(repository: str, names: Sequence[str], folder: Path, hub: str) -> 
     _reach(hub)
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # its documentation has it
 
     disable_progress_bars()  # its bar is for a terminal only, and ours is for all files
     for name in names:

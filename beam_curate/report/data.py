@@ -235,6 +235,7 @@ class ReportData:
         distributions: Of each column, those that decide first.
         galleries: The samples.
         drawn: Those for the sliders, with their chances.
+        pictured: Those of them with a picture.
         judgeable: Number of rows on which rules decide.
         failures: The failed samples.
         statuses: Number of rows by status, and
@@ -248,6 +249,7 @@ class ReportData:
     distributions: Sequence[Distribution]
     galleries: Sequence[Gallery]
     drawn: Chances
+    pictured: Sequence[Place]
     judgeable: int
     failures: Failures
     statuses: Mapping[str, int]
@@ -277,6 +279,7 @@ class ReportData:
             [spread.distribution() for spread in figures.spreads.values()],
             figures.galleries,
             figures.drawn.drawn(),
+            [found.at for found in figures.drawn.spread(MAX_PICTURES)],
             figures.judgeable,
             figures.failures,
             {status: figures.statuses[status] for status in STATUSES},

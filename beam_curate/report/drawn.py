@@ -134,7 +134,8 @@ class Drawn:
 
     def spread(self, size: int) -> list[Found]:
         """So many of the rows at most, in turn from all strata: those of few samples are seen as well as those of many."""
-        rows = self._take(np.lexsort((self.places[:, 1], self.places[:, 0], self.number)))
+        rows = self._thinned()
+        rows = rows._take(np.lexsort((rows.places[:, 1], rows.places[:, 0], rows.number)))
         best = np.full(len(rows.number), len(rows.number))
         for strata, _ in list(rows._strata())[1:]:
             best = np.minimum(best, _ranks(strata)[0])

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from beam_curate import reasons
-from beam_curate.report.data import MAX_PICTURES, ReportData
+from beam_curate.report.data import ReportData
 from beam_curate.report.drawn import Drawn
 from beam_curate.report.html import shorten
 from beam_curate.report.links import shard_link, web_link
@@ -84,8 +84,7 @@ def slider_data(
 def picture_places(data: ReportData) -> dict[Place, int]:
     """The samples with a picture by place, and their numbers: those that are seen without the script first."""
     places = [place for gallery in data.galleries for place in gallery.places]
-    places += [found.at for found in data.drawn.rows.spread(MAX_PICTURES)]
-    return {place: number for number, place in enumerate(dict.fromkeys(places))}
+    return {place: number for number, place in enumerate(dict.fromkeys([*places, *data.pictured]))}
 
 
 def _pictures(data: ReportData, columns: Sequence[Mapping[str, Any]], blur_from: float) -> list[dict[str, Any]]:

@@ -68,6 +68,25 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def text(self, selector):
+        return self.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+
+    def click(self, selector, across=0.5):
+        """Clicks as a mouse does, at a place from the left (0) to the right (1) of an element."""
+        box = self.evaluate(
+            f"(() => {{ const found = document.querySelector({json.dumps(selector)}); found.scrollIntoView({{block: 'center'}});"
+            "const box = found.getBoundingClientRect(); return [box.left, box.top, box.width, box.height] })()"
+        )
+        at = {"x": box[0] + across * box[2], "y": box[1] + box[3] / 2, "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, **at)
+
+    def write(self, selector, text):
+        """Puts a text into a field as a keyboard does, in place of what is there."""
+        self.click(selector)
+        self.evaluate("document.activeElement.select()")
+        self.call("Input.insertText", text=text)
+
     @property
     def complaints(self):
         kinds = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
