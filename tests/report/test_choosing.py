@@ -222,11 +222,13 @@ def test_the_estimate_is_that_of_the_weighted_rows_and_holds_the_truth(tmp_path,
         assert found["kept"] == pytest.approx(part * everything.size)
         off = passing - part
         squares = ((1 - np.array(chances)) * weights**2 * off**2).sum()
-        least = 3 * (weights**2).sum() / weights.sum() ** 2
-        assert found["error"] == pytest.approx(everything.size * max(least, 1.96 * squares**0.5 / weights.sum()))
+        error = 1.96 * squares**0.5 / weights.sum()
+        if passing.all() or not passing.any():
+            error = 3 * (weights**2).sum() / weights.sum() ** 2
+        assert found["error"] == pytest.approx(everything.size * error)
         inside += abs(found["kept"] - (everything >= threshold).sum()) <= found["error"]
         assert "give or take" in browser.text(RESULT)
-    assert inside >= len(thresholds) - 1
+    assert inside >= len(thresholds) - 3  # one draw: its thresholds err together; test_drawn looks at many
 
 
 def test_rules_that_no_slider_stands_for_are_kept_or_left_out(tmp_path, browser):

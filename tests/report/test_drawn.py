@@ -96,6 +96,22 @@ def test_sums_over_the_drawn_rows_are_right_on_average(small, threshold):
     assert off.std() < 0.2 * np.mean(truth) + 3
 
 
+def test_the_error_that_is_told_holds_95_times_in_100(small):
+    """Of many draws: the formula of the page's script, which test_choosing compares with this one."""
+    held, tried = 0, 0
+    for seed in range(60):
+        groups = [part(shard, 700, seed) for shard in range(6)]
+        rows, chances = added(groups).drawn()
+        score = np.concatenate([group.values["score"][group.judgeable] for group in groups])
+        for threshold in (3.5, 4.5, 5.0, 6.0, 7.0):
+            passing, weights = rows.values[:, 0] >= threshold, 1 / chances
+            share = weights[passing].sum() / weights.sum()
+            error = 1.96 * ((1 - chances) * weights**2 * (passing - share) ** 2).sum() ** 0.5 / weights.sum()
+            held += abs(share - (score >= threshold).mean()) <= error
+            tried += 1
+    assert 0.91 <= held / tried <= 0.99
+
+
 def test_pictures_come_in_turn_from_all_ranges(small):
     found = added([part(shard, 2000) for shard in range(10)])
     values = [found_.values["score"] for found_ in found.spread(60)]

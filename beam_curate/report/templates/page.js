@@ -45,9 +45,9 @@ function estimate(flags) {
     const off = (flags[row] ? 1 : 0) - part;
     variance += (1 - chances[row]) / chances[row] ** 2 * off * off;
   }
-  const census = chances.every(chance => chance === 1);
-  const least = census ? 0 : 3 * squares / weight ** 2;
-  return { kept: part * data.total, error: data.total * Math.max(least, 1.96 * Math.sqrt(variance) / weight) };
+  const census = chances.every(chance => chance === 1), onlyOne = kept === 0 || kept === weight;
+  const error = onlyOne && !census ? 3 * squares / weight ** 2 : 1.96 * Math.sqrt(variance) / weight;
+  return { kept: part * data.total, error: data.total * error };
 }
 
 const whole = number => Math.round(number).toLocaleString("en");
