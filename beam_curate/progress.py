@@ -24,20 +24,22 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.samples = 0
+        self.rejected = 0
         self.failed = 0
         self.input_bytes = 0
 
-    def add(self, samples: int = 0, failed: int = 0, input_bytes: int = 0) -> None:
+    def add(self, samples: int = 0, failed: int = 0, input_bytes: int = 0, rejected: int = 0) -> None:
         """Adds to the counts."""
         with self._lock:
             self.samples += samples
+            self.rejected += rejected
             self.failed += failed
             self.input_bytes += input_bytes
 
-    def snapshot(self) -> tuple[int, int, int]:
-        """Samples, failed samples and input bytes so far."""
+    def snapshot(self) -> tuple[int, int, int, int]:
+        """Samples, rejected samples, failed samples and input bytes so far."""
         with self._lock:
-            return self.samples, self.failed, self.input_bytes
+            return self.samples, self.rejected, self.failed, self.input_bytes
 
 
 PROGRESS = Progress()
@@ -50,12 +52,13 @@ class Seen(NamedTuple):
     words: str = ""
 
 
-def samples_seen(start: tuple[int, int, int]) -> Callable[[float], Seen]:
-    """Looks at this process's counters: samples, images/s and failures since `start`, a snapshot; done are input bytes."""
+def samples_seen(start: tuple[int, int, int, int]) -> Callable[[float], Seen]:
+    """Looks at this process's counters: samples, images/s, rejections and failures since `start`, a snapshot; done are input bytes."""
 
     def look(seconds: float) -> Seen:
-        samples, failed, read = (now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True))
-        return Seen(read, f"{samples:,} samples, {samples / max(seconds, 1e-9):.1f} images/s, {failed:,} failed")
+        samples, rejected, failed, read = (now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True))
+        speed = f"{samples / max(seconds, 1e-9):.1f} images/s"
+        return Seen(read, f"{samples:,} samples, {speed}, {rejected:,} rejected, {failed:,} failed")
 
     return look
 

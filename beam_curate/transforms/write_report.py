@@ -1,5 +1,6 @@
 """WriteReport: the summary of a finished run in, `report.html` beside it written."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_curate.report.data import ReportData
+from beam_curate.report.remarks import remarks
 from beam_curate.report.writing import plan_of_run, write_run_page
 from beam_curate.transforms.collect_figures import CollectFigures
 from beam_curate.transforms.find_cutoffs import Task
@@ -18,7 +20,8 @@ class WriteReport(beam.PTransform):
     """Writes the report of a run when its summary is there; what it holds is that of `report.writing.write_report`.
 
     In: PCollection of one dict, the summary (of WriteWebDatasetShards or PackShards). Out: the same, when the page is written.
-    All workers read the score table, without the embeddings, and the pictures; one makes the page of what they found.
+    All workers read the score table, without the embeddings, and the pictures; one makes the page of what they found, and says
+    on standard error what is off: a threshold outside the range of its score, and a rule that rejects everything.
 
     Attributes:
         output: Folder of the run.
@@ -50,4 +53,7 @@ def _tasks(summary: Mapping[str, Any], output: str) -> Iterator[Task]:
 
 def _write(summary: dict[str, Any], output: str, data: ReportData) -> dict[str, Any]:
     write_run_page(output, summary, data)
+    for remark in remarks(data):
+        # The terminal of a local run; on Dataflow the worker's log.
+        print(f"note: {remark}", file=sys.stderr, flush=True)
     return summary

@@ -60,11 +60,11 @@ def said(look, total, mode=None):
 
 def test_off_a_terminal_there_are_lines(capsys):
     start = PROGRESS.snapshot()
-    PROGRESS.add(samples=1_234, failed=5, input_bytes=2_500_000)
+    PROGRESS.add(samples=1_234, rejected=12, failed=5, input_bytes=2_500_000)
     said(samples_seen(start), 10_000_000)
     line = capsys.readouterr().err.splitlines()[0]
     assert line.startswith("curate: 1,234 samples, ")
-    assert " images/s, 5 failed, 25 % of 10.0MB, " in line
+    assert " images/s, 12 rejected, 5 failed, 25 % of 10.0MB, " in line
     assert " left after " in line
     assert "\r" not in line
 
@@ -142,4 +142,4 @@ def test_counting_from_many_threads_loses_nothing():
         thread.start()
     for thread in threads:
         thread.join()
-    assert progress.snapshot() == (16_000, 0, 0)
+    assert progress.snapshot() == (16_000, 0, 0, 0)
