@@ -53,7 +53,7 @@ class Seen(NamedTuple):
 
 
 def samples_seen(start: tuple[int, int, int, int]) -> Callable[[float], Seen]:
-    """Looks at this process's counters: samples, images/s, rejections and failures since `start`, a snapshot; done are input bytes."""
+    """Looks at this process's counters: samples, images/s, rejections, failures since `start`, a snapshot; done are bytes."""
 
     def look(seconds: float) -> Seen:
         samples, rejected, failed, read = (now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True))

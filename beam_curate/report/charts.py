@@ -67,8 +67,13 @@ def funnel_bar(parts: Sequence[tuple[str, int]]) -> list[Bar]:
     return bars
 
 
-def histogram(distribution: Distribution) -> Chart:
-    """Kept samples stacked below rejected ones, with the thresholds as lines and the sides that they reject shaded."""
+def histogram(distribution: Distribution, names: tuple[str, str] = ("kept", "rejected")) -> Chart:
+    """Kept samples stacked below rejected ones, with the thresholds as lines and the sides that they reject shaded.
+
+    Args:
+        distribution: The counts.
+        names: What the two kinds of samples are called.
+    """
     bins = len(distribution.kept)
     highest = int((distribution.kept + distribution.rejected).max())
     at = [(f"{name} {value:g}", name, _position(distribution, value)) for name, value in distribution.bounds]
@@ -78,7 +83,7 @@ def histogram(distribution: Distribution) -> Chart:
         bins,
         label + (f", threshold {words}" if words else ", no threshold"),
         [(0.0, place) if name.endswith(AT_LEAST) else (place, max(0.0, bins - place)) for _, name, place in at],
-        [bar for place in range(bins) for bar in _bars(distribution, place, highest)],
+        [bar for place in range(bins) for bar in _bars(distribution, place, highest, names)],
         [place for *_, place in at],
         [_label(place, bins, flag) for flag, _, place in at],
         [_label(_position(distribution, value), bins, f"{value:g}") for value in _ticks(distribution)],
@@ -91,13 +96,13 @@ def _position(distribution: Distribution, value: float) -> float:
     return float((value - edges[0]) / (edges[-1] - edges[0]) * (len(edges) - 1))
 
 
-def _bars(distribution: Distribution, place: int, highest: int) -> list[Bar]:
+def _bars(distribution: Distribution, place: int, highest: int, names: tuple[str, str]) -> list[Bar]:
     kept, rejected = int(distribution.kept[place]), int(distribution.rejected[place])
     total = kept + rejected
     if not total:
         return []
     low, high = distribution.edges[place], distribution.edges[place + 1]
-    words = f"{low:.6g} to {high:.6g}: {count(kept)} kept, {count(rejected)} rejected"
+    words = f"{low:.6g} to {high:.6g}: {count(kept)} {names[0]}, {count(rejected)} {names[1]}"
     height = max(_LEAST, HEIGHT * total / highest)
     bars, bottom = [], HEIGHT
     for name, number in (("kept", kept), ("rejected", rejected)):

@@ -15,12 +15,14 @@ import numpy as np
 from beam_curate import reasons
 from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.records import KEPT, STATUSES, Removed
+from beam_curate.report.changes import Changes
 from beam_curate.report.drawn import Chances, Drawn
 from beam_curate.report.origins import COLUMNS, Counted, Origin, Outcomes, add_outcomes, origins, worst
 from beam_curate.report.samples import Failures, Gallery, make_galleries
 from beam_curate.report.shown import Shown, by_part, read_shown
 from beam_curate.report.spread import Distribution, Spread
 from beam_curate.report.table import Found, Place, read_group, stored_scores
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.expressions import ExpressionError
 from beam_curate.scores.rules import KeepRule, Rule, keep_rule
 from beam_curate.scores.top import Cutoff
@@ -46,6 +48,7 @@ class ReportPlan:
         top: The column by which the best were taken; empty if they were not. Its lowest kept value is a threshold too.
         rest: What the rules ask beside thresholds.
         max_pixels: Larger images have no picture.
+        against: The table of the run to compare with, if any.
     """
 
     selection: Selection
@@ -54,6 +57,7 @@ class ReportPlan:
     top: str = ""
     rest: tuple[KeepRule, ...] = ()
     max_pixels: int = MAX_PIXELS
+    against: TablePlace | None = None
 
     @property
     def deciding(self) -> list[str]:
@@ -137,6 +141,7 @@ class Figures:
         statuses: Number of rows by status, and
         reasons: by reason, of those that are not kept.
         judgeable: Number of rows on which rules decide.
+        changes: What differs in the other run, if there is one.
     """
 
     parts: int
@@ -147,18 +152,22 @@ class Figures:
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     judgeable: int = 0
+    changes: Changes | None = None
 
     @classmethod
     def none(cls, plan: ReportPlan) -> "Figures":
         """Those of no part."""
         empty = {name: Spread.none(name, bounds) for name, bounds in plan.spreads().items()}
-        return cls(0, empty, make_galleries(plan.columns, plan.deciding, plan.thresholds), Drawn.none(plan.columns))
+        changes = None if plan.against is None else Changes.none(plan.spreads())
+        galleries = make_galleries(plan.columns, plan.deciding, plan.thresholds)
+        return cls(0, empty, galleries, Drawn.none(plan.columns), changes=changes)
 
     def empty(self) -> "Figures":
         """Those of no part, by the same plan."""
         spreads = {name: Spread.none(name, spread.bounds) for name, spread in self.spreads.items()}
         galleries = [replace(gallery, ranked=[]) for gallery in self.galleries]
-        return Figures(0, spreads, galleries, Drawn.none(self.drawn.columns))
+        changes = None if self.changes is None else self.changes.empty()
+        return Figures(0, spreads, galleries, Drawn.none(self.drawn.columns), changes=changes)
 
     def merge(self, other: "Figures") -> None:
         """Adds those of other parts."""
@@ -168,6 +177,8 @@ class Figures:
             gallery.merge(found.ranked)
         self.drawn = self.drawn + other.drawn
         self.judgeable += other.judgeable
+        if self.changes is not None and other.changes is not None:
+            self.changes.merge(other.changes)
         self.failures.merge(other.failures)
         self.statuses.update(other.statuses)
         self.reasons.update(other.reasons)
@@ -203,7 +214,10 @@ def look_at(
         removed: Its rows that are rejected beside the rules.
         cutoff: Where the top rule cuts in it.
     """
-    rows = read_group(plan.selection, shard_index, plan.columns, removed, cutoff, rest=plan.rest, more=COLUMNS)
+    more = () if plan.against is None else ("key",)
+    rows = read_group(
+        plan.selection, shard_index, plan.columns, removed, cutoff, rest=plan.rest, more=(*COLUMNS, *more)
+    )
     group, found = rows.group, Figures.none(plan)
     found.parts = 1
     found.spreads = {name: Spread.of(name, bounds, group) for name, bounds in plan.spreads().items()}
@@ -214,12 +228,15 @@ def look_at(
     found.failures.look(group)
     found.statuses.update({name: int(np.count_nonzero(flags)) for name, flags in group.statuses.items()})
     found.reasons.update(reason for reason in group.reason if reason)
+    if plan.against is not None:
+        found.changes = Changes.of(plan.spreads(), rows, plan.against)
     return Look(found, origins(rows))
 
 
 def shown_rows(figures: Figures) -> list[Found]:
     """The rows that are shown, each once: those with a picture first, the static ones before those of the sliders."""
-    several = [found for gallery in figures.galleries for _, found in gallery.ranked]
+    galleries = [*figures.galleries, *(figures.changes.galleries if figures.changes is not None else ())]
+    several = [found for gallery in galleries for _, found in gallery.ranked]
     several += figures.drawn.spread(MAX_PICTURES)
     several += [found for some in figures.failures.shown.values() for found in some]
     return list({(found.shard_index, found.row_index): found for found in reversed(several)}.values())[::-1]
@@ -241,6 +258,7 @@ class ReportData:
         statuses: Number of rows by status, and
         reasons: by reason, of those that are not kept: the most frequent first.
         origins: By kind the origins with the most samples that are not kept.
+        changes: What differs in the other run, if there is one.
         shown: What is known of the samples that are shown, by place.
     """
 
@@ -255,6 +273,7 @@ class ReportData:
     statuses: Mapping[str, int]
     reasons: Mapping[str, int]
     origins: Mapping[str, Sequence[Counted]]
+    changes: Changes | None
     shown: Mapping[Place, Shown]
 
     @classmethod
@@ -285,6 +304,7 @@ class ReportData:
             {status: figures.statuses[status] for status in STATUSES},
             dict(sorted(figures.reasons.items(), key=lambda each: (-each[1], each[0]))),
             origins,
+            figures.changes,
             {each.row.place: each for each in shown},
         )
 

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.records import FAILED, KEPT, REJECTED
+from beam_curate.report.changes import HERE, THERE, Changes
 from beam_curate.report.charts import Chart, funnel_bar, histogram
 from beam_curate.report.data import AT_LEAST, BELOW, ReportData
 from beam_curate.report.duplicate_figures import (
@@ -124,9 +125,30 @@ def render(
         member_method=member_method,
         member_verdict=member_verdict,
         origins=data.origins,
+        changes=_changed(data),
         speed=list(_speed(summary)),
         details=_details(summary),
     )
+
+
+class Changed(NamedTuple):
+    """What is shown of the run that this one is compared with: its folder, counts, and where on each score they differ."""
+
+    against: str
+    changes: Changes
+    charts: Sequence[tuple[str, Chart]]
+
+
+def _changed(data: ReportData) -> Changed | None:
+    if data.changes is None or data.plan.against is None:
+        return None
+    found = [spread.distribution() for spread in data.changes.spreads.values()]
+    charts = [
+        (each.column, histogram(each, (HERE, THERE)))
+        for each in found
+        if each.count and each.column in data.plan.deciding
+    ]
+    return Changed(data.plan.against.verdicts or data.plan.against.scores, data.changes, charts)
 
 
 def _blur_from(summary: Mapping[str, Any], data: ReportData) -> float:

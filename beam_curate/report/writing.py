@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam_curate.records import KEPT
 from beam_curate.report import page
+from beam_curate.report.changes import check_same_input
 from beam_curate.report.data import ReportData, ReportPlan, collect, plan_report
 from beam_curate.report.duplicates import find_duplicates
 from beam_curate.report.thumbnails import make_thumbnails
+from beam_curate.runs.run_state import input_shards
 from beam_curate.runs.score_table import FOLDER
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
@@ -28,7 +31,7 @@ class ReportError(ValueError):
     """There is nothing to report on; the message says what is missing and what to do."""
 
 
-def write_report(output: str, *, scores: str | None = None) -> str:
+def write_report(output: str, *, scores: str | None = None, against: str = "", path: str = "") -> str:
     """Writes `report.html` beside the summary of a finished run, atomically; returns its path.
 
     The file needs nothing else, is below 10 MB (of duplicates so many pictures are shown as fit), and depends on the run alone:
@@ -38,29 +41,44 @@ def write_report(output: str, *, scores: str | None = None) -> str:
     Args:
         output: The run's folder, on any file system that Beam reads.
         scores: The folder of the score table's parts, or of the run that made them; None: the table of `output`.
+        against: The folder of another finished run over the same input, to compare with.
+        path: The file to write; empty: `report.html` in the folder.
 
     Raises:
+        OtherInputError: The other run is over other shards or samples.
         ReportError: There is no summary or no score table.
         DamagedFileError: The summary is damaged.
         ScoreTableError: The score table is of another version, or none.
         StorageError: A file of the run cannot be read, or the report not be written.
     """
-    if not exists(join(output, SUMMARY)):
-        raise ReportError(f"{output} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
-    summary = read_summary(output, "funnel")
-    plan, shards = plan_of_run(summary, scores or output)
-    return write_run_page(output, summary, collect(plan, shards))
+    summary = finished_summary(output)
+    plan, shards = plan_of_run(summary, scores or output, against)
+    return write_run_page(output, summary, collect(plan, shards), path)
 
 
-def plan_of_run(summary: Mapping[str, Any], folder: str) -> tuple[ReportPlan, list[int]]:
+def finished_summary(run: str) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    Raises:
+        ReportError: There is none.
+        DamagedFileError: It is damaged.
+    """
+    if not exists(join(run, SUMMARY)):
+        raise ReportError(f"{run} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
+    return read_summary(run, "funnel")
+
+
+def plan_of_run(summary: Mapping[str, Any], folder: str, against: str = "") -> tuple[ReportPlan, list[int]]:
     """What a run's report looks at, and the indexes of the parts of its table.
 
     Args:
         summary: Its summary.
         folder: The folder of the score table's parts, or of the run that made them.
+        against: The folder of the run to compare with; empty for none.
 
     Raises:
-        ReportError: There is no score table.
+        ReportError: There is no score table, or no finished run to compare with.
+        OtherInputError: That run is over other shards.
         ScoreTableError: It is of another version, or none.
         StorageError: It cannot be read.
     """
@@ -73,16 +91,23 @@ def plan_of_run(summary: Mapping[str, Any], folder: str) -> tuple[ReportPlan, li
     configuration = summary.get("configuration") or {}
     selection = Selection(table, rules=None)
     asked = thresholds(configuration), top_column(configuration), beside_thresholds(configuration)
-    return plan_report(selection, shards[0], *asked, configuration.get("max_pixels")), shards
+    plan = plan_report(selection, shards[0], *asked, configuration.get("max_pixels"))
+    if not against:
+        return plan, shards
+    finished_summary(against)
+    here, there = ([shard.path for shard in input_shards(run)] for run in (folder, against))
+    check_same_input(here, there, against)
+    return replace(plan, against=finished_table(against)[0]), shards
 
 
-def write_run_page(output: str, summary: Mapping[str, Any], data: ReportData) -> str:
+def write_run_page(output: str, summary: Mapping[str, Any], data: ReportData, path: str = "") -> str:
     """Writes the report of a finished run when all figures are there; of duplicates it reads the pictures.
 
     Args:
         output: The run's folder.
         summary: Its summary.
         data: What was found in its score table.
+        path: The file to write; empty: `report.html` in the folder.
     """
     found = find_duplicates(output, data.plan.selection.table)
     document = page.render(summary, data, folder=output)
@@ -93,9 +118,9 @@ def write_run_page(output: str, summary: Mapping[str, Any], data: ReportData) ->
             document = page.render(
                 summary, data, page.DuplicatesShown(found, found.pictures(images, left)), folder=output
             )
-    with atomic_output(output, REPORT) as stream:
-        stream.write(document)
-    return join(output, REPORT)
+    path = path or join(output, REPORT)
+    write_page(path, document)
+    return path
 
 
 def preview_page(data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:

@@ -25,9 +25,13 @@ class WriteReport(beam.PTransform):
 
     Attributes:
         output: Folder of the run.
+        against: Folder of another finished run over the same input, to compare with; empty for none.
+        path: The file to write; empty: `report.html` in the folder.
     """
 
     output: str
+    against: str = ""
+    path: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -35,15 +39,15 @@ class WriteReport(beam.PTransform):
     def expand(self, summary: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
         """Plans, collects, and writes."""
         require_global_window(summary, self)
-        output = self.output
-        plan = summary | "Plan" >> beam.Map(lambda found: plan_of_run(found, output)[0])
+        output, against = self.output, self.against
+        plan = summary | "Plan" >> beam.Map(lambda found: plan_of_run(found, output, against)[0])
         tasks = (
             summary
             | "List" >> beam.FlatMap(_tasks, output).with_output_types(Task)
             | "Spread" >> beam.Reshuffle().with_input_types(Task)
         )
         data = tasks | CollectFigures(plan)
-        return summary | "WritePage" >> beam.Map(_write, output, beam.pvalue.AsSingleton(data))
+        return summary | "WritePage" >> beam.Map(_write, output, self.path, beam.pvalue.AsSingleton(data))
 
 
 def _tasks(summary: Mapping[str, Any], output: str) -> Iterator[Task]:
@@ -51,8 +55,8 @@ def _tasks(summary: Mapping[str, Any], output: str) -> Iterator[Task]:
         yield Task(shard)
 
 
-def _write(summary: dict[str, Any], output: str, data: ReportData) -> dict[str, Any]:
-    write_run_page(output, summary, data)
+def _write(summary: dict[str, Any], output: str, path: str, data: ReportData) -> dict[str, Any]:
+    write_run_page(output, summary, data, path)
     for remark in remarks(data):
         # The terminal of a local run; on Dataflow the worker's log.
         print(f"note: {remark}", file=sys.stderr, flush=True)
