@@ -107,6 +107,7 @@ def render(
         skipped=lost(summary.get("skipped") or {}),
         skipped_kinds=KINDS,
         columns=columns,
+        added=data.plan.selection.added,
         census=is_census(data.drawn.rows, data.judgeable),
         drawn=len(data.drawn.rows.number),
         judgeable=data.judgeable,

@@ -281,6 +281,8 @@ def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_p
     assert repr(tried.failures.shown) == repr(done.failures.shown)
 
     assert "A preview: nothing was selected." in document
+    assert "give the command its --prompt, --head and --scorer options too" in document
+    assert "give the command its --prompt" not in (output / "report.html").read_text("utf-8")
     assert "Preview of a selection</h1>" in document
     assert f"3 input shards, {-(-funnel['kept'] // 4)} output shards" in document
     assert "data:image/jpeg;base64," in document
