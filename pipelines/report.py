@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     import apache_beam as beam
 
-    from beam_curate.report.writing import REPORT, plan_of_run
-    from beam_curate.runs.run_state import input_shards
-    from beam_curate.storage.files import absolute, join
+    from beam_curate.report.writing import plan_of_run
+    from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
     from beam_curate.transforms.write_report import WriteReport
     from pipelines.launch import build_pipeline, pipeline_options, run_and_wait
@@ -65,20 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         beam_options = pipeline_options(rest, ReportOptions)
         run, summary = finished_run("run", options.run)
-        against = finished_run("against", options.against)[0] if options.against else ""
-        path = absolute(options.report) if options.report else join(run, REPORT)
+        against = finished_run("against", options.against)[0] if options.against else None
         if options.report:
             runs = [("run", run), *([("against", against)] if against else [])]
-            refuse_written_over(
-                options.report, runs, [shard.path for _, folder in runs for shard in input_shards(folder)]
-            )
-        plan_of_run(summary, run, against)
-        steps = WriteReport(run, against, path)
+            read = [shard.path for _, each in runs for shard in each.input_shards]
+            refuse_written_over(options.report, [(name, each.folder) for name, each in runs], read)
+        path = absolute(options.report) if options.report else ""
+        other = against.folder if against else ""
+        plan_of_run(summary, run.folder, other)
+        steps = WriteReport(run.folder, other, path)
         root = build_pipeline(lambda root: root | beam.Create([summary]) | steps, beam_options)
     except (ValueError, StorageError) as error:
         return fail(error)
     run_and_wait(root)
-    print(f"look at {printable(path)}")
+    print(f"look at {printable(path or run.report_path)}")
     return 0
 
 

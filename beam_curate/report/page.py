@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.records import FAILED, KEPT, REJECTED
@@ -24,7 +24,10 @@ from beam_curate.report.sliders import is_census, picture_places, slider_columns
 from beam_curate.report.spread import Distribution
 from beam_curate.report.table import RANDOM, Place
 from beam_curate.report.thumbnails import Thumbnail
-from beam_curate.scores.rules_in_force import duplicates, rules, steps
+from beam_curate.runs.configuration import SCORE
+from beam_curate.runs.summary import Summary
+from beam_curate.scores.rules_in_force import Step, duplicates, rules, steps
+from beam_curate.storage.json_records import to_json
 from beam_curate.tars.skipped import KINDS, lost
 
 _MAX_JSON: Final = 60_000  # characters of the configuration
@@ -64,7 +67,7 @@ class Score(NamedTuple):
 
 
 def render(
-    summary: Mapping[str, Any],
+    summary: Summary,
     data: ReportData,
     duplicates: DuplicatesShown | None = None,
     *,
@@ -81,30 +84,31 @@ def render(
         preview: Whether rules were only tried.
     """
     blur_from = _blur_from(summary, data)
-    configuration = summary.get("configuration") or {}
-    used = configuration.get("duplicates")
-    searched = folder if duplicates is not None else summary["input"]["duplicates"] if used else ""
+    rule = summary.configuration.duplicates
+    used = {**to_json(rule), **rule.found} if rule is not None and rule.found is not None else None
+    searched = folder if duplicates is not None else (summary.input.duplicates or "") if used else ""
     found = duplicates.shown.found if duplicates is not None else used
     columns = slider_columns(data)
     scores = [_score(distribution, data) for distribution in data.distributions]
     split = len(data.plan.deciding)
+    counts = _counts(summary)
     return document(
         "page.html",
         title="Preview of a selection" if preview else "Curation report",
         preview_of=folder if preview else "",
-        pattern=str((summary.get("input") or {}).get("pattern", "")),
+        pattern=summary.input.pattern or "",
         facts=_facts(summary),
-        summary=summary,
-        funnel=summary["funnel"],
+        funnel=summary.funnel,
+        counts=counts,
         statuses=_STATUSES,
         alarm=_alarm(summary),
         notices=list(_notices(summary, data)),
-        bar=funnel_bar([(name, summary["funnel"][name]) for name in _STATUSES]),
+        bar=funnel_bar([(name, counts[name]) for name in _STATUSES]),
         rules=_rules(summary),
         descriptions=DESCRIPTIONS,
         failures=data.failures,
         max_failures=MAX_FAILURES,
-        skipped=lost(summary.get("skipped") or {}),
+        skipped=lost(summary.skipped),
         skipped_kinds=KINDS,
         columns=columns,
         added=data.plan.selection.added,
@@ -152,37 +156,38 @@ def _changed(data: ReportData) -> Changed | None:
     return Changed(data.plan.against.verdicts or data.plan.against.scores, data.changes, charts)
 
 
-def _blur_from(summary: Mapping[str, Any], data: ReportData) -> float:
+def _blur_from(summary: Summary, data: ReportData) -> float:
     """The NSFW score from which pictures are blurred."""
-    if summary.get("scores_meaningless"):
+    if summary.scores_meaningless:
         return math.inf
     found = [distribution.bounds for distribution in data.distributions if distribution.column == "nsfw"]
     limits = [value for bounds in found for name, value in bounds if name.endswith(BELOW)]
     return min(limits, default=_BLURRED_FROM)
 
 
-def _facts(summary: Mapping[str, Any]) -> str:
-    configuration = summary.get("configuration") or {}
-    shards = (
-        f"{count(summary.get('input_shards', 0))} input shards, {count(summary.get('output_shards', 0))} output shards"
-    )
-    words = [shards, configuration.get("clip_model"), summary.get("started")]
+def _facts(summary: Summary) -> str:
+    shards = f"{count(summary.input_shards)} input shards, {count(summary.output_shards)} output shards"
+    words = [shards, summary.configuration.clip_model, summary.started]
     return " · ".join(shorten(str(word), 100) for word in words if word)
 
 
-def _alarm(summary: Mapping[str, Any]) -> str:
+def _alarm(summary: Summary) -> str:
     """What is random, so that the scores mean nothing; empty if they mean something."""
-    if not summary.get("scores_meaningless"):
-        return ""
-    return " and ".join(map(str, summary.get("random") or [])) or "weights"
+    return (" and ".join(map(str, summary.random or ())) or "weights") if summary.scores_meaningless else ""
 
 
-def _notices(summary: Mapping[str, Any], data: ReportData) -> Iterator[tuple[str, str]]:
+def _counts(summary: Summary) -> dict[str, int]:
+    """The funnel by name."""
+    funnel = summary.funnel
+    return {"input": funnel.input, KEPT: funnel.kept, REJECTED: funnel.rejected, FAILED: funnel.failed}
+
+
+def _notices(summary: Summary, data: ReportData) -> Iterator[tuple[str, str]]:
     """What looks wrong, each with a heading."""
-    funnel = summary["funnel"]
-    if funnel["input"] and funnel["failed"] == funnel["input"]:
+    funnel = summary.funnel
+    if funnel.input and funnel.failed == funnel.input:
         yield "All samples failed.", "See the failures below."
-    elif funnel["input"] and not funnel["kept"]:
+    elif funnel.input and not funnel.kept:
         yield "Nothing was kept.", "No sample passes all the rules."
     for distribution in data.distributions:
         total = distribution.count
@@ -192,24 +197,25 @@ def _notices(summary: Mapping[str, Any], data: ReportData) -> Iterator[tuple[str
                 yield f"{name} {value:g} rejects almost nothing:", f"{share(rejected, total)}."
             elif total and rejected > 0.99 * total:
                 yield f"{name} {value:g} rejects almost everything:", f"{share(rejected, total)}."
-    if any(data.statuses[status] != funnel[status] for status in _STATUSES):
+    counts = _counts(summary)
+    if any(data.statuses[status] != counts[status] for status in _STATUSES):
         words = ", ".join(f"{count(data.statuses[status])} {status}" for status in _STATUSES)
         yield "Charts and funnel differ:", f"the score table gives {words}."
 
 
-def _rules(summary: Mapping[str, Any]) -> list[list[str]]:
+def _rules(summary: Summary) -> list[list[str]]:
     """The rules of all steps whose verdicts count, as options; those that are off are left out."""
-    return [words for step in steps(summary.get("configuration") or {}) if (words := _options(step, summary))]
+    return [words for step in steps(summary.configuration) if (words := _options(step, summary))]
 
 
-def _options(step: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
+def _options(step: Step, summary: Summary) -> list[str]:
     found = duplicates(step)
-    if step.get("dedup"):
+    if found and step.step == SCORE:
         found["dedup"] = found.pop("methods")
-    if step.get("duplicates"):
-        found = {"duplicates": summary["input"]["duplicates"]}
-    if step.get("against"):
-        found["against"] = step["against"]
+    if step.duplicates and step.duplicates.found is not None:
+        found = {"duplicates": summary.input.duplicates}
+    if step.duplicates and step.duplicates.against:
+        found["against"] = step.duplicates.against
     return [f"--{name} {value}" for name, value in {**rules(step), **found}.items()]
 
 
@@ -248,23 +254,24 @@ def _others(distribution: Distribution) -> list[tuple[str, int, str]]:
     return [(f"{sign} {distribution.edges[at]:.6g}", passing[at], share(passing[at], whole)) for at in places]
 
 
-def _details(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _details(summary: Summary) -> list[tuple[str, str]]:
     """The configuration and the rest of the summary as text."""
-    rest = {name: value for name, value in summary.items() if name not in ("funnel", "configuration")}
-    titled = {"Configuration": summary.get("configuration") or {}, "Models, versions and everything else": rest}
+    said = to_json(summary)
+    rest = {name: value for name, value in said.items() if name not in ("funnel", "configuration")}
+    titled = {"Configuration": said["configuration"], "Models, versions and everything else": rest}
     texts = {title: json.dumps(value, indent=2, ensure_ascii=True) for title, value in titled.items()}
     cut = "\n… (the rest is in summary.json)"
     return [(title, text[:_MAX_JSON] + (cut if len(text) > _MAX_JSON else "")) for title, text in texts.items()]
 
 
-def _speed(summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _speed(summary: Summary) -> Iterator[tuple[str, str]]:
     """What the summary tells of time; runs may tell nothing."""
-    seconds = summary.get("seconds")
+    seconds = summary.more.get("seconds")
     if isinstance(seconds, int | float) and seconds > 0:
         yield "Wall time", f"{seconds:,.1f} s"
-        yield "Samples a second", f"{summary['funnel']['input'] / seconds:,.1f}"
+        yield "Samples a second", f"{summary.funnel.input / seconds:,.1f}"
     for name in ("throughput", "timings"):
-        inner = summary.get(name)
+        inner = summary.more.get(name)
         for key, value in inner.items() if isinstance(inner, dict) else ():
             if isinstance(value, int | float):
                 yield shorten(f"{name}: {key}", 100), f"{value:,.6g}"

@@ -13,16 +13,13 @@ from beam_curate.report.changes import check_same_input
 from beam_curate.report.data import ReportData, ReportPlan, collect, plan_report
 from beam_curate.report.duplicates import find_duplicates
 from beam_curate.report.thumbnails import make_thumbnails
-from beam_curate.runs.run_state import input_shards
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER
-from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY
-from beam_curate.runs.table_parts import finished_table
+from beam_curate.runs.summary import Summary, summary_of
 from beam_curate.scores.rules_in_force import beside_thresholds, thresholds, top_column
 from beam_curate.selection.rejudging import Selection
-from beam_curate.storage.files import atomic_output, exists, join, remove_empty_temporary
+from beam_curate.storage.files import atomic_output, remove_empty_temporary
 
-REPORT = "report.html"
 MAX_BYTES: Final = 10_000_000
 """Of the file."""
 
@@ -51,24 +48,26 @@ def write_report(output: str, *, scores: str | None = None, against: str = "", p
         ScoreTableError: The score table is of another version, or none.
         StorageError: A file of the run cannot be read, or the report not be written.
     """
-    summary = finished_summary(output)
+    summary = finished(output).summary
     plan, shards = plan_of_run(summary, scores or output, against)
     return write_run_page(output, summary, collect(plan, shards), path)
 
 
-def finished_summary(run: str) -> dict[str, Any]:
-    """The summary of a finished run.
+def finished(folder: str) -> Run:
+    """A run that has come to its end.
 
     Raises:
-        ReportError: There is none.
-        DamagedFileError: It is damaged.
+        ReportError: It has not.
     """
-    if not exists(join(run, SUMMARY)):
-        raise ReportError(f"{run} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
-    return read_summary(run, "funnel")
+    run = Run(folder)
+    if not run.is_finished:
+        raise ReportError(
+            f"{folder} holds no finished run: {run.summary_path} is missing; finish the run with `resume` first"
+        )
+    return run
 
 
-def plan_of_run(summary: Mapping[str, Any], folder: str, against: str = "") -> tuple[ReportPlan, list[int]]:
+def plan_of_run(summary: Summary, folder: str, against: str = "") -> tuple[ReportPlan, list[int]]:
     """What a run's report looks at, and the indexes of the parts of its table.
 
     Args:
@@ -82,25 +81,25 @@ def plan_of_run(summary: Mapping[str, Any], folder: str, against: str = "") -> t
         ScoreTableError: It is of another version, or none.
         StorageError: It cannot be read.
     """
-    table, found = finished_table(folder)
-    if not found and os.path.basename(folder.rstrip("/")) == FOLDER:
-        table, found = finished_table(folder.rstrip("/")[: -len(FOLDER)])
-    shards = sorted(found)
+    run = Run(folder)
+    if not run.judged_parts and os.path.basename(folder.rstrip("/")) == FOLDER:
+        run = Run(folder.rstrip("/")[: -len(FOLDER)])
+    table, shards = run.table, sorted(run.judged_parts)
     if not shards:
         raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
-    configuration = summary.get("configuration") or {}
+    configuration = summary.configuration
     selection = Selection(table, rules=None)
     asked = thresholds(configuration), top_column(configuration), beside_thresholds(configuration)
-    plan = plan_report(selection, shards[0], *asked, configuration.get("max_pixels"))
+    plan = plan_report(selection, shards[0], *asked, configuration.max_pixels)
     if not against:
         return plan, shards
-    finished_summary(against)
-    here, there = ([shard.path for shard in input_shards(run)] for run in (folder, against))
+    other = finished(against)
+    here, there = ([shard.path for shard in each.input_shards] for each in (run, other))
     check_same_input(here, there, against)
-    return replace(plan, against=finished_table(against)[0]), shards
+    return replace(plan, against=other.table), shards
 
 
-def write_run_page(output: str, summary: Mapping[str, Any], data: ReportData, path: str = "") -> str:
+def write_run_page(output: str, summary: Summary, data: ReportData, path: str = "") -> str:
     """Writes the report of a finished run when all figures are there; of duplicates it reads the pictures.
 
     Args:
@@ -118,7 +117,8 @@ def write_run_page(output: str, summary: Mapping[str, Any], data: ReportData, pa
             document = page.render(
                 summary, data, page.DuplicatesShown(found, found.pictures(images, left)), folder=output
             )
-    path = path or join(output, REPORT)
+    if not path:
+        return Run(output).write_report(document)
     write_page(path, document)
     return path
 
@@ -133,10 +133,9 @@ def preview_page(data: ReportData, about: Mapping[str, Any], samples_per_shard: 
     """
     funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": data.reasons}
     shard_counts = {"input_shards": data.parts, "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
+    summary = summary_of({"funnel": funnel, **shard_counts, **about})
     table = data.plan.selection.table
-    return page.render(
-        {"funnel": funnel, **shard_counts, **about}, data, folder=table.verdicts or table.scores, preview=True
-    )
+    return page.render(summary, data, folder=table.verdicts or table.scores, preview=True)
 
 
 def write_page(path: str, document: bytes) -> None:

@@ -1,15 +1,15 @@
 """WriteReport: the summary of a finished run in, `report.html` beside it written."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 
 from beam_curate.report.data import ReportData
 from beam_curate.report.remarks import remarks
 from beam_curate.report.writing import plan_of_run, write_run_page
+from beam_curate.runs.summary import Summary
 from beam_curate.transforms.collect_figures import CollectFigures
 from beam_curate.transforms.find_cutoffs import Task
 from beam_curate.transforms.global_window import require_global_window
@@ -19,7 +19,7 @@ from beam_curate.transforms.global_window import require_global_window
 class WriteReport(beam.PTransform):
     """Writes the report of a run when its summary is there; what it holds is that of `report.writing.write_report`.
 
-    In: PCollection of one dict, the summary (of WriteWebDatasetShards or PackShards). Out: the same, when the page is written.
+    In: PCollection of one Summary (of WriteWebDatasetShards or PackShards). Out: the same, when the page is written.
     All workers read the score table, without the embeddings, and the pictures; one makes the page of what they found, and says
     on standard error what is off: a threshold outside the range of its score, and a rule that rejects everything.
 
@@ -36,7 +36,7 @@ class WriteReport(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, summary: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, summary: beam.PCollection[Summary]) -> beam.PCollection[Summary]:
         """Plans, collects, and writes."""
         require_global_window(summary, self)
         output, against = self.output, self.against
@@ -50,12 +50,12 @@ class WriteReport(beam.PTransform):
         return summary | "WritePage" >> beam.Map(_write, output, self.path, beam.pvalue.AsSingleton(data))
 
 
-def _tasks(summary: Mapping[str, Any], output: str) -> Iterator[Task]:
+def _tasks(summary: Summary, output: str) -> Iterator[Task]:
     for shard in plan_of_run(summary, output)[1]:
         yield Task(shard)
 
 
-def _write(summary: dict[str, Any], output: str, path: str, data: ReportData) -> dict[str, Any]:
+def _write(summary: Summary, output: str, path: str, data: ReportData) -> Summary:
     write_run_page(output, summary, data, path)
     for remark in remarks(data):
         # The terminal of a local run; on Dataflow the worker's log.
