@@ -11,7 +11,7 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from pipelines import interruption
 
@@ -75,6 +75,12 @@ def _truth(text: str) -> bool:
     return text.lower() == "true"
 
 
+PROGRESS: Final = (
+    "--progress none|line|bar says on standard error how far the job is; default: a bar on a terminal, a line a minute "
+    "elsewhere."
+)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -90,6 +96,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def parser_of(options: type[Any], description: str, epilog: str) -> argparse.ArgumentParser:
     """The argument parser of an options class: a frozen dataclass with `option` and `required` fields."""
+    epilog = f"{epilog}\n{PROGRESS}"
     parser = OneLineParser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
     for field in dataclasses.fields(options):
         settings = dict(field.metadata)
