@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from beam_curate.export.end import Export, finish_export
+from beam_curate.export.tfrecord_files import TFRecordFiles
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
 from beam_curate.runs.ending import finish_run, finish_table
 from beam_curate.runs.summary import AccountingError
@@ -49,7 +51,10 @@ WRONG_FILES = {
 
 @pytest.mark.parametrize("what", WRONG_PARTS)
 def test_a_table_that_does_not_add_up_has_no_end(what, tmp_path):
-    for ending in (lambda: end(tmp_path, WRONG_PARTS[what]), lambda: finish_table(str(tmp_path), WRONG_PARTS[what], 2, {})):
+    for ending in (
+        lambda: end(tmp_path, WRONG_PARTS[what]),
+        lambda: finish_table(str(tmp_path), WRONG_PARTS[what], 2, {}),
+    ):
         with pytest.raises(AccountingError):
             ending()
     assert list(tmp_path.iterdir()) == []
@@ -57,6 +62,11 @@ def test_a_table_that_does_not_add_up_has_no_end(what, tmp_path):
 
 @pytest.mark.parametrize("what", WRONG_FILES)
 def test_files_that_do_not_hold_the_kept_samples_have_no_end(what, tmp_path):
-    with pytest.raises(AccountingError):
-        end(tmp_path, files=WRONG_FILES[what])
+    export = Export("/run", str(tmp_path), TFRecordFiles(), samples=5, samples_per_file=2)
+    for ending in (
+        lambda: end(tmp_path, files=WRONG_FILES[what]),
+        lambda: finish_export(export, WRONG_FILES[what], ()),
+    ):
+        with pytest.raises(AccountingError):
+            ending()
     assert list(tmp_path.iterdir()) == []
