@@ -1,8 +1,15 @@
+import os
 import threading
 
 import pytest
 
-from beam_curate.threads import Queue, Threads, in_threads
+from beam_curate.threads import Queue, Threads, default_threads, in_threads
+
+
+def test_two_threads_a_core_and_4_to_16(monkeypatch):
+    for cores, threads in ((None, 4), (1, 4), (3, 6), (8, 16), (200, 16)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert default_threads() == threads
 
 
 def test_results_come_in_order_and_few_are_ahead():
