@@ -46,6 +46,8 @@ COMMANDS: Final = {
                      "pipelines.dedup_options:DedupOptions"),
     "export": Command("write a finished run as a training loop reads it", "pipelines.export",
                       "pipelines.export_options:ExportOptions"),
+    "pack": Command("make shards of images: a folder, a table of paths, Parquet with image bytes", "pipelines.pack",
+                    "pipelines.pack_options:PackOptions"),
     "fetch-models": Command("get the CLIP weights and the scoring heads", "pipelines.fetch_models",
                             "pipelines.fetch_models:parser"),
     "demo": Command("curate a small dataset of real photographs", "pipelines.demo", "pipelines.demo:parser"),

@@ -24,6 +24,7 @@ from pipelines.curate_options import CurateOptions
 from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
 from pipelines.option_groups import ORDER, group_of
+from pipelines.pack_options import PackOptions
 from pipelines.select_options import SelectOptions
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
@@ -156,6 +157,11 @@ _COMMANDS: Final[Mapping[str, tuple[type[Any], str, str]]] = {
         ExportOptions,
         "Export curated images for training",
         "Reads a finished run and writes WebDataset or TFRecord files, with smaller images and in shuffled order if asked for.",
+    ),
+    "pack": (
+        PackOptions,
+        "Pack images into shards",
+        "Reads a folder of images, tables of paths, or Parquet with image bytes, and writes WebDataset shards.",
     ),
 }
 

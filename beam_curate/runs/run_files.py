@@ -37,7 +37,8 @@ OF_THE_TABLE: Final = (SUMMARY, *PACKED, VERDICTS, *DUPLICATES)
 """What follows from the score table: it is made again when the table changes."""
 OURS: Final = (*OF_THE_TABLE, SCORES, INPUT_SHARDS)
 EXPORT: Final = "export"
-BESIDE: Final[Mapping[str, Sequence[str]]] = {"": (), EXPORT: ("croissant.json",)}
+PACK: Final = "pack"
+BESIDE: Final[Mapping[str, Sequence[str]]] = {"": (), EXPORT: ("croissant.json",), PACK: ("rows/[0-9]*.parquet",)}
 """What runs of other kinds write beside it, by the kind that run.json names."""
 
 _NUMBERED: Final = "[0-9]*"

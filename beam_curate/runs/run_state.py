@@ -23,6 +23,7 @@ from beam_curate.runs.run_files import (
     OF_THE_TABLE,
     ONLY_FORMATS,
     OURS,
+    PACK,
     RUN,
     SCORES,
     VERDICTS,
@@ -52,6 +53,7 @@ __all__ = [
     "EXPORT",
     "INPUT_SHARDS",
     "LAYOUT_FILES",
+    "PACK",
     "RUN",
     "RunError",
     "failed_rows",
@@ -100,7 +102,7 @@ def prepare_output(
             are there are deleted: what is kept, and so the packing, may change.
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
-        kind: EXPORT for an export; empty for a run with a score table.
+        kind: EXPORT for an export, PACK for packed images; empty for a run with a score table.
         reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
         runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
         table_only: The run ends with its score table, so one that has ended so is complete; without, it is not. Its summary
@@ -235,7 +237,7 @@ def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) 
 def _check_kind(output: str, run: Mapping[str, Any], kind: str, option: str) -> None:
     there = str(run.get("kind", ""))
     if there != kind:
-        words = {"": "a run of curate.py or select.py", EXPORT: "an export"}
+        words = {"": "a run of curate.py or select.py", EXPORT: "an export", PACK: "packed images"}
         raise RunError(f"{option}: --output {output} holds {words.get(there, there)}; give another --output")
 
 

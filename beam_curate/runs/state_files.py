@@ -45,6 +45,7 @@ _OF_FILES: Final[Mapping[str, Any]] = {"failed": int, "exported": int, "reencode
 _SUMMARY: Final[Mapping[str, Any]] = {
     "funnel?": _COUNTS,
     "export?": {"input": int, **_OF_FILES},
+    "pack?": {"input": int, "failed": int, "packed": int, "reasons": {"*": int}},
     "files?": {"format": str, **_OF_FILES},
     "configuration?": CONFIGURATION,
     "source?": dict,
