@@ -59,18 +59,17 @@ class Images:
             StorageError: It is there and cannot be read.
         """
         if entry.row_group == NO_GROUP:
-            data = self.file(entry.image)
-            return data, entry.suffix or _extension(entry.image, data)
+            content = self.file(entry.image)
+            return content, entry.suffix or _extension(entry.image, content)
         if self._rows is None or not self._rows.ahead(entry):
             self._leave()
             self._rows = _Rows(entry.image, entry.row_group, column)
         value = self._rows.take(entry.row)
+        data = value
         if isinstance(value, dict):
             data, path = value.get("bytes"), value.get("path")
             if data is None and path:  # datasets may leave images as files of their own
                 data = self.file(join(entry.image.rpartition("/")[0], path))
-        else:
-            data = value
         if not data:
             raise CannotPackError(EMPTY_FILE, "the row has no bytes of an image")
         self._check(len(data))

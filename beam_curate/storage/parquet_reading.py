@@ -58,7 +58,7 @@ class ParquetFile(pq.ParquetFile):
     def __init__(self, stream: _Ranges, buffer_bytes: int = 0) -> None:
         """Opens the file; with a buffer, `iter_batches` reads column chunks in pieces of its size."""
         self._ranges = stream
-        super().__init__(stream, buffer_size=buffer_bytes)
+        super().__init__(stream, buffer_size=buffer_bytes, pre_buffer=False)
 
     def read_row_group(self, i: int, columns: Sequence[str] | None = None, **_: Any) -> pa.Table:
         """Reads the columns of a row group; None: all."""

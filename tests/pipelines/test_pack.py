@@ -9,6 +9,7 @@ import pytest
 import webdataset
 import wids
 
+from beam_curate.intake.images import Images
 from pipelines import curate, pack
 from tests.conftest import encoded, photo, tar_bytes
 
@@ -37,7 +38,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_a_folder_of_photographs(photos, tmp_path, capsys):
+def test_a_folder_of_photographs(photos, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     command = [f"--input={photos}", f"--output={out}", "--samples_per_shard=3"]
     assert pack.main(command) == 0
@@ -63,14 +64,15 @@ def test_a_folder_of_photographs(photos, tmp_path, capsys):
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.tar")}
     (out / "00001.tar").unlink()
     (out / "summary.json").unlink()
-    hidden = [photos / f"{n}.jpg" for n in (0, 1, 2)]
-    for path in hidden:
-        path.chmod(0)
-    try:
-        assert pack.main([*command, "--resume"]) == 0
-    finally:
-        for path in hidden:
-            path.chmod(0o644)
+    read, file = [], Images.file
+
+    def counted(images, path):
+        read.append(os.path.basename(path))
+        return file(images, path)
+
+    monkeypatch.setattr(Images, "file", counted)
+    assert pack.main([*command, "--resume"]) == 0
+    assert sorted(read) == ["3.jpg", "3.json", "3.txt", "4.jpg", "4.txt", "5.jpg", "5.txt"]
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.tar")}
     assert {name: data for name, (_, data) in after.items()} == {name: data for name, (_, data) in before.items()}
     assert {name for name in after if after[name] != before[name]} == {"00001.tar"}

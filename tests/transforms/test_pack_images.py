@@ -52,12 +52,20 @@ def test_cuts_are_as_many_as_the_rows_want():
 
 
 def table(path, rows, group):
-    data = [encoded(photo(n, 64, 64)) + os.urandom(20_000) for n in range(rows)]
+    data = [encoded(photo(n, 64, 64)) + os.urandom(200_000) for n in range(rows)]
     columns = {
         "image": [{"bytes": each, "path": f"{n}.jpg"} for n, each in enumerate(data)],
         "label": list(range(rows)),
     }
-    pq.write_table(pa.table(columns), path, row_group_size=group, data_page_size=1 << 16, compression="none")
+    pq.write_table(
+        pa.table(columns),
+        path,
+        row_group_size=group,
+        data_page_size=1 << 16,
+        write_batch_size=2,
+        compression="none",
+        use_dictionary=False,
+    )
     return data
 
 
@@ -89,7 +97,7 @@ def test_a_row_group_is_read_once_for_all_shards_that_begin_in_it(tmp_path, monk
     ]
     assert packed == list(map(len, data))
     image_bytes = sum(map(len, data))
-    assert sum(fetched) < 1.5 * image_bytes + sum(size for size in fetched if size <= 1 << 16) * 0.5
+    assert image_bytes < sum(fetched) < 1.2 * image_bytes  # with the footers
     if group == 60:
         assert max(largest) < image_bytes / 4  # a row group is not held as a whole
 
