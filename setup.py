@@ -103,7 +103,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_curate", "beam_curate.*", "pipelines", "pipelines.*"]),
     package_data={"beam_curate": ["py.typed"]},
-    entry_points={"console_scripts": ["beam-curate = pipelines.cli:run"]},
+    entry_points={"console_scripts": ["beam-curate = pipelines.starting:run"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

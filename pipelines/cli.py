@@ -6,10 +6,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from pipelines import interruption
-from pipelines.options import OneLineParser, OptionError, fail, parser_of, run_command
+from pipelines.options import OneLineParser, OptionError, fail, parser_of
 
 _PROGRAM: Final = "beam-curate"
 _SHELLS: Final = ("bash", "zsh", "tcsh")
@@ -75,12 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         _parser().print_help()
     return 0
-
-
-def run() -> NoReturn:
-    """What the installed program calls."""
-    interruption.listen()
-    run_command(main)
 
 
 def _parser() -> argparse.ArgumentParser:
