@@ -49,7 +49,8 @@ COMMANDS: Final = {
                     "pipelines.pack_options:PackOptions"),
     "fetch-models": Command("get the CLIP weights and the scoring heads", "pipelines.fetch_models",
                             "pipelines.fetch_models:parser"),
-    "demo": Command("curate a small dataset of real photographs", "pipelines.demo", "pipelines.demo:parser"),
+    "demo": Command("curate a small dataset of real photographs", "pipelines.demo",
+                    "pipelines.demo:parser"),
 }  # fmt: skip
 
 
