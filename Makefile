@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x8
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-benchmarks test-image lock templates check format bench clean engines test-engines test-faults
+.PHONY: help demo test test-benchmarks test-image lock docs templates check format bench clean engines test-engines test-faults
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-17s%s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ lock: $(VENV)/.installed  ## resolve the packages of the image and of this envir
 	$(LOCK) setup.py --extra dali-cuda12 --extra s3 --constraint docker/constraints.txt --output-file requirements.lock
 	$(LOCK) docker/build.in --output-file docker/build.lock
 
+docs: $(VENV)/.installed  ## build the pages as a site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 templates: $(VENV)/.installed  ## write the metadata of the Flex Templates from the options
 	$(BIN)/python pipelines/template_metadata.py --write
 
@@ -60,7 +63,7 @@ bench: $(VENV)/.installed  ## measure speed and memory against baselines (about 
 	$(BIN)/python benchmarks/memory.py
 
 clean:  ## remove the demo and caches (not the virtual environment)
-	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 engines: $(VENV)/.installed  ## install Prism and Flink into .tools/ (Go, Java and Maven needed; what lacks is left out)
 	engines/install.sh $(BIN)/python
