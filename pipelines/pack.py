@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from beam_curate.intake.columns import Columns
     from beam_curate.intake.request import Request
+    from beam_curate.runs.configuration import Configuration
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. Bytes are never changed. A row that cannot be packed is in rows/*.parquet with the reason. Lists of web
@@ -45,11 +46,14 @@ class Job:
     columns: Columns
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> Configuration:
         """What decides the shards: a packing is continued only with the same."""
-        skipped = ("output", "resume", "overwrite", "path_column", "image_column", "key_column", "caption_column")
-        options = {name: value for name, value in asdict(self.options).items() if name not in skipped}
-        return {**options, "columns": asdict(self.columns)}
+        from beam_curate.runs.configuration import PACK, Configuration, Files
+
+        names = ("input", "class_folders", "beside", "base", "max_member_bytes")
+        more = {name: getattr(self.options, name) for name in names}
+        files = Files(self.options.samples_per_shard)
+        return Configuration(PACK, files=files, more={**more, "columns": asdict(self.columns)})
 
 
 def prepare(options: PackOptions) -> Job:
@@ -117,23 +121,25 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     """What summary.json says beside the counts."""
     from importlib.metadata import version
 
+    from beam_curate.runs.summary import About, Input
+
     packages = {"beam_curate": "beam-curate", "apache-beam": "apache-beam", "pyarrow": "pyarrow"}
-    return {
-        "configuration": job.configuration,
-        "input": {"pattern": job.options.input, "tables": len(job.request.tables)},
-        "runner": runner,
-        "versions": {name: version(package) for name, package in packages.items()},
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
+    return About(
+        configuration=job.configuration,
+        input=Input(pattern=job.options.input, shards=len(job.request.tables) or None),
+        runner=runner,
+        versions={name: version(package) for name, package in packages.items()},
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    ).to_json()
 
 
 def report(folder: str, output: str, seconds: float) -> int:
     """Prints the counts and what comes next; returns the exit status, 1 if nothing could be packed."""
-    from beam_curate.intake.shards import ROWS
-    from beam_curate.runs.state_files import read_summary
+    from beam_curate.intake.ending import read_packing
+    from beam_curate.runs.run_files import ROWS
     from beam_curate.storage.files import join
 
-    summary = read_summary(folder, "pack", "output_shards", "output_bytes")
+    summary = read_packing(folder)
     counts = summary["pack"]
     width = len(f"{counts['input']:,}")
     for name in ("input", "failed", "packed"):
@@ -166,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return fail(error)
     from beam_curate.runs.claims import claim
-    from beam_curate.runs.run_state import PACK, prepare_output
+    from beam_curate.runs.run import Run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import build_pipeline, pipeline_options, runner_name, service_job
@@ -180,13 +186,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = about_run(job, runner_name(beam_options))
         root = build_pipeline(functools.partial(build, job=job, output=output, about=about), beam_options)
         claim(output, service_job(beam_options))
-        complete = prepare_output(
-            output,
+        complete = Run(output).begin(
             job.configuration,
             job.request.tables,
             resume=options.resume,
             overwrite=options.overwrite,
-            kind=PACK,
+            pack=True,
             reads=[place.folder for place in job.request.places],
         )
     except (ValueError, StorageError) as error:

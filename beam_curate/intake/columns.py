@@ -61,13 +61,13 @@ def find_columns(table: str, path: str, image: str, key: str, caption: str) -> C
     names, holding_bytes = _names(table)
     for option, name in (("path", path), ("image", image), ("key", key), ("caption", caption)):
         if name and name not in names:
-            raise ColumnError(f"--{option}_column {name}: {table} has no such column; there are: {', '.join(names)}")
+            raise ColumnError(f"`{option}_column` {name}: {table} has no such column; there are: {', '.join(names)}")
     if image and image not in holding_bytes:
         raise ColumnError(
-            f"--image_column {image}: it holds no bytes of images in {table}; give --path_column if it holds paths"
+            f"`image_column` {image}: it holds no bytes of images in {table}; give `path_column` if it holds paths"
         )
     if image and path:
-        raise ColumnError("--path_column and --image_column exclude each other; give the one that has the images")
+        raise ColumnError("`path_column` and `image_column` exclude each other; give the one that has the images")
     if not image and not path:
         known = [name for name in PATH_NAMES if name in names and name not in holding_bytes]
         found = [*(("image", name) for name in holding_bytes), *(("path", name) for name in known)]
@@ -76,7 +76,7 @@ def find_columns(table: str, path: str, image: str, key: str, caption: str) -> C
         if len(found) != 1:
             which = "several columns may" if found else "no column is known to"
             raise ColumnError(
-                f"{table}: {which} hold the images; give --path_column or --image_column, one of {', '.join(names)}"
+                f"{table}: {which} hold the images; give `path_column` or `image_column`, one of {', '.join(names)}"
             )
         ((kind, name),) = found
         path, image = (name, "") if kind == "path" else ("", name)

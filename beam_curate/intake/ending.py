@@ -5,13 +5,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from beam_curate.intake.entries import PackedShard
-from beam_curate.intake.shards import ROWS
 from beam_curate.records import WrittenShard
+from beam_curate.runs.ending import write_lists
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.summary import SUMMARY, AccountingError, write_lists
+from beam_curate.runs.run_files import ROWS, SUMMARY
+from beam_curate.runs.summary import AccountingError
 from beam_curate.storage.files import delete, files_under, join, write_json
+from beam_curate.storage.json_files import read_object
 
 COUNTS: Final = "pack"
+_SHAPE: Final[Mapping[str, Any]] = {
+    COUNTS: {"input": int, "failed": int, "packed": int, "reasons": {"*": int}},
+    "skipped": {"*": int},
+    "output_shards": int,
+    "output_bytes": int,
+}
 
 
 def finish_packing(
@@ -59,6 +67,17 @@ def finish_packing(
     }
     write_json(output, SUMMARY, summary)
     return summary
+
+
+def read_packing(output: str) -> dict[str, Any]:
+    """Reads the summary of a packing.
+
+    Raises:
+        DamagedFileError: It is damaged.
+        StorageError: It cannot be read.
+    """
+    remedy = "restore it, or delete it and repeat the command with `resume`"
+    return read_object(join(output, SUMMARY), _SHAPE, remedy)
 
 
 def _delete_others(output: str, shards: Sequence[PackedShard]) -> None:

@@ -36,20 +36,20 @@ def read_request(spec: str) -> Request:
     tables = [pattern for pattern in patterns if is_table(pattern)]
     if tables and len(tables) < len(patterns):
         other = next(pattern for pattern in patterns if pattern not in tables)
-        raise InputError(f"--input names tables and {other!r}, which is none; pack them one after the other")
+        raise InputError(f"`input` names tables and {other!r}, which is none; pack them one after the other")
     if tables:
         return Request((), list_named(tables))
     try:
         places = [Place.of(absolute(pattern)) for pattern in patterns]
     except SchemeError as error:
-        raise InputError(f"--input {error}") from error
+        raise InputError(f"`input` {error}") from error
     if not places:
-        raise InputError("--input names nothing; give a folder of images, a glob, or a table")
+        raise InputError("`input` names nothing; give a folder of images, a glob, or a table")
     if any(pattern.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst")) for pattern in patterns):
         raise InputError(f"--input {spec!r} names shards; they need no packing: give them to beam-curate curate")
     if not first_image(places):
         raise InputError(
-            f"--input {spec!r}: there is no image (.jpg, .png, .webp, …); check the path, or give a table of paths"
+            f"`input` {spec!r}: there is no image (.jpg, .png, .webp, …); check the path, or give a table of paths"
         )
     return Request(places, ())
 
@@ -67,12 +67,12 @@ def list_input(spec: str) -> list[Shard]:
     except InputError as error:
         places = [Place.of(absolute(pattern)) for pattern in folders if not Place.of(pattern).pattern]
         if len(folders) == len(patterns) and places and first_image(places):
-            raise InputError(f"--input {spec!r} is a folder of images, and no shards; {_remedy(spec)}") from error
+            raise InputError(f"`input` {spec!r} is a folder of images, and no shards; {_remedy(spec)}") from error
         raise
     for shard in shards:
         what = "an image" if is_image(split_name(shard.path)) else "a table" if is_table(shard.path) else ""
         if what:
-            raise InputError(f"--input: {shard.path} is {what}, and no shard; {_remedy(spec)}")
+            raise InputError(f"`input`: {shard.path} is {what}, and no shard; {_remedy(spec)}")
     return shards
 
 
