@@ -12,6 +12,8 @@ rows = datasets.load_dataset(folder, split="train", streaming=True)
 rows = rows.select_columns(
     [name for name in rows.column_names if name in ("__key__", "jpg", "png", "webp", "txt", "json")]
 )
-datasets.Dataset.from_generator(lambda: iter(rows), features=rows.features).to_parquet(
-    f"{folder.rstrip('/')}-hub.parquet"
-)
+features = rows.features
+for name in features:
+    if isinstance(features[name], datasets.Image):  # else datasets would decode and encode them again
+        rows = rows.cast_column(name, datasets.Image(decode=False))
+datasets.Dataset.from_generator(lambda: iter(rows), features=features).to_parquet(f"{folder.rstrip('/')}-hub.parquet")

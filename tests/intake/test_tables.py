@@ -103,9 +103,9 @@ def test_keys_from_a_column(tmp_path):
     [
         ("file_name,x", {}, Columns(path="file_name")),
         ("a,b", {"path": "b"}, Columns(path="b")),
-        ("a,b", {}, "no column is known to hold the images; give --path_column or --image_column, one of a, b"),
+        ("a,b", {}, "no column is known to hold the images; give `path_column` or `image_column`, one of a, b"),
         ("path,image_path", {}, "several columns may hold the images"),
-        ("path", {"caption": "c"}, "--caption_column c: "),
+        ("path", {"caption": "c"}, "`caption_column` c: "),
         ("path", {"image": "path"}, "it holds no bytes"),
         ("path,path", {}, "twice"),
         ("", {}, "is empty"),
