@@ -33,7 +33,7 @@ from beam_curate.runs.score_table import (
     open_part,
     part_counts,
     part_name,
-    with_later_columns,
+    with_later_fields,
 )
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.summary import SUMMARY
@@ -215,7 +215,7 @@ class Part:
     @functools.cached_property
     def schema(self) -> pa.Schema:
         """All columns: scores that were added come before the embedding."""
-        schema: pa.Schema = with_later_columns(self.scores.schema_arrow.empty_table()).schema
+        schema: pa.Schema = with_later_fields(self.scores.schema_arrow)
         for name in self.added:
             schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
         return schema.with_metadata({"beam_curate.schema_version": SCHEMA_VERSION})
