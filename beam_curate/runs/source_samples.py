@@ -44,7 +44,7 @@ def read_samples(
     owner_places = np.repeat(np.arange(len(table)), counts)
     owners, suffixes = owner_places.tolist(), members.field("suffix").to_pylist()
     offsets, sizes = members.field("offset").to_numpy(), members.field("size").to_numpy()
-    ends = [(offset, size) for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True)]
+    span = list(zip(offsets.tolist(), sizes.tolist(), strict=True))
     links = _links(rows, counts)
     wanted = np.array(
         [has_member(table[owner], suffix) for owner, suffix in zip(owners, suffixes, strict=True)], np.bool_
@@ -54,7 +54,7 @@ def read_samples(
     order = order[wanted[order]].tolist()
     spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for at in order:
-        spans[tars[owners[at]]].append(ends[at])
+        spans[tars[owners[at]]].append(span[at])
     held: dict[int, dict[int, bytes]] = defaultdict(dict)
     with SourceReader() as source:
         for tar, some in spans.items():
@@ -63,7 +63,7 @@ def read_samples(
             place = owners[at]
             row, tar = table[place], tars[place]
             suffix, key = name_parts(keys[place], suffixes[at], links[at])
-            data = source.read(tar, *ends[at], suffix, key)
+            data = source.read(tar, span[at][0], span[at][1], suffix, key)
             if suffixes[at] == row["image"]:
                 check_sha256(data, row["sha256"], row["key"], tar)
             held[place][at] = data
