@@ -17,9 +17,8 @@ from beam_curate.runs.packing import Packing, shard_name
 from beam_curate.runs.placed_rows import Loose, Meeting, packed, place_part
 from beam_curate.runs.row_sources import RowSource
 from beam_curate.storage.files import files_under
-from beam_curate.tars.keys import KeyHolder, rename_shared, stem
-from beam_curate.tars.writing import safe_key
 from beam_curate.transforms.group_rows import GroupRows
+from beam_curate.transforms.rename_shared_keys import Keys, RenameSharedKeys
 from beam_curate.transforms.side_by_side import SideBySide
 
 LOOSE_BYTES: Final = 1 << 25
@@ -65,15 +64,9 @@ class PackFiles(beam.PTransform):
         """Finds shared keys, writes all files and, if there are failures, those that they change."""
         source, format, output = self.rows, self.format, self.output
         if source.unique_keys:
-            renamed = parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(tuple[int, tuple[int, str]])
+            renamed = parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(Keys)
         else:
-            renamed = (
-                parts
-                | "SpreadParts" >> beam.Reshuffle()
-                | "KeptKeys" >> beam.ParDo(_KeptKeys(source)).with_output_types(tuple[str, tuple[str, int, int]])
-                | "ByStem" >> beam.GroupByKey()
-                | "RenameShared" >> beam.FlatMapTuple(lambda _, holders: _renames(holders))
-            )
+            renamed = parts | RenameSharedKeys(source)
         nobody = parts.pipeline | "Nobody" >> beam.Create([]).with_output_types(LeftOut)
         first = parts | "Write" >> _WriteAll(self, renamed, nobody)
         if not format.may_fail:
@@ -96,7 +89,7 @@ class _WriteAll(beam.PTransform):
     """
 
     job: PackFiles
-    renamed: beam.PCollection[tuple[int, tuple[int, str]]]
+    renamed: beam.PCollection[Keys]
     left_out: beam.PCollection[LeftOut]
 
     def __post_init__(self) -> None:
@@ -107,7 +100,7 @@ class _WriteAll(beam.PTransform):
         job = self.job
         output, format, per_file, seed = job.output, job.format, job.samples_per_file, job.seed
         one = parts.pipeline | "One" >> beam.Create([None])
-        names = self.renamed | "NameRenames" >> beam.Map(_name) | "AllRenames" >> beam.CombineGlobally(_sum_of_names)
+        names = self.renamed | "NameRenames" >> beam.Map(_names) | "AllRenames" >> beam.CombineGlobally(_sum_of_names)
         packing = beam.pvalue.AsSingleton(
             one
             | "Packing"
@@ -140,7 +133,7 @@ class _WriteAll(beam.PTransform):
         written = (
             {
                 "parts": parts | "PartByShard" >> beam.Map(lambda part: (part.shard_index, part)),
-                "renamed": self.renamed,
+                "renamed": self.renamed | "RenamedByShard" >> beam.Map(lambda keys: (keys.shard_index, keys)),
             }
             | "JoinByShard" >> beam.CoGroupByKey()
             | "Place" >> beam.ParDo(_PlaceRows(job.rows, format), packing, beam.pvalue.AsSingleton(finished))
@@ -176,25 +169,11 @@ def _without_short(
     return PackedFiles(again, failures)
 
 
-def kept_keys(source: RowSource, part: ScorePart) -> Iterator[tuple[str, tuple[str, int, int]]]:
-    """The keys of a part's kept rows as they would be written, by their stem: (stem, (key, shard index, rank))."""
-    if not part.kept:
-        return
-    with source.open(part) as opened:
-        keys = opened.kept_column("key")
-    for rank, key in enumerate(keys):
-        written = safe_key(key)
-        yield stem(written), (written, part.shard_index, rank)
-
-
-def _renames(holders: Iterable[tuple[str, int, int]]) -> Iterator[tuple[int, tuple[int, str]]]:
-    for holder in rename_shared(KeyHolder(*holder) for holder in holders):
-        yield holder.shard_index, (holder.rank, holder.key)
-
-
-def _name(renamed: tuple[int, tuple[int, str]]) -> bytes:
-    """Sixteen bytes that name a new key."""
-    return hashlib.blake2b(repr(renamed).encode(), digest_size=16).digest()
+def _names(renamed: Keys) -> bytes:
+    """Sixteen bytes that name new keys."""
+    rows = zip(renamed.ranks, renamed.keys, strict=True)
+    texts = (repr((renamed.shard_index, row)).encode() for row in rows)
+    return _sum_of_names(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
 
 
 def _sum_of_names(names: Iterable[bytes]) -> bytes:
@@ -224,15 +203,6 @@ def _finished(index: int, format: Format, output: str, packing: Packing) -> Iter
             yield shard
 
 
-class _KeptKeys(SideBySide):
-    def __init__(self, source: RowSource) -> None:
-        super().__init__()
-        self._source = source
-
-    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[str, tuple[str, int, int]]]:
-        return kept_keys(self._source, element)
-
-
 class _PlaceRows(SideBySide):
     """Sends the rows of parts to their files; rows that travel by themselves go together where they can."""
 
@@ -248,7 +218,8 @@ class _PlaceRows(SideBySide):
     def process(self, element: tuple[int, Mapping[str, Iterable[Any]]], *side: Any) -> Iterator[tuple[int, PlacedRows]]:
         _, joined = element
         for part in joined["parts"]:  # none where nothing is written again
-            for result in super().process((part, dict(joined["renamed"])), *side):
+            renamed = {rank: key for keys in joined["renamed"] for rank, key in zip(keys.ranks, keys.keys, strict=True)}
+            for result in super().process((part, renamed), *side):
                 yield from self._pass_on(result)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

@@ -1,0 +1,95 @@
+"""RenameSharedKeys: parts of which rows are kept in, new keys of the rows that must give theirs up out."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from zlib import crc32
+
+import apache_beam as beam
+
+from beam_curate.records import ScorePart, record
+from beam_curate.runs.row_sources import RowSource
+from beam_curate.tars.keys import KeyHolder, rename_shared, stem
+from beam_curate.tars.writing import safe_key
+from beam_curate.transforms.side_by_side import SideBySide
+
+BUCKET_ROWS: Final = 1 << 16
+"""Rows whose keys are compared together, on average: some 20 MB."""
+
+
+@record
+class Keys:
+    """Keys of rows of a part, and the ranks of these rows among the part's kept rows."""
+
+    shard_index: int
+    ranks: Sequence[int]
+    keys: Sequence[str]
+
+
+@dataclass(eq=False)
+class RenameSharedKeys(beam.PTransform):
+    """Finds the kept rows whose keys others have as well, see `tars.keys`.
+
+    In: PCollection[ScorePart]. Out: PCollection[Keys]; there may be several for a part, and none for most.
+
+    Rows with one stem meet in a bucket, of which there are as many as hold BUCKET_ROWS each. What travels is the keys of a part
+    that go to one bucket, together: an element for each row takes as long as reading, hashing and writing its sample.
+
+    Attributes:
+        rows: Where the parts are.
+    """
+
+    rows: RowSource
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[Keys]:
+        """Sends the keys to their buckets, and compares them there."""
+        kept = parts | "Kept" >> beam.Map(lambda part: part.kept) | "AllKept" >> beam.CombineGlobally(sum)
+        return (
+            parts
+            | "Spread" >> beam.Reshuffle()
+            | "KeptKeys"
+            >> beam.ParDo(_KeptKeys(self.rows), beam.pvalue.AsSingleton(kept)).with_output_types(tuple[int, Keys])
+            | "ByBucket" >> beam.GroupByKey()
+            | "Rename" >> beam.FlatMapTuple(lambda _, keys: new_keys(keys)).with_output_types(Keys)
+        )
+
+
+class _KeptKeys(SideBySide):
+    def __init__(self, source: RowSource) -> None:
+        super().__init__()
+        self._source = source
+
+    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[int, Keys]]:
+        (kept,) = side
+        return kept_keys(self._source, element, -(-kept // BUCKET_ROWS))
+
+
+def kept_keys(source: RowSource, part: ScorePart, buckets: int) -> Iterator[tuple[int, Keys]]:
+    """The keys of a part's kept rows as they would be written, by the bucket in which those of their stem meet."""
+    if not part.kept:
+        return
+    with source.open(part) as opened:
+        keys = [safe_key(key) for key in opened.kept_column("key")]
+    ranks: dict[int, list[int]] = defaultdict(list)
+    for rank, key in enumerate(keys):
+        ranks[crc32(stem(key).encode()) % buckets].append(rank)
+    for bucket, some in ranks.items():
+        yield bucket, Keys(part.shard_index, some, [keys[rank] for rank in some])
+
+
+def new_keys(bucket: Iterable[Keys]) -> Iterator[Keys]:
+    """The new keys of those rows in a bucket that must give theirs up."""
+    holders: dict[str, list[KeyHolder]] = defaultdict(list)
+    for some in bucket:
+        for rank, key in zip(some.ranks, some.keys, strict=True):
+            holders[stem(key)].append(KeyHolder(key, some.shard_index, rank))
+    renamed: dict[int, dict[int, str]] = defaultdict(dict)
+    for alike in holders.values():
+        for holder in rename_shared(alike) if len(alike) > 1 else ():
+            renamed[holder.shard_index][holder.rank] = holder.key
+    for shard_index, keys in renamed.items():
+        yield Keys(shard_index, list(keys), list(keys.values()))
