@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from beam_curate.duplicates.search import DuplicateSearch as DuplicateSearch
     from beam_curate.heads.files import find_heads as find_heads
     from beam_curate.images.decoding import DecodeOptions as DecodeOptions
+    from beam_curate.runs.configuration import Configuration as Configuration
+    from beam_curate.runs.run import Run as Run
     from beam_curate.runs.table_parts import TablePlace as TablePlace
-    from beam_curate.runs.table_parts import read_score_table as read_score_table
+    from beam_curate.runs.whole_table import read_score_table as read_score_table
     from beam_curate.scores.rules import Rule as Rule
     from beam_curate.scores.rules import keep_rule as keep_rule
     from beam_curate.scores.top import TopRule as TopRule
@@ -56,8 +58,10 @@ _HOMES = {
     "DuplicateSearch": "duplicates.search",
     "find_heads": "heads.files",
     "DecodeOptions": "images.decoding",
+    "Configuration": "runs.configuration",
+    "Run": "runs.run",
     "TablePlace": "runs.table_parts",
-    "read_score_table": "runs.table_parts",
+    "read_score_table": "runs.whole_table",
     "Rule": "scores.rules",
     "keep_rule": "scores.rules",
     "Selection": "selection.rejudging",

@@ -28,7 +28,8 @@ import pyarrow as pa
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart, Shard
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import read_configuration
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import atomic_output, write_json
 from pipelines import select
 
@@ -66,8 +67,8 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
     for path in paths:
         path.hardlink_to(source)
     size = source.stat().st_size
-    prepare_output(
-        str(folder), {"model": _MODEL}, [Shard(number, str(path), size) for number, path in enumerate(paths)]
+    Run(str(folder)).begin(
+        read_configuration({"model": _MODEL}), [Shard(number, str(path), size) for number, path in enumerate(paths)]
     )
     plain = score_table.to_table(rows, names, _DIM)
     for number, path in enumerate(paths):

@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pipelines.demo_data import DemoDataError, build_demo_dataset
 
     folder = Path(arguments.folder)
+    from beam_curate.runs.run import Run
+
     try:
         dataset = build_demo_dataset(folder / "data")
     except (DemoDataError, OSError) as error:
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"--output={output}",
         *model_arguments(arguments.model_dir, folder),
         *RULES,
-        *(["--overwrite"] if (output / "run.json").exists() else []),
+        *(["--overwrite"] if Run(str(output)).is_begun else []),
     ]
     print(f"python pipelines/curate.py {shlex.join(command)}", flush=True)
     status = curate.main(command)

@@ -7,6 +7,7 @@ from pipelines.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.duplicates.search import DuplicateSearch
+    from beam_curate.runs.configuration import DuplicateRule
     from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection
 
@@ -88,6 +89,13 @@ class DuplicateOptions:
             raise OptionError(f"--max_distance is {self.max_distance}; give 0 to {MOST_BITS} bits")
         if self.keep_by in ("hard", "easy") and "semantic" not in named:
             raise OptionError(f"--keep_by {self.keep_by} needs the clusters of semantic; add it to --{option_name}")
+
+    def duplicate_rule(self, methods: str, **others: Any) -> "DuplicateRule":
+        """What they take for a duplicate, as the configuration has it; others are its further fields."""
+        from beam_curate.runs.configuration import DuplicateRule
+
+        named = {name: getattr(self, name) for name in ("eps", "n_clusters", "border", "max_distance", "keep_by")}
+        return DuplicateRule(comma_list(methods), **named, **others)
 
     def search(
         self, methods: str, selection: "Selection", against: "TablePlace | None" = None, action: str = "drop"

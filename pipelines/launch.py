@@ -22,7 +22,7 @@ from google.auth.exceptions import GoogleAuthError
 
 from beam_curate.progress import PROGRESS, progress_line
 from beam_curate.runs.claims import job_ended
-from beam_curate.runs.run_state import forget_unstarted, input_shards, part_paths
+from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
 from pipelines.beam_checks import check_beam_options, runner_of
 from pipelines.dataflow_options import check_workers, is_dataflow
@@ -164,8 +164,9 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
     options = root.options
     runner = runner_name(options)
     local = runner == LOCAL_RUNNER
-    done = part_paths(output) if local else {}
-    total = sum(shard.size for shard in input_shards(output) if shard.index not in done) if local else 0
+    run = Run(output)
+    done = run.parts if local else {}
+    total = sum(shard.size for shard in run.input_shards if shard.index not in done) if local else 0
     kept = f"what is finished in {output} is kept: go on with --resume"
     scored = PROGRESS.samples
     try:
@@ -226,6 +227,6 @@ def _undone(output: str) -> bool:
     """Takes back the beginning of a run, unless something of it is finished."""
     end_children()  # a worker that is left would write there again
     try:
-        return forget_unstarted(output)
+        return Run(output).forget_unstarted()
     except StorageError:
         return False

@@ -173,9 +173,14 @@ def printable(text: object) -> str:
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
+def as_options(message: object) -> str:
+    """An error of the library, which names arguments in backquotes, in the words of a command line: `output` is --output."""
+    return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", str(message))
+
+
 def fail(error: object) -> int:
     """Prints one line on standard error and gives the exit status of a wrong command."""
-    print(f"error: {printable(error)}", file=sys.stderr)
+    print(f"error: {printable(as_options(error))}", file=sys.stderr)
     return 2
 
 
@@ -209,7 +214,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         from_worker = _OWN_ERROR.findall(str(error)) if type(error) is RuntimeError else []
         if not from_worker and type(error).__module__.split(".")[0] not in ("beam_curate", "pipelines"):
             raise
-        print(f"error: {printable(from_worker[-1] if from_worker else error)}", file=sys.stderr)
+        print(f"error: {printable(as_options(from_worker[-1] if from_worker else error))}", file=sys.stderr)
         status = 1
     leave(status)
 

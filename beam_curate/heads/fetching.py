@@ -84,7 +84,7 @@ def fetch_models(
         elif (part, clip_model.removesuffix("-quickgelu")) in PUBLISHED:
             jobs.append(_head_job(model_dir, part, clip_model.removesuffix("-quickgelu"), github.rstrip("/")))
         else:
-            report(f"{part}: no head is published for {clip_model}; choose one with --{part}_head, or none")
+            report(f"{part}: no head is published for {clip_model}; choose one with `{part}_head`, or none")
     pending = []
     for job in jobs:
         wrong = job.check()
@@ -149,12 +149,12 @@ def _open_clip_record(clip_model: str, pretrained: str) -> tuple[str, tuple[str,
     record = get_pretrained_cfg(clip_model, pretrained)
     if not record:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(clip_model)) or f"none, {clip_model} is unknown"
-        raise DownloadError(f"--pretrained {pretrained} is no tag of {clip_model} in open_clip; there are: {tags}")
+        raise DownloadError(f"`pretrained` {pretrained} is no tag of {clip_model} in open_clip; there are: {tags}")
     repository, _, file = record.get("hf_hub", "").rpartition("/")
     if not repository:
         raise DownloadError(
             f"open_clip names no Hugging Face repository for {clip_model} {pretrained}: download "
-            f"{record.get('url', 'its file')} and give that file to --pretrained"
+            f"{record.get('url', 'its file')} and give that file to `pretrained`"
         )
     return repository, (file,) if file else _HUB_FILES
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from beam_curate.reasons import DESCRIPTIONS
@@ -17,7 +16,10 @@ from beam_curate.report.samples import MAX_FAILURES
 from beam_curate.report.spread import Distribution
 from beam_curate.report.style import STYLE
 from beam_curate.report.table import RANDOM
-from beam_curate.scores.rules_in_force import duplicates, rules, steps
+from beam_curate.runs.configuration import SCORE, Funnel
+from beam_curate.runs.summary import Summary
+from beam_curate.scores.rules_in_force import Step, duplicates, rules, steps
+from beam_curate.storage.json_records import to_json
 from beam_curate.tars.skipped import KINDS, lost
 
 _MAX_JSON: Final = 60_000  # characters of the configuration
@@ -33,7 +35,7 @@ class DuplicatesShown(NamedTuple):
 
 
 def render(
-    summary: Mapping[str, Any],
+    summary: Summary,
     data: ReportData,
     images: Images,
     duplicates: DuplicatesShown | None = None,
@@ -50,9 +52,9 @@ def render(
         preview_of: The folder of the score table on which rules were only tried; empty for a run.
     """
     title = "Preview of a selection" if preview_of else "Curation report"
-    funnel = summary["funnel"]
+    funnel = summary.funnel
     blur_from = _blur_from(summary, data)
-    pattern = (summary.get("input") or {}).get("pattern", "")
+    pattern = summary.input.pattern or ""
     body = tag(
         "body",
         tag(
@@ -84,34 +86,31 @@ def _preview_note(source: str) -> Element:
     return tag("div", tag("strong", "A preview: nothing was selected."), *text, class_="box notice", role="note")
 
 
-def _blur_from(summary: Mapping[str, Any], data: ReportData) -> float:
+def _blur_from(summary: Summary, data: ReportData) -> float:
     """The NSFW score from which pictures are blurred."""
-    if summary.get("scores_meaningless"):
+    if summary.scores_meaningless:
         return math.inf
     found = [distribution.bounds for distribution in data.distributions if distribution.column == "nsfw"]
     limits = [value for bounds in found for name, value in bounds if name.endswith(BELOW)]
     return min(limits, default=_BLURRED_FROM)
 
 
-def _facts(summary: Mapping[str, Any]) -> str:
-    configuration = summary.get("configuration") or {}
-    shards = (
-        f"{count(summary.get('input_shards', 0))} input shards, {count(summary.get('output_shards', 0))} output shards"
-    )
-    words = [shards, configuration.get("clip_model"), summary.get("started")]
+def _facts(summary: Summary) -> str:
+    shards = f"{count(summary.input_shards)} input shards, {count(summary.output_shards)} output shards"
+    words = [shards, summary.configuration.clip_model, summary.started]
     return " · ".join(shorten(str(word), 100) for word in words if word)
 
 
-def _warnings(summary: Mapping[str, Any], data: ReportData) -> list[Element]:
-    funnel, found = summary["funnel"], []
-    if summary.get("scores_meaningless"):
-        names = " and ".join(map(str, summary.get("random") or [])) or "weights"
+def _warnings(summary: Summary, data: ReportData) -> list[Element]:
+    funnel, found = summary.funnel, []
+    if summary.scores_meaningless:
+        names = " and ".join(map(str, summary.random or ())) or "weights"
         text = f" Random {names}: they show that the run works, and nothing about the images."
         found.append(tag("div", tag("strong", "The scores are meaningless."), text, class_="box alarm", role="note"))
     texts = []
-    if funnel["input"] and funnel["failed"] == funnel["input"]:
+    if funnel.input and funnel.failed == funnel.input:
         texts.append(("All samples failed.", " See the failures below."))
-    elif funnel["input"] and not funnel["kept"]:
+    elif funnel.input and not funnel.kept:
         texts.append(("Nothing was kept.", " No sample passes all the rules."))
     for distribution in data.distributions:
         for (name, value), below in zip(distribution.bounds, distribution.below, strict=True):
@@ -122,41 +121,41 @@ def _warnings(summary: Mapping[str, Any], data: ReportData) -> list[Element]:
                 texts.append(
                     (f"{name} {value:g} rejects almost everything:", f" {share(rejected, distribution.count)}.")
                 )
-    if any(data.statuses[status] != funnel[status] for status in (KEPT, REJECTED, FAILED)):
+    if any(data.statuses[status] != getattr(funnel, status) for status in (KEPT, REJECTED, FAILED)):
         words = ", ".join(f"{count(data.statuses[status])} {status}" for status in (KEPT, REJECTED, FAILED))
         texts.append(("Charts and funnel differ:", f" the score table gives {words}."))
     return found + [tag("div", tag("strong", title), rest, class_="box notice", role="note") for title, rest in texts]
 
 
-def _funnel_section(summary: Mapping[str, Any], data: ReportData) -> Element:
-    funnel = summary["funnel"]
-    total = funnel["input"]
+def _funnel_section(summary: Summary, data: ReportData) -> Element:
+    funnel = summary.funnel
+    total = funnel.input
     tiles = [
         tag(
             "div",
             tag("dt", name),
             tag(
                 "dd",
-                tag("b", count(funnel[name])),
-                tag("span", share(funnel[name], total) if name != "input" else "samples"),
+                tag("b", count(getattr(funnel, name))),
+                tag("span", share(getattr(funnel, name), total) if name != "input" else "samples"),
             ),
             class_=f"tile tile-{name}",
         )
         for name in ("input", KEPT, REJECTED, FAILED)
     ]
     rows: list[list[Child]] = []
-    for reason, number in funnel["reasons"].items():
+    for reason, number in funnel.reasons.items():
         status = FAILED if reason in data.failures.counts else REJECTED
         badge = tag("span", status, class_=f"badge badge-{status}")
         about = DESCRIPTIONS.get(reason, "")
         rows.append([foreign(reason, 100, "code"), badge, count(number), share(number, total), about])
     head = ("Reason", "Status", "Samples", "Share of input", "What it means")
     reasons = table(head, rows, "Why samples were not kept", (2, 3)) if rows else None
-    counts = lost(summary.get("skipped") or {})
+    counts = lost(summary.skipped)
     others: list[list[Child]] = [[tag("code", kind), count(counts[kind]), KINDS.get(kind, "")] for kind in counts]
     title = "Members of the input without a row of their own"
     skipped = table(("Kind", "Members", "What it means"), others, title, (1,)) if others else None
-    bar = funnel_bar([(name, funnel[name]) for name in (KEPT, REJECTED, FAILED)])
+    bar = funnel_bar([(name, getattr(funnel, name)) for name in (KEPT, REJECTED, FAILED)])
     rules = _rules(summary)
     return tag(
         "section",
@@ -169,33 +168,32 @@ def _funnel_section(summary: Mapping[str, Any], data: ReportData) -> Element:
     )
 
 
-def _duplicates_section(
-    summary: Mapping[str, Any], duplicates: DuplicatesShown | None, blur_from: float
-) -> Element | None:
+def _duplicates_section(summary: Summary, duplicates: DuplicatesShown | None, blur_from: float) -> Element | None:
     """The duplicates that the run found, or those of another folder that it used."""
     if duplicates is not None:
         return duplicates_section(duplicates.shown, duplicates.images, blur_from)
-    used = (summary.get("configuration") or {}).get("duplicates")
-    return used_section(used, summary["input"]["duplicates"]) if used else None
+    rule = summary.configuration.duplicates
+    if rule is None or rule.found is None:
+        return None
+    return used_section({**to_json(rule), **rule.found}, summary.input.duplicates or "")
 
 
-def _rules(summary: Mapping[str, Any]) -> Element:
+def _rules(summary: Summary) -> Element:
     """The rules of all steps whose verdicts count as options; those that are off are left out."""
-    configuration = summary.get("configuration") or {}
-    lines = [words for step in steps(configuration) if (words := _options(step, summary))]
+    lines = [words for step in steps(summary.configuration) if (words := _options(step, summary))]
     spaced = [part for words in lines for part in (", then", *words)]
     return tag("p", "Rules:", *spaced[1:]) if spaced else tag("p", "No rule is set: all that did not fail is kept.")
 
 
-def _options(step: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Child]:
+def _options(step: Step, summary: Summary) -> list[Child]:
     given = rules(step)
     found = duplicates(step)
-    if step.get("dedup"):
+    if found and step.step == SCORE:
         found["dedup"] = found.pop("methods")
-    if step.get("duplicates"):
-        found = {"duplicates": summary["input"]["duplicates"]}
-    if step.get("against"):
-        found["against"] = step["against"]
+    if step.duplicates and step.duplicates.found is not None:
+        found = {"duplicates": summary.input.duplicates}
+    if step.duplicates and step.duplicates.against:
+        found["against"] = step.duplicates.against
     words = [foreign(f"--{name} {value}", 200, "code") for name, value in {**given, **found}.items()]
     return [part for word in words for part in (" ", word)]
 
@@ -274,7 +272,7 @@ def _random_section(data: ReportData, images: Images, blur_from: float) -> Eleme
     return tag("section", tag("h2", "Samples drawn by chance"), tag("div", *galleries, class_="galleries"))
 
 
-def _failures_section(funnel: Mapping[str, Any], data: ReportData) -> Element:
+def _failures_section(funnel: Funnel, data: ReportData) -> Element:
     groups: list[Child] = []
     for reason, rows in sorted(data.failures.rows.items(), key=lambda item: (-data.failures.counts[item[0]], item[0])):
         number = data.failures.counts[reason]
@@ -292,19 +290,20 @@ def _failures_section(funnel: Mapping[str, Any], data: ReportData) -> Element:
         about = tag("p", f"{DESCRIPTIONS.get(reason, '')} — {shown}:".lstrip(" —"), class_="quiet")
         groups.append(tag("details", head, about, table(("Key", "Step", "Message", "Shard"), cells, "Failed samples")))
     none = None if groups else tag("p", "No sample failed.")
-    title = f"Failures: {count(funnel[FAILED])} ({share(funnel[FAILED], funnel['input'])})"
+    title = f"Failures: {count(getattr(funnel, FAILED))} ({share(getattr(funnel, FAILED), funnel.input)})"
     return tag("section", tag("h2", title), none, *groups)
 
 
-def _run_section(summary: Mapping[str, Any]) -> Element:
+def _run_section(summary: Summary) -> Element:
     rows: list[list[Child]] = [[name, value] for name, value in _speed(summary)]
     speed = table(("Measure", "Value"), rows, "Throughput", (1,)) if rows else None
-    rest = {name: value for name, value in summary.items() if name not in ("funnel", "configuration")}
+    said = to_json(summary)
+    rest = {name: value for name, value in said.items() if name not in ("funnel", "configuration")}
     return tag(
         "section",
         tag("h2", "The run"),
         speed,
-        _json("Configuration", summary.get("configuration") or {}),
+        _json("Configuration", said["configuration"]),
         _json("Models, versions and everything else", rest),
     )
 
@@ -315,17 +314,17 @@ def _json(title: str, value: Any) -> Element:
     return tag("details", tag("summary", title), tag("pre", text[:_MAX_JSON] + cut, tabindex="0"))
 
 
-def _speed(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _speed(summary: Summary) -> list[tuple[str, str]]:
     """What the summary tells of time; runs may tell nothing."""
     found = []
-    seconds = summary.get("seconds")
+    seconds = summary.more.get("seconds")
     if isinstance(seconds, int | float) and seconds > 0:
         found += [
             ("Wall time", f"{seconds:,.1f} s"),
-            ("Samples a second", f"{summary['funnel']['input'] / seconds:,.1f}"),
+            ("Samples a second", f"{summary.funnel.input / seconds:,.1f}"),
         ]
     for name in ("throughput", "timings"):
-        inner = summary.get(name)
+        inner = summary.more.get(name)
         if isinstance(inner, dict):
             numbers = {key: value for key, value in inner.items() if isinstance(value, int | float)}
             found += [(shorten(f"{name}: {key}", 100), f"{value:,.6g}") for key, value in numbers.items()]

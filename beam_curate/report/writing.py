@@ -15,15 +15,14 @@ from beam_curate.report.duplicates import ShownDuplicates, find_duplicates
 from beam_curate.report.figures import Images
 from beam_curate.report.samples import Place, Row
 from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER
-from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY
-from beam_curate.runs.table_parts import TablePlace, finished_table
+from beam_curate.runs.summary import Summary, summary_of
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules_in_force import thresholds, top_column
 from beam_curate.selection.rejudging import Selection
-from beam_curate.storage.files import atomic_output, exists, join, remove_empty_temporary
+from beam_curate.storage.files import atomic_output, remove_empty_temporary
 
-REPORT = "report.html"
 MAX_BYTES: Final = 2_000_000
 """Of the file."""
 
@@ -49,15 +48,18 @@ def write_report(output: str, *, scores: str | None = None) -> str:
         ScoreTableError: The score table is of another version, or none.
         StorageError: A file of the run cannot be read, or the report not be written.
     """
-    if not exists(join(output, SUMMARY)):
-        raise ReportError(f"{output} holds no finished run: {SUMMARY} is missing; finish the run with --resume first")
-    summary = read_summary(output, "funnel")
+    run = Run(output)
+    if not run.is_finished:
+        raise ReportError(
+            f"{output} holds no finished run: {run.summary_path} is missing; finish the run with `resume` first"
+        )
+    summary = run.summary
     plan, shards = plan_of_run(summary, scores or output)
     _, data = collect(plan, shards)
     return write_run_page(output, summary, plan.selection.table, data)
 
 
-def plan_of_run(summary: Mapping[str, Any], folder: str) -> tuple[ReportPlan, list[int]]:
+def plan_of_run(summary: Summary, folder: str) -> tuple[ReportPlan, list[int]]:
     """What a run's report looks at, and the indexes of the parts of its table.
 
     Args:
@@ -69,18 +71,18 @@ def plan_of_run(summary: Mapping[str, Any], folder: str) -> tuple[ReportPlan, li
         ScoreTableError: It is of another version, or none.
         StorageError: It cannot be read.
     """
-    table, found = finished_table(folder)
-    if not found and os.path.basename(folder.rstrip("/")) == FOLDER:
-        table, found = finished_table(folder.rstrip("/")[: -len(FOLDER)])
-    shards = sorted(found)
+    run = Run(folder)
+    if not run.judged_parts and os.path.basename(folder.rstrip("/")) == FOLDER:
+        run = Run(folder.rstrip("/")[: -len(FOLDER)])
+    table, shards = run.table, sorted(run.judged_parts)
     if not shards:
         raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
-    configuration = summary.get("configuration") or {}
+    configuration = summary.configuration
     selection = Selection(table, rules=None)
     return plan_report(selection, shards[0], thresholds(configuration), top_column(configuration)), shards
 
 
-def write_run_page(output: str, summary: Mapping[str, Any], table: TablePlace, data: ReportData) -> str:
+def write_run_page(output: str, summary: Summary, table: TablePlace, data: ReportData) -> str:
     """Writes the report of a finished run when all figures are there; reads the pictures.
 
     Args:
@@ -90,13 +92,11 @@ def write_run_page(output: str, summary: Mapping[str, Any], table: TablePlace, d
         data: What was found there.
     """
     shown = find_duplicates(output, table)
-    images = _images(data, (summary.get("configuration") or {}).get("max_pixels"), shown.rows.values() if shown else ())
+    images = _images(data, summary.configuration.max_pixels, shown.rows.values() if shown else ())
     document = page.render(summary, data, images, _duplicates(shown, images, 0))
     if shown:
         document = page.render(summary, data, images, _duplicates(shown, images, MAX_BYTES - len(document)))
-    with atomic_output(output, REPORT) as stream:
-        stream.write(document)
-    return join(output, REPORT)
+    return Run(output).write_report(document)
 
 
 def preview_page(selection: Selection, data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
@@ -110,7 +110,7 @@ def preview_page(selection: Selection, data: ReportData, about: Mapping[str, Any
     """
     funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": data.reasons}
     shard_counts = {"input_shards": data.parts, "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
-    summary = {"funnel": funnel, **shard_counts, **about}
+    summary = summary_of({"funnel": funnel, **shard_counts, **about})
     source = selection.table.verdicts or selection.table.scores
     return page.render(summary, data, _images(data, None), preview_of=source)
 

@@ -99,7 +99,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class KeepRule:
-    """Keeps a sample for which an expression holds: the option --keep.
+    """Keeps a sample for which an expression holds: the option `keep`.
 
     Attributes:
         expression: See `expressions`.
@@ -142,7 +142,7 @@ def keep_rule(
     reason: str = reasons.NOT_KEPT_BY_RULE,
     prompts: Mapping[str, Scale] = MappingProxyType({}),
 ) -> tuple[KeepRule, ...]:
-    """The rule of --keep or --screen; none if the text is empty.
+    """The rule of `keep` or `screen`; none if the text is empty.
 
     Args:
         text: The expression.

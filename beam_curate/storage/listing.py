@@ -37,7 +37,7 @@ def split_patterns(spec: str) -> list[str]:
         try:
             patterns += braceexpand(_BACKSLASH.sub(r"\\\\", part))
         except ValueError as error:
-            raise InputError(f"--input {part!r}: {error}; close the brace") from error
+            raise InputError(f"`input` {part!r}: {error}; close the brace") from error
     return patterns
 
 
@@ -62,17 +62,17 @@ def list_shards(spec: str) -> list[Shard]:
             try:
                 (globs if _GLOB.search(path) else named).append(absolute(path))
             except SchemeError as error:
-                raise InputError(f"--input {error}") from error
+                raise InputError(f"`input` {error}") from error
     found: dict[str, int] = {}
     for pattern, files in zip(globs, match(globs), strict=True):
         # The second is a name that has a bracket in it.
         shards = files or match([literal(pattern)])[0]
         if not shards:
-            raise InputError(f"--input {pattern!r} matches no file; check the path and the wildcard")
+            raise InputError(f"`input` {pattern!r} matches no file; check the path and the wildcard")
         found.update(shards)
     found.update(_sizes(named))
     if not found:
-        raise InputError(f"--input {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
+        raise InputError(f"`input` {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
     return [Shard(index, path, found[path]) for index, path in enumerate(sorted(found))]
 
 
@@ -81,7 +81,7 @@ def _lines(path: str) -> list[str]:
         with open_read(absolute(path)) as stream:
             text = decode_text(stream.read(), "strict")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--input {path!r}: the list of shards cannot be read: {error}") from error
+        raise InputError(f"`input` {path!r}: the list of shards cannot be read: {error}") from error
     lines = (line.strip() for line in text.splitlines())
     return [pattern for line in lines if line and not line.startswith("#") for pattern in split_patterns(line)]
 
@@ -94,7 +94,7 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for path in paths:
         if path.endswith("/") if scheme(path) else os.path.isdir(path):
-            raise InputError(f"--input {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")
+            raise InputError(f"`input` {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")
     for folder, members in by_folder.items():
         several = len(members) >= _LIST_FOLDER_FROM
         patterns = [f"{literal(folder)}/*"] if several else [literal(path) for path in members]
@@ -103,5 +103,5 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     missing = [path for path in paths if path not in sizes]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise InputError(f"--input names shards that do not exist: {', '.join(missing[:3])}{more}")
+        raise InputError(f"`input` names shards that do not exist: {', '.join(missing[:3])}{more}")
     return {path: sizes[path] for path in paths}

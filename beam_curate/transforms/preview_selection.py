@@ -13,6 +13,7 @@ from beam_curate.records import Removed, record
 from beam_curate.report.data import Figures, plan_report, report_data
 from beam_curate.report.preview import Preview, empty_preview, preview_part
 from beam_curate.report.writing import preview_page
+from beam_curate.runs.configuration import read_configuration
 from beam_curate.runs.whole_run import check_parts
 from beam_curate.scores.rules_in_force import thresholds, top_column
 from beam_curate.selection.rejudging import Selection
@@ -92,7 +93,7 @@ class PreviewSelection(beam.PTransform):
         written = found | "WriteFigures" >> beam.Map(_write_figures, folder)
         if not self.page:
             return written
-        configuration = self.about["configuration"]
+        configuration = read_configuration(self.about["configuration"])
         plan = (
             parts
             | "Any" >> beam.combiners.Sample.FixedSizeGlobally(1)

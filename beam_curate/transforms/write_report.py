@@ -1,13 +1,13 @@
 """WriteReport: the summary of a finished run in, `report.html` beside it written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 
 from beam_curate.report.data import Figures, ReportPlan, report_data
 from beam_curate.report.writing import plan_of_run, write_run_page
+from beam_curate.runs.summary import Summary
 from beam_curate.transforms.collect_figures import CollectFigures
 from beam_curate.transforms.find_cutoffs import Task
 from beam_curate.transforms.global_window import require_global_window
@@ -17,7 +17,7 @@ from beam_curate.transforms.global_window import require_global_window
 class WriteReport(beam.PTransform):
     """Writes the report of a run when its summary is there; what it holds is that of `report.writing.write_report`.
 
-    In: PCollection of one dict, the summary (of WriteWebDatasetShards or PackShards). Out: the same, when the page is written.
+    In: PCollection of one Summary (of WriteWebDatasetShards or PackShards). Out: the same, when the page is written.
     All workers read the parts of the score table, without the embeddings; one makes the page of the figures.
 
     Attributes:
@@ -29,7 +29,7 @@ class WriteReport(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, summary: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, summary: beam.PCollection[Summary]) -> beam.PCollection[Summary]:
         """Plans, collects, and writes."""
         require_global_window(summary, self)
         output = self.output
@@ -45,12 +45,12 @@ class WriteReport(beam.PTransform):
         )
 
 
-def _tasks(summary: Mapping[str, Any], output: str) -> Iterator[Task]:
+def _tasks(summary: Summary, output: str) -> Iterator[Task]:
     for shard in plan_of_run(summary, output)[1]:
         yield Task(shard)
 
 
-def _write(summary: dict[str, Any], output: str, plan: ReportPlan, figures: Figures) -> dict[str, Any]:
+def _write(summary: Summary, output: str, plan: ReportPlan, figures: Figures) -> Summary:
     table = plan.selection.table
     write_run_page(output, summary, table, report_data(table, figures))
     return summary

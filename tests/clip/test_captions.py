@@ -61,6 +61,7 @@ def test_a_later_selection_uses_them(run):
     assert json.loads((output / "summary.json").read_text())["funnel"]["kept"] == 1
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_the_score_does_not_depend_on_the_batch():
     def sample(number, caption, failure=None):
         vector = np.random.default_rng(number).normal(size=256)

@@ -462,5 +462,6 @@ def test_a_template_is_written_and_no_job_created(submitted):
 
 def test_the_run_is_prepared_before_the_job_starts(submitted):
     configuration = json.loads(submitted.bucket.read("workers/run.json"))["configuration"]
-    assert (configuration["batch_size"], configuration["precision"]) == (128, "bf16")
-    assert not {"accelerator", "gpu_placement", "device"} & configuration.keys()
+    scoring = configuration["scoring"]
+    assert (scoring["batch_size"], scoring["precision"]) == (128, "bf16")
+    assert not {"accelerator", "gpu_placement", "device"} & {*configuration, *scoring}

@@ -19,8 +19,8 @@ from beam_curate.transforms import preview_selection, write_report
 from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.fault_filesystem import KINDS, Faults, FaultyFileSystem
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 RULES = ["--min_aesthetic=4.5", "--max_nsfw=0.7", "--min_side=70", "--keep=format != 'GIF' and length(caption) >= 9"]
 
@@ -467,7 +467,7 @@ def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table
     assert same(direct, again)
     summary = json.loads((again / "summary.json").read_text())
     assert 0 < summary["funnel"]["kept"] < 33
-    assert summary["configuration"]["scorers"][0]["scorer"] == "red_scorer:Likeness"
+    assert summary["configuration"]["scores"]["scorers"][0]["scorer"] == "red_scorer:Likeness"
     for row in rows(again):
         if row["status"] != "failed":
             assert row["taste"] == pytest.approx(float(weight[0] @ np.array(row["embedding"], np.float32)), abs=1e-4)

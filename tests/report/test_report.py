@@ -24,14 +24,14 @@ from beam_curate.report.samples import MAX_IMAGES
 from beam_curate.report.spread import BINS
 from beam_curate.report.writing import ReportError, write_report
 from beam_curate.runs import score_table
-from beam_curate.runs.table_parts import finished_table
+from beam_curate.runs.run import Run
 from beam_curate.scores.rules import Rule
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
 from pipelines import curate
 from tests.conftest import encoded, photo, tar_bytes
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 HOSTILE_KEYS = [
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(2)>",
@@ -85,7 +85,7 @@ def read(output):
 
 
 def collected(output, rules):
-    table, parts = finished_table(str(output))
+    table, parts = Run(str(output)).table, Run(str(output)).judged_parts
     return collect(plan_report(Selection(table, rules=None), 0, rules), sorted(parts))[1]
 
 
@@ -402,7 +402,7 @@ def test_the_score_table_may_lie_elsewhere(tmp_path, folder):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    with pytest.raises(ReportError, match=r"summary\.json is missing; finish the run with --resume"):
+    with pytest.raises(ReportError, match=r"summary\.json is missing; finish the run with `resume`"):
         write_report(str(tmp_path))
     output = made_run(tmp_path / "run", [])
     with pytest.raises(ReportError, match=r"there is no score table in .*run: scores/part-\*\.parquet are missing"):

@@ -18,7 +18,7 @@ from beam_curate.report.duplicates import find_duplicates
 from beam_curate.report.html import shorten
 from beam_curate.report.samples import Place
 from beam_curate.report.thumbnails import Thumbnail
-from beam_curate.runs.table_parts import finished_table
+from beam_curate.runs.run import Run
 from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo, tar_bytes
 from tests.report.test_report import HOSTILE_KEYS, MODEL, Browser, Page, read
@@ -101,7 +101,7 @@ def test_pairs_are_in_order_with_eps_between(output, eps):
 
 
 def test_a_pair_is_two_samples_of_that_similarity_and_is_shown_once(output, eps):
-    shown = find_duplicates(str(output), finished_table(str(output))[0])
+    shown = find_duplicates(str(output), Run(str(output)).table)
     rows = read_score_table(str(output), ["shard_index", "index", "key", "embedding"]).to_pylist()
     rows = {(row["shard_index"], row["index"]): row for row in rows}
     assert {place[:2] for place in shown.rows} <= set(rows)
@@ -171,7 +171,7 @@ def compared(table, other):
 
 
 def colours(output):
-    shown = find_duplicates(str(output), finished_table(str(output))[0])
+    shown = find_duplicates(str(output), Run(str(output)).table)
     found = {}
     for place, image in shown.pictures(writing.make_thumbnails(shown.rows.values()), 10**6).items():
         picture = Image.open(io.BytesIO(base64.b64decode(image.uri.partition(",")[2])))

@@ -7,7 +7,8 @@ import pytest
 from beam_curate import read_score_table
 from beam_curate.records import Removed, Shard
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
@@ -43,7 +44,7 @@ def source(tmp_path):
 
 
 def selected(source, output, top=None, removed=REMOVED, pending=SHARDS, minimum=2.0):
-    prepare_output(str(output), {}, SHARDS, scores=str(source))
+    Run(str(output)).begin(Configuration(), SHARDS, scores=str(source))
     rules = None if minimum is None else standard_rules(min_aesthetic=minimum)
     selection = Selection(TablePlace(str(source)), rules, top)
     with beam.Pipeline(runner="FnApiRunner") as root:
@@ -110,7 +111,7 @@ def test_an_error_in_a_thread_ends_the_job(source, tmp_path):
 def test_the_same_bytes_with_repeated_bundles(source, tmp_path):
     selection = Selection(TablePlace(str(source)), standard_rules(min_aesthetic=2.0), TopRule("aesthetic", count=3))
     for name, flags in (("once", []), ("twice", ["--direct_runner_bundle_repeat=2"])):
-        prepare_output(str(tmp_path / name), {}, SHARDS, scores=str(source))
+        Run(str(tmp_path / name)).begin(Configuration(), SHARDS, scores=str(source))
         options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner", *flags])
         with beam.Pipeline(options=options) as root:
             numbers = root | beam.Create([0, 1, 2])

@@ -13,11 +13,11 @@ import beam_curate.clip.handler
 from beam_curate.transforms import decode_images
 from pipelines import curate, dedup, export, select
 from tests.support.fault_filesystem import SCHEME, Faults, FaultyFileSystem
+from tests.support.models import MODEL
 from tests.support.storage_jobs import put, run_job, shard_bytes
 from tests.support.stubs import StubHandler
 
 GOOD = {"a.tar": 8, "b.tar": 6, "c.tar.gz": 5}
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 
 
 EMBEDDED = collections.Counter()

@@ -1,14 +1,15 @@
 import contextlib
+import hashlib
 from dataclasses import dataclass
 
 import apache_beam as beam
 import pytest
-from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import assert_that, equal_to
 
 from beam_curate.records import ScorePart
 from beam_curate.tars.keys import KeyHolder, rename_shared, stem
-from beam_curate.transforms import rename_shared_keys
-from beam_curate.transforms.rename_shared_keys import RenameSharedKeys, kept_keys, new_keys
+from beam_curate.transforms import rename_keys
+from beam_curate.transforms.rename_keys import NameRenames, RenameKeys, kept_keys, new_keys
 
 # Shared by shards, by spellings of one path, by an index that looks like an appended one, and by nobody.
 PARTS = {
@@ -69,10 +70,19 @@ def test_new_keys_are_the_same_however_many_buckets_there_are(buckets):
 
 @pytest.mark.parametrize("bucket_rows", [1, 5, 1000])
 def test_keys_meet_through_the_engine(bucket_rows, monkeypatch):
-    monkeypatch.setattr(rename_shared_keys, "BUCKET_ROWS", bucket_rows)
+    monkeypatch.setattr(rename_keys, "BUCKET_ROWS", bucket_rows)
 
     def check(found):
         assert rows(found) == expected()
 
+    names = sum(_number(*row) for row in expected().items()) % 2**128  # the same however rows come together
     with beam.Pipeline(runner="FnApiRunner") as root:
-        assert_that(root | beam.Create(parts()) | RenameSharedKeys(Source()), check)
+        renamed = root | beam.Create(parts()) | RenameKeys(Source())
+        assert_that(renamed, check)
+        assert_that(renamed | NameRenames(), equal_to([names.to_bytes(16, "little")]), label="names")
+
+
+def _number(row, key):
+    shard_index, rank = row
+    name = hashlib.blake2b(repr((shard_index, (rank, key))).encode(), digest_size=16).digest()
+    return int.from_bytes(name, "little")

@@ -1,5 +1,6 @@
-"""RenameSharedKeys: parts of which rows are kept in, new keys of the rows that must give theirs up out."""
+"""RenameKeys: parts of which rows are kept in, the new keys of kept rows that would share theirs out."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,15 +27,20 @@ class Keys:
     ranks: Sequence[int]
     keys: Sequence[str]
 
+    @property
+    def rows(self) -> Iterator[tuple[int, str]]:
+        """Rank and key of each row."""
+        return zip(self.ranks, self.keys, strict=True)
+
 
 @dataclass(eq=False)
-class RenameSharedKeys(beam.PTransform):
-    """Finds the kept rows whose keys others have as well, see `tars.keys`.
+class RenameKeys(beam.PTransform):
+    """Finds kept rows whose keys others have too, see `tars.keys`.
 
-    In: PCollection[ScorePart]. Out: PCollection[Keys]; there may be several for a part, and none for most.
+    In: PCollection[ScorePart]. Out: PCollection[Keys], the new keys; there may be several for a part, and none for most.
 
-    Rows with one stem meet in a bucket, of which there are as many as hold BUCKET_ROWS each. What travels is the keys of a part
-    that go to one bucket, together: an element for each row takes as long as reading, hashing and writing its sample.
+    Rows with one stem meet in a bucket; there are as many buckets as hold BUCKET_ROWS each. What travels is the keys of a part
+    that go to one bucket, together, and not an element for each row.
 
     Attributes:
         rows: Where the parts are.
@@ -46,26 +52,30 @@ class RenameSharedKeys(beam.PTransform):
         super().__init__()
 
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[Keys]:
-        """Sends the keys to their buckets, and compares them there."""
+        """Sends keys to their buckets, and compares them there; nothing is read where keys are unique already."""
+        if self.rows.unique_keys:
+            return parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(Keys)
         kept = parts | "Kept" >> beam.Map(lambda part: part.kept) | "AllKept" >> beam.CombineGlobally(sum)
         return (
             parts
-            | "Spread" >> beam.Reshuffle()
+            | "SpreadParts" >> beam.Reshuffle()
             | "KeptKeys"
             >> beam.ParDo(_KeptKeys(self.rows), beam.pvalue.AsSingleton(kept)).with_output_types(tuple[int, Keys])
             | "ByBucket" >> beam.GroupByKey()
-            | "Rename" >> beam.FlatMapTuple(lambda _, keys: new_keys(keys)).with_output_types(Keys)
+            | "RenameShared" >> beam.FlatMapTuple(lambda _, keys: new_keys(keys)).with_output_types(Keys)
         )
 
 
-class _KeptKeys(SideBySide):
-    def __init__(self, source: RowSource) -> None:
-        super().__init__()
-        self._source = source
+@dataclass(eq=False)
+class NameRenames(beam.PTransform):
+    """In: what `RenameKeys` gives. Out: PCollection of one bytes, which names all of it whatever the order."""
 
-    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[int, Keys]]:
-        (kept,) = side
-        return kept_keys(self._source, element, -(-kept // BUCKET_ROWS))
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, renamed: beam.PCollection[Keys]) -> beam.PCollection[bytes]:
+        """Sums the names of all."""
+        return renamed | "NameRenames" >> beam.Map(_name) | "AllRenames" >> beam.CombineGlobally(_sum_of_names)
 
 
 def kept_keys(source: RowSource, part: ScorePart, buckets: int) -> Iterator[tuple[int, Keys]]:
@@ -85,7 +95,7 @@ def new_keys(bucket: Iterable[Keys]) -> Iterator[Keys]:
     """The new keys of those rows in a bucket that must give theirs up."""
     holders: dict[str, list[KeyHolder]] = defaultdict(list)
     for some in bucket:
-        for rank, key in zip(some.ranks, some.keys, strict=True):
+        for rank, key in some.rows:
             holders[stem(key)].append(KeyHolder(key, some.shard_index, rank))
     renamed: dict[int, dict[int, str]] = defaultdict(dict)
     for alike in holders.values():
@@ -93,3 +103,24 @@ def new_keys(bucket: Iterable[Keys]) -> Iterator[Keys]:
             renamed[holder.shard_index][holder.rank] = holder.key
     for shard_index, keys in renamed.items():
         yield Keys(shard_index, list(keys), list(keys.values()))
+
+
+def _name(renamed: Keys) -> bytes:
+    """Sixteen bytes that name new keys: the sum of those of each, however they come together."""
+    texts = (repr((renamed.shard_index, row)).encode() for row in renamed.rows)
+    return _sum_of_names(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
+
+
+def _sum_of_names(names: Iterable[bytes]) -> bytes:
+    """Names all of them, in whatever order they come and are summed."""
+    return (sum(int.from_bytes(name, "little") for name in names) % (1 << 128)).to_bytes(16, "little")
+
+
+class _KeptKeys(SideBySide):
+    def __init__(self, source: RowSource) -> None:
+        super().__init__()
+        self._source = source
+
+    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[int, Keys]]:
+        (kept,) = side
+        return kept_keys(self._source, element, -(-kept // BUCKET_ROWS))
