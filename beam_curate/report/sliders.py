@@ -17,7 +17,7 @@ from beam_curate.report.links import shard_link, web_link
 from beam_curate.report.shown import Shown
 from beam_curate.report.table import Place
 
-COMMAND: Final = "python pipelines/select.py"
+COMMAND: Final = "beam-curate select"
 PICTURE_BYTES: Final = 5_000_000
 """Of the pictures that only the script shows, and of what is known of all."""
 
