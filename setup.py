@@ -39,6 +39,8 @@ INSTALL_REQUIRES = [
     # TFRecord files: the messages of tf.train.Example and the checksums, without TensorFlow. MIT; a small package that changes
     # little (1.14, 2023 to 2025), hence the bound: its modules example_pb2 and writer are used. It needs crc32c (LGPL-2.1).
     "tfrecord>=1.14.4,<2",
+    # The page of a report, escaped by its template. BSD; torch needs it as well.
+    "jinja2>=3.1,<3.2",
     # `beam-curate --print-completion bash`. Apache-2.0, without dependencies; its scripts need no Python at each TAB.
     "shtab>=1.7,<2",
     # The progress line of a local run.
@@ -74,7 +76,6 @@ EXTRAS_REQUIRE = {
         "import-linter>=2",
         # The tutorial's notebook is executed by a test.
         "ipykernel>=6.29",
-        "jinja2>=3,<3.2",
         "jsonschema>=4,<5",
         # `make docs`: the pages and the API reference as a site. MIT and ISC; what most Python projects have.
         "mkdocs-material>=9.5,<10",
@@ -102,7 +103,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_curate", "beam_curate.*", "pipelines", "pipelines.*"]),
-    package_data={"beam_curate": ["py.typed"]},
+    package_data={"beam_curate": ["py.typed", "report/templates/*"]},
     entry_points={"console_scripts": ["beam-curate = pipelines.starting:run"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

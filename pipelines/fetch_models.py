@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beam_curate.version import __version__
-from pipelines.options import comma_list, run_command
+from pipelines.options import as_options, comma_list, run_command
 
 PARTS = ("clip", "aesthetic", "nsfw")
 
@@ -76,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.only,
             github=options.github_url or fetching.GITHUB,
             hub=options.hub_url,
+            report=lambda line: print(as_options(line)),
         )
     except (DownloadError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_options(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -11,7 +11,7 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from beam_curate.version import __version__
 from pipelines import interruption
@@ -77,6 +77,12 @@ def _truth(text: str) -> bool:
     return text.lower() == "true"
 
 
+PROGRESS: Final = (
+    "--progress none|line|bar says on standard error how far the job is; default: a bar on a terminal, a line a minute "
+    "elsewhere."
+)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -101,6 +107,7 @@ class _Formatter(argparse.HelpFormatter):
 
 def parser_of(options: type[Any], description: str, epilog: str) -> argparse.ArgumentParser:
     """The argument parser of an options class: a frozen dataclass with `option` and `required` fields."""
+    epilog = f"{epilog}\n{PROGRESS}"
     parser = OneLineParser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
     fields = dataclasses.fields(options)

@@ -37,7 +37,9 @@ def absolute(path: str) -> str:
 
 def join(folder: str, *names: str) -> str:
     """The path of a file under a folder, local or not (a trailing slash on the folder is fine)."""
-    return FileSystems.join(folder.rstrip("/") or "/", *names)
+    folder = folder.rstrip("/") or "/"
+    # Beam looks through all classes of file systems each time.
+    return FileSystems.join(folder, *names) if "://" in folder else os.path.join(folder, *names)
 
 
 def exists(path: str) -> bool:

@@ -1,6 +1,7 @@
 """Parquet files, of which exactly the columns that are wanted are fetched."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -60,6 +61,11 @@ class ParquetFile(pq.ParquetFile):
         self._ranges = stream
         super().__init__(stream, buffer_size=buffer_bytes, pre_buffer=False)
 
+    @functools.cached_property
+    def schema_arrow(self) -> pa.Schema:
+        """The columns; pyarrow makes them anew each time it is asked."""
+        return super().schema_arrow
+
     def read_row_group(self, i: int, columns: Sequence[str] | None = None, **_: Any) -> pa.Table:
         """Reads the columns of a row group; None: all."""
         self._ranges.fetch(_merged(_chunks(self.metadata.row_group(i), columns)))
@@ -78,10 +84,11 @@ class ParquetFile(pq.ParquetFile):
 
 def _chunks(group: pq.RowGroupMetaData, columns: Sequence[str] | None) -> Iterator[tuple[int, int]]:
     """Start and stop of the wanted column chunks of a row group."""
+    wanted = None if columns is None else set(columns)
     for number in range(group.num_columns):
         chunk = group.column(number)
         path = chunk.path_in_schema
-        if columns is None or any(path == name or path.startswith(f"{name}.") for name in columns):
+        if wanted is None or path in wanted or path.partition(".")[0] in wanted:
             start = chunk.data_page_offset
             if chunk.dictionary_page_offset is not None:
                 start = min(start, chunk.dictionary_page_offset)
