@@ -3,7 +3,8 @@ import threading
 
 import pytest
 
-from beam_curate.threads import Queue, Threads, in_threads, usable_cores
+from beam_curate import threads
+from beam_curate.threads import Queue, Threads, default_threads, in_threads, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,12 @@ def test_cores_of_a_bound_process_are_those_it_is_bound_to():
         assert usable_cores() == 1
     finally:
         os.sched_setaffinity(0, bound)
+
+
+def test_two_threads_a_core_and_4_to_16(monkeypatch):
+    for cores, number in ((1, 4), (3, 6), (8, 16), (200, 16)):
+        monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
+        assert default_threads() == number
 
 
 def test_results_come_in_order_and_few_are_ahead():

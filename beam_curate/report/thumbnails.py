@@ -10,11 +10,12 @@ from PIL import Image
 
 from beam_curate.images.decoding import MAX_PIXELS, SCALED, DecodeOptions, decode_image
 from beam_curate.images.errors import ImageError
-from beam_curate.report.samples import Place, Row
+from beam_curate.report.rows import Row
+from beam_curate.report.table import Place
 from beam_curate.storage.retrying import StorageError
 from beam_curate.tars.sources import SourceChangedError, SourceReader, check_sha256
 
-SIDE: Final = 160  # pixels of a thumbnail's longer side, at most
+SIDE: Final = 240  # pixels of a thumbnail's longer side, at most
 QUALITY: Final = 70
 
 

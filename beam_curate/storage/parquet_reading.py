@@ -56,9 +56,10 @@ class ParquetFile(pq.ParquetFile):
     hence no pre-buffering either.
     """
 
-    def __init__(self, stream: _Ranges) -> None:
+    def __init__(self, stream: _Ranges, buffer_bytes: int = 0) -> None:
+        """Opens the file; with a buffer, `iter_batches` reads column chunks in pieces of its size."""
         self._ranges = stream
-        super().__init__(stream)
+        super().__init__(stream, buffer_size=buffer_bytes, pre_buffer=False)
 
     @functools.cached_property
     def schema_arrow(self) -> pa.Schema:
@@ -105,12 +106,16 @@ def _merged(chunks: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def open_parquet(path: str) -> Iterator[ParquetFile]:
+def open_parquet(path: str, buffer_bytes: int = 0) -> Iterator[ParquetFile]:
     """Opens a Parquet file.
+
+    Args:
+        path: The file.
+        buffer_bytes: What `iter_batches` reads of a column chunk at a time; 0: all of it.
 
     Raises:
         StorageError: It cannot be opened or, later, read.
         pa.ArrowInvalid: It is none.
     """
     with contextlib.closing(_Ranges(path)) as stream:
-        yield ParquetFile(stream)
+        yield ParquetFile(stream, buffer_bytes)
