@@ -138,13 +138,12 @@ class DuplicateOptions:
             against: The table of another dataset.
             action: What is done with samples that are there too.
         """
-        import os
-
         from beam_curate.duplicates.methods.exact import Exact
         from beam_curate.duplicates.methods.perceptual import Perceptual
         from beam_curate.duplicates.methods.pixels import Pixels
         from beam_curate.duplicates.methods.semantic import Semantic
         from beam_curate.duplicates.search import DuplicateSearch
+        from beam_curate.threads import usable_cores
 
         made = (
             Exact(),
@@ -160,7 +159,7 @@ class DuplicateOptions:
             against=against,
             action=action,
             most_comparisons=self.max_comparisons,
-            threads=os.cpu_count() or 1,
+            threads=usable_cores(),
         )
 
 

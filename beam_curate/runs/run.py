@@ -21,7 +21,9 @@ from beam_curate.runs.run_files import (
     EXPORT,
     FAILURES,
     LAYOUTS_FOLDER,
+    PACK,
     REPORT,
+    ROWS,
     RUN,
     SUMMARY,
     is_our_card,
@@ -55,6 +57,8 @@ class Run:
 
     card_tag: ClassVar[str] = CARD_TAG
     """What a dataset card that a run writes has among its tags."""
+    packed_rows: ClassVar[str] = ROWS
+    """The folder of the tables that a packing writes."""
 
     # --- how far it is
 
@@ -88,6 +92,7 @@ class Run:
         retry: Sequence[str] = (),
         scores: str = "",
         export: bool = False,
+        pack: bool = False,
         reads: Sequence[str] = (),
         runs: Sequence[str] = (),
         table_only: bool = False,
@@ -104,7 +109,7 @@ class Run:
             overwrite=overwrite,
             retry=retry,
             scores=scores,
-            kind=EXPORT if export else "",
+            kind=EXPORT if export else PACK if pack else "",
             reads=reads,
             runs=runs,
             table_only=table_only,

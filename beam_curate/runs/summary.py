@@ -172,13 +172,14 @@ def skipped_members(parts: Iterable[ScorePart]) -> dict[str, int]:
 
 
 def check_files(files: Sequence[WrittenShard], samples_per_file: int, kept: int, failed: int) -> None:
-    """Checks that files hold all kept samples but the failed ones, and all but the last are full.
+    """Checks that files hold all kept samples but the failed ones, and all but the last, which holds no more, are full.
 
     Raises:
         AccountingError: A sample or a file is missing or doubled, or one failed that had not failed before.
     """
     written = sum(file.samples for file in files)
     full = all(file.samples == samples_per_file for file in files[:-1])
+    full = full and all(file.samples <= samples_per_file for file in files[-1:])
     if written + failed != kept or [file.index for file in files] != list(range(len(files))) or not full:
         raise AccountingError(
             f"{kept} samples were kept and {written} written, in {len(files)} files; {failed} could not be"

@@ -1,5 +1,7 @@
 """Rows that a step on the whole table removes, joined by part, and a top rule on what is left."""
 
+import collections
+
 import apache_beam as beam
 import pyarrow as pa
 import pytest
@@ -13,6 +15,7 @@ from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
 from beam_curate.scores.top import TopRule
+from beam_curate.selection import rejudging
 from beam_curate.selection.rejudging import Selection, passing
 from beam_curate.transforms.judge_parts import JudgeParts
 from beam_curate.transforms.select_rows import SelectRows
@@ -89,6 +92,19 @@ def test_parts_that_are_there_already_count_too(source, tmp_path):
         selected(source, tmp_path / f"only{shard.index}", rule, pending=[shard])
         (part,) = (tmp_path / f"only{shard.index}" / "verdicts").iterdir()
         assert part.read_bytes() == (tmp_path / "whole" / "verdicts" / part.name).read_bytes()
+
+
+def test_a_top_rule_reads_its_columns_five_times_and_each_part_once_to_judge_it(source, tmp_path, monkeypatch):
+    read = collections.Counter()
+    real = rejudging._read
+
+    def counted(selection, part, columns):
+        read["whole rows" if "key" in columns else tuple(columns)] += 1
+        return real(selection, part, columns)
+
+    monkeypatch.setattr(rejudging, "_read", counted)
+    selected(source, tmp_path / "out", TopRule("aesthetic", count=3))
+    assert read == {("aesthetic",): 5 * len(SHARDS), "whole rows": len(SHARDS)}
 
 
 def test_verdicts_that_stand_and_rows_that_are_removed(source, tmp_path):

@@ -206,3 +206,14 @@ def test_rows_that_wait_are_measured_once(monkeypatch):
     assert list(place.finish_bundle()) == []
     assert together == [32, 32, 32, 4]
     assert len(asked) == 100
+
+
+def test_a_sample_that_is_lost_on_the_way_to_its_file_ends_the_job(run, monkeypatch):
+    """Wherever it is lost: here the format leaves one out of each file and says nothing."""
+    output = run(2, 5)
+    write = CopiedTars.write
+    monkeypatch.setattr(CopiedTars, "write", lambda form, out, rows: write(form, out, rows.slice(1)))
+    with pytest.raises(Exception, match="10 samples were kept and 7 written, in 3 files"):
+        pack(output, 4)
+    assert not (output / "summary.json").exists()
+    assert not (output / "index.json").exists()
