@@ -1,4 +1,4 @@
-"""Duplicates in the report of a run: pairs on both sides of --eps, the largest groups, and the other dataset."""
+"""Duplicates in the report of a run: pairs on both sides of each limit, the largest groups, and the other dataset."""
 
 import base64
 import io
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import imagehash
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,6 +102,42 @@ def test_pairs_are_in_order_with_eps_between(output, eps):
     assert text.rindex(" duplicate", 0, text.index("The largest groups")) < line < text.index(" kept apart")
 
 
+@pytest.fixture(scope="module")
+def cropped(tmp_path_factory):
+    """Photographs that lose more and more columns: their pHashes are 0 to 10 bits apart. The pHashes, and the run."""
+    pictures = {}
+    for place in range(4):
+        for lost in (0, 3, 6, 8):
+            pictures[f"lost-{lost}-of-{place}x"] = encoded(photo(place, 200, 120).crop((lost, 0, 200, 120)))
+    table = scored(tmp_path_factory.mktemp("cropped"), "all", [(f"{key}.jpg", data) for key, data in pictures.items()])
+    hashes = {key: imagehash.phash(Image.open(io.BytesIO(data)).convert("RGB")) for key, data in pictures.items()}
+    return hashes, deduplicated(table, "unique", "--methods=perceptual,semantic", "--eps=0.05", "--keep_by=first")
+
+
+def test_each_method_with_a_limit_has_pairs_on_both_sides_of_its_own(cropped):
+    hashes, output = cropped
+    text = section(read(output))
+    starts = [text.index(f"Is {option} right?") for option in ("--max_distance 4", "--eps 0.05")]
+    of_hashes, of_embeddings = text[slice(*starts)], text[starts[1] : text.index("The largest groups")]
+    above, below = of_hashes.split("--max_distance 4 · difference 4 bits")
+    bits = [
+        [int(number) for number in re.findall(rf"(\d+) bits {verdict}", of_hashes)] for verdict in ("duplicate", "kept")
+    ]
+    assert 0 < above.count(" bits duplicate") == len(bits[0])
+    assert 0 < below.count(" bits kept apart") == len(bits[1])
+    assert sum(bits, []) == sorted(sum(bits, []))
+    assert max(bits[0]) <= 4 < min(bits[1])
+    # The numbers are those of ImageHash.
+    shown = find_duplicates(str(output), Run(str(output)).table)
+    pairs = [[shown.rows[place].key for place in pair.places] for pair in shown.pairs if pair.method == "perceptual"]
+    assert sorted(hashes[first] - hashes[second] for first, second in pairs) == sum(bits, [])
+    above, below = of_embeddings.split("--eps 0.05 · similarity 0.9500")
+    assert "bits" not in of_embeddings
+    assert re.search(r"0\.9[5-9]\d\d duplicate|1\.0000 duplicate", above)
+    assert "kept apart" in below or "No pair was seen below the line." in below
+    assert re.search(r"rejectedperceptual \d bits19\d × 120", text)
+
+
 def test_a_pair_is_two_samples_of_that_similarity_and_is_shown_once(output, eps):
     shown = find_duplicates(str(output), Run(str(output)).table)
     rows = read_score_table(str(output), ["shard_index", "index", "key", "embedding"]).to_pylist()
@@ -133,7 +170,7 @@ def test_groups_have_the_kept_sample_first_and_how_the_others_were_found(table):
 def test_a_best_sample_that_another_rule_rejected_is_told(table, eps):
     flags = ["--methods=semantic", "--eps=1e-4", "--keep_by=first", "--candidates=all"]
     text = section(read(deduplicated(table, "all-candidates", *flags)))
-    assert re.search(r"2 sampleskeptsemantic \d\.\d{4}80 × 80red-largerejected: side_below_min40 × 40red", text)
+    assert re.search(r"2 sampleskeptsemantic \d\.\d{6}80 × 80red-largerejected: side_below_min40 × 40red", text)
 
 
 def check_markup(page, document):
