@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     listen()
 
+import dataclasses
 import datetime
 import functools
 import os
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.curate_job import Job, check_weights, prepare
 from pipelines.curate_options import CurateOptions
-from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
+from pipelines.dataflow_options import dataflow_arguments, scoring_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, gives_back, parse, run_command
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         "batch_size": options.batch_size,
         "model_copies": options.model_copies if options.model_copies > 1 else None,
     }
-    hints = inference_hints(options, runner_name(root.options))
+    hints = scoring_hints(options, runner_name(root.options))
     score = ScoreAndFilter(
         job.heads,
         options.min_aesthetic,
@@ -89,14 +90,14 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         job.image_scores,
         job.own.of_embeddings,
     )
-    run = root | ContinueRun(output, options.retried_reasons)
+    run = root | ContinueRun(output, options.retried_reasons, scoring_hints=hints)
     decoded = (
         run.pending
         | ReadTarShards(
             image_extension=options.image_extension or None,
             max_member_bytes=options.max_member_bytes,
             max_shard_bytes=options.max_shard_bytes,
-        )
+        ).with_resource_hints(**hints)
         | DecodeImages(
             decode,
             options.decode_threads,
@@ -104,8 +105,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             job.screening,
             {name: second.description.target for name, second in job.second.items()},
             ahead_of(options.batch_size),
-        )
-        | ScoreImages(job.own.of_images)
+        ).with_resource_hints(**hints)
+        | ScoreImages(job.own.of_images).with_resource_hints(**hints)
     )
     for name, second in job.second.items():
         own = {
@@ -123,11 +124,12 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     if options.dedup:
         duplicates = options.search(options.dedup, Selection(TablePlace(output), None))
     if options.caption_score:
-        compare = RunInference(CaptionHandler(**weights)).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+        captions = CaptionHandler(**weights, **running)
+        compare = RunInference(captions).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         embedded = embedded | "Captions" >> compare
     return (
         embedded
-        | score
+        | score.with_resource_hints(**hints)
         | WriteWebDatasetShards(
             output,
             score.score_names,
@@ -140,6 +142,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             widths(job.second),
             duplicates,
             options.table_only,
+            hints,
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)
@@ -208,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pipeline_options,
         runner_name,
         service_job,
+        usual_batch_size,
     )
     from pipelines.outcome import finish_complete, finish_run, report
 
@@ -215,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = with_gpu_defaults(options, given, rest)
         beam_options = pipeline_options(dataflow_arguments(options, rest), CurateOptions)
+        if runner_name(beam_options) == LOCAL_RUNNER and "batch_size" not in given:
+            options = dataclasses.replace(options, batch_size=usual_batch_size(options.device))
         job = prepare(options, given)
         if runner_name(beam_options) == LOCAL_RUNNER:
             check_device(options.device, precision=options.precision)

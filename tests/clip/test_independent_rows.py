@@ -42,6 +42,7 @@ TEXT = {"context_length": 8, "vocab_size": 10, "width": 32, "heads": 1, "layers"
 # ViT-B-32-256 with two blocks of its twelve, and small ones of other kinds: convolutions, and pooling by attention.
 TOWERS = {
     "wide-of-two-blocks": {"image_size": 256, "layers": 2, "width": 768, "patch_size": 32},
+    "quick": {"image_size": 224, "layers": 3, "width": 256, "patch_size": 32},
     "small-resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
     "small-coca": {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16, "attentional_pool": True,
                    "attn_pooler_heads": 8, "output_tokens": True},
@@ -53,7 +54,7 @@ def add_models():
     """Makes the towers known to open_clip."""
     with tempfile.TemporaryDirectory() as folder:
         for name, vision in TOWERS.items():
-            width = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": TEXT}
+            width = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": TEXT, "quick_gelu": name == "quick"}
             (pathlib.Path(folder) / f"{name}.json").write_text(json.dumps(width))
         open_clip.add_model_config(pathlib.Path(folder))
 
@@ -73,7 +74,7 @@ def differing(name, precision, batch, threads):
         mixed = np.repeat(other[None], batch, axis=0)
         mixed[place] = image
         found += not np.array_equal(unrounded(tower, mixed)[place], rows[0])
-    together = all(tower._independent._together.values())
+    together = tower._independent.all_together
     return found, together
 
 
