@@ -169,7 +169,7 @@ class Model:
         return self
 
     def embed(self, images, places):
-        pixels = np.array([np.frombuffer(image, np.uint8) for image in images], np.uint8).reshape(len(images), -1)
+        pixels = np.array([np.frombuffer(image, np.uint8) for image in images], np.uint8).reshape(len(images), 12)
         if (pixels[:, 0] == 9).any():
             raise ValueError("cannot see 9")
         rows = pixels[:, :3].astype(np.float32) + 1
