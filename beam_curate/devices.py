@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 # (as an AcceleratorError, a plain RuntimeError before torch 2.8), cuBLAS for a handle, and cuDNN.
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED")
 _FAILED: Final = re.compile(
-    r"CUDA (driver )?error|device-side assert|CUBLAS_STATUS_\w+|CUDNN_STATUS_\w+|cuDNN error|nvJPEG error|NVML|CUDA_ERROR_"
+    r"CUDA (driver |runtime )?(API )?error|device-side assert|CUBLAS_STATUS_\w+|CUDNN_STATUS_\w+|cuDNN error|CUDA_ERROR_"
 )
 # What a library says of a call that it does not take, on a sound device.
 _OF_THE_CALL: Final = re.compile(r"_STATUS_(NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM|ARCH_MISMATCH)")

@@ -51,6 +51,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.storage.files import absolute
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages, ahead_of
+    from beam_curate.transforms.embed_encoded import EmbedEncoded
     from beam_curate.transforms.read_tar_shards import ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
     from beam_curate.transforms.score_images import ScoreImages
@@ -91,35 +92,39 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         job.own.of_embeddings,
     )
     run = root | ContinueRun(output, options.retried_reasons, scoring_hints=hints)
-    decoded = (
-        run.pending
-        | ReadTarShards(
-            image_extension=options.image_extension or None,
-            max_member_bytes=options.max_member_bytes,
-            max_shard_bytes=options.max_shard_bytes,
-        ).with_resource_hints(**hints)
-        | DecodeImages(
-            decode,
-            options.decode_threads,
-            options.dali_device,
-            job.screening,
-            {name: second.description.target for name, second in job.second.items()},
-            ahead_of(options.batch_size),
-        ).with_resource_hints(**hints)
-        | ScoreImages(job.own.of_images).with_resource_hints(**hints)
-    )
-    for name, second in job.second.items():
-        own = {
-            "clip_model": second.description.clip_model,
-            "pretrained": second.pretrained,
-            "quick_gelu": second.description.quick_gelu,
-            "preprocess": second.description.preprocess,
-        }
-        handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
-        infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
-        decoded = decoded | f"Embed_{name}" >> infer
+    samples = run.pending | ReadTarShards(
+        image_extension=options.image_extension or None,
+        max_member_bytes=options.max_member_bytes,
+        max_shard_bytes=options.max_shard_bytes,
+    ).with_resource_hints(**hints)
     model = ClipModelHandler(**weights, **running, preprocess=job.model.preprocess)
-    embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+    if job.on_one_device:
+        one = EmbedEncoded(model, decode, options.dali_device, options.decode_threads)
+        embedded = samples | one.with_resource_hints(**hints)
+    else:
+        decoded = (
+            samples
+            | DecodeImages(
+                decode,
+                options.decode_threads,
+                options.dali_device,
+                job.screening,
+                {name: second.description.target for name, second in job.second.items()},
+                ahead_of(options.batch_size),
+            ).with_resource_hints(**hints)
+            | ScoreImages(job.own.of_images).with_resource_hints(**hints)
+        )
+        for name, second in job.second.items():
+            own = {
+                "clip_model": second.description.clip_model,
+                "pretrained": second.pretrained,
+                "quick_gelu": second.description.quick_gelu,
+                "preprocess": second.description.preprocess,
+            }
+            handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
+            infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
+            decoded = decoded | f"Embed_{name}" >> infer
+        embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     duplicates = None
     if options.dedup:
         duplicates = options.search(options.dedup, Selection(TablePlace(output), None))

@@ -16,6 +16,7 @@ LOST = [
     RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
     RuntimeError("CUDA error: device-side assert triggered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("CUDA runtime API error cudaErrorIllegalAddress (700):\nan illegal memory access was encountered"),
     DeviceFailedError("told by a copy"),
 ]
 FULL = [
@@ -26,6 +27,7 @@ FULL = [
 OTHER = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
     RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"),
+    RuntimeError("nvJPEG error (4): The JPEG is not supported"),  # DALI, of a bad image
     ValueError("CUDA error"),
 ]
 

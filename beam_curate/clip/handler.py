@@ -18,7 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from beam_curate.clip.careful_calls import CarefulCalls, Row
 from beam_curate.images.options import DecodeOptions
-from beam_curate.records import DecodedImage, EmbeddedSample, Failure
+from beam_curate.records import DecodedImage, EmbeddedSample, Failure, Sample
 
 if TYPE_CHECKING:
     from beam_curate.clip.model_description import ModelDescription
@@ -48,7 +48,12 @@ def element_size(element: object, batch_size: int) -> float:
     if batch_size == 1:
         return 1.0
     match element:
-        case DecodedImage(failure=Failure()) | (_, DecodedImage(failure=Failure())):
+        case (
+            DecodedImage(failure=Failure())
+            | (_, DecodedImage(failure=Failure()))
+            | Sample(failure=Failure())
+            | (_, Sample(failure=Failure()))
+        ):
             return batch_size / _MAX_WAITING
     return (batch_size + 1) / (batch_size + 2)
 
@@ -202,7 +207,19 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         for sample in good:
             if self._prepared(sample) != wanted or len(self._pixels(sample)) != size * size * 3:
                 raise ValueError(self._refusal(sample, model.describe()))
-        rows = self._calls.embed([self._pixels(sample) for sample in good], model)
+        return self.embed_pixels(batch, [self._pixels(sample) for sample in good], model)
+
+    def embed_pixels(
+        self, batch: Sequence[DecodedImage], pixels: Sequence["Pixels"], model: "VisualTower | TowerCopies[Pixels]"
+    ) -> list[Embedded]:
+        """Embeds a batch whose pixels lie elsewhere than in the samples.
+
+        Args:
+            batch: The samples, in order.
+            pixels: Those of the samples that have not failed, prepared for the model.
+            model: What `load_model` gave.
+        """
+        rows = self._calls.embed(pixels, model)
         failed = sum(isinstance(row, Failure) for row in rows)
         self._images.inc(len(rows) - failed)
         self._failures.inc(failed)
