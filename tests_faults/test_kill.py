@@ -1,8 +1,7 @@
-"""A run that is killed with SIGKILL at random moments, again and again, and continued: same bytes, bounded repetition."""
+"""A run that is stopped at random moments (SIGKILL, SIGTERM, Ctrl-C), again and again: same bytes, bounded repetition."""
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections import Counter
 import pytest
 
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests_faults.stopping import stop
 
 KILLS = int(os.environ.get("KILLS", "20"))
 SHARDS, SAMPLES = 40, 50
@@ -59,7 +59,7 @@ def files(folder):
 
 
 def killed(process, log, dice, total):
-    """Kills the whole process group at a random point; returns whether it was still running.
+    """Stops the run at a random point; returns whether it was still running.
 
     Mostly while samples are embedded: after a random number of them; else some moments after the last one, while
     the table and the shards are written; now and then at any time, start-up included.
@@ -75,7 +75,7 @@ def killed(process, log, dice, total):
     time.sleep({"embedding": 0.0, "writing": dice.uniform(0, 3), "any": dice.uniform(0, 20)}[kind])
     running = process.poll() is None
     if running:
-        os.killpg(process.pid, signal.SIGKILL)
+        stop(process, dice)
     process.wait()
     return running
 

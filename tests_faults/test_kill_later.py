@@ -1,8 +1,7 @@
-"""The commands after the scoring, killed with SIGKILL at random moments and continued: the same bytes as without."""
+"""The commands after the scoring, stopped at random moments (SIGKILL, SIGTERM, Ctrl-C) and continued: the same bytes."""
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import pytest
 
 from pipelines import curate
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests_faults.stopping import stop
 
 KILLS = int(os.environ.get("KILLS", "20")) // 4
 MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
@@ -70,7 +70,7 @@ def test_killed_at_random_moments(table, tmp_path, command):
         # The work comes after some seconds of imports.
         time.sleep(dice.uniform(0.2, 1.1) * seconds)
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            stop(process, dice)
             kills += 1
         process.wait()
         if attempt % 3 == 2:

@@ -46,7 +46,7 @@ def hash_image(data: bytes, max_pixels: int) -> ImageHash:
         ImageError: It cannot be decoded.
     """
     options = DecodeOptions(decoder=PILLOW, extract_exif=False, max_pixels=max_pixels)
-    image, orientation, facts = open_image(data, options)
+    image, data, orientation, facts = open_image(data, options)
     with pillow_errors(facts):
         loading.load(image, data)
         upright = exif.turn_upright(colours.to_rgb(image), orientation)

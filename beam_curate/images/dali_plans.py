@@ -42,12 +42,12 @@ def plan_image(data: bytes, options: DecodeOptions, targets: Sequence[resizing.T
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     try:
-        image, orientation, facts = open_image(data, options)
+        image, whole, orientation, facts = open_image(data, options)
     except ImageError:
         return None  # decode_image will say it again
     suits = all(resizing.suits_array(*image.size, target) for target in targets or [options.target])
     fits = suits and image.width * image.height <= MAX_CHUNK_PIXELS
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or not fits:
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or not fits or whole is not data:
         return None
     return Plan(facts, orientation) if is_plain_jpeg(data) else None
 

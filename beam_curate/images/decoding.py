@@ -16,8 +16,9 @@ an error as something else are mended, or refused (see `loading`).
 
 Bounds, for bytes made to hurt: the header's pixel count is checked before anything is decoded. At the peak a pixel costs 4 to 10
 bytes of memory, 16 in WebP: with the default limit at most 2.8 GB a thread (measured), so lower `max_pixels` where memory is
-short. JPEGs of very many scans are refused, no external program is ever run, and Pillow's own limits on text chunks, tiles and
-embedded images stay in force. What libtiff writes to standard error about damaged TIFFs cannot be silenced from here.
+short. JPEGs of very many scans are refused, no external program is ever run, and Pillow's own limits on tiles and embedded
+images stay in force, as does libpng's on texts and profiles. What libtiff writes to standard error about damaged TIFFs cannot be
+silenced from here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -92,7 +93,7 @@ def decode_sizes(
     Raises:
         ImageError: The image cannot be decoded.
     """
-    image, orientation, facts = open_image(data, options)
+    image, data, orientation, facts = open_image(data, options)
     found: dict[resizing.Target, Pixels] = {}
     if options.decoder in (FAST, SCALED) and image.format in ("JPEG", "MPO"):
         found = _decode_fast(data, image, orientation, options, targets)
@@ -152,4 +153,4 @@ def image_facts(data: bytes, options: DecodeOptions) -> ImageFacts:
     Raises:
         ImageError: The header cannot be read, or claims too many pixels or none.
     """
-    return open_image(data, options)[2]
+    return open_image(data, options).facts

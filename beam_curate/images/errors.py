@@ -60,6 +60,10 @@ class UnsupportedKindError(Exception):
     """A kind of image that Pillow opens and would read as something else; the message says which, for a person."""
 
 
+class DamagedImageError(Exception):
+    """An image whose bytes are not those that were written; the message says where, for a person."""
+
+
 @contextmanager
 def pillow_errors(facts: ImageFacts, data: bytes = b"") -> Iterator[None]:
     """Turns what Pillow raises into an `ImageError`; `data` is given when the format is not yet known."""
@@ -69,6 +73,8 @@ def pillow_errors(facts: ImageFacts, data: bytes = b"") -> Iterator[None]:
         raise ImageError(*_unidentified(data), facts) from error
     except UnsupportedKindError as error:
         raise ImageError(reasons.UNSUPPORTED_IMAGE, str(error), facts) from error
+    except DamagedImageError as error:
+        raise ImageError(reasons.CORRUPT_IMAGE, str(error), facts) from error
     except PILLOW_ERRORS as error:
         raise ImageError(_reason(error, data), _message(error), facts) from error
 

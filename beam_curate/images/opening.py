@@ -6,12 +6,12 @@ import logging
 import warnings
 from dataclasses import replace
 from io import BytesIO
-from typing import Final
+from typing import Final, NamedTuple
 
 from PIL import Image
 
 from beam_curate import reasons
-from beam_curate.images import exif, loading
+from beam_curate.images import exif, loading, mending
 from beam_curate.images.errors import ImageError, pillow_errors
 from beam_curate.images.frames import count_frames
 from beam_curate.images.options import DecodeOptions
@@ -51,11 +51,24 @@ _quiet_pillow()
 bound_directories()
 
 
-def open_image(data: bytes, options: DecodeOptions) -> tuple[Image.Image, int, ImageFacts]:
-    """Opens an image and checks its header; no pixel is decoded.
+class OpenedImage(NamedTuple):
+    """An image of which the header is known.
 
-    Returns:
-        The image, not loaded, its EXIF orientation (1 if that is not to be applied), and its facts.
+    Attributes:
+        image: Not loaded yet.
+        data: What its pixels are to be read from: the bytes that were given, mended where they lost no pixel (see `mending`).
+        orientation: Of EXIF; 1 if that is not to be applied.
+        facts: What is known of it; size and checksum are those of the bytes that were given.
+    """
+
+    image: Image.Image
+    data: bytes
+    orientation: int
+    facts: ImageFacts
+
+
+def open_image(data: bytes, options: DecodeOptions) -> OpenedImage:
+    """Opens an image and checks its header; no pixel is decoded, save of a JPEG without an end.
 
     Raises:
         ImageError: The header cannot be read, or claims too many pixels or none.
@@ -64,6 +77,7 @@ def open_image(data: bytes, options: DecodeOptions) -> tuple[Image.Image, int, I
     if not data:
         raise ImageError(reasons.NOT_AN_IMAGE, "the image member is empty (0 bytes)", facts)
     with pillow_errors(facts, data):
+        data = mending.without_spoilt_chunks(data)
         image = Image.open(BytesIO(data), formats=_formats())
         facts = replace(facts, format=image.format or "", frames=count_frames(image, data))
     with pillow_errors(facts):
@@ -78,7 +92,11 @@ def open_image(data: bytes, options: DecodeOptions) -> tuple[Image.Image, int, I
     if pixels > MAX_SLOW_PIXELS and any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ())):
         message = f"a {facts.format} image of {pixels} pixels, the limit for this slow encoding is {MAX_SLOW_PIXELS}"
         raise ImageError(reasons.TOO_MANY_PIXELS, message, facts)
-    return image, orientation, facts
+    with pillow_errors(facts):
+        mending.refuse_hole(image, data)
+    if image.format == "JPEG" and (ended := mending.with_end(data, len(image.getbands()))) is not data:
+        data, image = ended, Image.open(BytesIO(ended), formats=["JPEG"])
+    return OpenedImage(image, data, orientation, facts)
 
 
 def describe(image: Image.Image, options: DecodeOptions, facts: ImageFacts) -> tuple[int, ImageFacts]:

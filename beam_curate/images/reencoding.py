@@ -122,7 +122,7 @@ def reencode(data: bytes, reencoding: Reencoding) -> tuple[bytes, ImageFacts]:
         EncodeError: It cannot be encoded as asked.
     """
     options = DecodeOptions(max_pixels=reencoding.max_pixels, extract_exif=False)
-    image, orientation, facts = open_image(data, options)
+    image, whole, orientation, facts = open_image(data, options)
     if not must_change(facts.width, facts.height, facts.format, reencoding):
         return data, facts
     format = wanted_format(facts.format, reencoding)
@@ -134,7 +134,7 @@ def reencode(data: bytes, reencoding: Reencoding) -> tuple[bytes, ImageFacts]:
         if image.format in (_JPEG, "MPO"):
             factor = jpeg_decoding.scale_factor(image, min(stored))
             image.draft(None, (image.width // factor, image.height // factor))
-        loading.load(image, data)
+        loading.load(image, whole)
         profile = _rgb_profile(image)
         pixels = colours.to_rgb(image)
         if pixels.size != stored:

@@ -94,7 +94,7 @@ class Expression:
             (N,) booleans without nulls.
         """
         numbers = {name: _values(column) for name, column in columns.items() if name in self.columns}
-        result = _evaluate(_tree(self.text), numbers)
+        result = _evaluate(read_tree(self.text), numbers)
         if isinstance(result, pa.Scalar):  # a condition without a column
             result = pa.array([result.as_py()] * rows, pa.bool_())
         return pc.fill_null(result, False)
@@ -111,80 +111,29 @@ def parse_expression(text: str, kinds: Mapping[str, str]) -> Expression:
         ExpressionError: It cannot be read, names a column that is not there, or compares what cannot be compared.
     """
     columns: dict[str, None] = {}
-    kind = _check(_tree(text), text, kinds, columns)
+    kind = _check(read_tree(text), text, kinds, columns)
     if kind != _TRUTH:
         raise ExpressionError(f"{text!r} is a {kind}, not a condition; compare it with something, such as {text} > 0")
     return Expression(text, tuple(columns))
 
 
-def comparisons(text: str) -> list[tuple[str, float]]:
-    """The numbers that an expression compares columns with, anywhere in it, each with its column.
-
-    Raises:
-        ExpressionError: The expression cannot be read.
-    """
-    found = []
-    for node in ast.walk(_tree(text)):
-        if isinstance(node, ast.Compare):
-            for one, other in zip([node.left, *node.comparators[:-1]], node.comparators, strict=True):
-                others = other.elts if isinstance(other, ast.Tuple | ast.List) else [other]
-                pairs = [(one, each) for each in others] + [(each, one) for each in others]
-                found += [(name.id, _number(each)) for name, each in pairs if isinstance(name, ast.Name)]
-    return [(name, number) for name, number in found if not math.isnan(number)]
-
-
-def bounds(text: str) -> list[tuple[str, float | None, float | None]]:
-    """The numbers that an expression holds columns against: those of comparisons that all must hold, joined by `and`.
-
-    What is more complicated (`or`, `not`, arithmetic, `==`) has no bounds.
-
-    Returns:
-        Column, least value that passes, and least value that does not, of which one is None.
-
-    Raises:
-        ExpressionError: The expression cannot be read.
-    """
-    found = []
-    left = [_tree(text)]
-    while left:
-        match left.pop(0):
-            case ast.BoolOp(op=ast.And(), values=values):
-                left = [*values, *left]
-            case ast.Compare(left=first, ops=operators, comparators=others):
-                for one, operator, other in zip([first, *others[:-1]], operators, others, strict=True):
-                    found += _bound(one, operator, other)
-    return found
-
-
-_MIRRORED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
-    ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE,
-}  # fmt: skip
-
-
-def _bound(one: ast.expr, operator: ast.cmpop, other: ast.expr) -> list[tuple[str, float | None, float | None]]:
-    kind = type(operator)
-    if isinstance(other, ast.Name) and kind in _MIRRORED:
-        one, kind, other = other, _MIRRORED[kind], one
-    number = _number(other)
-    if not isinstance(one, ast.Name) or kind not in _MIRRORED or not math.isfinite(number):
-        return []
-    if kind in (ast.Gt, ast.LtE):
-        number = math.nextafter(number, math.inf)
-    return [(one.id, number, None) if kind in (ast.Gt, ast.GtE) else (one.id, None, number)]
-
-
-def _number(node: ast.expr) -> float:
+def number_of(node: ast.expr) -> float:
     """A number with or without a sign; NaN if it is none."""
     match node:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_number(operand)
+            return -number_of(operand)
         case ast.Constant(value=int() | float() as number):
             return float(number)
     return math.nan
 
 
 @functools.lru_cache(maxsize=16)  # read once, and evaluated on every batch
-def _tree(text: str) -> ast.expr:
+def read_tree(text: str) -> ast.expr:
+    """The syntax tree of an expression, of which nothing is checked yet.
+
+    Raises:
+        ExpressionError: The expression cannot be read.
+    """
     if len(text) > _MAX_LENGTH:
         raise ExpressionError(f"the expression has {len(text)} characters; at most {_MAX_LENGTH} are read")
     try:
@@ -207,7 +156,7 @@ def _choices(node: ast.Tuple | ast.List) -> pa.Array:
     if texts:
         return pa.array(texts, pa.string())
     # 0 instead of -0, which is_in tells apart.
-    return pa.array([_number(choice) + 0.0 for choice in node.elts], pa.float64())
+    return pa.array([number_of(choice) + 0.0 for choice in node.elts], pa.float64())
 
 
 def _check(node: ast.expr, text: str, kinds: Mapping[str, str], columns: dict[str, None]) -> str:  # noqa: PLR0912, PLR0915

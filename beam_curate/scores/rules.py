@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_curate import reasons
-from beam_curate.scores.expressions import NUMBER, TEXT, Expression, ExpressionError, comparisons, parse_expression
+from beam_curate.scores.expression_bounds import out_of_reach
+from beam_curate.scores.expressions import NUMBER, TEXT, Expression, ExpressionError, parse_expression
 from beam_curate.scores.scales import SCALES, Scale, scale_problem
 
 Columns = Mapping[str, pa.Array | pa.ChunkedArray]
@@ -150,15 +151,14 @@ def keep_rule(
         prompts: The scales of the scores from words, see `scales.prompt_scales`.
 
     Raises:
-        ExpressionError: The expression cannot be understood, names a column that is not there, or compares one with a number
-            outside its scale.
+        ExpressionError: The expression cannot be understood, names a column that is not there, or compares
+            something with a number that it cannot reach by the scales of its columns.
     """
     if not text.strip():
         return ()
     expression = parse_expression(text, {**dict.fromkeys(scores, NUMBER), **FACT_KINDS})
-    for column, number in comparisons(text):
-        if problem := scale_problem(column, [number], {**SCALES, **prompts}):
-            raise ExpressionError(f"{text!r}: {problem}")
+    if problem := out_of_reach(text, {**SCALES, **prompts}):
+        raise ExpressionError(f"{text!r}: {problem}")
     return (KeepRule(expression, reason),)
 
 

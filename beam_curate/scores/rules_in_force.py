@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from beam_curate import reasons
-from beam_curate.scores.expressions import bounds
+from beam_curate.scores.expression_bounds import bounds
 from beam_curate.scores.rules import Rule, standard_rules
 
 _RULES: Final = ("screen", "min_side", "min_aesthetic", "max_nsfw", "keep", "top", "top_fraction")

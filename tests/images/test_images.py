@@ -25,9 +25,9 @@ from beam_curate.images.decoding import (
     decode_sizes,
     image_facts,
 )
-from beam_curate.images.errors import PILLOW_ERRORS
 from beam_curate.images.resizing import Target
 from tests.conftest import encoded, photo
+from tests.support import torture
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest takes back the filter that the module sets
 
@@ -470,7 +470,7 @@ def test_photographs_of_the_fast_decoder_are_those_of_the_reference(assets):
 
 
 def test_torture_images_give_pixels_or_an_image_error(assets):
-    """Where plain Pillow decodes, so does either decoder; elsewhere both give the same reason."""
+    """Where plain Pillow decodes, so does either decoder (see `torture.DIFFERENT`); elsewhere both give the same reason."""
     paths = sorted(path for path in (assets / "torture_images").iterdir() if path.is_file())
     assert paths
     decoded = 0
@@ -482,7 +482,7 @@ def test_torture_images_give_pixels_or_an_image_error(assets):
             assert difference(*outcomes).max() <= 1, path.name
         else:
             assert outcomes[0] == outcomes[1], path.name
-        assert isinstance(outcomes[1], np.ndarray) == _pillow_decodes(data), path.name
+        assert isinstance(outcomes[1], np.ndarray) == torture.decodes(path), path.name
     assert decoded > 80
 
 
@@ -495,12 +495,3 @@ def _outcome(data, options):
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
     return pixels
-
-
-def _pillow_decodes(data):
-    try:
-        with Image.open(io.BytesIO(data), formats=opening._formats()) as image:
-            image.convert("RGB")
-    except PILLOW_ERRORS:
-        return False
-    return True

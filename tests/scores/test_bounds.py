@@ -1,13 +1,16 @@
 """Every numeric option has its bounds, and a threshold outside a known scale is refused wherever it can be given."""
 
 import dataclasses
+import itertools
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from beam_curate import ScoreAndFilter
 from beam_curate.clip.handler import _MAX_WAITING
 from beam_curate.images.decoding import MAX_PIXELS
-from beam_curate.scores.expressions import ExpressionError
+from beam_curate.scores.expressions import NUMBER, ExpressionError, parse_expression
 from beam_curate.scores.rules import Rule, keep_rule
 from beam_curate.scores.scales import SCALES, prompt_scales
 from beam_curate.scores.screening import parse_screening
@@ -93,10 +96,67 @@ def test_expressions_are_held_against_the_scales(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["0 <= nsfw <= 1", "aesthetic > -1", "own > 500", "nsfw * 100 < 50", "aesthetic - nsfw > 30"]
+    "text",
+    [
+        "0 <= nsfw <= 1",
+        "aesthetic > -1",
+        "own > 500",
+        "nsfw * 100 < 50",
+        "aesthetic - nsfw > 15",
+        "-nsfw >= -1",
+        "1 < 2",
+        "nsfw / own < 50",
+        "1 / nsfw > 500",
+        "abs(caption_similarity - 1) <= 2",
+        "max(width, 512) >= 512",
+        "width * height >= 65536",
+        "max(width, height) / min(width, height) < 3",
+        "own - nsfw > 70",
+        "lower(key) == 'a'",
+        "size / (width * height) > 0.05",
+    ],
 )
 def test_what_is_on_a_scale_or_on_none_that_is_known_passes(text):
-    assert keep_rule(text, ["nsfw", "aesthetic", "own"])
+    assert keep_rule(text, ["nsfw", "aesthetic", "own", "caption_similarity"])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("-nsfw > -50", "-nsfw is -1 to 0, but is compared with -50"),
+        ("50 > +nsfw", r"\+nsfw is 0 to 1, but is compared with 50"),
+        ("nsfw * 100 < 500", r"nsfw \* 100 is 0 to 100, but is compared with 500"),
+        ("own > 3 or not (1 - nsfw > 50)", "1 - nsfw is 0 to 1, but is compared with 50"),
+        ("aesthetic - nsfw > 30", "aesthetic - nsfw is -11 to 20, but is compared with 30"),
+        ("abs(nsfw) > 2", r"abs\(nsfw\) is 0 to 1, but is compared with 2"),
+        ("max(nsfw, caption_similarity) > 30", r"max\(nsfw, caption_similarity\) is 0 to 1, but is compared with 30"),
+        ("min(nsfw, 0.5) >= 0.6", r"min\(nsfw, 0.5\) is 0 to 0.5, but is compared with 0.6"),
+        ("nsfw > aesthetic + 12", r"nsfw is 0 to 1, but is compared with aesthetic \+ 12, which is 2 to 32"),
+        ("nsfw / 100 > 0.5", "nsfw / 100 is 0 to 0.01, but is compared with 0.5"),
+        ("-nsfw in (-3, 0)", "-nsfw is -1 to 0, but is compared with -3"),
+        ("words(caption) > -1", r"words\(caption\) is 0 to inf, but is compared with -1"),
+    ],
+)
+def test_what_no_value_on_the_scales_reaches_is_refused(text, problem):
+    with pytest.raises(ExpressionError, match=problem):
+        keep_rule(text, ["nsfw", "aesthetic", "own", "caption_similarity"])
+
+
+def test_reach_holds_for_values_everywhere_on_the_scales():
+    """By brute force: a comparison that some values on the scales satisfy, and others do not, passes."""
+    grid = {
+        "nsfw": np.linspace(0, 1, 9),
+        "caption_similarity": np.linspace(-1, 1, 9),
+        "aesthetic": np.linspace(-10, 20, 9),
+    }
+    names = list(grid)
+    columns = dict(zip(names, (pa.array(axis.reshape(-1)) for axis in np.meshgrid(*grid.values())), strict=True))
+    parts = [*names, *(f"({one} {by} {other})" for one in names for by in "+-*/" for other in names)]
+    for one, other in itertools.product(parts, [*parts, "0.3", "-2", "7"]):
+        text = f"{one} < {other}"
+        holds = parse_expression(text, dict.fromkeys(names, NUMBER)).keeps(columns, 9**3)
+        if 0 < holds.true_count < 9**3:
+            assert keep_rule(text, names), text
 
 
 def test_scores_from_words_have_their_scales():

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_curate.scores import expressions
-from beam_curate.scores.expressions import NUMBER, TEXT, ExpressionError, bounds, parse_expression
+from beam_curate.scores.expression_bounds import bounds
+from beam_curate.scores.expressions import NUMBER, TEXT, ExpressionError, parse_expression
 
 KINDS = {"aesthetic": NUMBER, "nsfw": NUMBER, "width": NUMBER, "format": TEXT, "caption": TEXT}
 COLUMNS = {

@@ -55,7 +55,7 @@ def sweep_images(paths, folder, decoder):
     decodable = 0
     for place, path in enumerate(paths):
         data = path.read_bytes()
-        decodes = torture.pillow_decodes(data)
+        decodes = torture.decodes(path)
         decodable += decodes
         assert (by_key[f"{place:04d}-jpg"]["status"] == "kept") == decodes, path.name
         own = by_key[f"{place:04d}-own"]
