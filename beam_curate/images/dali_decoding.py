@@ -163,8 +163,7 @@ class DaliDecoder:
         ) as error:  # the one for bad images and for errors of CUDA, the other when memory is short
             self._pipeline = None
             if device_failed(error):
-                give_up_device(error)
-                raise
+                raise self._gives_up(error) from error  # no half of the batch would fare better
         if len(chunk) > 1:
             half = len(chunk) // 2
             return self._run_or_halve(batch, chunk[:half]) + self._run_or_halve(batch, chunk[half:])
@@ -189,6 +188,17 @@ class DaliDecoder:
             # A copy in any case: the next run overwrites DALI's buffer.
             yield tuple(np.array(exif.turn_upright(Image.fromarray(each), plan.orientation)) for each in pictures)
 
+    @property
+    def _where(self) -> str:
+        return "the processor" if self._device is None else f"GPU {self._device}"
+
+    def _gives_up(self, error: Exception) -> RuntimeError:
+        """The error of a device that does not work; a worker process that has lost its GPU ends here."""
+        give_up_device(error)
+        return RuntimeError(
+            f"NVIDIA DALI does not work on {self._where}: {error}; use --dali_device cpu or the decoder fast"
+        )
+
     def _self_test(self) -> None:
         """Decodes one image with DALI and with Pillow."""
         size = max(target.size for target in self._targets)
@@ -201,14 +211,10 @@ class DaliDecoder:
         if plan is None:
             raise RuntimeError("the image of DALI's self-test is not one for DALI: this is an error of beam_curate")
         _, references = decode_sizes(buffer.getvalue(), options, self._targets)
-        where = "the processor" if self._device is None else f"GPU {self._device}"
         try:
             (pictures,) = self._run([buffer.getvalue()], [plan])
         except (RuntimeError, MemoryError) as error:
-            give_up_device(error)
-            raise RuntimeError(
-                f"NVIDIA DALI does not work on {where}: {error}; use --dali_device cpu or the decoder fast"
-            ) from error
+            raise self._gives_up(error) from error
         if self._as_tensors:
             tensors: Any = pictures
             pictures = tuple(picture.cpu().numpy() for picture in tensors)
@@ -216,7 +222,7 @@ class DaliDecoder:
         difference = max(float(np.abs(pixels.astype(int) - reference).mean()) for pixels, reference in pairs)
         if difference > _SELF_TEST_LEVELS:
             raise RuntimeError(
-                f"NVIDIA DALI decodes otherwise on {where} than Pillow: {difference:.1f} levels in the mean on a smooth image, "
+                f"NVIDIA DALI decodes otherwise on {self._where} than Pillow: {difference:.1f} levels in the mean on a smooth image, "
                 f"more than {_SELF_TEST_LEVELS:g}; use --dali_device cpu or the decoder fast"
             )
 
