@@ -222,8 +222,8 @@ class DaliDecoder:
         difference = max(float(np.abs(pixels.astype(int) - reference).mean()) for pixels, reference in pairs)
         if difference > _SELF_TEST_LEVELS:
             raise RuntimeError(
-                f"NVIDIA DALI decodes otherwise on {self._where} than Pillow: {difference:.1f} levels in the mean on a smooth image, "
-                f"more than {_SELF_TEST_LEVELS:g}; use --dali_device cpu or the decoder fast"
+                f"NVIDIA DALI decodes otherwise on {self._where} than Pillow: {difference:.1f} levels in the mean on a smooth "
+                f"image, more than {_SELF_TEST_LEVELS:g}; use --dali_device cpu or the decoder fast"
             )
 
 

@@ -164,6 +164,48 @@ def test_images_go_alone_through_a_tower_whose_rows_differ_by_place(caplog):
     assert not caplog.records
 
 
+def sized(grain):
+    """A tower whose rows depend on the size of the batch, in steps of `grain`, by a bit in a block that the end rounds away."""
+
+    class Block(nn.Module):
+        def forward(self, batch):
+            return batch * (1 + len(batch) // grain * 1e-7)
+
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transformer = nn.Module()
+            self.transformer.resblocks = nn.ModuleList([Block(), nn.Identity()])
+
+        def forward(self, batch):
+            return self.transformer.resblocks[0](batch).half().float()
+
+    return Rounding()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("grain", "shapes"), [(100, [4, 4, 8, 16, 32]), (10, [32, 32, 32, 32, 32]), (1, [32] * 5)])
+def test_a_tail_is_a_smaller_batch_only_where_that_gives_the_same_bits(grain, shapes):
+    rows = IndependentRows(sized(grain))
+    one = torch.zeros(1, 6)
+    assert [rows.shape(count, 32, one) for count in (0, 4, 5, 15, 17)] == shapes
+    assert rows.shape(32, 32, one) == 32
+    assert rows.shape(1, 1, one) == 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_rows_of_a_tail_are_those_of_a_whole_batch(precision):
+    tower = build_visual_tower(find_weights("ViT-S-32-alt", "random"), precision=precision, device="cpu")
+    pixels = np.random.default_rng(4).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+    whole, sizes = tower.embed(pixels), []
+    tower._module.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
+    for count in (1, 2, 3, 4, 5):
+        assert np.array_equal(tower.embed(pixels[:count], 8), whole[:count])
+    assert max(sizes) == 8
+    assert all(size <= 8 for size in sizes)
+
+
 class PlacedMlp(nn.Module):
     """A block's part with the same fault: the later images' values are one step larger."""
 
