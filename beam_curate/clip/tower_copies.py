@@ -75,6 +75,13 @@ class _Served:
             return _Raised(kind, f"{type(error).__name__}: {error}")
 
 
+class _Connection(NamedTuple):
+    """A copy's process, and what answers for it."""
+
+    server: Any
+    process: int
+
+
 class _Copy(Generic[T]):
     """One copy, as a worker process sees it; used as a tower is, by many threads."""
 
@@ -83,9 +90,10 @@ class _Copy(Generic[T]):
         self._name = name
         self._lock = threading.Lock()
         self._pixels: Any = None
-        self._server = self._connect()
+        self._asked = threading.local()
+        self._connection = self._connect()
 
-    def _connect(self) -> Any:
+    def _connect(self) -> _Connection:
         # Python's resource tracker, which a first copy starts, unblocks Ctrl-C in this thread: the copy would take that over.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         resource_tracker.ensure_running()
@@ -93,32 +101,32 @@ class _Copy(Generic[T]):
         served = _Serve(self._build)
         shared = MultiProcessShared(served, self._name, always_proxy=True, spawn_process=True)
         server: Any = shared.acquire()
-        self.process: int = server.process()
-        return server
-
-    def _again(self, server: Any) -> None:
-        """Connects again, unless another thread has."""
-        with self._lock:
-            if self._server is server:
-                self._server = self._connect()
+        return _Connection(server, server.process())
 
     def describe(self) -> Any:
-        return self._server.describe()
+        return self._connection.server.describe()
 
     def runtime(self) -> tuple[str, str]:
-        found: tuple[str, str] = self._server.runtime()
+        found: tuple[str, str] = self._connection.server.runtime()
         return found
+
+    def _ask(self, given: Any, places: int) -> Any:
+        self._asked.connection = (
+            self._connection
+        )  # another thread may replace it, and this one shall not replace that one's
+        return self._asked.connection.server.embed(given, places)
 
     def embed(self, items: Sequence[T], places: int) -> npt.NDArray[Any]:
         """Embeds with the copy: see careful_calls.Tower. A copy that has gone is started again, and asked once more."""
         given = self._given(items)
-        server = self._server
         try:
-            found = server.embed(given, places)
+            found = self._ask(given, places)
         except _GONE:
             _LOG.warning("A copy of the model has gone, or the worker that had started it: starting it again")
-            self._again(server)
-            found = self._server.embed(given, places)
+            with self._lock:
+                if self._connection is self._asked.connection:
+                    self._connection = self._connect()
+            found = self._ask(given, places)
         if isinstance(found, np.ndarray):
             return found
         kind, message = found
@@ -143,12 +151,14 @@ class _Copy(Generic[T]):
         return self._pixels.write(items)
 
     def recover(self, error: BaseException) -> bool:
-        """Ends the process of the copy and starts another one: see careful_calls.Tower."""
-        server, process = self._server, self.process
-        _LOG.error("Copy %s of the model, process %d, is given up: %s", self._name, process, error)
-        with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
-            os.kill(process, signal.SIGKILL)
-        self._again(server)
+        """Ends the process that this thread has asked last and starts another one: see careful_calls.Tower."""
+        with self._lock:
+            if self._connection is self._asked.connection:
+                _, process = self._connection
+                _LOG.error("Copy %s of the model, process %d, is given up: %s", self._name, process, error)
+                with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
+                    os.kill(process, signal.SIGKILL)
+                self._connection = self._connect()
         return True
 
 

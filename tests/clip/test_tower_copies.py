@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -119,6 +120,24 @@ def test_a_copy_that_has_lost_its_gpu_is_replaced_and_no_image_fails(pair):
 def test_a_model_that_does_not_load_is_told():
     with pytest.raises(RuntimeError, match="ValueError: no such weights"):
         TowerCopies(functools.partial(Tower, broken=True), f"copies-{uuid.uuid4().hex}", 1)
+
+
+def test_threads_that_notice_together_replace_a_copy_once(pair):
+    lost = pair.one()
+    before = lost._connection.process
+
+    def notice(both):
+        with pytest.raises(DeviceFailedError) as caught:
+            lost.embed([image(9)], 1)
+        both.wait(60)
+        assert lost.recover(caught.value)
+        return lost._connection.process
+
+    both = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(notice, [both] * 2)
+    assert first == second != before
+    assert lost.embed([image(4)], 1)[0].tolist() == [first, 4]
 
 
 def samples():
