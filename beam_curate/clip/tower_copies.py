@@ -144,7 +144,7 @@ class _Copy(Generic[T]):
             raise TypeError(f"a copy of a model takes texts or bytes of pixels, not {type(items[0]).__name__}")
         if not items:
             return []
-        from beam_curate.clip.pixel_buffers import SharedPixels
+        from beam_curate.clip.pixel_files import SharedPixels
 
         with self._lock:
             self._pixels = self._pixels or SharedPixels()

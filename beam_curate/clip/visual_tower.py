@@ -33,7 +33,8 @@ from beam_curate.clip.model_description import (
     choose_precision,
     describe_source,
 )
-from beam_curate.clip.pixel_buffers import HostBuffer, PixelFile
+from beam_curate.clip.pixel_buffers import HostBuffer
+from beam_curate.clip.pixel_files import PixelFile
 from beam_curate.clip.preprocessing import AUTO, Preprocess
 from beam_curate.clip.quick_gelu import fold_quick_gelu, scaled
 from beam_curate.clip.weights import WeightsSource, fetch_weights

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from beam_curate.clip.pixel_buffers import HostBuffer, PixelFile, SharedPixels
+from beam_curate.clip.pixel_buffers import HostBuffer
+from beam_curate.clip.pixel_files import PixelFile, SharedPixels
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def test_another_process_reads_them():
     file = pixels.write([image(n).tobytes() for n in (7, 8, 9)])
     code = f"""
 import numpy as np
-from beam_curate.clip.pixel_buffers import PixelFile
+from beam_curate.clip.pixel_files import PixelFile
 rows = np.zeros((4, 48), np.uint8)
 PixelFile{(file.process, file.descriptor, file.inode, file.images)}.read(rows)
 print(rows[:, 0].tolist(), rows[:, -1].tolist())
