@@ -195,7 +195,7 @@ class ScorePart:
 
     `path` is relative to the output folder; `reasons` counts the rows that were not kept by reason, `skipped` the members of
     the shard that have no row of their own by kind (`tars.skipped`). `footprint` tells the part from another one that is written
-    in its place, see `score_table.footprint`.
+    in its place, see `part_files.footprint`.
     """
 
     shard_index: int

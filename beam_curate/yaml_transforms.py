@@ -13,24 +13,22 @@ the steps are the records of `beam_curate.records`, which are rows to Beam, so i
 
 A constructor checks every value against its annotation, so that a wrong one is named (`size='32'`, which YAML's quotes make
 a text) and not found by what it breaks. It reads what the command reads before it starts: the head files, and for
-`curate_images` the model's weights; the input is listed when the job runs. The parameters are those of the classes named,
-whose docstrings tell them; docs/beam-yaml.md lists them.
+`curate_images` the model's weights; the input is listed when the job runs. The parameters are those of the classes that
+are named above a constructor, and the few that it adds; docs/beam-yaml.md lists them.
 """
 
 import dataclasses
 import inspect
 import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import apache_beam as beam
 
-from beam_curate.images.decoding import FAST, MAX_PIXELS, DecodeOptions
 from beam_curate.records import FAILED, EmbeddedSample, ScoredSample, record
+from beam_curate.runs.summary import Summary
 from beam_curate.storage.files import absolute
-from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES
-from beam_curate.yaml_values import takes_yaml
+from beam_curate.yaml_values import taken, takes_yaml
 
 if TYPE_CHECKING:
     from beam_curate.heads.head import EmbeddingScore
@@ -51,55 +49,32 @@ class FinishedRun:
     output_bytes: int
 
 
-@takes_yaml
-def read_tar_shards(
-    input: str,
-    image_extension: str | None = None,
-    max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
-    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
-) -> beam.PTransform:
+@takes_yaml("transforms.read_tar_shards:ReadTarShards")
+def read_tar_shards(input: str, **options: Any) -> beam.PTransform:
     """Reads WebDataset shards: the pipeline in, one row a sample out. See `transforms.read_tar_shards`."""
     from beam_curate.transforms.read_tar_shards import ReadTarShards
 
-    return ReadTarShards(input, image_extension, max_member_bytes, max_shard_bytes)
+    return ReadTarShards(input, **options)
 
 
-@takes_yaml
-def decode_images(
-    size: int = 224,
-    resize_mode: str = "shortest",
-    interpolation: str = "bicubic",
-    decoder: str = FAST,
-    apply_exif_orientation: bool = True,
-    extract_exif: bool = True,
-    max_pixels: int = MAX_PIXELS,
-    threads: int = 0,
-    dali_device: str = "auto",
-    quality: str = "",
-    screen: str = "",
-    ahead: int = 64,
-) -> beam.PTransform:
+@takes_yaml(
+    "images.decoding:DecodeOptions",
+    "transforms.decode_images:DecodeImages",
+    without=("options", "screening", "second"),
+)
+def decode_images(*, quality: str = "", screen: str = "", **options: Any) -> beam.PTransform:
     """Decodes, orients, resizes and crops images to what the model sees. See `images.DecodeOptions`."""
+    from beam_curate.images.decoding import DecodeOptions
     from beam_curate.scores.screening import parse_screening
     from beam_curate.transforms.decode_images import DecodeImages
 
-    options = DecodeOptions(size, resize_mode, interpolation, decoder, apply_exif_orientation, extract_exif, max_pixels)
-    return DecodeImages(options, threads, dali_device, parse_screening(quality, screen, option=""), ahead=ahead)
+    decode = DecodeOptions(**taken(options, DecodeOptions))
+    return DecodeImages(decode, screening=parse_screening(quality, screen), **options)
 
 
-@takes_yaml
+@takes_yaml("clip.handler:ClipModelHandler", without=("embedding_name",))
 def embed_images(
-    clip_model: str = "ViT-L-14",
-    pretrained: str = "openai",
-    model_dir: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int = 32,
-    model_copies: int | None = None,
-    large_model: bool = False,
-    seed: int = 0,
-    quick_gelu: bool | str = "auto",
-    preprocess: str | Mapping[str, Any] = "auto",
+    clip_model: str = "ViT-L-14", pretrained: str = "openai", model_dir: str | None = None, **options: Any
 ) -> beam.PTransform:
     """Embeds decoded images with Beam's RunInference and a CLIP model. See `clip.handler.ClipModelHandler`."""
     from apache_beam.ml.inference.base import RunInference
@@ -107,38 +82,26 @@ def embed_images(
     from beam_curate.clip.handler import ClipModelHandler
     from beam_curate.clip.weights import for_any_folder
 
-    handler = ClipModelHandler(
-        clip_model,
-        for_any_folder(clip_model, pretrained),
-        model_dir=absolute(model_dir) if model_dir else None,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        model_copies=model_copies,
-        large_model=large_model,
-        seed=seed,
-        quick_gelu=typing.cast(Any, quick_gelu),
-        preprocess=preprocess,
-    )
+    folder = absolute(model_dir) if model_dir else None
+    handler = ClipModelHandler(clip_model, for_any_folder(clip_model, pretrained), model_dir=folder, **options)
     return RunInference(handler).with_output_types(EmbeddedSample)
 
 
-@takes_yaml
+@takes_yaml(
+    "heads.files:find_heads",
+    "transforms.score_and_filter:ScoreAndFilter",
+    without=("width", "heads", "rules", "image_scores", "scorers"),
+)
 def score_and_filter(
     clip_model: str = "ViT-L-14",
     model_dir: str = "",
-    aesthetic_head: str | None = None,
-    nsfw_head: str | None = None,
-    nsfw_chain: str = "auto",
-    seed: int = 0,
-    min_aesthetic: float | None = None,
-    max_nsfw: float | None = None,
-    min_side: int | None = None,
+    *,
     keep: str = "",
     quality: str = "",
     prompt: str = "",
     pretrained: str = "openai",
     quick_gelu: bool | str = "auto",
+    **options: Any,
 ) -> beam.PTransform:
     """Gives every sample its scores and its verdict: kept, rejected or failed. See `transforms.score_and_filter`."""
     from beam_curate.clip.config import model_config
@@ -149,17 +112,9 @@ def score_and_filter(
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
 
     name, config = model_config(clip_model)
-    image_scores = parse_screening(quality, "", option="").quality
-    published = find_heads(
-        model_dir,
-        name,
-        config["embed_dim"],
-        aesthetic_head=aesthetic_head,
-        nsfw_head=nsfw_head,
-        nsfw_chain=nsfw_chain,
-        seed=seed,
-    )
-    weights = {"model_dir": model_dir or None, "quick_gelu": quick_gelu, "seed": seed}
+    image_scores = parse_screening(quality, "").quality
+    weights = {"model_dir": model_dir or None, "quick_gelu": quick_gelu, "seed": options.get("seed", 0)}
+    published = find_heads(model_dir, name, config["embed_dim"], **taken(options, find_heads))
     heads = (*published, *_prompt_scores(prompt, name, pretrained, weights))
     names = [*image_scores, *(head.name for head in heads)]
     for shared in (each for each in names if names.count(each) > 1):
@@ -168,7 +123,7 @@ def score_and_filter(
         rules = keep_rule(keep, names, prompts=prompt_scales(head.description for head in heads))
     except ValueError as error:
         raise ValueError(f"keep={keep!r}: {error}") from error
-    return ScoreAndFilter(heads, min_aesthetic, max_nsfw, min_side, rules=rules, image_scores=image_scores)
+    return ScoreAndFilter(heads, rules=rules, image_scores=image_scores, **options)
 
 
 def _prompt_scores(
@@ -187,29 +142,24 @@ def _prompt_scores(
     return prompt_scores(specs, clip_model, pretrained, **weights)
 
 
-@takes_yaml
+@takes_yaml(
+    "transforms.write_webdataset_shards:WriteWebDatasetShards",
+    without=("done", "top", "second_embeddings", "duplicates"),
+)
 def write_webdataset_shards(
-    output: str,
-    score_names: Sequence[str] = ("aesthetic", "nsfw"),
-    embedding_dim: int = 768,
-    samples_per_shard: int = 1000,
-    seed: int | None = None,
-    about: Mapping[str, Any] = _EMPTY,
-    table_only: bool = False,
+    output: str, score_names: Sequence[str] = ("aesthetic", "nsfw"), **options: Any
 ) -> beam.PTransform:
     """Writes the score table of all samples and WebDataset shards of the kept ones; gives one `FinishedRun`."""
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
 
     folder, names = absolute(output), tuple(score_names)
     check = beam.Map(_with_scores, names).with_output_types(ScoredSample)
-    write = WriteWebDatasetShards(
-        folder, names, embedding_dim, samples_per_shard, seed, about=dict(about), table_only=table_only
-    )
+    write = WriteWebDatasetShards(folder, names, **options)
     counts = beam.Map(_finished, folder).with_output_types(FinishedRun)
     return _named("WriteWebDatasetShards", "CheckScores" >> check | write | "Counts" >> counts)
 
 
-@takes_yaml
+@takes_yaml()
 def curate_images(
     input: str,
     output: str,
@@ -290,6 +240,6 @@ def _with_scores(row: ScoredSample, names: tuple[str, ...]) -> ScoredSample:
     return row
 
 
-def _finished(summary: Mapping[str, Any], output: str) -> FinishedRun:
-    counts = {name: summary["funnel"][name] for name in ("input", "kept", "rejected", "failed")}
-    return FinishedRun(output, **counts, output_shards=summary["output_shards"], output_bytes=summary["output_bytes"])
+def _finished(summary: Summary, output: str) -> FinishedRun:
+    counts = {name: getattr(summary.funnel, name) for name in ("input", "kept", "rejected", "failed")}
+    return FinishedRun(output, **counts, output_shards=summary.output_shards, output_bytes=summary.output_bytes)

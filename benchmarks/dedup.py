@@ -31,8 +31,9 @@ from beam_curate.duplicates.clusters import BORDER, Clustering
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
-from beam_curate.runs import score_table
-from beam_curate.runs.run_state import input_shards, prepare_output
+from beam_curate.runs import part_files, score_table
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.selection.rejudging import Selection
@@ -49,7 +50,7 @@ def make_table(folder: Path, rows: int, eps: float, isotropic: bool) -> None:
     topics = rng.standard_normal((max(20, rows // 50), DIM), np.float32) * spread
     per_part = min(PER_PART, rows // 10)
     shards = [Shard(number, f"/made-up/{number:05d}.tar", 1) for number in range(rows // per_part)]
-    prepare_output(str(folder), {}, shards)
+    Run(str(folder)).begin(Configuration(), shards)
     before = None
     for shard in shards:
         vectors = topics[rng.zipf(1.3, per_part) % len(topics)]
@@ -105,7 +106,7 @@ def search_here(source: str, output: str, eps: float, border: float, n_clusters:
     from beam_curate.transforms.find_duplicates import FindDuplicates
 
     parts: list[ScorePart] = []
-    for shard in input_shards(source):
+    for shard in Run(source).input_shards:
         with TablePlace(source).open(shard.index) as part:
             parts.append(part.counts)
     search = DuplicateSearch(Selection(TablePlace(source), None), clustering=Clustering(eps, n_clusters, border))
@@ -132,7 +133,7 @@ def search_apart(source: Path, output: Path, eps: float, border: float, n_cluste
 def removed(source: Path, output: Path) -> set[tuple[int, int]]:
     """The rows that are duplicates, by the duplicates table."""
     found: set[tuple[int, int]] = set()
-    for shard in input_shards(str(source)):
+    for shard in Run(str(source)).input_shards:
         table = read_part(str(output), shard.index)
         rows = table.filter(pa.compute.is_valid(table.column("method"))).column("index").to_pylist()
         found |= {(shard.index, row) for row in rows}
@@ -142,8 +143,8 @@ def removed(source: Path, output: Path) -> set[tuple[int, int]]:
 def truth(source: Path, eps: float) -> set[tuple[int, int]]:
     """The rows that have a better one of a similarity of at least 1 - eps: all compared with all."""
     tables = []
-    for shard in input_shards(str(source)):
-        with score_table.open_part(str(source / score_table.part_name(shard.index))) as part:
+    for shard in Run(str(source)).input_shards:
+        with part_files.open_part(str(source / score_table.part_name(shard.index))) as part:
             tables.append(part.read(["shard_index", "index", "aesthetic", "embedding"]))
     table = pa.concat_tables(tables)
     places = list(zip(table.column("shard_index").to_pylist(), table.column("index").to_pylist(), strict=True))

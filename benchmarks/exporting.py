@@ -31,9 +31,9 @@ from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.images.decoding import DecodeOptions, image_facts
 from beam_curate.records import ScoredSample, ScorePart, Shard
 from beam_curate.runs import score_table
+from beam_curate.runs.ending import finish_run
 from beam_curate.runs.output_files import write_file
 from beam_curate.runs.placed_rows import written as placed_rows
-from beam_curate.runs.summary import finish_run
 from beam_curate.storage.files import write_json
 from beam_curate.tars.samples import read_samples
 

@@ -35,10 +35,11 @@ from beam_curate.duplicates.clusters import Clustering
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, Shard
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import input_shards, prepare_output
+from beam_curate.runs.configuration import Configuration, read_configuration
+from beam_curate.runs.ending import finish_table
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import finish_table
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
 from beam_curate.scores.top import TopRule
@@ -89,7 +90,7 @@ def make_table(folder: Path, rows: Sequence[ScoredSample], parts: int) -> str:
             path.hardlink_to(linked)
     size = source.stat().st_size
     shards = [Shard(number, str(path), size) for number, path in enumerate(paths)]
-    prepare_output(str(output), {"model": _MODEL}, shards)
+    Run(str(output)).begin(read_configuration({"model": _MODEL}), shards)
     plain = score_table.to_table(rows, ["aesthetic", "nsfw"], _DIM)
     written = []
     for shard in shards:
@@ -167,7 +168,7 @@ class Stages:
 
     def _judge(self, name: str, selection: Selection) -> None:
         output = str(self._folder / name)
-        prepare_output(output, {}, input_shards(self._scores), scores=self._scores)
+        Run(output).begin(Configuration(), Run(self._scores).input_shards, scores=self._scores)
         run(lambda root: root | ContinueRun(output, folder="verdicts") | _Pending() | SelectRows(selection, output))
 
     def _pack(self, seed: int | None) -> None:

@@ -3,8 +3,8 @@
     python benchmarks/selecting.py --rows 1000000 --keep 0.05
 
 The table has made-up scores and embeddings. Its source shards are one file of 1000 samples under many names (hard links), so
-that a million samples of 100 KB need 0.1 GB; the kept ones are really read from it and written. The baseline copies the files
-that the selection wrote, once more, and syncs neither, as the selection does.
+that a million samples of 100 KB need 0.1 GB; the kept ones are really read from it and written. The baseline copies the shards
+that the selection wrote, once more, and brings each file and its name to the disk, as the selection does.
 """
 
 import argparse
@@ -28,7 +28,8 @@ import pyarrow as pa
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart, Shard
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import read_configuration
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import atomic_output, write_json
 from pipelines import select
 
@@ -66,8 +67,8 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
     for path in paths:
         path.hardlink_to(source)
     size = source.stat().st_size
-    prepare_output(
-        str(folder), {"model": _MODEL}, [Shard(number, str(path), size) for number, path in enumerate(paths)]
+    Run(str(folder)).begin(
+        read_configuration({"model": _MODEL}), [Shard(number, str(path), size) for number, path in enumerate(paths)]
     )
     plain = score_table.to_table(rows, names, _DIM)
     for number, path in enumerate(paths):
@@ -90,6 +91,16 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
     funnel = {"input": total, "failed": 0, "rejected": 0, "kept": total, "reasons": {}}
     about = {"scores_meaningless": True, "random": ["scores"], "heads": [], "configuration": {"model": _MODEL}}
     write_json(str(folder), "summary.json", {"funnel": funnel, "input_shards": parts, **about})
+
+
+def copy_synced(path: Path, folder: Path) -> None:
+    """Copies a file, and waits until it and its name are on the disk."""
+    copy = folder / path.name
+    shutil.copyfile(path, copy)
+    for each in (copy, folder):
+        file = os.open(each, os.O_RDONLY)
+        os.fsync(file)
+        os.close(file)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -131,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = sum(path.stat().st_size for path in shards)
         (folder / "copy").mkdir()
         start = time.process_time()
-        copied = timed(lambda: [shutil.copyfile(path, folder / "copy" / path.name) for path in shards])
+        copied = timed(lambda: [copy_synced(path, folder / "copy") for path in shards])
         copy_cpu = time.process_time() - start
     figures = {
         "rows": funnel["input"],

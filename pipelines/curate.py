@@ -31,12 +31,14 @@ from pipelines.options import OptionError, fail, gives_back, parse, run_command
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from beam_curate.runs.summary import Summary
+
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
 1 to 10 rejects almost nothing. Run once with the rules off, look at the scores, and choose."""
 
 
-def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[Summary]:
     """The main job on a pipeline: what is left of the run in `output`, to shards and summary."""
     from apache_beam.ml.inference.base import RunInference
 
@@ -154,17 +156,18 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     )
 
 
-def pack(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+def pack(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[Summary]:
     """What is left of a run in `output` that has ended with its table: neither sources to score nor a model to load."""
-    from beam_curate.runs.table_parts import finished_table
+    from beam_curate.runs.run import Run
     from beam_curate.transforms.list_parts import ListParts
     from beam_curate.transforms.pack_shards import PackShards
     from beam_curate.transforms.write_layouts import WriteLayouts
     from beam_curate.transforms.write_report import WriteReport
 
     options = job.options
-    table, _ = finished_table(output)
-    packed = root | ListParts(table) | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
+    packed = (
+        root | ListParts(Run(output).table) | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
+    )
     return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
 
 
@@ -173,21 +176,23 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     import platform
     from importlib.metadata import version
 
+    from beam_curate.runs.summary import About, Input
+
     packages = ("apache-beam", "torch", "open_clip_torch", "pillow", "pyarrow", "numpy")
-    return {
-        "scores_meaningless": bool(job.meaningless),
-        "random": job.meaningless,
-        "configuration": job.configuration,
-        "heads": [head.description for head in job.heads],
-        "input": {"pattern": job.options.input, "bytes": sum(shard.size for shard in job.shards)},
-        "runner": runner,
-        "versions": {
+    return About(
+        scores_meaningless=bool(job.meaningless),
+        random=job.meaningless,
+        heads=[head.description for head in job.heads],
+        configuration=job.configuration,
+        input=Input(pattern=job.options.input, bytes=sum(shard.size for shard in job.shards)),
+        runner=runner,
+        versions={
             "beam_curate": version("beam-curate"),
             "python": platform.python_version(),
             **{package: version(package) for package in packages},
         },
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    ).to_json()
 
 
 @gives_back
@@ -205,9 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # takes them from the others (with B/32 in bf16 2 to 3 ms of CPU time an image). OpenMP's standard variable; the user's wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from beam_curate.runs.claims import claim
-    from beam_curate.runs.run_state import prepare_output
-    from beam_curate.runs.summary import SUMMARY
-    from beam_curate.storage.files import absolute, exists, join
+    from beam_curate.runs.run import Run
+    from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import (
         LOCAL_RUNNER,
@@ -237,8 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps = functools.partial(build, job=job, output=output, about=about)
         root = build_pipeline(steps, beam_options)
         claim(output, service_job(beam_options))
-        complete = prepare_output(
-            output,
+        complete = Run(output).begin(
             job.configuration,
             job.shards,
             resume=options.resume,
@@ -254,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not complete:
         announce(job, given)
         new = not (options.resume or options.retry_failed)
-        if exists(join(output, SUMMARY)):  # of a run that is not complete: it has ended with its table
+        if Run(output).is_finished:  # of a run that is not complete: it has ended with its table
             root = build_pipeline(functools.partial(pack, job=job, output=output, about=about), beam_options)
         if not finish_run(root, output, options.output, new=new):
             return 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from beam_curate.clip.second_models import SecondModel
     from beam_curate.heads.head import EmbeddingScore
     from beam_curate.records import Shard
+    from beam_curate.runs.configuration import Configuration, Model
     from beam_curate.scores.rules import KeepRule
     from beam_curate.scores.screening import Screening
     from beam_curate.scores.top import TopRule
@@ -42,20 +43,22 @@ class Job:
     top: TopRule | None = None
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> Configuration:
         """What decides the results: a run is continued only with the same."""
-        skipped = ("input", "output", "model_dir", "aesthetic_head", "nsfw_head", "nsfw_chain", "pretrained", "second_model",
-                   "quick_gelu", "preprocess", "device", "dali_device", "decode_threads", "model_copies", "accelerator",
-                   "gpu_placement", "table_only", "layout", "head", "scorer", "resume", "retry_failed", "overwrite",
-                   *(() if self.options.dedup else OF_DEDUP))  # fmt: skip
-        return {
-            **self.options.without(*skipped),
+        from beam_curate.runs.configuration import Configuration, Files, Rules, Scores, Scoring
+
+        options = self.options
+        heads = {head.name: _deciding(head.description) for head in self.heads}
+        return Configuration(
             # The weights' checksum, the activation and the preprocessing decide, not the path, tag or option that they came by.
-            "model": _deciding_model(self.model),
-            "second_models": {name: _deciding_model(model.description) for name, model in self.second.items()},
-            "heads": {head.name: _deciding(head.description) for head in self.heads},
-            "scorers": self.own.descriptions,
-        }
+            model=_deciding_model(self.model),
+            second_models={name: _deciding_model(model.description) for name, model in self.second.items()},
+            scoring=options.as_record(Scoring),
+            scores=options.as_record(Scores, heads=heads, scorers=self.own.descriptions),
+            rules=options.as_record(Rules),
+            duplicates=options.duplicate_rule(options.dedup) if options.dedup else None,
+            files=Files(options.samples_per_shard, options.shuffle_seed),
+        )
 
     @property
     def on_one_device(self) -> bool:
@@ -95,9 +98,13 @@ def _files(heads: Sequence[EmbeddingScore]) -> list[str]:
     return [str(head.description.get("file", "")) for head in heads if "prompts" not in head.description]
 
 
-def _deciding_model(description: ModelDescription) -> dict[str, Any]:
+def _deciding_model(description: ModelDescription) -> Model:
+    from beam_curate.runs.configuration import Model
+    from beam_curate.storage.json_records import of_json
+
     ways = ("pretrained", "quick_gelu_by", "preprocess_by")
-    return {name: value for name, value in dataclasses.asdict(description).items() if name not in ways}
+    said = dataclasses.asdict(description)
+    return of_json(Model, {name: value for name, value in said.items() if name not in ways})
 
 
 def _deciding(description: Mapping[str, object]) -> dict[str, object]:
@@ -121,12 +128,12 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.clip.second_models import SecondModelError, find_second_models, widths
     from beam_curate.heads.files import find_heads
     from beam_curate.images.dali_decoding import require_dali
+    from beam_curate.intake.request import list_input
     from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
     from beam_curate.runs.score_table import schema
     from beam_curate.scores.rules import keep_rule
     from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.screening import parse_screening
-    from beam_curate.storage.listing import list_shards
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
@@ -139,7 +146,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         require_dali(options.dali_device)
     elif "dali_device" in given:
         raise OptionError(f"--dali_device {options.dali_device} is for --decoder dali, not {options.decoder}")
-    shards = list_shards(options.input)
+    shards = list_input(options.input)
     model = describe_model(
         options.clip_model,
         options.pretrained,
@@ -196,7 +203,6 @@ def check_weights(job: Job) -> None:
     Raises:
         ValueError: It names the file and what does not fit.
     """
-    from beam_curate.clip.text_tower import check_text_weights
     from beam_curate.clip.visual_tower import check_visual_weights
     from beam_curate.clip.weights import find_weights
 
@@ -204,6 +210,8 @@ def check_weights(job: Job) -> None:
     source = find_weights(options.clip_model, options.pretrained, model_dir=options.model_dir or None)
     check_visual_weights(source, job.model.quick_gelu)
     if options.caption_score:
+        from beam_curate.clip.text_tower import check_text_weights  # loads all of open_clip, transformers and timm
+
         check_text_weights(source, job.model.quick_gelu)
     for second in job.second.values():
         other = find_weights(second.description.clip_model, second.pretrained, model_dir=options.model_dir or None)

@@ -15,7 +15,6 @@ if __name__ == "__main__":
 
     listen()
 
-import datetime
 import functools
 import time
 from collections.abc import Sequence
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
     from beam_curate.duplicates.search import DuplicateSearch
     from beam_curate.records import Shard
+    from beam_curate.runs.configuration import Configuration, Source
+    from beam_curate.runs.summary import Summary
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
 in-process one. The samples' bytes are read from the source shards, which must be where they were. Look at report.html for
@@ -46,15 +47,15 @@ class Job:
         shards: The input shards of the source's run.
         source: The summary of that run.
         source_identity: What tells it from another one that is written in its place.
-        against_identity: Likewise of the run of --against; empty without.
+        against_identity: Likewise of the run of --against; None without.
     """
 
     options: DedupOptions
     search: DuplicateSearch
     shards: Sequence[Shard]
-    source: dict[str, Any]
-    source_identity: dict[str, Any]
-    against_identity: dict[str, Any]
+    source: Summary
+    source_identity: Source
+    against_identity: Source | None = None
 
     @property
     def other_folders(self) -> list[str]:
@@ -65,18 +66,27 @@ class Job:
     @property
     def other_shards(self) -> list[str]:
         """The input shards of --against: their images may be read."""
-        from beam_curate.runs.run_state import input_shards
+        from beam_curate.runs.run import Run
 
         against = self.search.against
-        return [] if against is None else [shard.path for shard in input_shards(against.scores)]
+        return [] if against is None else [shard.path for shard in Run(against.scores).input_shards]
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> Configuration:
         """What decides the result: a run is continued only with the same."""
-        skipped = ("scores", "output", "layout", "table_only", "resume", "overwrite")
-        rules = self.options.without(*skipped)
-        against = {"against_run": self.against_identity} if self.against_identity else {}
-        return {**rules, **against, "source": self.source_identity}
+        from beam_curate.runs.configuration import DEDUPLICATE, Configuration, Files
+
+        options = self.options
+        rule = options.duplicate_rule(
+            options.methods,
+            candidates=options.candidates,
+            against=options.against,
+            against_run=self.against_identity,
+            action=options.against_action,
+            between_datasets=bool(options.against),
+        )
+        files = Files(options.samples_per_shard, options.shuffle_seed)
+        return Configuration(DEDUPLICATE, duplicates=rule, files=files, source=self.source_identity)
 
 
 def prepare(options: DedupOptions) -> Job:
@@ -86,54 +96,51 @@ def prepare(options: DedupOptions) -> Job:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
     from beam_curate.runs import score_table
-    from beam_curate.runs.identity import run_identity
-    from beam_curate.runs.run_state import input_shards
-    from beam_curate.runs.table_parts import finished_table
+    from beam_curate.runs.configuration import Model
     from beam_curate.selection.rejudging import Selection
     from beam_curate.storage.places import same_place
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts
-    from pipelines.source_run import finished_run, scoring_configuration
+    from pipelines.source_run import finished_run
 
     source, summary = finished_run("scores", options.scores)
-    table, _ = finished_table(source)
+    table = source.table
     with table.open(0) as part:
         names = score_table.score_names(part.schema)
         width = part.schema.field("embedding").type.list_size
     check_keep_by(options.keep_by, names)
     check_layouts(options.layouts, names)
     against = None
-    against_identity: dict[str, Any] = {}
+    against_identity = None
     if options.against:
-        folder, other = finished_run("against", options.against)
-        if same_place(folder, source):
+        run, other = finished_run("against", options.against)
+        if same_place(run.folder, source.folder):
             raise OptionError(
                 f"--against {options.against} is the run of --scores, in which each of its samples is; give another run, or "
                 "leave --against out to find duplicates inside --scores"
             )
-        against_identity = run_identity(folder, other)
-        against, _ = finished_table(folder)
+        against_identity, against = run.source, run.table
         with against.open(0) as part:
             other_width = part.schema.field("embedding").type.list_size
-        models = [scoring_configuration(run["configuration"])["model"] for run in (summary, other)]
-        same = models[0]["weights"] == models[1]["weights"] and width == other_width
+        models = [each.configuration.scored.model or Model() for each in (summary, other)]
+        same = models[0].weights == models[1].weights and width == other_width
         if not same and "semantic" in options.methods:
             raise OptionError(
-                f"--against {options.against}: its embeddings are of {models[1]['clip_model']} with other weights than those of "
+                f"--against {options.against}: its embeddings are of {models[1].clip_model} with other weights than those of "
                 f"--scores, so they cannot be compared; leave semantic out of --methods"
             )
     selection = Selection(table, None if options.candidates == "kept" else ())
     return Job(
         options,
         options.search(options.methods, selection, against, options.against_action),
-        input_shards(source),
+        source.input_shards,
         summary,
-        run_identity(source, summary),
+        source.source,
         against_identity,
     )
 
 
-def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[Summary]:
     """The search and the selection on a pipeline: what is left of the run in `output`, to shards and summary."""
     import apache_beam as beam
 
@@ -167,8 +174,7 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     """What summary.json says beside the counts: the source's model and heads, and what was looked for."""
     from pipelines.source_run import about_source
 
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {**about_source(job.source, job.configuration, job.options.scores), "runner": runner, "started": started}
+    return about_source(job.source, job.configuration, job.options.scores, runner).to_json()
 
 
 @gives_back

@@ -7,6 +7,7 @@ from pipelines.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.duplicates.search import DuplicateSearch
+    from beam_curate.runs.configuration import DuplicateRule
     from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection
 
@@ -89,6 +90,13 @@ class DuplicateOptions:
         if self.keep_by in ("hard", "easy") and "semantic" not in named:
             raise OptionError(f"--keep_by {self.keep_by} needs the clusters of semantic; add it to --{option_name}")
 
+    def duplicate_rule(self, methods: str, **others: Any) -> "DuplicateRule":
+        """What they take for a duplicate, as the configuration has it; others are its further fields."""
+        from beam_curate.runs.configuration import DuplicateRule
+
+        named = {name: getattr(self, name) for name in ("eps", "n_clusters", "border", "max_distance", "keep_by")}
+        return DuplicateRule(comma_list(methods), **named, **others)
+
     def search(
         self, methods: str, selection: "Selection", against: "TablePlace | None" = None, action: str = "drop"
     ) -> "DuplicateSearch":
@@ -100,10 +108,9 @@ class DuplicateOptions:
             against: The table of another dataset.
             action: What is done with samples that are there too.
         """
-        import os
-
         from beam_curate.duplicates.clusters import Clustering
         from beam_curate.duplicates.search import DuplicateSearch
+        from beam_curate.threads import usable_cores
 
         named = comma_list(methods)
         return DuplicateSearch(
@@ -115,7 +122,7 @@ class DuplicateOptions:
             clustering=Clustering(self.eps, self.n_clusters, self.border) if "semantic" in named else None,
             against=against,
             action=action,
-            threads=os.cpu_count() or 1,
+            threads=usable_cores(),
         )
 
 

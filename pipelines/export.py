@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from beam_curate.export.end import Export
+    from beam_curate.runs.configuration import Configuration
     from beam_curate.runs.finished_run import FinishedRun
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
@@ -44,16 +45,14 @@ class Job:
     export: Export
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> Configuration:
         """What decides the files: an export is continued only with the same."""
-        from beam_curate.runs.identity import run_identity
+        from beam_curate.runs.configuration import EXPORT, Configuration
+        from beam_curate.runs.run import Run
 
-        return {
-            **self.export.format.description,
-            "samples_per_file": self.options.samples_per_file,
-            "shuffle_seed": self.options.shuffle_seed,
-            "source": run_identity(self.run.folder, self.run.summary),
-        }
+        options = self.options
+        files = self.export.format.files(options.samples_per_file, options.shuffle_seed)
+        return Configuration(EXPORT, files=files, source=Run(self.run.folder).source)
 
 
 def prepare(options: ExportOptions) -> Job:
@@ -63,10 +62,10 @@ def prepare(options: ExportOptions) -> Job:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
     from beam_curate.export.end import Export
-    from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
+    from beam_curate.runs.finished_run import RunNotUsableError, read_samples_table
+    from beam_curate.runs.run import Run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.places import same_place
-    from pipelines.source_run import scoring_configuration
 
     source, output = absolute(options.input), absolute(options.output)
     if same_place(output, source):
@@ -74,16 +73,16 @@ def prepare(options: ExportOptions) -> Job:
             f"--output {options.output} is the folder of --input; give another one: the run stays as it is"
         )
     try:
-        run = read_run(source)
+        run = Run(source).packed
         first = read_samples_table(source, run.shards[0], ["key", "members"])
     except RunNotUsableError as error:
         raise OptionError(f"--input {options.input}: {error}") from error
     suffixes = {member["suffix"] for sample in first.column("members").to_pylist() for member in sample}
-    scored = scoring_configuration(run.summary.get("configuration", {}))  # what could be scored can be encoded
+    scored = run.summary.configuration.scored  # what could be scored can be encoded
     export = Export(
         source,
         output,
-        options.chosen_format(run.schema, suffixes, scored.get("max_pixels")),
+        options.chosen_format(run.schema, suffixes, scored.max_pixels),
         run.total,
         options.samples_per_file,
         options.shuffle_seed,
@@ -108,35 +107,36 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
     """What summary.json says beside the counts."""
     from importlib.metadata import version
 
+    from beam_curate.runs.summary import About, Input
+
     packages = ("beam_curate", "apache-beam", "pillow", "pyarrow", "tfrecord")
     names = {"beam_curate": "beam-curate"}
-    return {
-        "configuration": job.configuration,
-        "input": {"run": job.options.input, "shards": len(job.run.shards)},
-        "runner": runner,
-        "versions": {package: version(names.get(package, package)) for package in packages},
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
+    return About(
+        configuration=job.configuration,
+        input=Input(run=job.options.input, shards=len(job.run.shards)),
+        runner=runner,
+        versions={package: version(names.get(package, package)) for package in packages},
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    ).to_json()
 
 
 def report(folder: str, output: str, seconds: float) -> int:
     """Prints the counts; returns the exit status, 1 if a sample could not be exported."""
-    from beam_curate.runs.state_files import read_summary
-    from beam_curate.storage.files import join
+    from beam_curate.runs.run import Run
 
-    summary = read_summary(folder, "export", "output_files", "output_bytes")
-    counts = summary["export"]
-    width = len(f"{counts['input']:,}")
+    summary = Run(folder).export_summary
+    counts = summary.export
+    width = len(f"{counts.input:,}")
     for name in ("input", "failed", "exported"):
-        print(f"{name:9} {counts[name]:>{width},} samples")
-    for reason, number in counts["reasons"].items():
+        print(f"{name:9} {getattr(counts, name):>{width},} samples")
+    for reason, number in counts.reasons.items():
         print(f"  {reason}: {number:,}")
-    if counts["reencoded"]:
-        print(f"{counts['reencoded']:,} images were encoded again, the others are byte for byte as they were")
-    print(f"{summary['output_files']:,} files, {summary['output_bytes']:,} bytes in {output}, {seconds:.1f} s")
-    if counts["failed"]:
-        where = join(output, "failures.parquet")
-        print(f"error: {counts['failed']:,} samples are not in the export; see {printable(where)}", file=sys.stderr)
+    if counts.reencoded:
+        print(f"{counts.reencoded:,} images were encoded again, the others are byte for byte as they were")
+    print(f"{summary.output_files:,} files, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
+    if counts.failed:
+        where = Run(output).failures_path
+        print(f"error: {counts.failed:,} samples are not in the export; see {printable(where)}", file=sys.stderr)
         return 1
     return 0
 
@@ -153,9 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptionError as error:
         return fail(error)
     from beam_curate.runs.claims import claim
-    from beam_curate.runs.run_state import EXPORT, prepare_output
-    from beam_curate.runs.state_files import read_summary
-    from beam_curate.runs.whole_run import check_shards
+    from beam_curate.runs.run import Run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
     from pipelines.launch import build_pipeline, pipeline_options, runner_name, service_job
@@ -170,17 +168,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps = functools.partial(build, job=job, about=about)
         root = build_pipeline(steps, beam_options)
         claim(output, service_job(beam_options))
-        complete = prepare_output(
-            output,
+        complete = Run(output).begin(
             job.configuration,
             job.run.shards,
             resume=options.resume,
             overwrite=options.overwrite,
-            kind=EXPORT,
+            export=True,
             runs=[absolute(options.input)],
         )
         if complete:
-            check_shards(output, read_summary(output, "export", "output_bytes"))
+            Run(output).check_files()
     except (ValueError, StorageError) as error:
         return fail(error)
     if job.export.format.note:

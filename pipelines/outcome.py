@@ -4,19 +4,15 @@ import operator
 import sys
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.duplicates.finding import read_findings
-from beam_curate.export.layout_files import DESCRIPTION, FOLDER
+from beam_curate.export.layout_files import DESCRIPTION
 from beam_curate.export.layouts import read_description
-from beam_curate.report.writing import REPORT
-from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
-from beam_curate.runs.whole_run import check_shards, check_table
-from beam_curate.storage.files import clean_temporary, exists, join
+from beam_curate.runs.run import Run
+from beam_curate.storage.files import exists, join
 from beam_curate.tars.skipped import KINDS, lost
 from beam_curate.transforms.write_layouts import WriteLayouts
 from beam_curate.transforms.write_report import WriteReport
@@ -39,15 +35,15 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str], options: Pi
         ValueError: A file of the run is missing or damaged, or a layout cannot be written.
         StorageError: A file cannot be read or written.
     """
-    summary = read_summary(output, "funnel", "output_bytes")
-    check_table(output, summary)
-    check_shards(output, summary)
+    run = Run(output)
+    run.check_table()
+    run.check_files()
     print(f"the run in {shown} is complete already; nothing to score")
-    clean_temporary(output)
-    reports = [] if exists(join(output, REPORT)) else [WriteReport(output)]
-    lacking = [name for name in layouts if not _has_layout(join(output, f"{FOLDER}/{name}"))]
+    run.clean()
+    reports = [] if run.has_report else [WriteReport(output)]
+    lacking = [name for name in layouts if not _has_layout(run.layout_folder(name))]
     if reports or lacking:
-        steps = [*reports, WriteLayouts(output, lacking)]
+        steps, summary = [*reports, WriteLayouts(output, lacking)], run.summary
         root = build_pipeline(lambda root: reduce(operator.or_, steps, root | beam.Create([summary])), options)
         run_and_wait(root)
 
@@ -66,9 +62,9 @@ def finish_run(root: beam.Pipeline, output: str, shown: str, *, new: bool) -> bo
         new: Whether this command has begun the run.
     """
     if not run_pipeline(root, output, new=new):
-        print(f"the job goes on without this command; when it is done there is {join(shown, SUMMARY)}")
+        print(f"the job goes on without this command; when it is done there is {Run(shown).summary_path}")
         return False
-    clean_temporary(output)
+    Run(output).clean()
     return True
 
 
@@ -89,9 +85,9 @@ def report_duplicates(folder: str) -> None:
         )
 
 
-def skipped_lines(summary: Mapping[str, Any]) -> list[str]:
+def skipped_lines(skipped: Mapping[str, int]) -> list[str]:
     """What of the input has no row of its own, a line for each kind; none if there is nothing."""
-    counts = lost(summary.get("skipped", {}))
+    counts = lost(skipped)
     lines = [f"  {kind}: {number:,} {KINDS.get(kind, '')}".rstrip() for kind, number in counts.items()]
     return ["members of the input without a row of their own:", *lines] if lines else []
 
@@ -104,40 +100,47 @@ def report(folder: str, output: str, seconds: float) -> int:
         output: The folder as the user named it.
         seconds: How long it took.
     """
-    summary = read_summary(folder, "funnel", "input_shards", "output_shards", "scores_meaningless", "random")
-    funnel = summary["funnel"]
-    width = len(f"{funnel['input']:,}")
-    print(f"input     {funnel['input']:>{width},} samples in {summary['input_shards']:,} shards")
+    run = Run(folder)
+    summary = run.summary
+    funnel = summary.funnel
+    width = len(f"{funnel.input:,}")
+    print(f"input     {funnel.input:>{width},} samples in {summary.input_shards:,} shards")
     for name in ("failed", "rejected", "kept"):
-        share = 100 * funnel[name] / funnel["input"] if funnel["input"] else 0
-        print(f"{name:9} {funnel[name]:>{width},} ({share:.1f} %)")
-    for reason, number in funnel["reasons"].items():
+        number = getattr(funnel, name)
+        share = 100 * number / funnel.input if funnel.input else 0
+        print(f"{name:9} {number:>{width},} ({share:.1f} %)")
+    for reason, number in funnel.reasons.items():
         print(f"  {reason}: {number:,}")
-    for line in skipped_lines(summary):
+    for line in skipped_lines(summary.skipped):
         print(line)
-    if summary.get(TABLE_ONLY):
+    if summary.table_only:
         print(
             f"the score table in {output}, {seconds:.1f} s; no shards yet: pack it with select.py --scores {output}, or by the "
             "same command with --resume and without --table_only"
         )
     else:
-        print(f"{summary['output_shards']:,} shards in {output}, {seconds:.1f} s")
-    print(f"look at {output.rstrip('/')}/report.html; all rows: beam_curate.read_score_table({output.rstrip('/')!r})")
-    if summary["scores_meaningless"]:
-        print(f"The scores are MEANINGLESS: random {' and '.join(summary['random'])}.")
-    files = summary.get("files", {})
-    if files.get("reencoded"):
-        print(f"{files['reencoded']:,} images were encoded again, the others are byte for byte as they were")
-    if files.get("failed"):
-        where = join(output, "failures.parquet")
-        print(f"error: {files['failed']:,} kept samples are in no shard; see {printable(where)}", file=sys.stderr)
+        print(f"{summary.output_shards:,} shards in {output}, {seconds:.1f} s")
+    print(
+        f"look at {Run(output.rstrip('/')).report_path}; all rows: beam_curate.read_score_table({output.rstrip('/')!r})"
+    )
+    if summary.scores_meaningless:
+        print(f"The scores are MEANINGLESS: random {' and '.join(summary.random or ())}.")
+    files = summary.files
+    if files and files.reencoded:
+        print(f"{files.reencoded:,} images were encoded again, the others are byte for byte as they were")
+    if files and files.failed:
+        where = Run(output).failures_path
+        print(f"error: {files.failed:,} kept samples are in no shard; see {printable(where)}", file=sys.stderr)
         return 1
-    if funnel["failed"] == funnel["input"]:
-        print(f"error: all {funnel['input']} samples failed; the reasons are above", file=sys.stderr)
+    if funnel.failed == funnel.input:
+        print(f"error: all {funnel.input} samples failed; the reasons are above", file=sys.stderr)
         return 1
-    if funnel["failed"] + funnel["rejected"] + funnel["kept"] != funnel["input"]:
+    if funnel.failed + funnel.rejected + funnel.kept != funnel.input:
         print("error: input = kept + rejected + failed does not hold", file=sys.stderr)
         return 1
-    if not funnel["kept"]:
-        print("warning: no sample passed the rules, so there is no shard", file=sys.stderr)
+    if not funnel.kept:
+        print(
+            "warning: no sample passed the rules, so there is no shard; the notes above name the rule and the range of its score",
+            file=sys.stderr,
+        )
     return 0

@@ -15,15 +15,13 @@ if __name__ == "__main__":
 
     listen()
 
-import datetime
 import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.format_options import OF_FORMATS
 from pipelines.options import OptionError, fail, gives_back, parse, printable, run_command
 from pipelines.select_options import SelectOptions
 
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
     from beam_curate.export.prepared import PreparedSamples
     from beam_curate.heads.head import EmbeddingScore
     from beam_curate.records import Shard
+    from beam_curate.runs.configuration import Configuration, Model
+    from beam_curate.runs.summary import Summary
     from beam_curate.selection.rejudging import Selection
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
@@ -59,7 +59,7 @@ class Job:
     options: SelectOptions
     selection: Selection
     shards: Sequence[Shard]
-    source: dict[str, Any]
+    source: Summary
     scorers: Sequence[dict[str, object]]
     duplicates: Duplicates | None = None
     files: Sequence[str] = ()
@@ -73,34 +73,25 @@ class Job:
         return [path for path in (options.model_dir, *weights, *self.files) if path]
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> Configuration:
         """What decides the result: a run is continued only with the same."""
-        skipped = (
-            "scores",
-            "duplicates",
-            "output",
-            "dry_run",
-            "report",
-            "model_dir",
-            "pretrained",
-            "layout",
-            "head",
-            "scorer",
-            "resume",
-            "overwrite",
-            "encode_threads",
-            *OF_FORMATS,
-        )
-        rules = self.options.without(*skipped)
+        from beam_curate.runs.configuration import SELECT, Configuration, DuplicateRule, Files, Rules, Scores, Source
+
+        options, source = self.options, self.source
         heads = {
-            scorer.name: scorer.description for scorer in self.selection.scorers if "prompts" not in scorer.description
+            scorer.name: {**scorer.description, "file": ""}
+            for scorer in self.selection.scorers
+            if "prompts" not in scorer.description
         }
-        rules |= {"scorers": list(self.scorers), "heads": {name: {**said, "file": ""} for name, said in heads.items()}}
-        if self.format is not None:
-            rules["files"] = self.format.description
-        if self.duplicates is not None:
-            rules["duplicates"] = self.duplicates.counts  # what was found decides, not where it lies
-        return {**rules, "source": {"configuration": self.source["configuration"], "funnel": self.source["funnel"]}}
+        packed = options.samples_per_shard, options.shuffle_seed
+        return Configuration(
+            SELECT,
+            scores=Scores(options.prompt, heads=heads, scorers=self.scorers),
+            rules=options.as_record(Rules),
+            duplicates=DuplicateRule.of_table(self.duplicates.counts) if self.duplicates is not None else None,
+            files=self.format.files(*packed) if self.format is not None else Files(*packed),
+            source=Source(source.configuration, source.funnel),
+        )
 
 
 def prepare(options: SelectOptions) -> Job:
@@ -111,26 +102,24 @@ def prepare(options: SelectOptions) -> Job:
     """
     from beam_curate.duplicates.removal import find_table
     from beam_curate.runs import score_table
-    from beam_curate.runs.run_state import input_shards
-    from beam_curate.runs.table_parts import finished_table
+    from beam_curate.runs.configuration import Model
     from beam_curate.scores.expressions import ExpressionError
     from beam_curate.scores.rules import check_columns, keep_rule, standard_rules
     from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.scorers import scorer_name
     from beam_curate.selection.rejudging import Selection
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
-    from pipelines.source_run import finished_run, scoring_configuration
+    from pipelines.source_run import finished_run
 
     options.check_scales()
     source, summary = finished_run("scores", options.scores)
-    shards = input_shards(source)
-    table, _ = finished_table(source)
+    shards, table = source.input_shards, source.table
     with table.open(0) as part:
         schema = part.schema
     names = score_table.score_names(schema)
-    scored = scoring_configuration(summary["configuration"])
-    model = scored["model"]
-    own = load_own_scores(options.head, options.scorer, model["clip_model"], model["embed_dim"])
+    scored = summary.configuration.scored
+    model = scored.model or Model()
+    own = load_own_scores(options.head, options.scorer, model.clip_model, model.embed_dim)
     if own.of_images:
         raise OptionError(
             f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to curate.py"
@@ -150,16 +139,16 @@ def prepare(options: SelectOptions) -> Job:
     except ValueError as error:
         raise OptionError(f"--scores {options.scores}: {error}") from error
     try:
-        said = [*summary["heads"], *(scorer.description for scorer in selection.scorers)]
+        said = [*(summary.heads or ()), *(scorer.description for scorer in selection.scorers)]
         keep = keep_rule(options.keep, names, prompts=prompt_scales(said))
     except ExpressionError as error:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
-    format = _format(options, selection, scored.get("max_pixels")) if options.asks_for_format else None
+    format = _format(options, selection, scored.max_pixels) if options.asks_for_format else None
     job = Job(options, selection, shards, summary, own.descriptions, duplicates, own.files, format)
     if options.report:
-        _check_report(job, source)
+        _check_report(job, source.folder)
     return job
 
 
@@ -179,27 +168,15 @@ def _format(options: SelectOptions, selection: Selection, max_pixels: object) ->
 def _check_report(job: Job, source: str) -> None:
     """Refuses a page of --report that would take the place of a file that is read, or of a folder."""
     from beam_curate.storage.files import absolute
-    from beam_curate.storage.places import Folders, same_place
+    from pipelines.source_run import refuse_written_over
 
     options = job.options
-    path = absolute(options.report)
-    if Folders([source, job.selection.table.scores]).hold(path):
-        raise OptionError(
-            f"--report {options.report} is in the folder of --scores, which stays as it is; give another path"
-        )
-    if options.duplicates and Folders([absolute(options.duplicates)]).hold(path):
-        raise OptionError(
-            f"--report {options.report} is in the folder of --duplicates, which stays as it is; give another path"
-        )
-    read = [*(shard.path for shard in job.shards), *job.reads]
-    taken = next((each for each in read if same_place(path, absolute(each))), None)
-    if taken is not None:
-        raise OptionError(f"--report {options.report} is the file {taken}, which is read; give another path")
-    if os.path.isdir(path):
-        raise OptionError(f"--report {options.report} is a folder; give the path of a file, such as preview.html")
+    folders = [("scores", source), ("scores", job.selection.table.scores)]
+    folders += [("duplicates", absolute(options.duplicates))] if options.duplicates else []
+    refuse_written_over(options.report, folders, [*(shard.path for shard in job.shards), *job.reads])
 
 
-def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[EmbeddingScore, ...]:
+def _prompts(options: SelectOptions, scored: Model) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, by the model that made the embeddings: its weights' checksum must be the same."""
     from pipelines.own_scores import read_prompts
 
@@ -210,26 +187,27 @@ def _prompts(options: SelectOptions, scored: Mapping[str, Any]) -> tuple[Embeddi
     from beam_curate.clip.preprocessing import KEYS as PREPROCESS_KEYS
     from beam_curate.clip.prompts import prompt_scores
 
-    weights = {"model_dir": options.model_dir or None, "quick_gelu": scored["quick_gelu"]}
-    prepared = {key: scored[key] for key in PREPROCESS_KEYS}  # of the run: nothing is to be asked about it again
-    here = describe_model(scored["clip_model"], options.pretrained, **weights, preprocess=prepared, fetch=True)
-    if here.weights != scored["weights"]:
+    weights = {"model_dir": options.model_dir or None, "quick_gelu": scored.more["quick_gelu"]}
+    prepared = {key: scored.more[key] for key in PREPROCESS_KEYS}  # of the run: nothing is to be asked about it again
+    here = describe_model(scored.clip_model, options.pretrained, **weights, preprocess=prepared, fetch=True)
+    if here.weights != scored.weights:
         raise OptionError(
             f"--pretrained {options.pretrained}: these are not the weights that made the embeddings of {options.scores}; give "
-            f"those of {scored['clip_model']} with the identity {scored['weights']}"
+            f"those of {scored.clip_model} with the identity {scored.weights}"
         )
-    return prompt_scores(specs, scored["clip_model"], options.pretrained, **weights)
+    return prompt_scores(specs, scored.clip_model, options.pretrained, **weights)
 
 
 def duplicates_note(job: Job) -> str:
     """What a selection from a run without duplicates should know; empty if it has nothing to do with one."""
     from beam_curate.scores.rules_in_force import duplicates, steps
 
-    searches = [step for step in steps(job.source["configuration"]) if duplicates(step)]
+    searches = [step for step in steps(job.source.configuration) if duplicates(step)]
     if not searches or job.duplicates is not None:
         return ""
     scores = job.options.scores
-    table = job.source["input"]["duplicates"] if "duplicates" in searches[-1] else scores
+    rule = searches[-1].duplicates
+    table = job.source.input.duplicates if rule is not None and rule.found is not None else scores
     last = "those of its last search" if len(searches) > 1 else "them"
     return (
         f"note: the duplicates that {printable(scores)} had removed are candidates again; --duplicates {printable(table)} "
@@ -237,7 +215,7 @@ def duplicates_note(job: Job) -> str:
     )
 
 
-def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
+def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[Summary]:
     """The selection on a pipeline: what is left of the run in `output`, to shards and summary."""
     import apache_beam as beam
 
@@ -261,22 +239,20 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     return packed | WriteReport(output) | WriteLayouts(output, job.options.layouts)
 
 
-def about_selection(job: Job) -> dict[str, Any]:
-    """What decides the result: the source's model and heads, and these rules."""
+def about_run(job: Job, runner: str = "") -> dict[str, Any]:
+    """What summary.json says beside the counts: the source's model and heads, and these rules."""
     from pipelines.source_run import about_source
 
-    source = job.source
     new = [scorer.description for scorer in job.selection.scorers]
-    random = [*source["random"], *(f"{score['name']} score" for score in new if score.get("meaningless"))]
-    about = about_source(source, job.configuration, job.options.scores)
-    about["input"]["duplicates"] = job.options.duplicates or None
-    return {**about, "scores_meaningless": bool(random), "random": random, "heads": [*source["heads"], *new]}
-
-
-def about_run(job: Job, runner: str) -> dict[str, Any]:
-    """What summary.json says beside the counts."""
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {**about_selection(job), "runner": runner, "started": started}
+    random = [*(job.source.random or ()), *(f"{score['name']} score" for score in new if score.get("meaningless"))]
+    about = about_source(job.source, job.configuration, job.options.scores, runner)
+    return replace(
+        about,
+        scores_meaningless=bool(random),
+        random=random,
+        heads=[*(about.heads or ()), *new],
+        input=replace(about.input, duplicates=job.options.duplicates or None),
+    ).to_json()
 
 
 @gives_back
@@ -306,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.dry_run:
             from pipelines.select_preview import dry_run
 
-            about = {**about_selection(job), "skipped": job.source.get("skipped", {})}
+            about = {**about_run(job), "skipped": job.source.skipped}
             per_shard = options.samples_per_shard
             print(dry_run(job.selection, job.duplicates, per_shard, options.report, about, beam_options))
             return 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pipelines.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.scores.top import TopRule
 
+Record = TypeVar("Record")
 _THRESHOLDS: Final = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw", "min_side": "side"}
 LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
 
@@ -130,7 +131,8 @@ class SelectingOptions:
         """The names of --layout."""
         return comma_list(self.layout)
 
-    def without(self, *names: str) -> dict[str, Any]:
-        """All options as a dict but for the ones named."""
-        values = dataclasses.asdict(self)  # type: ignore[call-overload]
-        return {name: value for name, value in values.items() if name not in names}
+    def as_record(self, kind: type[Record], **others: Any) -> Record:
+        """A part of the configuration whose fields are the options of their names, where there is one, and others."""
+        fields: Any = kind
+        names = {field.name for field in dataclasses.fields(fields)} - others.keys()
+        return kind(**{name: getattr(self, name) for name in names if hasattr(self, name)}, **others)

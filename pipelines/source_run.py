@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pipelines.options import OptionError, printable
 
@@ -11,13 +12,16 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from beam_curate.records import Shard
+    from beam_curate.runs.configuration import Configuration
+    from beam_curate.runs.run import Run
+    from beam_curate.runs.summary import About, Summary
     from beam_curate.runs.table_parts import TablePlace
     from pipelines.dedup_options import DedupOptions
     from pipelines.select_options import SelectOptions
 
 
-def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
-    """The absolute folder of a finished run that has a score table, and its summary.
+def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
+    """A finished run that has a score table, by its absolute folder, and its summary.
 
     Args:
         option: The option that names it.
@@ -26,47 +30,40 @@ def finished_run(option: str, folder: str) -> tuple[str, dict[str, Any]]:
     Raises:
         OptionError: There is none, it is not finished or damaged, or a part of its table or of its verdicts is missing.
     """
-    from beam_curate.runs.run_state import RUN
+    from beam_curate.runs.run import Run
     from beam_curate.runs.score_table import ScoreTableError
-    from beam_curate.runs.state_files import read_summary
-    from beam_curate.runs.summary import SUMMARY
-    from beam_curate.runs.whole_run import check_table
-    from beam_curate.storage.files import absolute, exists, join
+    from beam_curate.storage.files import absolute
     from beam_curate.storage.json_files import DamagedFileError
 
-    source = absolute(folder)
-    if not exists(join(source, SUMMARY)):
-        there = exists(join(source, RUN))
+    run = Run(absolute(folder))
+    if not run.is_finished:
+        begun = run.is_begun
         remedy = (
-            "is not finished; continue it with --resume first" if there else "is no run of curate.py; give its --output"
+            "is not finished; continue it with --resume first" if begun else "is no run of curate.py; give its --output"
         )
         raise OptionError(f"--{option} {folder} {remedy}")
     try:
-        summary = read_summary(source)
-    except DamagedFileError as error:
-        raise OptionError(f"--{option} {folder}: {error}") from error
-    if "export" in summary:
-        made_of = printable(summary.get("input", {}).get("run", "a folder of curate.py, select.py or dedup.py"))
-        raise OptionError(
-            f"--{option} {folder} is an export, without a score table; give the run it was made of: {made_of}"
-        )
-    if "model" not in scoring_configuration(summary.get("configuration", {})) or not exists(join(source, RUN)):
-        raise OptionError(
-            f"--{option} {folder} was not made by curate.py or select.py: its {RUN} or the configuration in its {SUMMARY} "
-            "is missing; give the --output of one of these"
-        )
-    try:
-        summary = read_summary(source, "funnel", "scores_meaningless", "random", "heads")
-        check_table(source, summary)
+        if run.is_export:
+            made_of = printable(run.export_summary.input.run or "a folder of curate.py, select.py or dedup.py")
+            raise OptionError(
+                f"--{option} {folder} is an export, without a score table; give the run it was made of: {made_of}"
+            )
+        summary = run.summary
+        if summary.configuration.scored.model is None or not run.is_begun:
+            raise OptionError(
+                f"--{option} {folder} was not made by curate.py or select.py: its mark or the configuration in its "
+                f"{run.summary_path} is missing; give the --output of one of these"
+            )
+        run.check_table()
     except (ScoreTableError, DamagedFileError) as error:
         raise OptionError(f"--{option} {folder}: {error}") from error
-    return source, summary
+    return run, summary
 
 
 def start_selection(
     options: DedupOptions | SelectOptions,
     output: str,
-    configuration: Mapping[str, Any],
+    configuration: Configuration,
     shards: Sequence[Shard],
     table: TablePlace,
     others: Sequence[str],
@@ -90,7 +87,7 @@ def start_selection(
         StorageError: A file cannot be read or written.
     """
     from beam_curate.runs.claims import claim
-    from beam_curate.runs.run_state import prepare_output
+    from beam_curate.runs.run import Run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.places import same_place
     from pipelines.launch import service_job
@@ -101,8 +98,7 @@ def start_selection(
             f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
         )
     claim(output, service_job(beam_options))
-    complete = prepare_output(
-        output,
+    complete = Run(output).begin(
         configuration,
         shards,
         resume=options.resume,
@@ -116,28 +112,56 @@ def start_selection(
     return complete
 
 
-def about_source(source: Mapping[str, Any], configuration: Mapping[str, Any], scores: str) -> dict[str, Any]:
+def about_source(source: Summary, configuration: Configuration, scores: str, runner: str = "") -> About:
     """What summary.json says of the run that was started from, and what decides the result.
 
     Args:
         source: The summary of that run.
         configuration: What decides the result.
         scores: Its folder as the user named it.
+        runner: Beam's name of it.
     """
+    import datetime
+    from dataclasses import replace
     from importlib.metadata import version
 
-    return {
-        "scores_meaningless": source["scores_meaningless"],
-        "random": source["random"],
-        "heads": source["heads"],
-        "configuration": configuration,
-        "input": {**source.get("input", {}), "scores": scores},
-        "versions": {**source.get("versions", {}), "beam_curate": version("beam-curate")},
-    }
+    from beam_curate.runs.summary import About
+
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return About(
+        scores_meaningless=source.scores_meaningless,
+        random=source.random,
+        heads=source.heads,
+        configuration=configuration,
+        input=replace(source.input, scores=scores),
+        runner=runner,
+        versions={**source.versions, "beam_curate": version("beam-curate")},
+        started=now.isoformat(timespec="seconds"),
+    )
 
 
-def scoring_configuration(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the run that scored: a table may have been selected from more than once since."""
-    while "source" in configuration:
-        configuration = configuration["source"].get("configuration", {})
-    return configuration
+def refuse_written_over(report: str, folders: Iterable[tuple[str, str]], read: Iterable[str]) -> None:
+    """Refuses a file for a report that would take the place of a folder, or of what is read.
+
+    Args:
+        report: The file, as the user named it.
+        folders: Options, and the folder of each: they stay as they are.
+        read: Files.
+
+    Raises:
+        OptionError: It names the option and the remedy.
+    """
+    from beam_curate.storage.files import absolute
+    from beam_curate.storage.places import Folders, same_place
+
+    path = absolute(report)
+    for option, folder in folders:
+        if Folders([folder]).hold(path):
+            raise OptionError(
+                f"--report {report} is in the folder of --{option}, which stays as it is; give another path"
+            )
+    taken = next((each for each in read if same_place(path, absolute(each))), None)
+    if taken is not None:
+        raise OptionError(f"--report {report} is the file {taken}, which is read; give another path")
+    if os.path.isdir(path):
+        raise OptionError(f"--report {report} is a folder; give the path of a file, such as preview.html")

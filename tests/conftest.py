@@ -1,13 +1,23 @@
 """What the tests share: where the assets are, and small images and tars made in code."""
 
-import io
 import os
+
+# Tests run in several processes at once: with threads for all cores in each they wait for each other, spinning. Read when torch,
+# numpy and Arrow are loaded, here and in the processes that tests start. A test about threads says how many it wants.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as curate sets it: a thread that waits leaves the core to others
+
+import io
 import pathlib
 import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.support import quick_beam
+
+quick_beam.quicken()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ASSETS = pathlib.Path(os.environ.get("BEAM_CURATE_ASSETS", ROOT.parent / "shared" / "assets"))
@@ -19,6 +29,17 @@ def assets() -> pathlib.Path:
     if not ASSETS.is_dir():
         pytest.skip(f"the reference assets are not at {ASSETS} (set BEAM_CURATE_ASSETS)")
     return ASSETS
+
+
+@pytest.fixture
+def two_threads():
+    """torch with two threads for one test, as it has where the other tests' one is not set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def photo(seed: int, width: int = 96, height: int = 64, mode: str = "RGB") -> Image.Image:

@@ -6,9 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-import open_clip
-
 from beam_curate.clip.checkpoint import WeightsError
+from beam_curate.clip.open_clip_parts import model_names, model_settings
 
 _REMEDY: Final = "fetch it again if it was downloaded; mend it, or move it away, if it is your own"
 
@@ -35,11 +34,10 @@ def model_config(clip_model: str) -> tuple[str, dict[str, Any]]:
             "with --pretrained (pretrained)"
         )
     name = clip_model.replace("/", "-")
-    if name not in open_clip.list_models():
-        raise WeightsError(
-            f"clip_model={clip_model!r} is no open_clip model: {did_you_mean(name, open_clip.list_models())}"
-        )
-    return name, open_clip.get_model_config(name)
+    settings = model_settings(name)
+    if settings is None:
+        raise WeightsError(f"clip_model={clip_model!r} is no open_clip model: {did_you_mean(name, model_names())}")
+    return name, settings
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -21,35 +21,21 @@ may be computed as a smaller one only where a look at both sizes finds the same 
 import copy
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import torch
-from open_clip.transformer import QuickGELU
-from timm.layers import activations
 from torch import nn
+
+from beam_curate.clip.open_clip_parts import transformer
 
 _LOG = logging.getLogger(__name__)
 _MKL_MODE: Final = "MKL_CBWR"
 # Those whose vector and scalar code may differ; ReLU and the like round nothing.
-_CURVED: Final = (
-    nn.ELU,
-    nn.GELU,
-    nn.Mish,
-    nn.SiLU,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Tanh,
-    QuickGELU,
-    activations.GELU,
-    activations.GELUTanh,
-    activations.Mish,
-    activations.QuickGELU,
-    activations.Sigmoid,
-    activations.Swish,
-    activations.Tanh,
-)
+_CURVED: Final = (nn.ELU, nn.GELU, nn.Mish, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Tanh, transformer.QuickGELU)
+_CURVED_OF_TIMM: Final = ("GELU", "GELUTanh", "Mish", "QuickGELU", "Sigmoid", "Swish", "Tanh")
 # torch gives each thread an equal share of at least this many numbers. Source: ATen/TensorIterator.h, GRAIN_SIZE; for GELU it is
 # less (ATen/native/cpu/Activation.cpp), so that with T times as many all of T threads have a share in any case.
 _GRAIN: Final = 32768
@@ -93,9 +79,11 @@ def fix_arithmetic() -> None:
 
 def separate_activations(tower: nn.Module) -> None:
     """Has the activations of a tower for the CPU give an image the same values at all places of a batch."""
+    timm = sys.modules.get("timm.layers.activations")  # where it is not loaded, no tower is of it
+    curved = (*_CURVED, *(getattr(timm, name) for name in _CURVED_OF_TIMM if timm))
     for module in list(tower.modules()):
         for name, child in module.named_children():
-            if isinstance(child, _CURVED) and not isinstance(module, _AtAnyPlace):
+            if isinstance(child, curved) and not isinstance(module, _AtAnyPlace):
                 setattr(module, name, _AtAnyPlace(child))
 
 

@@ -4,12 +4,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-import open_clip
 import torch
-from open_clip import pretrained as tags
 
 from beam_curate.clip.checkpoint import UnsaidError, WeightsError
 from beam_curate.clip.config import model_config
+from beam_curate.clip.open_clip_parts import tags
 from beam_curate.clip.preprocessing import AUTO, KEYS, Preprocess, decide_preprocessing
 from beam_curate.clip.weights import WeightsSource, fetch_weights, find_weights
 from beam_curate.images.resizing import Target
@@ -160,7 +159,7 @@ def decide_quick_gelu(source: WeightsSource, wanted: QuickGelu = "auto") -> tupl
         return True, f"the configuration of {source.clip_model}"
     if source.quick_gelu is not None:
         return source.quick_gelu, source.said_by
-    known = open_clip.list_pretrained_tags_by_model(source.clip_model)
+    known = tags.list_pretrained_tags_by_model(source.clip_model)
     if source.seed is None and any(tags.get_pretrained_cfg(source.clip_model, tag).get("quick_gelu") for tag in known):
         raise UnsaidError(
             f"quick_gelu='auto', but nothing says whether {source.path} was trained with QuickGELU, as OpenAI's weights were, "

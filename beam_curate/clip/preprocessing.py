@@ -12,12 +12,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import open_clip
-from open_clip import pretrained as tags
-
 from beam_curate.clip.beside import said_by_file
 from beam_curate.clip.checkpoint import UnsaidError, WeightsError
 from beam_curate.clip.config import did_you_mean
+from beam_curate.clip.open_clip_parts import DEFAULT_PREPROCESSING, tags
 from beam_curate.images.resizing import INTERPOLATIONS, RESIZE_MODES
 
 Preprocess: TypeAlias = str | Mapping[str, Any]
@@ -89,13 +87,13 @@ def _word(key: str, value: object, by: str) -> str:
 
 
 def _of_record(record: Mapping[str, Any]) -> Preprocessing:
-    return Preprocessing(**_checked({**vars(open_clip.transform.PreprocessCfg()), **record}, "open_clip's record"))
+    return Preprocessing(**_checked({**DEFAULT_PREPROCESSING, **record}, "open_clip's record"))
 
 
 def records(clip_model: str) -> dict[Preprocessing, list[str]]:
     """How images are prepared for the published weights of a model, with the tags that have it; most tags first."""
     found: dict[Preprocessing, list[str]] = {}
-    for tag in open_clip.list_pretrained_tags_by_model(clip_model):
+    for tag in tags.list_pretrained_tags_by_model(clip_model):
         found.setdefault(_of_record(tags.get_pretrained_cfg(clip_model, tag)), []).append(tag)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
@@ -196,8 +194,8 @@ def _from_option(option: Preprocess, clip_model: str) -> tuple[dict[str, Any], s
         choices = " or ".join(sorted(map(str, alike)))
         raise WeightsError(f"{by}: {clip_model} has no such tag, and the models that have it differ; give {choices}")
     if not alike:
-        every = {tag for _, tag in open_clip.list_pretrained()}
-        own = open_clip.list_pretrained_tags_by_model(clip_model)
+        every = {tag for _, tag in tags.list_pretrained()}
+        own = tags.list_pretrained_tags_by_model(clip_model)
         close = did_you_mean(option, every)
         known = close if close.startswith("did") else f"known: {', '.join(own or ['openai', 'webli'])}, ..."
         raise WeightsError(

@@ -161,12 +161,12 @@ def prompt_scores(
     Raises:
         WeightsError: The weights or the tokenizer cannot be had, do not fit, or give embeddings that are not finite.
     """
+    if not specs:
+        return ()
     from beam_curate.clip.checkpoint import WeightsError
     from beam_curate.clip.text_tower import build_text_tower
     from beam_curate.clip.weights import find_weights
 
-    if not specs:
-        return ()
     source = find_weights(model_name, pretrained, model_dir=model_dir, seed=seed)
     tower = build_text_tower(source, quick_gelu=quick_gelu)
     rows = tower.embed([prompt for spec in specs for prompt in spec.prompts])

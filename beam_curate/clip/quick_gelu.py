@@ -10,8 +10,9 @@ Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, section 2, for 
 from typing import Final
 
 import torch
-from open_clip.transformer import QuickGELU
 from torch import nn
+
+from beam_curate.clip.open_clip_parts import transformer
 
 _FACTOR: Final = 1.702  # of open_clip's QuickGELU, as OpenAI's
 
@@ -35,7 +36,7 @@ def _foldable(layers: dict[str, nn.Module]) -> bool:
     """Whether it is two linear layers with QuickGELU between them, and nothing else that a factor would go through."""
     others = [layer for name, layer in layers.items() if name not in ("c_fc", "gelu", "c_proj")]
     return (
-        isinstance(layers.get("gelu"), QuickGELU)
+        isinstance(layers.get("gelu"), transformer.QuickGELU)
         and all(isinstance(layers.get(name), nn.Linear) for name in ("c_fc", "c_proj"))
         and all(isinstance(layer, nn.Identity) for layer in others)
     )

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import open_clip
-
 from beam_curate.clip.checkpoint import WeightsError
 from beam_curate.clip.config import model_config
+from beam_curate.clip.open_clip_parts import DEFAULT_VISION, model_names
 
 # What acts in training alone, or on what is returned beside the embedding.
 _IDLE: Final = frozenset(
@@ -28,9 +27,17 @@ _POOLER: Final = ("attn_pooler_queries", "attn_pooler_heads")
 _CUSTOM: Final = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 
 
+def _kind(part: str) -> type[Any]:
+    """open_clip's class of the configuration of a tower."""
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    kind: type[Any] = CLIPVisionCfg if part == "vision_cfg" else CLIPTextCfg
+    return kind
+
+
 def _tower(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration makes open_clip's _build_vision_tower or _build_text_tower build, in one spelling."""
-    kind: type[Any] = open_clip.CLIPVisionCfg if part == "vision_cfg" else open_clip.CLIPTextCfg
+    kind = _kind(part)
     full: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(kind)}
     for name, value in config.items():
         if name in full and name not in _IDLE:
@@ -76,17 +83,20 @@ def check_open_clip(
     if not isinstance(theirs.get(part), dict):
         raise WeightsError(f"{path}: {part} is {theirs.get(part)!r}, and is to be a JSON object; mend the file")
     _, ours = model_config(name)
+    if theirs[part] == ours[part] and theirs.get("embed_dim") == ours["embed_dim"]:
+        return  # as open_clip publishes it; the classes that know the defaults take seconds to load
     have = {"embed_dim": theirs.get("embed_dim"), **_tower(part, theirs[part])}
     want = {"embed_dim": ours["embed_dim"], **_tower(part, ours[part])}
     if have == want:
         return
-    kind: type[Any] = open_clip.CLIPVisionCfg if part == "vision_cfg" else open_clip.CLIPTextCfg
-    known = {"embed_dim", *(field.name for field in dataclasses.fields(kind))}
+    known = {"embed_dim", *(field.name for field in dataclasses.fields(_kind(part)))}
     later = sorted(key for key in have if key not in known)
     if later and {**want, **{key: have[key] for key in later}} == have:
+        from open_clip.version import __version__
+
         raise WeightsError(
             f"{path} has {', '.join(f'{key}={have[key]!r}' for key in later)} in {part}, which open_clip "
-            f"{open_clip.__version__} does not know, so nobody can tell whether the {which} tower is that of {name}: remove "
+            f"{__version__} does not know, so nobody can tell whether the {which} tower is that of {name}: remove "
             "what does not change it from the file"
         )
     keys = [key for key in {**have, **want} if have.get(key) != want.get(key)]
@@ -99,7 +109,7 @@ def check_open_clip(
 
 def _same_as(tower: Mapping[str, Any], part: str) -> str:
     """Names open_clip's models that have a tower, if there are any."""
-    configs = {name: model_config(name)[1] for name in open_clip.list_models()}
+    configs = {name: model_config(name)[1] for name in model_names()}
     found = [name for name, c in configs.items() if {"embed_dim": c["embed_dim"], **_tower(part, c[part])} == tower]
     return f", such as {' or '.join(found[:3])}" if found else "; open_clip has none by name"
 
@@ -118,15 +128,15 @@ def check_transformers(name: str, config: Mapping[str, Any], vision: Mapping[str
     """
     # Shapes alone do not show the number of heads, so the configuration is compared.
     _, ours = model_config(name)
-    cfg = open_clip.CLIPVisionCfg(**ours["vision_cfg"])
+    cfg = {**DEFAULT_VISION, **ours["vision_cfg"]}
     # Source of the defaults: transformers' CLIPVisionConfig (which leaves them out of older files).
     pairs = {
         "model_type": (config.get("model_type", "clip") in ("clip", "clip_vision_model"), True),
-        "hidden_size": (vision.get("hidden_size", 768), cfg.width),
-        "num_hidden_layers": (vision.get("num_hidden_layers", 12), cfg.layers),
-        "num_attention_heads": (vision.get("num_attention_heads", 12), cfg.width // cfg.head_width),
-        "patch_size": (vision.get("patch_size", 32), cfg.patch_size),
-        "image_size": (vision.get("image_size", 224), cfg.image_size),
+        "hidden_size": (vision.get("hidden_size", 768), cfg["width"]),
+        "num_hidden_layers": (vision.get("num_hidden_layers", 12), cfg["layers"]),
+        "num_attention_heads": (vision.get("num_attention_heads", 12), cfg["width"] // cfg["head_width"]),
+        "patch_size": (vision.get("patch_size", 32), cfg["patch_size"]),
+        "image_size": (vision.get("image_size", 224), cfg["image_size"]),
         "projection_dim": (config.get("projection_dim", 512), ours["embed_dim"]),
     }
     spelled = {key: (_spelled(key, have), _spelled(key, want)) for key, (have, want) in pairs.items()}

@@ -10,17 +10,16 @@ the normal way and then filled: their peak memory has the fp32 tower in it besid
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from open_clip.model import _build_vision_tower
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from beam_curate.clip.checkpoint import WeightsError, read_visual_state
 from beam_curate.clip.config import model_config
@@ -33,6 +32,7 @@ from beam_curate.clip.model_description import (
     choose_precision,
     describe_source,
 )
+from beam_curate.clip.open_clip_parts import DEFAULT_VISION, transformer
 from beam_curate.clip.pixel_buffers import HostBuffer
 from beam_curate.clip.pixel_files import PixelFile
 from beam_curate.clip.preprocessing import AUTO, Preprocess
@@ -63,7 +63,7 @@ class VisualTower:
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (description.mean, description.std))
         self._shift, self._scale = mean * 255, std * 255
         self._folded = False
-        if isinstance(module, VisionTransformer):
+        if isinstance(module, transformer.VisionTransformer):
             self._fold()
         if device.type == "cpu":
             separate_activations(module)
@@ -174,7 +174,7 @@ class VisualTower:
 class _ClassTokenBlock(nn.Module):
     """The last block for the class token alone: the other tokens' outputs are not used, so this is exact."""
 
-    def __init__(self, block: ResidualAttentionBlock) -> None:
+    def __init__(self, block: transformer.ResidualAttentionBlock) -> None:
         super().__init__()
         self.block = block
 
@@ -224,9 +224,9 @@ def build_visual_tower(
     stored = read_visual_state(source.path) if source.seed is None else _random_state(wanted, source.seed)
     module.load_state_dict(_fitted(stored, wanted, target, source, factors), assign=True)
     module = module.to(target).eval().requires_grad_(False)
-    if isinstance(module, VisionTransformer) and module.attn_pool is None and module.pool_type == "tok":
+    if isinstance(module, transformer.VisionTransformer) and module.attn_pool is None and module.pool_type == "tok":
         last = module.transformer.resblocks[-1]
-        if type(last) is ResidualAttentionBlock:
+        if type(last) is transformer.ResidualAttentionBlock:
             module.transformer.resblocks[-1] = _ClassTokenBlock(last)
     if target.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default, of the process, would take the patches at 10 bits
@@ -253,14 +253,47 @@ def check_visual_weights(source: WeightsSource, quick_gelu: bool) -> None:
     _fitted(read_visual_state(source.path), wanted, torch.device("meta"), source)
 
 
+class _NoNumbers(TorchFunctionMode):
+    """Makes and scales no random numbers on meta, where there are none: torch loads its compiler for it (1.9 s of CPU time)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls a function of torch."""
+        if func is torch.Tensor.mul and isinstance(args[1], int | float):
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+
+
 def _empty_tower(config: dict[str, Any], quick_gelu: bool, dtype: torch.dtype) -> nn.Module:
     """Builds the tower on meta (or, where that loses buffers, on the CPU) with the types that its tensors shall have."""
-    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
-    with torch.device("meta"):
-        tower = _build_vision_tower(config["embed_dim"], vision, quick_gelu)
+    with torch.device("meta"), _NoNumbers():
+        tower = _tower(config, quick_gelu)
     if set(dict(tower.named_buffers())) - set(tower.state_dict()):
-        tower = _build_vision_tower(config["embed_dim"], vision, quick_gelu)
+        tower = _tower(config, quick_gelu)
     return tower.to(dtype)
+
+
+def _tower(config: dict[str, Any], quick_gelu: bool) -> nn.Module:
+    """Builds the visual tower of a configuration.
+
+    open_clip's builder can do it for all models, but loads timm, transformers and torchvision for it (3 s of CPU time). A
+    plain vision transformer is made as it makes one. Source: open_clip 3.3, model._build_vision_tower.
+    """
+    vision = config["vision_cfg"]
+    if not vision.keys() <= DEFAULT_VISION.keys() or isinstance(vision.get("layers"), list):
+        from open_clip.model import _build_vision_tower
+
+        tower: nn.Module = _build_vision_tower(
+            config["embed_dim"], {**vision, "timm_model_pretrained": False}, quick_gelu
+        )
+        return tower
+    plain = {**DEFAULT_VISION, **vision}
+    heads = plain["width"] // plain.pop("head_width")
+    activation = transformer.QuickGELU if quick_gelu else nn.GELU
+    return transformer.VisionTransformer(
+        **plain, heads=heads, output_dim=config["embed_dim"], act_layer=activation, norm_layer=transformer.LayerNorm
+    )
 
 
 def _fitted(

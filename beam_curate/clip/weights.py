@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub
-import open_clip
-from open_clip import pretrained as tags
 
 from beam_curate.clip.beside import OPEN_CLIP_CONFIG, said_beside
 from beam_curate.clip.checkpoint import WeightsError, checkpoint_names
 from beam_curate.clip.config import did_you_mean, model_config
+from beam_curate.clip.open_clip_parts import tags
 
 _LOG = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ def find_weights(clip_model: str, pretrained: str, *, model_dir: str | None = No
         path = _in_directory(path, name)
     if path.is_file():
         return _at_path(_published(WeightsSource(name, pretrained), path), path)
-    known = open_clip.list_pretrained_tags_by_model(name)
+    known = tags.list_pretrained_tags_by_model(name)
     remedy = "copy it to a local path first" if "://" in pretrained else did_you_mean(pretrained, [*known, RANDOM])
     raise WeightsError(
         f"pretrained={pretrained!r} is neither a pretrained tag of {name} nor an existing file or directory: {remedy}"
@@ -163,7 +162,7 @@ def _recorded(source: WeightsSource, tag: str) -> WeightsSource:
 def _published(source: WeightsSource, path: Path) -> WeightsSource:
     """Adds a tag's record to a file that lies in one of the tag's folders, of a models directory or the hub's cache."""
     folder = Path(os.path.abspath(path)).parent  # not resolved: the hub's cache links to files without names
-    for tag in open_clip.list_pretrained_tags_by_model(source.clip_model):
+    for tag in tags.list_pretrained_tags_by_model(source.clip_model):
         for place in model_dir_places(source.clip_model, tag):
             cached = f"models--{place.replace('/', '--')}"
             if folder.match(place) or (folder.parent.name == "snapshots" and folder.parent.parent.name == cached):
@@ -175,7 +174,7 @@ def _in_directory(path: Path, name: str) -> Path:
     found = _checkpoints(path) or _of_other_names(path)
     if found:
         return found[0]
-    known = open_clip.list_pretrained_tags_by_model(name)
+    known = tags.list_pretrained_tags_by_model(name)
     found = _in_models_dir(path, name, known)
     if not found:
         parts = sorted(path.glob("*.index.json"))

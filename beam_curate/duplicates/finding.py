@@ -15,7 +15,7 @@ from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.semantic import PAIR, choose_pairs
 from beam_curate.duplicates.spilling import WORK
 from beam_curate.duplicates.table import AGAIN, FOLDER
-from beam_curate.runs.run_state import input_shards
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import delete, exists, files_under, join, write_json
 from beam_curate.storage.json_files import misfit, read_object
 
@@ -142,7 +142,7 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
 
 def input_digest(scores: str) -> str:
     """What tells the input of a score table from others: a digest of the paths and sizes of its shards."""
-    listed = [[shard.path, shard.size] for shard in input_shards(scores)]
+    listed = [[shard.path, shard.size] for shard in Run(scores).input_shards]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 

@@ -16,7 +16,8 @@ from beam_curate.duplicates.spilling import WORK
 from beam_curate.images import colours, exif, loading
 from beam_curate.images.decoding import PILLOW, DecodeOptions, open_image
 from beam_curate.images.errors import ImageError, pillow_errors
-from beam_curate.runs.score_table import AGAIN, ScoreTableError, damage_named
+from beam_curate.runs.part_files import damage_named
+from beam_curate.runs.score_table import AGAIN, ScoreTableError
 from beam_curate.storage.files import atomic_output, exists, join
 from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.sources import SourceReader, check_sha256

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from beam_curate.duplicates.candidates import FOREIGN, places_of
 from beam_curate.duplicates.edges import METHODS
 from beam_curate.duplicates.groups import Members
-from beam_curate.runs.score_table import ScoreTableError, damage_named
+from beam_curate.runs.part_files import damage_named
+from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.storage.files import atomic_output, exists, join
 from beam_curate.storage.parquet_reading import open_parquet
 

@@ -4,12 +4,12 @@ The records are those of the Parquet tables; the files with the images are named
 Source: MLCommons, Croissant Format Specification 1.0 (docs.mlcommons.org/croissant/docs/croissant-spec.html).
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import pyarrow as pa
 
 from beam_curate.export.prepared import PreparedSamples
+from beam_curate.runs.summary import ExportSummary
 
 _CONTEXT: Final = {
     "@language": "en",
@@ -62,7 +62,7 @@ _DESCRIPTIONS: Final = {
 }
 
 
-def croissant(name: str, license: str, format: PreparedSamples, summary: Mapping[str, Any]) -> dict[str, Any]:
+def croissant(name: str, license: str, format: PreparedSamples, summary: ExportSummary) -> dict[str, Any]:
     """The metadata as JSON-LD.
 
     Args:
@@ -71,14 +71,13 @@ def croissant(name: str, license: str, format: PreparedSamples, summary: Mapping
         format: Of the files.
         summary: Of the export.
     """
-    counts = summary["export"]
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
-        "description": f"{counts['exported']} images in {summary['output_files']} {format.name} files, curated with "
-        f"beam_curate {summary['versions']['beam_curate']}",
+        "description": f"{summary.export.exported} images in {summary.output_files} {format.name} files, curated with "
+        f"beam_curate {summary.versions['beam_curate']}",
         "license": license,
         "version": "1.0.0",
         "distribution": [

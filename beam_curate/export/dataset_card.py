@@ -3,17 +3,18 @@
 Source: huggingface.co/docs/hub/datasets-cards and datasets-manual-configuration; the YAML is written by huggingface_hub.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 
 from beam_curate.records import WrittenShard
+from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.output_files import Format
-from beam_curate.runs.run_files import CARD, CARD_TAG, is_our_card
+from beam_curate.runs.run import Run
+from beam_curate.runs.summary import ExportSummary, Summary, Written
 from beam_curate.scores.rules_in_force import duplicates, rules, steps
-from beam_curate.storage.files import exists, join, write_atomic
 from beam_curate.tars.sample_group import IMAGE_EXTENSIONS
 from beam_curate.version import __version__
 
@@ -42,22 +43,13 @@ class Card:
     croissant: bool
 
 
-def write_card(output: str, text: str) -> None:
-    """Writes the card, unless the folder has a README.md of the user's own."""
-    path = join(output, CARD)
-    if exists(path) and not is_our_card(path):
-        return
-    data = text.encode()
-    write_atomic(output, CARD, lambda stream: stream.write(data))
-
-
 def dataset_card(
     card: Card,
     format: Format,
-    summary: Mapping[str, Any],
-    source: Mapping[str, Any],
+    summary: Summary | ExportSummary,
+    source: Summary,
     files: Sequence[WrittenShard],
-    counts: Mapping[str, Any],
+    counts: Written,
 ) -> str:
     """The whole file; the same run or export gives the same text.
 
@@ -67,17 +59,17 @@ def dataset_card(
         summary: Of the run or export.
         source: The summary of the run that judged the samples.
         files: All files.
-        counts: What became of the samples: `exported`, `failed`, `reencoded`.
+        counts: What became of the samples.
     """
     from huggingface_hub import DatasetCardData
 
-    samples = counts["exported"]
+    samples = counts.exported
     path, info = _configuration(format, summary, files, samples)
     data = DatasetCardData(
         license=card.license,
         pretty_name=card.name,
         size_categories=[next(name for least, name in reversed(_SIZES) if samples >= least)],
-        tags=["image", format.name, CARD_TAG, *(["croissant"] if card.croissant else [])],
+        tags=["image", format.name, Run.card_tag, *(["croissant"] if card.croissant else [])],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": path}]}],
         dataset_info=info,
     )
@@ -85,7 +77,7 @@ def dataset_card(
 
 
 def _configuration(
-    format: Format, summary: Mapping[str, Any], files: Sequence[WrittenShard], samples: int
+    format: Format, summary: Summary | ExportSummary, files: Sequence[WrittenShard], samples: int
 ) -> tuple[str, dict[str, Any] | None]:
     """What load_dataset reads, and the features of it.
 
@@ -97,7 +89,7 @@ def _configuration(
     features = _member_features(members)
     alike = all(file.alike and file.members == members for file in files if file.samples)
     if format.indexed and (features or alike):
-        split = {"name": "train", "num_bytes": summary["output_bytes"], "num_examples": samples}
+        split = {"name": "train", "num_bytes": summary.output_bytes, "num_examples": samples}
         return f"[0-9]*.{format.extension}", {**features, "splits": [split]}
     schema = format.table_schema
     if schema is None:
@@ -130,16 +122,16 @@ def hub_type(kind: pa.DataType) -> dict[str, Any]:
 def _text(
     card: Card,
     format: Format,
-    summary: Mapping[str, Any],
-    source: Mapping[str, Any],
+    summary: Summary | ExportSummary,
+    source: Summary,
     files: int,
-    counts: Mapping[str, Any],
+    counts: Written,
 ) -> str:
-    version = summary.get("versions", {}).get("beam_curate", __version__)
+    version = summary.versions.get("beam_curate", __version__)
     lines = [
         f"# {card.name}",
         "",
-        f"{counts['exported']:,} images in {files:,} {format.name} files, selected and exported with "
+        f"{counts.exported:,} images in {files:,} {format.name} files, selected and exported with "
         f"beam_curate {version}.",
         "",
         f"License of the images: **{card.license}**. The pipeline does not know whose the images are: check the licenses "
@@ -154,31 +146,27 @@ def _text(
     return "\n".join(lines) + "\n"
 
 
-def _provenance(card: Card, format: Format, counts: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
-    funnel = source["funnel"]
-    configuration = source.get("configuration") or {}
-    model = _scoring(configuration).get("model", {})
+def _provenance(card: Card, format: Format, counts: Written, source: Summary) -> list[str]:
+    funnel, model = source.funnel, source.configuration.scored.model
     lines = ["| samples | |", "|---|---|"]
-    lines += [f"| {name} | {funnel[name]:,} |" for name in ("input", "failed", "rejected", "kept")]
-    lines += [f"| of these: {reason} | {number:,} |" for reason, number in funnel["reasons"].items()]
+    lines += [f"| {name} | {getattr(funnel, name):,} |" for name in ("input", "failed", "rejected", "kept")]
+    lines += [f"| of these: {reason} | {number:,} |" for reason, number in funnel.reasons.items()]
     if format.prepared:
-        lines += [f"| failed in the export | {counts['failed']:,} |", f"| exported | {counts['exported']:,} |"]
+        lines += [f"| failed in the export | {counts.failed:,} |", f"| exported | {counts.exported:,} |"]
     lines += [""]
     if model:
-        lines += [f"- Embeddings: `{model.get('clip_model')}`, weights `{model.get('weights')}`."]
-    lines += [
-        f"- Score `{head['name']}`: {head.get('kind', head.get('id', 'a head'))}." for head in source.get("heads") or []
-    ]
-    lines += _rules(configuration)
-    if source.get("scores_meaningless"):
-        said = " and ".join(source.get("random") or ["weights"])
+        lines += [f"- Embeddings: `{model.clip_model}`, weights `{model.weights}`."]
+    lines += [f"- Score `{head['name']}`: {head.get('kind', head.get('id', 'a head'))}." for head in source.heads or ()]
+    lines += _rules(source.configuration)
+    if source.scores_meaningless:
+        said = " and ".join(source.random or ["weights"])
         lines.append(f"- **The scores mean nothing**: random {said}.")
     shuffled = "in the order of the run" if card.seed is None else f"shuffled by the seed {card.seed}"
     lines.append(f"- Order: {shuffled}.")
-    return lines + [f"- {line} {counts['reencoded']:,} were encoded again." for line in format.images]
+    return lines + [f"- {line} {counts.reencoded:,} were encoded again." for line in format.images]
 
 
-def _rules(configuration: Mapping[str, Any]) -> list[str]:
+def _rules(configuration: Configuration) -> list[str]:
     """The rules of all steps whose verdicts count, and what they took for duplicates."""
     lines = []
     for step in steps(configuration):
@@ -192,10 +180,3 @@ def _rules(configuration: Mapping[str, Any]) -> list[str]:
         elif found:
             lines.append(f"- Of duplicates the best one of a group is kept: {options}.")
     return lines or ["- No rule was set."]
-
-
-def _scoring(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the run that scored."""
-    while "source" in configuration:
-        configuration = configuration["source"]["configuration"]
-    return configuration

@@ -1,32 +1,21 @@
-"""What ends a run or an export: failures.parquet, the dataset card, Croissant, and summary.json as its mark."""
+"""What ends a run or an export: the dataset card, Croissant, and summary.json as its mark."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from beam_curate.export.croissant import croissant
-from beam_curate.export.dataset_card import Card, dataset_card, write_card
+from beam_curate.export.dataset_card import Card, dataset_card
 from beam_curate.export.prepared import PreparedSamples
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
-from beam_curate.runs import summary as run_summary
 from beam_curate.runs.output_files import Format
-from beam_curate.runs.packing import shard_name
-from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY, check_files, write_lists
-from beam_curate.storage.files import atomic_output, write_json
+from beam_curate.runs.run import Run
+from beam_curate.runs.summary import ExportSummary, Summary, Written, check_files
+from beam_curate.storage.json_records import of_json, to_json
 
-FAILURES: Final = "failures.parquet"
-CROISSANT: Final = "croissant.json"
 _NAME: Final = "Curated images"
 """Of a run, for its card: the same run gives the same files in any folder."""
-_FAILURE_SCHEMA: Final = pa.schema(
-    [("key", pa.string()), ("shard", pa.string()), ("row", pa.int32()), ("reason", pa.string()),
-     ("error_message", pa.string())]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +49,7 @@ class Export:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def finish_export(export: Export, files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> dict[str, Any]:
+def finish_export(export: Export, files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> ExportSummary:
     """Checks the accounts of an export and writes its last files; returns the summary.
 
     Args:
@@ -71,27 +60,25 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
     Raises:
         AccountingError: A sample is missing or doubled; the summary is not written then.
     """
-    files = sorted(files, key=lambda file: file.index)
+    run, files = Run(export.output), sorted(files, key=lambda file: file.index)
     check_files(files, export.samples_per_file, export.samples, len(failures))
-    _write_failures(export.output, failures, lambda index: f"{shard_name(index)}.tar")
-    write_lists(export.output, files, indexed=export.format.indexed)
-    source = read_summary(export.source)
+    source = Run(export.source).summary
     counts = _counts(files, failures)
-    summary = {
-        "export": {"input": export.samples, **counts},
+    names = ("funnel", "scores_meaningless", "random", "heads", "configuration")
+    said = {
+        "export": {"input": export.samples, **_said(counts)},
         "output_files": len(files),
         "output_bytes": sum(file.size for file in files),
-        "source": {
-            name: source.get(name) for name in ("funnel", "scores_meaningless", "random", "heads", "configuration")
-        },
+        "source": {name: to_json(getattr(source, name)) for name in names},
         **export.about,
     }
+    summary = of_json(ExportSummary, said)
     if export.card:
         card = Card(export.name, export.license, export.seed, export.croissant)
-        write_card(export.output, dataset_card(card, export.format, summary, summary["source"], files, counts))
+        run.write_card(dataset_card(card, export.format, summary, source, files, counts))
     if export.croissant:
-        write_json(export.output, CROISSANT, croissant(export.name, export.license, export.format, summary))
-    write_json(export.output, SUMMARY, summary)
+        run.write_croissant(croissant(export.name, export.license, export.format, summary))
+    run.end_export(files, indexed=export.format.indexed, said=said)
     return summary
 
 
@@ -104,7 +91,7 @@ def finish_run(
     about: Mapping[str, Any],
     format: Format,
     failures: Sequence[LeftOut],
-) -> dict[str, Any]:
+) -> Summary:
     """Checks the accounts of a run and writes its last files; returns the summary.
 
     Args:
@@ -120,46 +107,31 @@ def finish_run(
     Raises:
         AccountingError: A part or a sample is missing or doubled; the summary is not written then.
     """
-    files = sorted(files, key=lambda file: file.index)
     counts = _counts(files, failures)
     if format.prepared:
-        shards = {part.shard_index: part.shard for part in parts}
-        _write_failures(output, failures, shards.__getitem__)
-        about = {**about, "files": {"format": format.name, **counts}}
+        about = {**about, "files": {"format": format.name, **_said(counts)}}
     card = Card(_NAME, "unknown", seed, croissant=False)
-    return run_summary.finish_run(
-        output,
+    run = Run(output)
+    return run.end(
         parts,
         files,
-        len(parts),
         samples_per_shard,
         about,
-        len(failures),
+        failed=len(failures),
         indexed=format.indexed,
-        before=lambda summary: write_card(output, dataset_card(card, format, summary, summary, files, counts)),
+        before=lambda summary: run.write_card(dataset_card(card, format, summary, summary, files, counts)),
     )
 
 
-def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> dict[str, Any]:
+def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Written:
     reasons = [failure.reason for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))]
-    return {
-        "failed": len(failures),
-        "exported": sum(file.samples for file in files),
-        "reencoded": sum(file.reencoded for file in files),
-        "reasons": dict(Counter(reasons).most_common()),
-    }
+    return Written(
+        len(failures),
+        sum(file.samples for file in files),
+        sum(file.reencoded for file in files),
+        dict(Counter(reasons).most_common()),
+    )
 
 
-def _write_failures(output: str, failures: Sequence[LeftOut], shard: Callable[[int], str]) -> None:
-    rows = [
-        {
-            "key": failure.key,
-            "shard": shard(failure.shard_index),
-            "row": failure.row,
-            "reason": failure.reason,
-            "error_message": failure.message,
-        }
-        for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))
-    ]
-    with atomic_output(output, FAILURES) as stream:
-        pq.write_table(pa.Table.from_pylist(rows, _FAILURE_SCHEMA), stream)
+def _said(counts: Written) -> dict[str, Any]:
+    return {name: getattr(counts, name) for name in ("failed", "exported", "reencoded", "reasons")}

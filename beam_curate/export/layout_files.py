@@ -37,9 +37,6 @@ Columns = Mapping[str, str]
 DESCRIPTION: Final = "_layout.json"
 """Says what lies in a layout's folder, and whether it is complete. Readers of a folder of Parquet files skip such names."""
 
-FOLDER: Final = "layouts"
-"""Where the commands write layouts, below a run's folder."""
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -22,7 +22,7 @@ none it is made (see `layout_files.uids`). `_layout.json` says how many are whic
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,10 +42,10 @@ from beam_curate.export.layout_files import (
 )
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs import score_table
-from beam_curate.runs.run_files import LAYOUT_FILES
-from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY
-from beam_curate.runs.table_parts import TablePlace, finished_table
+from beam_curate.runs.layout_names import LAYOUT_FILES
+from beam_curate.runs.run import Run
+from beam_curate.runs.summary import Summary
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.storage.files import clean_temporary, exists, files_under, join, write_json
 from beam_curate.storage.json_files import read_object
 
@@ -104,12 +104,12 @@ def begin_layout(output: str, name: str, folder: str, parts: Sequence[ScorePart]
     """
     summary = _finished_run(output, parts)
     kept = sorted(part.shard_index for part in parts if part.kept)
-    table, _ = finished_table(output)
+    table = Run(output).table
     digits = max([_MIN_DIGITS, *(len(str(number)) for number in kept)])
-    code = model_code(_clip_model(summary.get("configuration", {})))
+    code = model_code(summary.configuration.scored.clip_model)
     plan = LayoutPlan(name, folder, table, LAYOUTS[name].columns(_scores(table, kept), code), code, digits)
     _check_folder(folder, name, [file for number in kept for file in plan.files(number)])
-    seed = summary.get("configuration", {}).get("shuffle_seed")
+    seed = summary.configuration.files.shuffle_seed
     if seed is not None:
         _LOGGER.warning("the run shuffled its shards (shuffle_seed=%s); the %s layout is in source order", seed, name)
     write_json(folder, DESCRIPTION, {"layout": name, "complete": False})
@@ -153,13 +153,13 @@ def finish_layout(
     """
     if read_description(plan.folder)["complete"]:
         return  # a bundle that is repeated
-    configuration = read_summary(output).get("configuration", {})
+    configuration = Run(output).summary.configuration
     parts = sorted(written)
     total = sum(part.rows for part in parts)
     description: dict[str, Any] = {"layout": plan.name, "complete": True, "rows": total}
     files = [file for part in parts for file in plan.files(part.shard_index)]
-    description |= {"files": files, "clip_model": _clip_model(configuration) or None}
-    description |= {"order": "source", "shuffle_seed_of_the_shards": configuration.get("shuffle_seed")}
+    description |= {"files": files, "clip_model": configuration.scored.clip_model or None}
+    description |= {"order": "source", "shuffle_seed_of_the_shards": configuration.files.shuffle_seed}
     if plan.layout.subset:
         description["different_uids"] = write_subset(plan.folder, dict(different))
         made = sum(part.made for part in parts)
@@ -171,27 +171,21 @@ def finish_layout(
     clean_temporary(plan.folder)
 
 
-def _finished_run(output: str, parts: Sequence[ScorePart]) -> dict[str, Any]:
-    if not exists(join(output, SUMMARY)):
+def _finished_run(output: str, parts: Sequence[ScorePart]) -> Summary:
+    run = Run(output)
+    if not run.is_finished:
         raise LayoutError(
-            f"{output} holds no complete run ({SUMMARY} is missing); finish the run with --resume, or name its --output"
+            f"{output} holds no complete run (summary.json is missing); finish the run with `resume`, or give its folder"
         )
-    summary = read_summary(output, "input_shards", "funnel")
+    summary = run.summary
     found = (len(parts), sum(part.kept for part in parts))
-    expected = (summary["input_shards"], summary["funnel"]["kept"])
+    expected = (summary.input_shards, summary.funnel.kept)
     if found != expected:
         raise LayoutError(
-            f"{output} has {found[0]} parts of the score table with {found[1]} kept samples, and {SUMMARY} says "
-            f"{expected[0]} with {expected[1]}; restore the files, or run again with --resume or --overwrite"
+            f"{output} has {found[0]} parts of the score table with {found[1]} kept samples, and its summary says "
+            f"{expected[0]} with {expected[1]}; restore the files, or run again with `resume` or `overwrite`"
         )
     return summary
-
-
-def _clip_model(configuration: Mapping[str, Any]) -> str:
-    """The model that made the embeddings; a run that selects from another has that one's configuration inside its own."""
-    while "clip_model" not in configuration and "source" in configuration:
-        configuration = configuration["source"].get("configuration", {})
-    return configuration.get("clip_model", "")
 
 
 def _check_folder(folder: str, name: str, files: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from beam_curate.export.fields import FIXED, Fields
 from beam_curate.export.samples import ExportedSample, NotExported, export_samples
 from beam_curate.images.reencoding import Reencoding
 from beam_curate.records import LeftOut
+from beam_curate.runs.configuration import Files
 from beam_curate.runs.output_files import HashingWriter, Written
 from beam_curate.runs.placed_rows import SOURCE_RANK
 from beam_curate.runs.row_sources import LINKS, SOURCE_PART
@@ -81,6 +82,10 @@ class PreparedSamples(ABC):
             "columns": list(self.fields.columns),
             "members": "all" if self.fields.members is None else list(self.fields.members),
         }
+
+    def files(self, samples_per_file: int, seed: int | None) -> Files:
+        """The part of a run's configuration that tells of the files."""
+        return Files(samples_per_file, seed, self.description, self.extension, tuple(self.beside), self.indexed)
 
     @property
     def described(self) -> list[str]:

@@ -82,7 +82,7 @@ def find_heads(
         HeadError: A head is missing, damaged or of another width, or a value is unknown; one line with the remedy.
     """
     if nsfw_chain not in CHAINS:
-        raise HeadError(f"--nsfw_chain is {nsfw_chain!r}; it can be {', '.join(CHAINS)}")
+        raise HeadError(f"`nsfw_chain` is {nsfw_chain!r}; it can be {', '.join(CHAINS)}")
     heads = []
     for name, chosen in ((AESTHETIC, aesthetic_head), (NSFW, nsfw_head)):
         if chosen == NONE:
@@ -124,11 +124,11 @@ def read_weights(path: str) -> tuple[Weights, str]:
 def _look_for(name: str, model_dir: str, clip_model: str) -> str:
     """The path of the first file there is of those that hold this head for this model."""
     key = name, clip_model.removesuffix("-quickgelu")
-    off = f"name a file with --{name}_head, or turn the score off with --{name}_head none"
+    off = f"name a file with `{name}_head`, or turn the score off with `{name}_head` none"
     if key not in STEMS:
         raise HeadError(f"no {name} head is published for {clip_model}: {off}")
     if not model_dir:
-        raise HeadError(f"no {name} head is given: set --model_dir, {off}")
+        raise HeadError(f"no {name} head is given: set `model_dir`, {off}")
     names = [stem + ending for stem in STEMS[key] for ending in _ENDINGS]
     root = model_dir.rstrip("/")
     places = [f"{root}/{HEADS_DIR}/{each}" for each in names] + [f"{root}/{each}" for each in names]
@@ -154,8 +154,8 @@ def _lookup_of(path: str, chain: str) -> str | None:
             return place
     if chain == LAION:
         raise HeadError(
-            f"--nsfw_chain laion needs the lookup file {places[0]}: run pipelines/fetch_models.py, which makes it, or "
-            "choose --nsfw_chain plain"
+            f"`nsfw_chain` laion needs the lookup file {places[0]}: run pipelines/fetch_models.py, which makes it, or "
+            "choose `nsfw_chain` plain"
         )
     _log.warning(
         "no %s: NSFW scores are computed without LAION's categorical lookup (chain 'plain', as in NeMo Curator)",
@@ -166,11 +166,11 @@ def _lookup_of(path: str, chain: str) -> str | None:
 
 def _check(head: Head, name: str, clip_model: str, width: int) -> None:
     if head.name != name:
-        raise HeadError(f"--{name}_head {head.file} is an {head.name} head; give it to --{head.name}_head")
+        raise HeadError(f"`{name}_head` {head.file} is an {head.name} head; give it to `{head.name}_head`")
     if head.width != width:
         raise HeadError(
             f"the {name} head {head.file} is for embeddings of width {head.width}, but those of {clip_model} are of "
-            f"width {width}: name a head made for {clip_model} with --{name}_head, or none"
+            f"width {width}: name a head made for {clip_model} with `{name}_head`, or none"
         )
 
 

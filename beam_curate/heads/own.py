@@ -51,12 +51,12 @@ class OwnHead(Head):
         """
         if self.model and self.model.removesuffix("-quickgelu") != clip_model.removesuffix("-quickgelu"):
             raise HeadError(
-                f"--head {self.file} is for {self.model}, not for {clip_model}: choose a head made for this model; if the "
+                f"`head` {self.file} is for {self.model}, not for {clip_model}: choose a head made for this model; if the "
                 "two give the same embeddings, leave out its key model"
             )
         if self.width != width:
             raise HeadError(
-                f"--head {self.file} is for embeddings of width {self.width}, but those of {clip_model} are of width "
+                f"`head` {self.file} is for embeddings of width {self.width}, but those of {clip_model} are of width "
                 f"{width}: choose a head made for this model"
             )
 
@@ -127,11 +127,11 @@ def load_own_head(path: str) -> OwnHead:
 
 
 def _described(path: str) -> _Description:
-    text = _read(path, "--head takes the JSON file that describes a head")
+    text = _read(path, "`head` takes the JSON file that describes a head")
     try:
         loaded = json.loads(text)
     except ValueError as error:
-        raise HeadError(f"{path} is no JSON file ({error}); --head takes the description, not the weights") from error
+        raise HeadError(f"{path} is no JSON file ({error}); `head` takes the description, not the weights") from error
     fields = {field.name: field for field in dataclasses.fields(_Description)}
     if not isinstance(loaded, dict):
         raise HeadError(f"{path} holds no JSON object; write one with the keys {', '.join(fields)}")

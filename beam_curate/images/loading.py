@@ -5,7 +5,8 @@ what cannot be mended; `amend` corrects the loaded pixels in place. After it `co
 kinds were found by sweeps against OpenCV, libvips and tifffile.
 """
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from PIL import Image
 
@@ -17,6 +18,31 @@ _UNUSED_ALPHA: Final = ("BMP", "CUR", "DIB", "ICO", "TGA")
 _XMP: Final = ("xmp", "XML:com.adobe.xmp")
 
 
+class _Kinds(NamedTuple):
+    """What mends a format: `prepare` before it is loaded; `amend` after it, with what `look` found just before."""
+
+    prepare: Callable[[Image.Image, bytes], None]
+    amend: Callable[[Image.Image, bytes, Any], None]
+    look: Callable[[Image.Image, bytes], Any] = lambda image, data: None
+
+
+_BMP: Final = _Kinds(bmp_kinds.prepare, lambda image, data, _: bmp_kinds.amend(image, data))
+_KINDS: Final[Mapping[str | None, _Kinds]] = {
+    "PNG": _Kinds(
+        png_kinds.prepare,
+        lambda image, data, found: png_kinds.amend(image, *found),
+        lambda image, data: (image.info.get("transparency"), png_kinds.deep_transparency(image, data)),
+    ),
+    "TIFF": _Kinds(lambda image, data: tiff_kinds.prepare(image), lambda image, data, _: tiff_kinds.amend(image)),
+    "BMP": _BMP,
+    "DIB": _BMP,
+    "JPEG2000": _Kinds(
+        lambda image, data: jpeg2000_kinds.prepare(data), lambda image, data, _: jpeg2000_kinds.amend(image, data)
+    ),
+}
+"""By Pillow's name of the format."""
+
+
 def prepare(image: Image.Image, data: bytes) -> None:
     """Corrects what the header of an opened image means, before it is loaded.
 
@@ -24,14 +50,9 @@ def prepare(image: Image.Image, data: bytes) -> None:
         UnsupportedKindError: Pillow would read the pixels as something else, and that cannot be mended.
     """
     _forget_xmp(image)
-    if image.format == "PNG":
-        png_kinds.prepare(image, data)
-    elif image.format == "TIFF":
-        tiff_kinds.prepare(image)
-    elif image.format in ("BMP", "DIB"):
-        bmp_kinds.prepare(image, data)
-    elif image.format == "JPEG2000":
-        jpeg2000_kinds.prepare(data)
+    kinds = _KINDS.get(image.format)
+    if kinds is not None:
+        kinds.prepare(image, data)
 
 
 def load(image: Image.Image, data: bytes) -> None:
@@ -46,18 +67,12 @@ def load(image: Image.Image, data: bytes) -> None:
         Exception: Whatever Pillow raises on damaged files, see `errors.PILLOW_ERRORS`.
     """
     box = frames.first_frame_box(image, data)
-    transparent = image.info.get("transparency")
-    deep = png_kinds.deep_transparency(image, data)
+    kinds = _KINDS.get(image.format)
+    found = kinds.look(image, data) if kinds is not None else None
     image.load()
     _forget_xmp(image)
-    if image.format == "PNG":
-        png_kinds.amend(image, transparent, deep)
-    elif image.format == "TIFF":
-        tiff_kinds.amend(image)
-    elif image.format in ("BMP", "DIB"):
-        bmp_kinds.amend(image, data)
-    elif image.format == "JPEG2000":
-        jpeg2000_kinds.amend(image, data)
+    if kinds is not None:
+        kinds.amend(image, data, found)
     if box is not None and not image.has_transparency_data:
         cover = Image.new("L", image.size)
         cover.paste(255, box)

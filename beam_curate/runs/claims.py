@@ -13,25 +13,20 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from beam_curate.runs.claim_holders import Holder, is_alive, this_process
 from beam_curate.storage.exclusive import create_new
 from beam_curate.storage.files import CLAIM, TEMPORARY, delete, files_under, join, read_bytes, remove_empty_temporary
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.operations import make_parent
 from beam_curate.storage.retrying import StorageError, retried
 
-STARTING_SECONDS: Final = 600.0
-"""For so long a job of a Dataflow template may still be about to start, after the launcher has ended."""
 _UNLOCKABLE: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _TRIES: Final = 5
-
-Holder = Mapping[str, Any]
 
 
 class RunError(ValueError):
@@ -63,7 +58,7 @@ def claim(output: str, job: Mapping[str, str] | None = None) -> None:
     """
     if output in _held:
         return
-    mine = {**_this_process(), **({"job": dict(job)} if job else {})}
+    mine = {**this_process(), **({"job": dict(job)} if job else {})}
     data = json.dumps(mine, indent=2).encode() + b"\n"
     new = not scheme(output) and not os.path.isdir(output)
     path = join(output, TEMPORARY, f"{CLAIM}.json")
@@ -191,7 +186,7 @@ def _create(output: str, data: bytes, mine: Holder) -> str:
         if before:
             delete(list(before))
         return path
-    raise RunError(f"--output {output}: other jobs are starting there at this moment; try again")
+    raise RunError(f"`output` {output}: other jobs are starting there at this moment; try again")
 
 
 def _claims(output: str) -> dict[str, Holder]:
@@ -215,93 +210,14 @@ def _read(path: str) -> Holder | None:
     return found if isinstance(found, dict) else {}
 
 
-def _this_process() -> dict[str, Any]:
-    return {
-        "id": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": os.getpid(),
-        "process_started": _process_started(os.getpid()),
-        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": int(time.time()),
-    }
-
-
-def _machine() -> str:
-    """What tells where a process number means something: this boot of this kernel, and in it this namespace of processes."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _process_started(pid: int) -> str:
-    """When a process began, in ticks since the machine was started; empty if there is none. Source: proc(5), field 22."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            state, *fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]
-
-
-def is_alive(holder: Holder, mine: Holder) -> bool | None:
-    """Whether the job that holds a claim is alive; None if that cannot be told from here.
-
-    Args:
-        holder: What its claim says.
-        mine: What this process would write.
-    """
-    launcher: bool | None = None
-    if holder.get("machine") and holder.get("machine") == mine["machine"]:
-        pid = holder.get("pid")
-        launcher = isinstance(pid, int) and _process_started(pid) == holder.get("process_started")
-    job = holder.get("job")
-    if not isinstance(job, dict):
-        return launcher
-    if launcher:
-        return True
-    active = _is_active(job)
-    if active is False and job.get("template"):
-        begun = holder.get("seconds")
-        return not isinstance(begun, int) or time.time() - begun < STARTING_SECONDS
-    return active
-
-
-def _is_active(job: Mapping[str, Any]) -> bool | None:
-    """Whether Dataflow has an active job of this name; None if it does not say."""
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-
-    try:
-        return job.get("name") in active_jobs(str(job.get("project")), str(job.get("region")), job.get("endpoint"))
-    except (GoogleAPIError, GoogleAuthError, OSError, ValueError):
-        return None
-
-
-def active_jobs(project: str, region: str, endpoint: str | None = None) -> list[str]:
-    """The names of Dataflow's jobs that are not at their end; no two of them have the same name."""
-    from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
-    from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
-    from google.cloud import dataflow_v1beta3 as dataflow
-
-    words = [f"--project={project}", f"--region={region}", *([f"--dataflow_endpoint={endpoint}"] if endpoint else [])]
-    client = DataflowApplicationClient(PipelineOptions(words).view_as(GoogleCloudOptions))._jobs_client
-    request = dataflow.ListJobsRequest(
-        project_id=project, location=region, filter=dataflow.ListJobsRequest.Filter.ACTIVE
-    )
-    return [job.name for job in client.list_jobs(request)]
-
-
 def _refusal(output: str, path: str, holder: Holder, *, certain: bool) -> str:
     who = f"process {holder.get('pid', '?')} on {holder.get('host', 'an unknown machine')}"
     if isinstance(holder.get("job"), dict):
         who = f"the Dataflow job {holder['job'].get('name')} of {holder['job'].get('project')}"
     since = f", since {holder['since']}" if "since" in holder else ""
     if certain:
-        return f"--output {output}: another job writes there, {who}{since}; wait for its end, or stop it"
+        return f"`output` {output}: another job writes there, {who}{since}; wait for its end, or stop it"
     return (
-        f"--output {output}: another job may be writing there, {who}{since}, which cannot be asked from here; wait for its end, "
+        f"`output` {output}: another job may be writing there, {who}{since}, which cannot be asked from here; wait for its end, "
         f"or, if it has ended, delete {path}"
     )

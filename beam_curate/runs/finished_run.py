@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from beam_curate.records import Shard
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.score_table import AGAIN, damage_named
-from beam_curate.runs.state_files import read_index, read_summary
-from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
+from beam_curate.runs.part_files import damage_named
+from beam_curate.runs.run_files import INDEX, RUN, SUMMARY
+from beam_curate.runs.score_table import AGAIN
+from beam_curate.runs.state_files import is_export, read_index, read_summary
+from beam_curate.runs.summary import Summary
 from beam_curate.storage.files import exists, join, match
 from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
 from beam_curate.tars.headers import BLOCK, padded
@@ -43,7 +45,7 @@ class FinishedRun:
     """
 
     folder: str
-    summary: dict[str, Any]
+    summary: Summary
     shards: Sequence[Shard]
     counts: Sequence[int]
     digests: Sequence[str]
@@ -64,40 +66,43 @@ def read_run(folder: str) -> FinishedRun:
         ScoreTableError: The first table is damaged.
     """
     if not exists(join(folder, SUMMARY)):
-        started = exists(join(folder, "run.json"))
-        remedy = "is not finished; continue it with --resume" if started else "holds no run; give the --output of one"
+        started = exists(join(folder, RUN))
+        remedy = "is not finished; continue it with `resume`" if started else "holds no run; give the folder of one"
         raise RunNotUsableError(f"{folder} {remedy}")
+    none = f"{folder} is no run of curate.py or select.py; give the folder of one of these"
+    if is_export(folder):
+        raise RunNotUsableError(none)
     summary = read_summary(folder)
-    if summary.get(TABLE_ONLY):
+    if summary.table_only:
         raise RunNotUsableError(
-            f"{folder} has a score table and no shards yet, for it was made with --table_only: pack it with select.py, or by the "
-            "same command with --resume and without --table_only"
+            f"{folder} has a score table and no shards yet, for it was made with `table_only`: pack it with select.py, or by the "
+            "same command with `resume` and without `table_only`"
         )
-    kept = summary.get("funnel", {}).get("kept")
-    if "files" in summary:
+    if summary.files is not None:
         raise RunNotUsableError(
-            f"{folder} was written as {summary['files']['format']} for training, without all that a run has of its samples; give "
-            "the run that it was selected from, or the same selection without --format and the options beside it"
+            f"{folder} was written as {summary.files.format} for training, without all that a run has of its samples; give "
+            "the run that it was selected from, or the same selection without `format` and the options beside it"
         )
-    if kept is None or not exists(join(folder, "index.json")):
-        raise RunNotUsableError(f"{folder} is no run of curate.py or select.py; give the --output of one of these")
+    if not exists(join(folder, INDEX)):
+        raise RunNotUsableError(none)
+    kept = summary.funnel.kept
     listed = read_index(folder)
     if not listed:
         raise RunNotUsableError(f"{folder} has no kept samples; select some with select.py first")
     (found,) = match([join(folder, "[0-9]*.tar")])
-    shards = [Shard(index, join(folder, entry["url"]), entry["filesize"]) for index, entry in enumerate(listed)]
+    shards = [Shard(index, join(folder, entry.url), entry.filesize) for index, entry in enumerate(listed)]
     for shard in shards:
         if found.get(shard.path) != shard.size:
             there = f"has {found[shard.path]} bytes" if shard.path in found else "is missing"
-            raise RunNotUsableError(f"{shard.path} {there}, and index.json says {shard.size} bytes; restore the file")
-    counts = [entry["nsamples"] for entry in listed]
+            raise RunNotUsableError(f"{shard.path} {there}, and {INDEX} says {shard.size} bytes; restore the file")
+    counts = [entry.nsamples for entry in listed]
     if sum(counts) != kept:
         raise RunNotUsableError(
-            f"{folder}: index.json tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
+            f"{folder}: {INDEX} tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
         )
     with open_samples_table(folder, 0) as first:
         schema = first.schema_arrow.remove_metadata()
-    return FinishedRun(folder, summary, shards, counts, [entry["md5sum"] for entry in listed], schema)
+    return FinishedRun(folder, summary, shards, counts, [entry.md5sum for entry in listed], schema)
 
 
 def shard_path(folder: str, index: int) -> str:

@@ -89,6 +89,11 @@ class Packing:
         return int(self._ends[-1]) if len(self.counts) else 0
 
     @property
+    def rows(self) -> str:
+        """A short text that names all parts with their kept rows."""
+        return self.prefixes[-1].hex() if self.prefixes else ""
+
+    @property
     def shards(self) -> int:
         """Number of output files."""
         return -(-self.total // self.samples_per_shard)

@@ -20,7 +20,7 @@ from beam_curate.runs.finished_run import (
     table_path,
 )
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.table_parts import counted_table
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import size_of
 from beam_curate.storage.parquet_reading import ParquetFile
 
@@ -66,6 +66,9 @@ class RowSource(Protocol):
     def open(self, part: ScorePart) -> AbstractContextManager[OpenRows]:
         """Opens a part; its path and its index are enough."""
 
+    def name(self, part: ScorePart) -> str:
+        """What a user knows the part as: its shard."""
+
     def tars(self, rows: pa.Table) -> pa.ChunkedArray:
         """The path of the tar that each row's spans are in."""
 
@@ -83,7 +86,11 @@ class TableRows:
 
     def open(self, part: ScorePart) -> AbstractContextManager[OpenRows]:
         """Opens the part with the verdicts that count."""
-        return counted_table(self.output, part).open(part.shard_index)
+        return Run(self.output).table_of(part).open(part.shard_index)
+
+    def name(self, part: ScorePart) -> str:
+        """The path of the source shard."""
+        return part.shard
 
     def tars(self, rows: pa.Table) -> pa.ChunkedArray:
         """The source shards."""
@@ -106,6 +113,10 @@ class RunRows:
         """Opens the table beside a shard."""
         with open_samples_table(self.folder, part.shard_index) as file:
             yield _ShardRows(self.folder, part.shard_index, file)
+
+    def name(self, part: ScorePart) -> str:
+        """The name of the run's shard."""
+        return part.shard.rpartition("/")[2]
 
     def tars(self, rows: pa.Table) -> pa.ChunkedArray:
         """The run's shards."""

@@ -1,52 +1,68 @@
 """The names of all files that a run writes below its folder, and deleting them by these names."""
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from beam_curate.runs import score_table
-from beam_curate.runs.summary import SUMMARY
+from beam_curate.runs.configuration import Files
+from beam_curate.runs.layout_names import LAYOUT_FILES
 from beam_curate.storage.files import TEMPORARY, delete, files_under, join, read_bytes
 
 RUN: Final = "run.json"
+SUMMARY: Final = "summary.json"
+INDEX: Final = "index.json"
+SIZES: Final = "sizes.json"
+REPORT: Final = "report.html"
+CROISSANT: Final = "croissant.json"
+FAILURES: Final = "failures.parquet"
 INPUT_SHARDS: Final = "input_shards.parquet"
-LAYOUT_FILES: Final[Mapping[str, Sequence[str]]] = {
-    "clip-retrieval": ("img_emb/*", "metadata/*"),
-    "datacomp": ("metadata/*",),
-    "laion": ("*.parquet",),
-}
-"""By layout, the files below its folder of which its tool reads all, so that no others may lie there."""
+LAYOUTS_FOLDER: Final = "layouts"
 _LAYOUTS: Final = tuple(
-    f"layouts/{name}/{pattern}"
+    f"{LAYOUTS_FOLDER}/{name}/{pattern}"
     for name, patterns in LAYOUT_FILES.items()
     for pattern in ("_layout.json", "subset.npy", *patterns)
 )
 CARD: Final = "README.md"
 CARD_TAG: Final = "beam-curate"
 """What the front matter of a dataset card that is ours has among its tags."""
-ONLY_FORMATS: Final = ("[0-9]*.tfrecord", "[0-9]*.tfrecord.gz", "[0-9]*.tfindex", "failures.parquet")
-"""What `curate.py` never writes."""
-PACKED: Final = (
-    "[0-9]*.tar", "[0-9]*.parquet", "[0-9]*_stats.json", *ONLY_FORMATS, "index.json", "sizes.json", CARD, "report.html", *_LAYOUTS
-)  # fmt: skip
+_OF_ALL_FILES: Final = (INDEX, SIZES, CARD, REPORT, *_LAYOUTS)
 VERDICTS: Final = f"{score_table.VERDICTS}/part-*.parquet"
 SCORES: Final = f"{score_table.FOLDER}/part-*.parquet"
 # The mark of a complete duplicates table goes first.
 DUPLICATES: Final = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/work/*")
-OF_THE_TABLE: Final = (SUMMARY, *PACKED, VERDICTS, *DUPLICATES)
-"""What follows from the score table: it is made again when the table changes."""
-OURS: Final = (*OF_THE_TABLE, SCORES, INPUT_SHARDS)
+OF_THE_TABLE: Final = (SUMMARY, *_OF_ALL_FILES, VERDICTS, *DUPLICATES)
+"""What follows from the score table and is made again when the table changes. Output files name their plan: those that still fit
+stay, and the others are written over."""
 EXPORT: Final = "export"
-BESIDE: Final[Mapping[str, Sequence[str]]] = {"": (), EXPORT: ("croissant.json",)}
-"""What runs of other kinds write beside it, by the kind that run.json names."""
-
+PACK: Final = "pack"
+ROWS: Final = "rows"
+"""The folder of the tables that a packing writes."""
 _NUMBERED: Final = "[0-9]*"
+
+
+def ours(files: Files, kind: str = "") -> Sequence[str]:
+    """The patterns of all that a run or an export writes, but for its mark, in the order in which it is deleted.
+
+    Args:
+        files: How its output files are named.
+        kind: EXPORT for an export, PACK for packed images.
+    """
+    numbered = [f"{_NUMBERED}{end}" for end in files.ends]
+    beside = [FAILURES, *([CROISSANT] if kind == EXPORT else []), *([f"{ROWS}/*.parquet"] if kind == PACK else [])]
+    return (SUMMARY, *numbered, *beside, *_OF_ALL_FILES, VERDICTS, *DUPLICATES, SCORES, INPUT_SHARDS)
 
 
 def folders(output: str) -> list[str]:
     """The folders in which a run writes and deletes files: its own, and those below it."""
-    below = {posixpath.dirname(pattern) for pattern in OURS} - {""}
+    below = {posixpath.dirname(pattern) for pattern in ours(Files())} - {""}
     return [output, *(join(output, folder) for folder in sorted({*below, TEMPORARY}))]
+
+
+def of_other_formats(output: str, files: Files) -> list[str]:
+    """The numbered files in a folder that a run with such files does not write."""
+    found = files_under(output, f"{_NUMBERED}*")
+    return [path for path in found if not any(_is_numbered(path, end) for end in files.ends) and _is_numbered(path)]
 
 
 def matching(output: str, patterns: Sequence[str]) -> list[str]:
@@ -66,9 +82,12 @@ def _is_ours(path: str, pattern: str) -> bool:
     """Whether a file that matches has a name that a run gives: of numbered files, five digits or more."""
     if pattern == CARD:
         return is_our_card(path)
-    if not pattern.startswith(_NUMBERED):
-        return True
-    number = posixpath.basename(path).removesuffix(pattern.removeprefix(_NUMBERED))
+    return not pattern.startswith(_NUMBERED) or _is_numbered(path, pattern.removeprefix(_NUMBERED))
+
+
+def _is_numbered(path: str, end: str | None = None) -> bool:
+    name = posixpath.basename(path)
+    number = name.partition(".")[0].partition("_")[0] if end is None else name.removesuffix(end)
     return number.isdigit() and len(number) >= 5
 
 

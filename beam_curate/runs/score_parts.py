@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from beam_curate import records
 from beam_curate.records import ScorePart
-from beam_curate.runs import score_table
+from beam_curate.runs import part_files, score_table
 from beam_curate.storage.files import atomic_output
 
 
@@ -51,4 +51,4 @@ def write_part(
     said = {score_table.PART_METADATA: json.dumps(counted), **(metadata or {})}
     with atomic_output(output, part.path) as stream:
         footer = score_table.write_table(stream, table, said, group_rows)
-    return replace(part, footprint=score_table.footprint(footer.schema.to_arrow_schema(), footer))
+    return replace(part, footprint=part_files.footprint(footer.schema.to_arrow_schema(), footer))

@@ -7,9 +7,6 @@ A part is written when its shard is complete, so a stopped run keeps the parts i
 file's metadata; a reader refuses versions it does not know.
 """
 
-import contextlib
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +16,10 @@ from typing import BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_curate.records import Member, ScoredSample, ScorePart
-from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
-from beam_curate.storage.retrying import StorageError
+from beam_curate.records import Member, ScoredSample
 
 SCHEMA_VERSION: Final = "1"
 FOLDER: Final = "scores"
@@ -73,7 +69,7 @@ LATER_COLUMNS: Final = ("uid", "links")
 
 AGAIN: Final = (
     "restore it, or make it again: delete it, and summary.json in the folder of its run if there is one, and repeat the command "
-    "of that run with --resume"
+    "of that run with `resume`"
 )
 """What to do about a damaged file of a run's table: a part that is not there is made again."""
 
@@ -251,12 +247,25 @@ def second_embeddings(table_schema: pa.Schema) -> dict[str, int]:
 
 def with_later_columns(table: pa.Table) -> pa.Table:
     """A table that was written before there were some of the columns, with these, of nulls, in their places."""
-    for place, (name, kind) in enumerate(_FIXED_COLUMNS):
-        if name in LATER_COLUMNS and name not in table.column_names:
-            table = table.add_column(
-                min(place, table.num_columns), pa.field(name, kind), pa.nulls(table.num_rows, kind)
-            )
+    for place, field in _later(table.schema):
+        table = table.add_column(place, field, pa.nulls(table.num_rows, field.type))
     return table
+
+
+def with_later_fields(table_schema: pa.Schema) -> pa.Schema:
+    """The schema of a table, as `with_later_columns` gives the table."""
+    for place, field in _later(table_schema):
+        table_schema = table_schema.insert(place, field)
+    return table_schema
+
+
+def _later(table_schema: pa.Schema) -> Iterator[tuple[int, pa.Field]]:
+    """The columns that a table lacks, and their places when those before them are there."""
+    width = len(table_schema)
+    for place, (name, kind) in enumerate(_FIXED_COLUMNS):
+        if name in LATER_COLUMNS and name not in table_schema.names:
+            yield min(place, width), pa.field(name, kind)
+            width += 1
 
 
 def part_name(shard_index: int, folder: str = FOLDER) -> str:
@@ -266,8 +275,12 @@ def part_name(shard_index: int, folder: str = FOLDER) -> str:
 
 def count(table: pa.Table) -> tuple[Counter[str], Counter[str]]:
     """Rows by status, and rows that are not kept by reason."""
-    statuses = Counter(table.column("status").to_pylist())
-    return statuses, Counter(reason for reason in table.column("reason").to_pylist() if reason is not None)
+    return _counted(table.column("status")), _counted(table.column("reason"))
+
+
+def _counted(texts: pa.ChunkedArray) -> Counter[str]:
+    found = pc.value_counts(texts.drop_null())
+    return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
 
 
 def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
@@ -290,90 +303,3 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
     # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.
     both = pa.concat_tables([with_later_columns(table).cast(again.schema), again])
     return both.take(pa.array(order)).combine_chunks()
-
-
-@contextlib.contextmanager
-def damage_named(path: str) -> Iterator[None]:
-    """Names the file where pyarrow finds a Parquet file damaged: a block that reads it.
-
-    Raises:
-        ScoreTableError: The file is damaged, or none.
-    """
-    try:
-        yield
-    except StorageError:
-        raise  # not the file's fault; it has the path
-    except (pa.ArrowException, OSError) as error:
-        message = " ".join(str(error).split())
-        raise ScoreTableError(f"{path} is damaged, or no Parquet file: {message}; {AGAIN}") from error
-
-
-@contextlib.contextmanager
-def open_part(path: str) -> Iterator[ParquetFile]:
-    """Opens a part for reading.
-
-    Raises:
-        ScoreTableError: It is no score table, or of a version that this package does not read.
-        StorageError: It cannot be opened.
-    """
-    with contextlib.ExitStack() as stack:
-        with damage_named(path):
-            part = stack.enter_context(open_parquet(path))
-        _check_version(part, path)
-        yield part
-
-
-def _check_version(part: ParquetFile, path: str) -> None:
-    version = (part.schema_arrow.metadata or {}).get(b"beam_curate.schema_version", b"none").decode()
-    if version != SCHEMA_VERSION:
-        raise ScoreTableError(
-            f"{path} has score table version {version}; this version of beam_curate reads {SCHEMA_VERSION}; {AGAIN}"
-        )
-
-
-def part_counts(part_schema: pa.Schema, path: str = "the file", footprint: str = "") -> ScorePart:
-    """What a part's writer counted, from the schema's metadata alone; its footprint is the caller's to give.
-
-    Raises:
-        ScoreTableError: The counts are missing or damaged.
-    """
-    text = (part_schema.metadata or {}).get(PART_METADATA.encode())
-    if text is None:
-        raise ScoreTableError(f"{path} is a score table but no part of one: its counts are missing; {AGAIN}")
-    try:
-        counts = ScorePart(**{**json.loads(text), "footprint": footprint})
-        numbers = [
-            counts.shard_index,
-            counts.rows,
-            counts.kept,
-            counts.rejected,
-            counts.failed,
-            *counts.reasons.values(),
-        ]
-        if not all(isinstance(number, int) for number in numbers):
-            raise ValueError("a count is no number")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ScoreTableError(f"{path} is damaged: its counts are {text[:200]!r}; {AGAIN}") from error
-    return counts
-
-
-def footprint(part_schema: pa.Schema, footer: pq.FileMetaData) -> str:
-    """A short text that tells a part, or an overlay, from another one that was written in its place.
-
-    It depends on the counts, and on the columns, compressed sizes and statistics that the footer tells: reading the whole part
-    would take the time that overlays save. That of an overlay also depends on the footprint of the part it was made for.
-    """
-    found: list[object] = [part_counts(part_schema), *part_schema.names, *group_rows(footer)]
-    for number in range(footer.num_row_groups):
-        group = footer.row_group(number)
-        for column in map(group.column, range(group.num_columns)):
-            found.append(column.total_compressed_size)
-            if column.is_stats_set and column.statistics.has_min_max:
-                found += [column.statistics.min, column.statistics.max]
-    below = (part_schema.metadata or {}).get(SOURCE_METADATA.encode())
-    return hashlib.sha256(repr(found if below is None else [*found, below]).encode()).hexdigest()[:32]
-
-
-def group_rows(footer: pq.FileMetaData) -> list[int]:
-    """The number of rows of each row group."""
-    return [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]

@@ -1,40 +1,152 @@
-"""The files that end a run: index.json (wids), sizes.json, and summary.json, which marks the run as complete."""
+"""summary.json, which marks a run or an export as complete, typed."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from beam_curate.records import ScorePart, WrittenShard
-from beam_curate.storage.files import write_json
+from beam_curate.runs.configuration import Configuration, Funnel
+from beam_curate.runs.old_configuration import grouped
+from beam_curate.storage.json_records import of_json, to_json
 from beam_curate.tars.skipped import in_order
-
-SUMMARY = "summary.json"
-TABLE_ONLY: Final = "table_only"
-"""The key of a summary that marks a run which has ended with its score table: it has no shards yet."""
 
 
 class AccountingError(RuntimeError):
     """Samples were lost or doubled; the run must not be used."""
 
 
-def wids_index(shards: Sequence[WrittenShard]) -> dict[str, Any]:
-    """The index that wids reads; urls are relative to it.
+@dataclass(frozen=True)
+class Input:
+    """What a run read.
 
-    Source: webdataset, wids-shard-index-v1.
+    Attributes:
+        pattern: Names the input shards.
+        bytes: Their size.
+        scores: Folder of the run whose score table was judged.
+        duplicates: Folder of the duplicates table that was applied.
+        run: Folder of the run that was exported.
+        shards: The number of its shards.
     """
-    return {
-        "__kind__": "wids-shard-index-v1",
-        "wids_version": 1,
-        "shardlist": [
-            {"url": shard.name, "md5sum": shard.md5, "nsamples": shard.samples, "filesize": shard.size}
-            for shard in shards
-        ],
-    }
+
+    pattern: str | None = None
+    bytes: int | None = None
+    scores: str | None = None
+    duplicates: str | None = None
+    run: str | None = None
+    shards: int | None = None
 
 
-def funnel(parts: Iterable[ScorePart]) -> dict[str, Any]:
-    """Samples in, failed, rejected and kept, with the reasons.
+@dataclass(frozen=True)
+class Written:
+    """What became of the samples that were written in a format that prepares them.
+
+    Attributes:
+        format: Its name; empty in an export, whose configuration names it.
+        failed: How many it cannot take.
+        exported: How many it took.
+        reencoded: How many of their images were encoded again.
+        reasons: The failed ones by reason.
+        input: How many there were, of an export.
+    """
+
+    failed: int
+    exported: int
+    reencoded: int
+    reasons: Mapping[str, int]
+    format: str = ""
+    input: int = 0
+
+
+@dataclass(frozen=True)
+class About:
+    """What a run tells beside its counts.
+
+    Attributes:
+        scores_meaningless: Whether anything is random that scores depend on.
+        random: What is.
+        heads: What describes each head.
+        configuration: What decides the result.
+        input: What was read.
+        runner: Beam's name of it.
+        versions: Of packages.
+        started: When, as ISO 8601 has it.
+    """
+
+    scores_meaningless: bool | None = None
+    random: Sequence[str] | None = None
+    heads: Sequence[Mapping[str, Any]] | None = None
+    configuration: Configuration = Configuration()
+    input: Input = Input()
+    runner: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    started: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `WriteWebDatasetShards` and the others take it: nothing for what is not known."""
+        found: dict[str, Any] = to_json(self)
+        found["input"] = {name: value for name, value in found["input"].items() if value is not None}
+        return {name: value for name, value in found.items() if value not in (None, "")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(About):
+    """The end of a run.
+
+    Attributes:
+        funnel: Its counts.
+        skipped: Members of the input without a row of their own, by kind.
+        input_shards: How many there were.
+        output_shards: How many files were written.
+        output_bytes: Their size.
+        table: A digest of the score table with the verdicts; None in runs of version 0.1.0.
+        table_only: Whether the run has ended with its table: it has no shards yet.
+        files: Of a format that prepares samples; None: members were copied as they were.
+        more: What a pipeline of the user's own adds.
+    """
+
+    funnel: Funnel
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    input_shards: int = 0
+    output_shards: int = 0
+    output_bytes: int = 0
+    table: str | None = None
+    table_only: bool = False
+    files: Written | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSummary(About):
+    """The end of an export.
+
+    Attributes:
+        export: What became of the samples.
+        output_files: How many files were written.
+        output_bytes: Their size.
+        source: What the exported run says of its samples.
+    """
+
+    export: Written
+    output_files: int = 0
+    output_bytes: int = 0
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+def summary_of(said: Mapping[str, Any]) -> Summary:
+    """A summary from what is written of it."""
+    return of_json(Summary, modern(to_json(said)))
+
+
+def modern(value: Any) -> Any:
+    """A file with a configuration, of any version, in today's shape."""
+    if not isinstance(value, dict) or not value.get("configuration"):
+        return value
+    return {**value, "configuration": grouped(value["configuration"])}
+
+
+def funnel(parts: Iterable[ScorePart]) -> Funnel:
+    """Samples in, failed, rejected and kept, with the reasons, the most frequent first.
 
     Raises:
         AccountingError: input = kept + rejected + failed does not hold.
@@ -48,8 +160,7 @@ def funnel(parts: Iterable[ScorePart]) -> dict[str, Any]:
         raise AccountingError(f"input = kept + rejected + failed does not hold: {dict(totals)}")
     if sum(reasons.values()) != totals["rejected"] + totals["failed"]:
         raise AccountingError(f"reasons {dict(reasons)} do not add up to rejected + failed: {dict(totals)}")
-    names = ("input", "failed", "rejected", "kept")
-    return {**{name: totals[name] for name in names}, "reasons": dict(reasons.most_common())}
+    return Funnel(totals["input"], totals["failed"], totals["rejected"], totals["kept"], dict(reasons.most_common()))
 
 
 def skipped_members(parts: Iterable[ScorePart]) -> dict[str, int]:
@@ -60,92 +171,15 @@ def skipped_members(parts: Iterable[ScorePart]) -> dict[str, int]:
     return in_order(counts)
 
 
-def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> dict[str, Any]:
-    """What a summary says of the score table, checked; `table` tells it from another one."""
-    parts = sorted(parts, key=lambda part: part.shard_index)
-    if [part.shard_index for part in parts] != list(range(input_shards)):
-        raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
-    said = repr([(part.shard_index, part.footprint) for part in parts]).encode()
-    return {
-        "funnel": funnel(parts),
-        "skipped": skipped_members(parts),
-        "input_shards": len(parts),
-        "table": hashlib.sha256(said).hexdigest(),
-    }
-
-
-def finish_table(
-    output: str, parts: Iterable[ScorePart], input_shards: int, about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Checks the accounts of a run that ends with its score table and writes summary.json; returns the summary.
-
-    Args:
-        output: The run's folder.
-        parts: All parts of the score table, with the verdicts that count.
-        input_shards: Number of shards that were listed.
-        about: What the caller adds to the summary.
-
-    Raises:
-        AccountingError: A part is missing or doubled; nothing is written then.
-    """
-    table = _of_the_table(parts, input_shards)
-    summary = {TABLE_ONLY: True, **table, "output_shards": 0, "output_bytes": 0, **about}
-    write_json(output, SUMMARY, summary)
-    return summary
-
-
-def finish_run(
-    output: str,
-    parts: Iterable[ScorePart],
-    shards: Iterable[WrittenShard],
-    input_shards: int,
-    samples_per_shard: int,
-    about: Mapping[str, Any],
-    failed: int = 0,
-    *,
-    indexed: bool = True,
-    before: Callable[[dict[str, Any]], object] = lambda summary: None,
-) -> dict[str, Any]:
-    """Checks the accounts of a run and writes its last files; returns the summary.
-
-    Args:
-        output: The run's folder.
-        parts: All parts of the score table.
-        shards: All output shards.
-        input_shards: Number of shards that were listed.
-        samples_per_shard: N, which every output shard but the last must hold.
-        about: What the caller adds to the summary (configuration, models, versions).
-        failed: The number of kept samples that the shards' format could not take.
-        indexed: Whether wids reads the shards.
-        before: Called with the summary before it is written: writes what else the run ends with.
-
-    Raises:
-        AccountingError: A part or a sample is missing or doubled; nothing is written then.
-    """
-    table = _of_the_table(parts, input_shards)
-    shards = sorted(shards, key=lambda shard: shard.index)
-    counts = table["funnel"]
-    check_files(shards, samples_per_shard, counts["kept"], failed)
-    summary = {
-        **table,
-        "output_shards": len(shards),
-        "output_bytes": sum(shard.size for shard in shards),
-        **about,
-    }
-    write_lists(output, shards, indexed=indexed)
-    before(summary)
-    write_json(output, SUMMARY, summary)
-    return summary
-
-
 def check_files(files: Sequence[WrittenShard], samples_per_file: int, kept: int, failed: int) -> None:
-    """Checks that files hold all kept samples but the failed ones, and all but the last are full.
+    """Checks that files hold all kept samples but the failed ones, and all but the last, which holds no more, are full.
 
     Raises:
         AccountingError: A sample or a file is missing or doubled, or one failed that had not failed before.
     """
     written = sum(file.samples for file in files)
     full = all(file.samples == samples_per_file for file in files[:-1])
+    full = full and all(file.samples <= samples_per_file for file in files[-1:])
     if written + failed != kept or [file.index for file in files] != list(range(len(files))) or not full:
         raise AccountingError(
             f"{kept} samples were kept and {written} written, in {len(files)} files; {failed} could not be"
@@ -153,10 +187,3 @@ def check_files(files: Sequence[WrittenShard], samples_per_file: int, kept: int,
     late = sum(len(file.failures) for file in files)
     if late:
         raise AccountingError(f"{late} samples failed in the second try that had not failed in the first")
-
-
-def write_lists(output: str, files: Sequence[WrittenShard], *, indexed: bool) -> None:
-    """Writes index.json, where wids reads the files, and sizes.json."""
-    if indexed:
-        write_json(output, "index.json", wids_index(files))
-    write_json(output, "sizes.json", {file.name: file.samples for file in files})

@@ -8,10 +8,9 @@ were added; the other columns are read from `scores/`, of the same run or of the
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,32 +19,23 @@ import pyarrow.compute as pc
 
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs.named_sources import check_footer, check_rows
-from beam_curate.runs.run_state import part_paths, scores_folder
+from beam_curate.runs.part_files import damage_named, footprint, group_rows, open_part, part_counts
 from beam_curate.runs.score_table import (
-    FOLDER,
     SCHEMA_VERSION,
     SOURCE_METADATA,
     VERDICTS,
     ScoreTableError,
-    damage_named,
-    footprint,
-    group_rows,
-    open_part,
-    part_counts,
     part_name,
-    with_later_columns,
+    with_later_fields,
 )
-from beam_curate.runs.state_files import read_summary
-from beam_curate.runs.summary import SUMMARY
-from beam_curate.storage.files import absolute, exists, join
+from beam_curate.storage.files import exists, join
 from beam_curate.storage.parquet_reading import ParquetFile
 from beam_curate.storage.retrying import StorageError
 
 IDENTITY: Final = ("key", "shard", "shard_index", "index")
 """The columns that tell rows apart."""
 VERDICT: Final = ("status", "step", "reason", "error_message")
-_OVERLAY_REMEDY: Final = "it holds verdicts on the score table; restore it, or repeat the run with --overwrite"
-_THREADS: Final = 8  # reading is waiting, where the table lies on an object store
+_OVERLAY_REMEDY: Final = "it holds verdicts on the score table; restore it, or repeat the run with `overwrite`"
 
 
 @dataclass(frozen=True)
@@ -69,73 +59,6 @@ class TablePlace:
         """
         with contextlib.ExitStack() as stack:
             yield Part(self, shard_index, stack)
-
-
-def finished_table(run: str) -> tuple[TablePlace, dict[int, str]]:
-    """Finds the score table of a finished run, and the files with its verdicts by input shard, relative to the run.
-
-    Overlays count if there are any, or if the run has no score table of its own.
-    """
-    overlays = part_paths(run, VERDICTS)
-    overlaid = bool(overlays) or scores_folder(run) != run
-    return _place(run, overlaid), overlays or part_paths(run)
-
-
-def _place(run: str, overlaid: bool) -> TablePlace:
-    return TablePlace(scores_folder(run), run) if overlaid else TablePlace(run)
-
-
-def counted_table(run: str, part: ScorePart) -> TablePlace:
-    """Finds the score table to which a finished part belongs: an overlay counts if the part is one."""
-    return _place(run, part.path.startswith(f"{VERDICTS}/"))
-
-
-def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads the score table of a finished run, of `curate.py` or `select.py`: all rows, with the verdicts of that run.
-
-    Args:
-        folder: The run's folder.
-        columns: Those to read, in this order; None reads all. The embeddings are most of the table.
-
-    Returns:
-        The rows in the order of the input. The columns are those of docs/score-table.md.
-
-    Raises:
-        ScoreTableError: There is no score table, its run is not finished, parts of it are missing, it lacks a column, or it does
-            not fit its overlays, or a row names a tar that is no input of the run.
-        DamagedFileError: A file that says what the run is is damaged.
-    """
-    run = absolute(folder)
-    place, found = finished_table(run)
-    if not found:
-        raise ScoreTableError(f"{folder} holds no score table: {part_name(0)} is missing; give the --output of a run")
-    if not exists(join(run, SUMMARY)):
-        raise ScoreTableError(
-            f"the run in {folder} is not finished: it has no {SUMMARY}; continue it with --resume, or read {FOLDER}/ as it is"
-        )
-
-    def read(number: int) -> pa.Table:
-        with place.open(number) as part:
-            return part.read(columns)
-
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
-        tables = list(pool.map(read, sorted(found)))
-    whole = pa.concat_tables(tables)
-    _check_counts(folder, whole, read_summary(run).get("funnel", {}))
-    return whole if columns is None else whole.select(list(columns))
-
-
-def _check_counts(folder: str, rows: pa.Table, funnel: Mapping[str, Any]) -> None:
-    """Raises if these are not the rows, or not the verdicts, that the run ended with: files of it are gone."""
-    counts = {"input": rows.num_rows}
-    if "status" in rows.column_names:
-        counts["kept"] = pc.sum(pc.equal(rows.column("status"), KEPT)).as_py() or 0
-    for name, number in counts.items():
-        if number != funnel.get(name, number):
-            raise ScoreTableError(
-                f"{folder}: the run ended with {funnel[name]} samples ({name}), and the table has {number}: files in {FOLDER}/ "
-                f"or {VERDICTS}/ are missing, or of another run"
-            )
 
 
 class Part:
@@ -215,7 +138,7 @@ class Part:
     @functools.cached_property
     def schema(self) -> pa.Schema:
         """All columns: scores that were added come before the embedding."""
-        schema: pa.Schema = with_later_columns(self.scores.schema_arrow.empty_table()).schema
+        schema: pa.Schema = with_later_fields(self.scores.schema_arrow)
         for name in self.added:
             schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
         return schema.with_metadata({"beam_curate.schema_version": SCHEMA_VERSION})
@@ -303,7 +226,7 @@ class Part:
         if footprint(scores.schema_arrow, scores.metadata) != expected:
             raise ScoreTableError(
                 f"{join(self._place.scores, self.name)} was written again after {self._place.verdicts} was selected from it; "
-                f"repeat the selection with --overwrite"
+                f"repeat the selection with `overwrite`"
             )
 
 
@@ -313,5 +236,5 @@ def moved_remedy(place: TablePlace) -> str:
         return "it is a part of the score table; restore it"
     return (
         f"{place.verdicts} was selected from the score table there and holds only its verdicts; put it back or, if it "
-        f"was moved, repeat the selection with --resume, and with the new folder as --scores"
+        f"was moved, repeat the selection with `resume`, and with the new folder as `scores`"
     )

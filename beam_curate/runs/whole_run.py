@@ -2,39 +2,29 @@
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final
 
-from beam_curate.runs.run_state import LOOKED_INTO, part_paths
+from beam_curate.runs.beginning import LOOKED_INTO
+from beam_curate.runs.configuration import Files
+from beam_curate.runs.parts import part_paths
+from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.state_files import input_shards, read_index, read_sizes, repeat_remedy
-from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
-from beam_curate.runs.table_parts import TablePlace, finished_table, moved_remedy
+from beam_curate.runs.table_parts import TablePlace, moved_remedy
 from beam_curate.storage.files import join, match
 from beam_curate.threads import in_threads
-
-_RULES_ON_THE_TABLE: Final = ("dedup", "top", "top_fraction")
-"""Configuration of `curate.py` with which a run has verdicts beside its own score table."""
 
 
 class MissingFileError(ValueError):
     """A finished run lacks a file; the message says which, and what to do."""
 
 
-def check_table(run: str, summary: Mapping[str, Any]) -> None:
-    """Checks that a finished run has a part of the score table, and of its verdicts, for each input shard, and names no others.
-
-    Args:
-        run: The run's folder.
-        summary: Its summary.json.
+def check_table(table: TablePlace) -> None:
+    """Checks that a table has a part, and one of its verdicts, for each input shard, and names no other files.
 
     Raises:
         ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard; with
             what to do.
     """
-    table, _ = finished_table(run)
-    configuration = summary.get("configuration", {})
-    if not table.verdicts and any(configuration.get(name) for name in _RULES_ON_THE_TABLE):
-        table = TablePlace(run, run)  # all its verdicts are gone
     numbers = check_parts(table)
     deque(in_threads(lambda number: _check_sources(table, number), numbers[:LOOKED_INTO]), maxlen=0)
 
@@ -61,43 +51,39 @@ def check_parts(table: TablePlace) -> list[int]:
     return numbers
 
 
-def check_shards(run: str, summary: Mapping[str, Any]) -> None:
-    """Checks that the output shards of a finished run or export are there, with what lies beside each; of a table alone, none.
+def check_files(run: str, files: Files, output_bytes: int) -> None:
+    """Checks that the output files of a finished run or export are there, with what lies beside each.
 
     Args:
         run: The folder.
-        summary: Its summary.json.
+        files: How they are named.
+        output_bytes: How large they are in sum, by its summary.
 
     Raises:
         MissingFileError: The first file that is missing, or has another size, with what to do.
         DamagedFileError: A list of the files is damaged.
     """
-    if summary.get(TABLE_ONLY):
-        return
     (found_files,) = match([join(run, "*")])
     listed = {path.rpartition("/")[2]: size for path, size in found_files.items()}
-    sizes = "sizes.json"
-    _check_there(run, sizes, listed)
+    _check_there(run, SIZES, listed)
     names = list(read_sizes(run))
     for name in names:
-        stem = name.partition(".")[0]
-        index_file = [f"{stem}.tfindex"] if name.endswith(".tfrecord") else []
-        for file in (name, f"{stem}.parquet", f"{stem}_stats.json", *index_file):
-            _check_there(run, file, listed)
-    # TFRecord files have no index, and their sizes are known in sum.
-    if all(name.endswith(".tar") for name in names):
-        _check_there(run, "index.json", listed)
+        stem = name.removesuffix(f".{files.extension}")
+        for end in files.ends:
+            _check_there(run, f"{stem}{end}", listed)
+    if files.indexed:
+        _check_there(run, INDEX, listed)
         for entry in read_index(run):
-            _check_there(run, entry["url"], listed)
-            if listed[entry["url"]] != entry["filesize"]:
+            _check_there(run, entry.url, listed)
+            if listed[entry.url] != entry.filesize:
                 raise MissingFileError(
-                    f"{join(run, entry['url'])} has {listed[entry['url']]} bytes, and index.json says {entry['filesize']}: "
+                    f"{join(run, entry.url)} has {listed[entry.url]} bytes, and {INDEX} says {entry.filesize}: "
                     f"{repeat_remedy(run)}"
                 )
     found = sum(listed[name] for name in names)
-    if found != summary["output_bytes"]:
+    if found != output_bytes:
         raise MissingFileError(
-            f"{len(names)} files in {run} have {found} bytes, and {SUMMARY} says {summary['output_bytes']}: {repeat_remedy(run)}"
+            f"{len(names)} files in {run} have {found} bytes, and {SUMMARY} says {output_bytes}: {repeat_remedy(run)}"
         )
 
 

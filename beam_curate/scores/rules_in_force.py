@@ -1,63 +1,81 @@
-"""Which rules gave a run its verdicts, told by the configuration in its summary, and which of them are thresholds."""
+"""Which rules gave a run its verdicts, told by its configuration, and which of them are thresholds."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from beam_curate import reasons
-from beam_curate.scores.expression_bounds import bounds
+from beam_curate.runs.configuration import DEDUPLICATE, Configuration, DuplicateRule, Rules
+from beam_curate.scores.expression_bounds import beside_bounds, bounds
 from beam_curate.scores.rules import Rule, standard_rules
 
 _RULES: Final = ("screen", "min_side", "min_aesthetic", "max_nsfw", "keep", "top", "top_fraction")
 
 
-def steps(configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The configurations of the commands whose verdicts count, in the order in which they ran.
+@dataclass(frozen=True)
+class Step:
+    """A run whose verdicts count: what it did, by which rules, and what it took for duplicates."""
+
+    step: str
+    rules: Rules
+    duplicates: DuplicateRule | None = None
+
+
+def steps(configuration: Configuration) -> list[Step]:
+    """The runs whose verdicts count, in the order in which they ran.
 
     A search for duplicates keeps the verdicts of the run that it started from. A selection judges anew: of what came before
-    only --screen stands, since a sample without an embedding cannot come back.
+    only `screen` stands, since a sample without an embedding cannot come back.
     """
-    before = steps(configuration["source"].get("configuration") or {}) if "source" in configuration else []
-    if "source" in configuration and "methods" not in configuration:
-        before = [{"screen": step["screen"]} for step in before if step.get("screen")]
-    return [*before, configuration]
+    before = steps(configuration.source.configuration) if configuration.source else []
+    if configuration.source and configuration.step != DEDUPLICATE:
+        before = [Step(step.step, Rules(screen=step.rules.screen)) for step in before if step.rules.screen]
+    return [*before, Step(configuration.step, configuration.rules, configuration.duplicates)]
 
 
-def rules(step: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules of a step that are on, by option."""
-    return {name: step[name] for name in _RULES if step.get(name) not in (None, "")}
+def rules(step: Step) -> dict[str, Any]:
+    """The rules of a step that are on, by name."""
+    found = asdict(step.rules)
+    return {name: found[name] for name in _RULES if found[name] not in (None, "")}
 
 
-def duplicates(step: Mapping[str, Any]) -> dict[str, Any]:
-    """What was taken for a duplicate in a step, by option; empty if none was looked for.
+def duplicates(step: Step) -> dict[str, Any]:
+    """What was taken for a duplicate in a step, by argument; empty if none was looked for.
 
     `against_action` is there if samples were compared with another dataset.
     """
-    used = step.get("duplicates") or {}  # select.py: what the summary of the duplicates table says
-    methods = used.get("methods") or _split(step.get("methods") or step.get("dedup") or "")
-    if not methods:
+    rule = step.duplicates
+    if rule is None or not rule.methods:
         return {}
-    said = used or step
-    action = used.get("action") if used else step.get("against_action")
-    between = used.get("between_datasets") if used else step.get("against")
     found = {
-        "methods": ",".join(methods),
-        "eps": said.get("eps") if "semantic" in methods else None,
-        "max_distance": said.get("max_distance") if "perceptual" in methods else None,
-        "keep_by": None if between else said.get("keep_by"),
-        "against_action": action if between else None,
+        "methods": ",".join(rule.methods),
+        "eps": rule.eps if "semantic" in rule.methods else None,
+        "max_distance": rule.max_distance if "perceptual" in rule.methods else None,
+        "keep_by": None if rule.between_datasets else rule.keep_by,
+        "against_action": rule.action if rule.between_datasets else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def thresholds(configuration: Mapping[str, Any]) -> list[Rule]:
-    """The rules of a run that compare a column with a number: the named options, and the bounds in --keep."""
+def thresholds(configuration: Configuration) -> list[Rule]:
+    """The rules of a run that compare a column with a number: the named ones, and the bounds in `keep`."""
     found: list[Rule] = []
     for step in steps(configuration):
-        values = {name: step.get(name) for name in ("min_aesthetic", "max_nsfw", "min_side")}
-        found += standard_rules(**{name: value for name, value in values.items() if _is_number(value)})
-        found += _bounds(step.get("keep") or "")
+        named = {name: getattr(step.rules, name) for name in ("min_aesthetic", "max_nsfw", "min_side")}
+        found += standard_rules(
+            **{name: value for name, value in named.items() if value is not None and math.isfinite(value)}
+        )
+        found += _bounds(step.rules.keep or "")
     return found
+
+
+def beside_thresholds(configuration: Configuration) -> list[str]:
+    """What the rules of a run ask in `keep` beside comparisons of a column with a number, as expressions."""
+    asked = [
+        beside_bounds(step.rules.keep) for step in steps(configuration) if step.rules.keep and step.rules.keep.strip()
+    ]
+    return [text for text in asked if text]
 
 
 def _bounds(keep: str) -> Iterator[Rule]:
@@ -66,15 +84,7 @@ def _bounds(keep: str) -> Iterator[Rule]:
         yield Rule(reasons.NOT_KEPT_BY_RULE, column, minimum, maximum)
 
 
-def top_column(configuration: Mapping[str, Any]) -> str:
+def top_column(configuration: Configuration) -> str:
     """The column by which the best of a run were taken; empty if they were not."""
-    texts = [step.get("top") or step.get("top_fraction") or "" for step in steps(configuration)]
+    texts: Sequence[str] = [step.rules.top or step.rules.top_fraction or "" for step in steps(configuration)]
     return next((text.partition("=")[0].strip() for text in reversed(texts) if text), "")
-
-
-def _split(text: str) -> Sequence[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

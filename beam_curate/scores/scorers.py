@@ -89,7 +89,7 @@ def load_scorer(text: str) -> Scorer:
         ValueError: Says what is wrong with the text or the class, and the remedy. An error within the module itself other
             than a failed import or a syntax error comes as it is, for its traceback.
     """
-    said = f"--scorer {text!r}"
+    said = f"`scorer` {text!r}"
     found = _TEXT.fullmatch(text)
     if not found:
         raise ValueError(f"{said} is not of the form {_FORM}")

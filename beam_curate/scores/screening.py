@@ -64,26 +64,25 @@ def fact_column(name: str, samples: Sequence[tuple[SampleRef, ImageFacts]]) -> p
     return pa.array([getattr(facts, name) for _, facts in samples], pa.int64())
 
 
-def parse_screening(quality: str, screen: str, *, option: str = "--") -> Screening:
-    """Reads the options --quality, a comma list, and --screen, an expression.
+def parse_screening(quality: str, screen: str) -> Screening:
+    """Reads `quality`, a comma list, and `screen`, an expression.
 
     Args:
         quality: The one.
         screen: The other.
-        option: What stands before their names where they are given.
 
     Raises:
-        ValueError: It names the option, what is wrong, and the remedy.
+        ValueError: It names the argument, what is wrong, and the remedy.
     """
     names = tuple(name.strip() for name in quality.split(",") if name.strip())
     try:
         check_quality(names)
     except ValueError as error:
-        raise ValueError(f"{option}quality: {error}") from error
+        raise ValueError(f"`quality`: {error}") from error
     if not screen.strip():
         return Screening(names)
     try:
         rules = keep_rule(screen, names, reasons.NOT_KEPT_BY_SCREEN)
     except ValueError as error:
-        raise ValueError(f"{option}screen: {error}. Quality scores must be asked for by {option}quality") from error
+        raise ValueError(f"`screen`: {error}. Quality scores must be asked for by `quality`") from error
     return Screening(names, rules)

@@ -70,14 +70,14 @@ class Cutoff:
 
 
 def parse_top(count: str, fraction: str) -> TopRule | None:
-    """Reads the options --top and --top_fraction, of which one may be given, as `column=number`.
+    """Reads the options `top` and `top_fraction`, of which one may be given, as `column=number`.
 
     Raises:
         ValueError: It names the option, what is wrong, and the remedy.
     """
     if count and fraction:
-        raise ValueError("--top and --top_fraction exclude each other; give one of them")
-    option, text = ("--top", count) if count else ("--top_fraction", fraction)
+        raise ValueError("`top` and `top_fraction` exclude each other; give one of them")
+    option, text = ("`top`", count) if count else ("`top_fraction`", fraction)
     if not text:
         return None
     column, _, number = (word.strip() for word in text.partition("="))

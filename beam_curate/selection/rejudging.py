@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from beam_curate import reasons, records
 from beam_curate.heads.head import EmbeddingScore
 from beam_curate.records import Removed, ScorePart
-from beam_curate.runs import score_table
+from beam_curate.runs import part_files, score_table
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import IDENTITY, VERDICT, Part, TablePlace
 from beam_curate.scores.judging import Flags, Texts, Verdicts, judge
@@ -203,7 +203,7 @@ def rejudge_part(
         added = [*part.added, *selection.added]
         table = _read(selection, part, [*selection.columns, *IDENTITY, *VERDICT, *added])
         metadata = {score_table.SOURCE_METADATA: part.scores_footprint}
-        counts, groups = score_table.part_counts(part.scores.schema_arrow), part.group_rows
+        counts, groups = part_files.part_counts(part.scores.schema_arrow), part.group_rows
     schema = score_table.schema(added, 1)
     names = [*IDENTITY, *VERDICT, *added]
     if selection.top is not None and cutoff is None:

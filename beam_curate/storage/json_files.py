@@ -27,17 +27,27 @@ def read_object(path: str, shape: Mapping[str, Any], remedy: str) -> dict[str, A
         DamagedFileError: It is empty, cut, no JSON, or of another shape.
         StorageError: It cannot be read.
     """
-    data = read_bytes(path)
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
-        problem = "it is empty" if not data.strip() else f"it is no JSON ({error})"
-    else:
-        problem = misfit(value, shape)
-    if problem:
-        raise DamagedFileError(f"{path} is damaged: {problem}; {remedy}")
+    value = read_any(path, remedy)
+    refuse_misfit(path, value, shape, remedy)
     found: dict[str, Any] = value
     return found
+
+
+def refuse_misfit(path: str, value: Any, shape: "Shape", remedy: str) -> None:
+    """Raises DamagedFileError, as `read_object`, if what was read has another shape."""
+    problem = misfit(value, shape)
+    if problem:
+        raise DamagedFileError(f"{path} is damaged: {problem}; {remedy}")
+
+
+def read_any(path: str, remedy: str) -> Any:
+    """Reads JSON of whatever shape, for `refuse_misfit`; errors as `read_object`."""
+    data = read_bytes(path)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
+        problem = "it is empty" if not data.strip() else f"it is no JSON ({error})"
+        raise DamagedFileError(f"{path} is damaged: {problem}; {remedy}") from error
 
 
 def misfit(value: Any, shape: Shape, name: str = "") -> str:

@@ -4,6 +4,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 
 from braceexpand import braceexpand
 
@@ -37,7 +38,7 @@ def split_patterns(spec: str) -> list[str]:
         try:
             patterns += braceexpand(_BACKSLASH.sub(r"\\\\", part))
         except ValueError as error:
-            raise InputError(f"--input {part!r}: {error}; close the brace") from error
+            raise InputError(f"`input` {part!r}: {error}; close the brace") from error
     return patterns
 
 
@@ -55,24 +56,37 @@ def list_shards(spec: str) -> list[Shard]:
         InputError: Nothing matched, or a shard named without a wildcard does not exist: a missing shard is a loss,
             not an empty match.
     """
+    patterns = split_patterns(spec)
+    shards = list_named([path for each in patterns for path in (_lines(each) if each.endswith(".txt") else [each])])
+    if not shards:
+        raise InputError(f"`input` {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
+    return shards
+
+
+def list_named(patterns: Sequence[str]) -> list[Shard]:
+    """The files that patterns name, sorted by path, each once, with their sizes.
+
+    Args:
+        patterns: Paths and globs, without braces.
+
+    Raises:
+        InputError: One matches nothing, or a file named without a wildcard does not exist.
+    """
     globs: list[str] = []
     named: list[str] = []
-    for pattern in split_patterns(spec):
-        for path in _lines(pattern) if pattern.endswith(".txt") else [pattern]:
-            try:
-                (globs if _GLOB.search(path) else named).append(absolute(path))
-            except SchemeError as error:
-                raise InputError(f"--input {error}") from error
+    for pattern in patterns:
+        try:
+            (globs if _GLOB.search(pattern) else named).append(absolute(pattern))
+        except SchemeError as error:
+            raise InputError(f"`input` {error}") from error
     found: dict[str, int] = {}
     for pattern, files in zip(globs, match(globs), strict=True):
         # The second is a name that has a bracket in it.
         shards = files or match([literal(pattern)])[0]
         if not shards:
-            raise InputError(f"--input {pattern!r} matches no file; check the path and the wildcard")
+            raise InputError(f"`input` {pattern!r} matches no file; check the path and the wildcard")
         found.update(shards)
     found.update(_sizes(named))
-    if not found:
-        raise InputError(f"--input {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
     return [Shard(index, path, found[path]) for index, path in enumerate(sorted(found))]
 
 
@@ -81,7 +95,7 @@ def _lines(path: str) -> list[str]:
         with open_read(absolute(path)) as stream:
             text = decode_text(stream.read(), "strict")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--input {path!r}: the list of shards cannot be read: {error}") from error
+        raise InputError(f"`input` {path!r}: the list of shards cannot be read: {error}") from error
     lines = (line.strip() for line in text.splitlines())
     return [pattern for line in lines if line and not line.startswith("#") for pattern in split_patterns(line)]
 
@@ -94,7 +108,7 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for path in paths:
         if path.endswith("/") if scheme(path) else os.path.isdir(path):
-            raise InputError(f"--input {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")
+            raise InputError(f"`input` {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")
     for folder, members in by_folder.items():
         several = len(members) >= _LIST_FOLDER_FROM
         patterns = [f"{literal(folder)}/*"] if several else [literal(path) for path in members]
@@ -103,5 +117,5 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     missing = [path for path in paths if path not in sizes]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise InputError(f"--input names shards that do not exist: {', '.join(missing[:3])}{more}")
+        raise InputError(f"`input` names shards that do not exist: {', '.join(missing[:3])}{more}")
     return {path: sizes[path] for path in paths}

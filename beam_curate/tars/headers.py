@@ -163,6 +163,22 @@ def parse_header(block: bytes) -> Header | None:
     return Header(name, size, kind, text(block[157:257]) if kind in (HARD_LINK, SYMBOLIC_LINK) else "")
 
 
+def swallowed_header(body: bytes) -> Header | None:
+    """The first good header with a magic within a body: its bytes are not all its own, since a part of the shard was cut out.
+
+    A body that begins with a header is a tar of its own, whose members are none of the shard's.
+    """
+    at = body.find(b"ustar", BLOCK)
+    if at >= 0 and parse_header(body[:BLOCK]):
+        return None
+    while at >= 0:
+        start = at - _MAGIC.start
+        if start % BLOCK == 0 and (header := parse_header(body[start : start + BLOCK].ljust(BLOCK, b"\0"))):
+            return header
+        at = body.find(b"ustar", at + 1)
+    return None
+
+
 def parse_long_name(payload: bytes) -> str | None:
     """The name in the body of a GNU long name header, or None if its NUL is not its last byte: a hole leaves NULs before it.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from beam_curate.reasons import (
+    CORRUPT_TAR,
     DUPLICATE_KEY,
     DUPLICATE_MEMBER,
     MEMBER_TOO_LARGE,
@@ -17,6 +18,7 @@ from beam_curate.reasons import (
     UNSUPPORTED_MEMBER,
 )
 from beam_curate.records import Failure, Member, Sample, SampleRef, Shard
+from beam_curate.tars.headers import swallowed_header
 from beam_curate.tars.member_names import encodable
 from beam_curate.tars.reading import TarEntry
 from beam_curate.tars.writing import safe_key
@@ -137,11 +139,18 @@ class SampleGroup:
             self._image_rank, self._data = rank, b""
             self.looked_into[IMAGE] = member
             if self._failure is None and entry.size <= max_member_bytes and not entry.link:
-                self._data = read_body()
+                self._data = self._whole(read_body(), suffix)
         elif self._failure is None and entry.size <= MAX_TEXT_BYTES and lower in TEXTS:
             self.looked_into[lower] = member
             if not entry.link:
-                self.take_text(lower, read_body())
+                self.take_text(lower, self._whole(read_body(), suffix))
+
+    def _whole(self, body: bytes, suffix: str) -> bytes:
+        """Gives a body back; the sample fails if a part of the shard was cut out of it, up to another header."""
+        if header := swallowed_header(body):
+            message = f"the member {suffix!r:.200} holds the header of {encodable(header.name)!r:.200}: bytes before it are gone"
+            self.fail(CORRUPT_TAR, message)
+        return body if self._failure is None else b""
 
     def add_unresolved(self, entry: TarEntry, extension: str, words: str) -> None:
         """Takes up a link to something that is not known: the sample fails.
@@ -235,7 +244,7 @@ class SampleGroup:
         """The message of a sample without an image, with the likely cause."""
         here = self._extensions_words()
         if image_extension is not None:
-            return f"no member has the extension {image_extension!r} that --image_extension asks for (here: {here})"
+            return f"no member has the extension {image_extension!r} that `image_extension` asks for (here: {here})"
         if self.nameless:
             name = encodable(self.key).rpartition("/")[2]
             return (
@@ -243,7 +252,7 @@ class SampleGroup:
                 "of a sample: give it one, such as .jpg"
             )
         return (
-            f"no member has a known image extension (here: {here}); name that of the images with --image_extension or, if they "
+            f"no member has a known image extension (here: {here}); name that of the images with `image_extension` or, if they "
             "stand elsewhere in the tar, sort it by name (tar --sort=name)"
         )
 

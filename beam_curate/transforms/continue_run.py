@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from beam_curate.records import ScorePart, Shard
-from beam_curate.runs.run_state import failed_rows, input_shards, part_paths, read_part_counts
-from beam_curate.runs.score_table import FOLDER, part_name
+from beam_curate.runs.run import Run
+from beam_curate.runs.score_table import FOLDER, VERDICTS, part_name
 from beam_curate.storage.files import exists, join
 
 _PENDING = "pending"
@@ -34,7 +34,7 @@ class ContinueRun(beam.PTransform):
     shard, in the step that is fused with the reading of the shard.
 
     Attributes:
-        output: Folder of the run, made ready by `runs.run_state.prepare_output`.
+        output: Folder of the run, made ready by `runs.run.Run.begin`.
         retry: Reasons; a finished part with rows that failed for one of them is pending again, with these rows only.
         folder: Where the parts lie below `output`: `scores`, or `verdicts` of a run that judges another one's table.
         scoring_hints: Beam's resource hints of the steps that follow the pending shards: the last look at the folder has them
@@ -89,8 +89,9 @@ class ContinueRun(beam.PTransform):
 
 
 def _look(output: str, folder: str) -> Iterator[Any]:
-    parts = part_paths(output, folder)
-    for shard in input_shards(output):
+    run = Run(output)
+    parts = run.verdicts if folder == VERDICTS else run.parts
+    for shard in run.input_shards:
         if shard.index in parts:
             yield beam.pvalue.TaggedOutput(_DONE, (shard, parts[shard.index]))
         else:
@@ -101,14 +102,15 @@ def _look_again(shard: Shard, output: str, folder: str, retried: bool) -> Iterat
     path = part_name(shard.index, folder)
     # Where failed samples are tried again, the part that is there may be the one before.
     if not retried and exists(join(output, path)):
-        yield beam.pvalue.TaggedOutput(_DONE, read_part_counts(output, path))
+        yield beam.pvalue.TaggedOutput(_DONE, Run(output).part_counts(path))
     else:
         yield shard
 
 
 def _look_inside(output: str, shard: Shard, path: str, retry: Sequence[str]) -> Iterator[Any]:
-    part = read_part_counts(output, path)
-    rows = failed_rows(output, path, retry) if set(retry) & set(part.reasons) else []
+    run = Run(output)
+    part = run.part_counts(path)
+    rows = run.failed_rows(path, retry) if set(retry) & set(part.reasons) else []
     if rows or rows is None:
         yield beam.pvalue.TaggedOutput(_PENDING, Shard(shard.index, shard.path, shard.size, tuple(rows or ())))
     else:

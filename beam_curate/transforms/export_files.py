@@ -1,14 +1,14 @@
 """ExportFiles: a finished run in; its samples as files for training, and what ends an export, written."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 
 from beam_curate.export.end import Export, finish_export
 from beam_curate.records import ScorePart
-from beam_curate.runs.finished_run import read_run
 from beam_curate.runs.row_sources import RunRows, run_parts
+from beam_curate.runs.run import Run
+from beam_curate.runs.summary import ExportSummary
 from beam_curate.transforms.pack_files import PackFiles
 
 
@@ -16,11 +16,11 @@ from beam_curate.transforms.pack_files import PackFiles
 class ExportFiles(beam.PTransform):
     """Writes the samples of a finished run as files of exactly `samples_per_file`, see `PackFiles`.
 
-    In: the pipeline. Out: PCollection of one dict, the summary, when all files are there. Each file reads its samples' bytes from
+    In: the pipeline. Out: PCollection of one ExportSummary, when all files are there. Each file reads its samples' bytes from
     the run's shards.
 
     Attributes:
-        export: What, how, and where to; the folder is made ready by `runs.run_state.prepare_output`.
+        export: What, how, and where to; the folder is made ready by `runs.run.Run.begin`.
     """
 
     export: Export
@@ -28,13 +28,13 @@ class ExportFiles(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[ExportSummary]:
         """Lists the run's shards, writes the files, and ends the export."""
         export = self.export
         parts = (
             pipeline
             | "Run" >> beam.Create([export.source])
-            | "ListShards" >> beam.FlatMap(lambda folder: run_parts(read_run(folder))).with_output_types(ScorePart)
+            | "ListShards" >> beam.FlatMap(lambda folder: run_parts(Run(folder).packed)).with_output_types(ScorePart)
             | "Spread" >> beam.Reshuffle()
         )
         packed = parts | "Export" >> PackFiles(

@@ -7,15 +7,16 @@ from typing import Any
 import apache_beam as beam
 
 from beam_curate.records import ScorePart
-from beam_curate.runs.summary import finish_table
+from beam_curate.runs.run import Run
+from beam_curate.runs.summary import Summary
 from beam_curate.transforms.global_window import require_global_window
 
 
 @dataclass(eq=False)
 class FinishTable(beam.PTransform):
-    """Ends a run with its score table, without shards: see `runs.summary.finish_table`.
+    """Ends a run with its score table, without shards: see `runs.ending.finish_table`.
 
-    In: PCollection[ScorePart], one per input shard, with the verdicts that count. Out: PCollection of one dict, the summary.
+    In: PCollection[ScorePart], one per input shard, with the verdicts that count. Out: PCollection of one Summary.
 
     Attributes:
         output: Folder of the run.
@@ -28,7 +29,7 @@ class FinishTable(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[Summary]:
         """Sums up when all parts are there."""
         require_global_window(parts, self)
         output, about = self.output, dict(self.about)
@@ -36,6 +37,6 @@ class FinishTable(beam.PTransform):
             parts.pipeline
             | "One" >> beam.Create([None])
             | "Finish" >> beam.Map(
-                lambda _, counted: finish_table(output, counted, len(counted), about), beam.pvalue.AsList(parts)
+                lambda _, counted: Run(output).end_table(counted, about), beam.pvalue.AsList(parts)
             )
         )  # fmt: skip

@@ -1,29 +1,24 @@
 """PackFiles: parts of which rows are kept in, output files of a format with these rows written."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate.records import LeftOut, PlacedRows, ScorePart, WrittenShard
 from beam_curate.runs.output_files import Format, delete_file, finished_file, held_bytes, write_file
 from beam_curate.runs.packing import Packing, shard_name
-from beam_curate.runs.placed_rows import Loose, Meeting, packed, place_part
+from beam_curate.runs.placed_rows import Meeting
 from beam_curate.runs.row_sources import RowSource
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import files_under
-from beam_curate.tars.keys import KeyHolder, rename_shared, stem
-from beam_curate.tars.writing import safe_key
 from beam_curate.transforms.group_rows import GroupRows
+from beam_curate.transforms.place_rows import PlaceRows
+from beam_curate.transforms.rename_keys import Keys, NameRenames, RenameKeys
 from beam_curate.transforms.side_by_side import SideBySide
-
-LOOSE_BYTES: Final = 1 << 25
-"""Rows that travel wait in memory until there are 32 MiB of them: then those of one output file go together."""
 
 
 class PackedFiles(NamedTuple):
@@ -64,26 +59,34 @@ class PackFiles(beam.PTransform):
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[PackedFiles]:
         """Finds shared keys, writes all files and, if there are failures, those that they change."""
         source, format, output = self.rows, self.format, self.output
-        if source.unique_keys:
-            renamed = parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(tuple[int, tuple[int, str]])
-        else:
-            renamed = (
-                parts
-                | "SpreadParts" >> beam.Reshuffle()
-                | "KeptKeys" >> beam.ParDo(_KeptKeys(source)).with_output_types(tuple[str, tuple[str, int, int]])
-                | "ByStem" >> beam.GroupByKey()
-                | "RenameShared" >> beam.FlatMapTuple(lambda _, holders: _renames(holders))
-            )
-        nobody = parts.pipeline | "Nobody" >> beam.Create([]).with_output_types(LeftOut)
-        first = parts | "Write" >> _WriteAll(self, renamed, nobody)
+        renamed = parts | "Rename" >> RenameKeys(source)
+        one = parts.pipeline | "OnePacking" >> beam.Create([None])
         if not format.may_fail:
-            return first | "Packed" >> beam.Map(lambda files: PackedFiles(files, ()))
+            nobody = parts.pipeline | "Nobody" >> beam.Create([]).with_output_types(LeftOut)
+            written = parts | "Write" >> _WriteAll(self, renamed, nobody)
+            return written | "Packed" >> beam.Map(
+                lambda files, parts: _packed_whole(files, parts, source, format, output), beam.pvalue.AsList(parts)
+            )
+        known = (
+            one
+            | "Known" >> beam.FlatMap(
+                lambda _, parts: Run(output).known_left_out(Packing.of(parts, 1, None).rows), beam.pvalue.AsList(parts)
+            ).with_output_types(LeftOut)
+            # Committed: a second look would find what this job has noted.
+            | "CommitKnown" >> beam.Reshuffle().with_input_types(LeftOut)
+        )  # fmt: skip
+        first = parts | "Write" >> _WriteAll(self, renamed, known)
         failures = first | "Failures" >> beam.FlatMap(_failures).with_output_types(LeftOut)
-        left_out = beam.pvalue.AsList(failures)
-        again = parts | "PartsAgain" >> beam.FlatMap(_if_any, left_out).with_output_types(ScorePart)
-        second = again | "WriteAgain" >> _WriteAll(self, renamed, failures)
+        left_out = one | "Note" >> beam.FlatMap(
+            lambda _, known, new, parts: _note(known, new, parts, source, output),
+            *(beam.pvalue.AsList(each) for each in (known, failures, parts)),
+        ).with_output_types(LeftOut)
+        again = parts | "PartsAgain" >> beam.FlatMap(_if_any, beam.pvalue.AsList(failures)).with_output_types(ScorePart)
+        second = again | "WriteAgain" >> _WriteAll(self, renamed, left_out)
         return first | "Packed" >> beam.Map(
-            lambda files, again: _without_short(files, again, format, output), beam.pvalue.AsSingleton(second)
+            lambda files, again, left_out: _without_short(files, again, left_out, format, output),
+            beam.pvalue.AsSingleton(second),
+            beam.pvalue.AsList(left_out),
         )
 
 
@@ -96,7 +99,7 @@ class _WriteAll(beam.PTransform):
     """
 
     job: PackFiles
-    renamed: beam.PCollection[tuple[int, tuple[int, str]]]
+    renamed: beam.PCollection[Keys]
     left_out: beam.PCollection[LeftOut]
 
     def __post_init__(self) -> None:
@@ -107,7 +110,7 @@ class _WriteAll(beam.PTransform):
         job = self.job
         output, format, per_file, seed = job.output, job.format, job.samples_per_file, job.seed
         one = parts.pipeline | "One" >> beam.Create([None])
-        names = self.renamed | "NameRenames" >> beam.Map(_name) | "AllRenames" >> beam.CombineGlobally(_sum_of_names)
+        names = self.renamed | "Names" >> NameRenames()
         packing = beam.pvalue.AsSingleton(
             one
             | "Packing"
@@ -140,10 +143,10 @@ class _WriteAll(beam.PTransform):
         written = (
             {
                 "parts": parts | "PartByShard" >> beam.Map(lambda part: (part.shard_index, part)),
-                "renamed": self.renamed,
+                "renamed": self.renamed | "RenamedByShard" >> beam.Map(lambda keys: (keys.shard_index, keys)),
             }
             | "JoinByShard" >> beam.CoGroupByKey()
-            | "Place" >> beam.ParDo(_PlaceRows(job.rows, format), packing, beam.pvalue.AsSingleton(finished))
+            | "Place" >> beam.ParDo(PlaceRows(job.rows, format), packing, beam.pvalue.AsSingleton(finished))
             | "ByFile" >> GroupRows(PlacedRows)
             | "WriteFile" >> beam.ParDo(_WriteFile(job.rows, format, output), packing).with_output_types(WrittenShard)
         )
@@ -164,57 +167,46 @@ def _failures(files: Sequence[WrittenShard]) -> Iterator[LeftOut]:
         yield from file.failures
 
 
+def _note(
+    known: Sequence[LeftOut], new: Sequence[LeftOut], parts: Sequence[ScorePart], source: RowSource, output: str
+) -> Sequence[LeftOut]:
+    """Writes down what is in no file, before the files are written again without it; gives it back."""
+    left_out = [*known, *new]
+    shards = {part.shard_index: source.name(part) for part in parts}
+    Run(output).note_left_out(left_out, shards, Packing.of(parts, 1, None).rows)
+    return left_out
+
+
+def _packed_whole(
+    files: Sequence[WrittenShard], parts: Sequence[ScorePart], source: RowSource, format: Format, output: str
+) -> PackedFiles:
+    if format.prepared:
+        _note((), (), parts, source, output)
+    return PackedFiles(files, ())
+
+
 def _without_short(
-    files: Sequence[WrittenShard], again: Sequence[WrittenShard], format: Format, output: str
+    files: Sequence[WrittenShard],
+    again: Sequence[WrittenShard],
+    left_out: Sequence[LeftOut],
+    format: Format,
+    output: str,
 ) -> PackedFiles:
     """The files that count: those written again, if there were failures; deletes what there is not any more without these."""
-    failures = list(_failures(files))
-    if not failures:
-        return PackedFiles(files, failures)
+    if not any(file.failures for file in files):
+        return PackedFiles(files, left_out)
     for file in files[len(again) :]:
         delete_file(format, output, file.index)
-    return PackedFiles(again, failures)
+    return PackedFiles(again, left_out)
 
 
-def kept_keys(source: RowSource, part: ScorePart) -> Iterator[tuple[str, tuple[str, int, int]]]:
-    """The keys of a part's kept rows as they would be written, by their stem: (stem, (key, shard index, rank))."""
-    if not part.kept:
-        return
-    with source.open(part) as opened:
-        keys = opened.kept_column("key")
-    for rank, key in enumerate(keys):
-        written = safe_key(key)
-        yield stem(written), (written, part.shard_index, rank)
-
-
-def _renames(holders: Iterable[tuple[str, int, int]]) -> Iterator[tuple[int, tuple[int, str]]]:
-    for holder in rename_shared(KeyHolder(*holder) for holder in holders):
-        yield holder.shard_index, (holder.rank, holder.key)
-
-
-def _name(renamed: tuple[int, tuple[int, str]]) -> bytes:
-    """Sixteen bytes that name a new key."""
-    return hashlib.blake2b(repr(renamed).encode(), digest_size=16).digest()
-
-
-def _sum_of_names(names: Iterable[bytes]) -> bytes:
-    """Names all of them, in whatever order they come and are summed."""
-    return (sum(int.from_bytes(name, "little") for name in names) % (1 << 128)).to_bytes(16, "little")
-
-
-def _files_there(output: str, packing: Packing) -> Iterator[int]:
-    """The indexes of the output files that have statistics, which are written last.
-
-    Args:
-        output: The folder.
-        packing: Of the files. When it is there, those of the packing before it are written.
-    """
-    if not packing.shards:
-        return
-    for path in files_under(output, "[0-9]*_stats.json"):
-        number = path.rpartition("/")[2].removesuffix("_stats.json")
-        if number.isdigit() and number == shard_name(int(number)):
-            yield int(number)
+def _files_there(output: str, packing: Packing) -> list[int]:
+    """The indexes of the output files that are there, or begun: what is finished has statistics, which are written last."""
+    if not packing.indexes:
+        return []  # there are no parts: nothing is written again
+    names = (path.rpartition("/")[2] for path in files_under(output, "[0-9]*"))
+    numbers = {name.partition(".")[0].partition("_")[0] for name in names}
+    return sorted(int(number) for number in numbers if number.isdigit() and number == shard_name(int(number)))
 
 
 def _finished(index: int, format: Format, output: str, packing: Packing) -> Iterator[WrittenShard]:
@@ -222,61 +214,8 @@ def _finished(index: int, format: Format, output: str, packing: Packing) -> Iter
         shard = finished_file(format, output, index, packing.plan(index))
         if shard is not None:
             yield shard
-
-
-class _KeptKeys(SideBySide):
-    def __init__(self, source: RowSource) -> None:
-        super().__init__()
-        self._source = source
-
-    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[str, tuple[str, int, int]]]:
-        return kept_keys(self._source, element)
-
-
-class _PlaceRows(SideBySide):
-    """Sends the rows of parts to their files; rows that travel by themselves go together where they can."""
-
-    def __init__(self, source: RowSource, format: Format) -> None:
-        super().__init__()
-        self._source, self._format = source, format
-
-    def start_bundle(self) -> None:
-        super().start_bundle()
-        self._loose: list[Loose] = []
-        self._loose_bytes = 0
-
-    def process(self, element: tuple[int, Mapping[str, Iterable[Any]]], *side: Any) -> Iterator[tuple[int, PlacedRows]]:
-        _, joined = element
-        for part in joined["parts"]:  # none where nothing is written again
-            for result in super().process((part, dict(joined["renamed"])), *side):
-                yield from self._pass_on(result)
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for result in super().finish_bundle():
-            for placed in self._pass_on(result.value):
-                yield GlobalWindows.windowed_value(placed)
-        for placed in self._packed():
-            yield GlobalWindows.windowed_value(placed)
-
-    def work(self, element: tuple[ScorePart, dict[int, str]], *side: Any) -> Iterator[Loose | tuple[int, PlacedRows]]:
-        (part, renamed), (packing, finished) = element, side
-        return place_part(self._source, part, packing, renamed, finished, self._format.columns)
-
-    def _pass_on(self, result: Loose | tuple[int, PlacedRows]) -> Iterator[tuple[int, PlacedRows]]:
-        if not isinstance(result, Loose):
-            yield result
-            return
-        if self._loose and self._loose[0].table.schema != result.table.schema:
-            yield from self._packed()
-        self._loose.append(result)
-        self._loose_bytes += result.table.nbytes
-        if self._loose_bytes >= LOOSE_BYTES:
-            yield from self._packed()
-
-    def _packed(self) -> Iterator[tuple[int, PlacedRows]]:
-        yield from packed(self._loose)
-        self._loose.clear()
-        self._loose_bytes = 0
+    elif Run(output).is_begun:  # of the same run, which had more kept rows; without this mark it may be another's
+        delete_file(format, output, index)
 
 
 class _WriteFile(SideBySide):

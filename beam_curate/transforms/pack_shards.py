@@ -12,6 +12,7 @@ from beam_curate.records import ScorePart
 from beam_curate.runs.output_files import Format
 from beam_curate.runs.packing import Packing
 from beam_curate.runs.row_sources import TableRows
+from beam_curate.runs.summary import Summary
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.pack_files import PackFiles
 
@@ -20,7 +21,7 @@ from beam_curate.transforms.pack_files import PackFiles
 class PackShards(beam.PTransform):
     """Packs the kept rows of a score table into output shards, see `PackFiles`, and ends the run.
 
-    In: PCollection[ScorePart], one per input shard. Out: PCollection of one dict, the summary.
+    In: PCollection[ScorePart], one per input shard. Out: PCollection of one Summary.
 
     Attributes:
         output: Folder of the run, which holds the score table.
@@ -40,7 +41,7 @@ class PackShards(beam.PTransform):
         super().__init__()
         Packing((), (), self.samples_per_shard)  # refuses a wrong number
 
-    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[Summary]:
         """Writes the files, and sums up."""
         require_global_window(parts, self)
         output, format, per_shard, about = self.output, self.format, self.samples_per_shard, dict(self.about)

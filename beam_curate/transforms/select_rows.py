@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from beam_curate.records import Removed, ScorePart, Shard
-from beam_curate.runs.run_state import input_shards
+from beam_curate.runs.run import Run
 from beam_curate.selection.rejudging import Selection
 from beam_curate.transforms.judge_parts import JudgeParts
 
@@ -20,7 +20,7 @@ class SelectRows(beam.PTransform):
 
     Attributes:
         selection: The source and the rules.
-        output: Folder of the new run, made ready by `runs.run_state.prepare_output` with the source's input shards.
+        output: Folder of the new run, made ready by `runs.run.Run.begin` with the source's input shards.
         removed: PCollection[tuple[int, Removed]], rows that are rejected beside the rules, by their part; None for none.
     """
 
@@ -43,5 +43,5 @@ class SelectRows(beam.PTransform):
 
 
 def _part_numbers(output: str) -> Iterator[int]:
-    for shard in input_shards(output):
+    for shard in Run(output).input_shards:
         yield shard.index

@@ -6,7 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_curate.export.layout_files import FOLDER, LAYOUTS, write_bucket
+from beam_curate.export.layout_files import LAYOUTS, write_bucket
 from beam_curate.export.layouts import (
     LayoutError,
     LayoutPart,
@@ -16,9 +16,8 @@ from beam_curate.export.layouts import (
     write_layout_part,
 )
 from beam_curate.records import ScorePart
-from beam_curate.runs.run_state import read_part_counts
-from beam_curate.runs.table_parts import finished_table
-from beam_curate.storage.files import absolute, join
+from beam_curate.runs.run import Run
+from beam_curate.storage.files import absolute
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.group_rows import GroupRows
 from beam_curate.transforms.side_by_side import SideBySide
@@ -28,8 +27,8 @@ from beam_curate.transforms.side_by_side import SideBySide
 class WriteLayouts(beam.PTransform):
     """Writes the kept rows as other tools read them, see `export.layouts`.
 
-    In: PCollection of one dict, the summary. Out: the same, when the layouts are written. The parts of the score table are
-    written side by side by all workers; what travels are the uids of DataComp's layout, 16 bytes each.
+    In: PCollection of one element, such as the Summary. Out: the same, when the layouts are written. The parts of the score
+    table are written side by side by all workers; what travels are the uids of DataComp's layout, 16 bytes each.
 
     Attributes:
         output: Folder of the run.
@@ -50,7 +49,7 @@ class WriteLayouts(beam.PTransform):
         if unknown is not None:
             raise LayoutError(f"layout={unknown!r} is not known; choose one of {', '.join(LAYOUTS)}")
 
-    def expand(self, summary: beam.PCollection[dict[str, Any]]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, summary: beam.PCollection[Any]) -> beam.PCollection[Any]:
         """Looks at the parts once, and writes the layouts."""
         require_global_window(summary, self)
         if not self.names:
@@ -58,13 +57,13 @@ class WriteLayouts(beam.PTransform):
         output = absolute(self.output)
         parts = (
             summary
-            | "List" >> beam.FlatMap(lambda _: sorted(finished_table(output)[1].items()))
+            | "List" >> beam.FlatMap(lambda _: sorted(Run(output).judged_parts.items()))
             | "Spread" >> beam.Reshuffle().with_input_types(tuple[int, str])
             | "Counts" >> beam.ParDo(_Counts(output)).with_output_types(ScorePart)
         )
         done = summary
         for name in self.names:
-            folder = absolute((self.folders or {}).get(name) or join(output, f"{FOLDER}/{name}"))
+            folder = absolute((self.folders or {}).get(name) or Run(output).layout_folder(name))
             done = self._layout(name, folder, output, summary, parts, done)
         return done
 
@@ -94,7 +93,7 @@ class _Counts(SideBySide):
         self._output = output
 
     def work(self, element: tuple[int, str], *side: Any) -> Iterator[ScorePart]:
-        yield read_part_counts(self._output, element[1])
+        yield Run(self._output).part_counts(element[1])
 
 
 class _WritePart(SideBySide):
@@ -107,11 +106,11 @@ class _WritePart(SideBySide):
 
 
 def _finish(
-    summary: dict[str, Any],
+    summary: Any,
     output: str,
     plan: LayoutPlan,
     written: Sequence[LayoutPart],
     buckets: Sequence[tuple[int, int]],
-) -> dict[str, Any]:
+) -> Any:
     finish_layout(plan, output, written, buckets)
     return summary

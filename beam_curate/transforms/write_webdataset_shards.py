@@ -9,6 +9,7 @@ import apache_beam as beam
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, ScorePart
 from beam_curate.runs.packing import Packing
+from beam_curate.runs.summary import Summary
 from beam_curate.scores.top import TopRule
 from beam_curate.transforms.finish_table import FinishTable
 from beam_curate.transforms.global_window import require_global_window
@@ -21,7 +22,7 @@ from beam_curate.transforms.write_score_table import WriteScoreTable
 class WriteWebDatasetShards(beam.PTransform):
     """Writes the score table of all samples and WebDataset shards of the kept ones.
 
-    In: PCollection[ScoredSample]. Out: PCollection of one dict, the summary, when all files are there.
+    In: PCollection[ScoredSample]. Out: PCollection of one Summary, when all files are there.
 
     Shards hold exactly `samples_per_shard` samples (the last one the rest) in source order, named `00000.tar`, …, with
     `00000.parquet` and `00000_stats.json` beside each; then `index.json`, `sizes.json` and, last, `summary.json`. Only
@@ -59,7 +60,7 @@ class WriteWebDatasetShards(beam.PTransform):
         super().__init__()
         Packing((), (), self.samples_per_shard)  # refuses a wrong number
 
-    def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[Summary]:
         """Writes the table, then packs its kept rows."""
         parts = rows | WriteScoreTable(
             self.output, self.score_names, self.embedding_dim, self.second_embeddings, self.scoring_hints

@@ -18,8 +18,7 @@ from beam_curate.clip.weights import find_weights
 from beam_curate.records import EmbeddedSample, Failure, ImageFacts, SampleRef
 from pipelines import curate, select
 from tests.conftest import encoded, photo, tar_bytes
-
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+from tests.support.models import MODEL, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def test_scores_and_what_is_missing(run):
     assert [row["caption"] for row in rows] == ["a photo of a cat", "a photo of a dog", "", None, None, "a caption"]
     assert [row["status"] for row in rows] == ["kept", "kept", "rejected", "rejected", "rejected", "failed"]
     assert rows[3]["error_message"] == "caption_similarity is missing; kept if caption_similarity > -1"
-    tower = build_text_tower(find_weights("ViT-S-32-alt", "random"))
+    tower = build_text_tower(find_weights(SMALL, "random"))
     for row in rows[:2]:
         image = np.array(row["embedding"], np.float64)  # of length 1 but for the rounding to float16
         expected = float(image @ tower.embed([row["caption"]])[0] / np.linalg.norm(image))
@@ -73,7 +72,7 @@ def sample(number, caption, failure=None):
 
 def test_the_text_tower_has_the_precision_that_is_asked_for_and_fp32_by_itself_on_a_cpu():
     towers = {
-        precision: CaptionHandler(MODEL[0].partition("=")[2], "random", device="cpu", precision=precision).load_model()
+        precision: CaptionHandler(SMALL, "random", device="cpu", precision=precision).load_model()
         for precision in ("auto", "bf16")
     }
     assert {name: tower.runtime() for name, tower in towers.items()} == {
@@ -87,7 +86,7 @@ def test_the_text_tower_has_the_precision_that_is_asked_for_and_fp32_by_itself_o
 
 def test_copies_of_the_text_tower_are_those_of_the_model(monkeypatch):
     monkeypatch.setattr(tower_copies, "TowerCopies", lambda build, name, copies: (name, copies))
-    first, second = (CaptionHandler("ViT-S-32-alt", "random", device="cpu", model_copies=3) for _ in range(2))
+    first, second = (CaptionHandler(SMALL, "random", device="cpu", model_copies=3) for _ in range(2))
     assert (first.load_model()[1], second.load_model()[1]) == (3, 3)
     assert first.load_model()[0] != second.load_model()[0]
 
@@ -116,7 +115,7 @@ class Texts:
 def test_a_caption_that_the_model_fails_on_fails_its_sample_alone_and_memory_is_halved():
     tower = Texts()
     given = [sample(0, "good"), sample(1, "bad"), sample(2, "good"), sample(3, None)]
-    out = CaptionHandler("ViT-S-32-alt", "random", batch_size=8).run_inference(given, tower)
+    out = CaptionHandler(SMALL, "random", batch_size=8).run_inference(given, tower)
     assert tower.places[:3] == [8, 4, 2]
     assert [row.failure for row in out] == [
         None, Failure("infer", "inference_error", "caption: ValueError: cannot read bad"), None, None]  # fmt: skip
@@ -127,10 +126,11 @@ def test_a_caption_that_the_model_fails_on_fails_its_sample_alone_and_memory_is_
     assert np.isnan(out[3].scores["caption_similarity"])
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_the_score_does_not_depend_on_the_batch():
     samples = [sample(number, f"text {number}") for number in range(5)]
     samples += [sample(5, None), sample(6, "failed", Failure("decode", "not_an_image", "no"))]
-    handler = CaptionHandler("ViT-S-32-alt", "random", batch_size=3)
+    handler = CaptionHandler(SMALL, "random", batch_size=3)
     tower = handler.load_model()
     together = handler.run_inference(samples, tower)
     alone = [handler.run_inference([one], tower)[0] for one in samples]

@@ -243,6 +243,7 @@ def test_pixels_of_the_default_decoder_are_refused_by_a_model_that_squashes():
     assert model.run_inference([fit], Squashing())[0].failure is None
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_embedding_does_not_depend_on_its_neighbours(precision):
     used = handler(8, precision=precision)

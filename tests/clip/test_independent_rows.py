@@ -123,8 +123,8 @@ def test_they_are_where_mkl_cannot_be_told_any_more():
     assert (together == "False") == ("start it with MKL_CBWR=AUTO" in done.stderr)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_texts_likewise():
-    torch.set_num_threads(2)
     tower = build_text_tower(find_weights("ViT-S-32-alt", "random"))
     rows = tower.embed(["a dog"] * 8 + ["a dog", "a cat", "", "some longer words about a dog in a garden"])
     assert np.array_equal(rows[:9], np.repeat(rows[:1], 9, axis=0))

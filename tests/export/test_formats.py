@@ -9,7 +9,7 @@ from beam_curate.export.formats import FORMATS
 from beam_curate.runs import output_files
 from beam_curate.runs.finished_run import RunNotUsableError, read_run
 from beam_curate.tars.sources import SourceReader
-from beam_curate.transforms import pack_files
+from beam_curate.transforms import pack_files, place_rows
 from pipelines import export, format_options, select
 from tests.support.exporting_runs import awkward, curated
 
@@ -129,14 +129,14 @@ def test_options_and_formats_have_the_same_names():
 
 def test_a_row_travels_without_the_embedding_unless_it_is_asked_for(run, tmp_path, monkeypatch):
     columns = []
-    place = pack_files.place_part
+    place = place_rows.place_part
 
     def noted(*arguments):
         for result in place(*arguments):
             columns.append(set(result.table.column_names))
             yield result
 
-    monkeypatch.setattr(pack_files, "place_part", noted)
+    monkeypatch.setattr(place_rows, "place_part", noted)
     selected(run, tmp_path / "without", "--format=tfrecord", "--shuffle_seed=1")
     assert len(columns) == 3
     assert not any("embedding" in names for names in columns)

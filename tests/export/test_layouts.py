@@ -21,7 +21,7 @@ from beam_curate.export.layout_files import model_code
 from beam_curate.export.layouts import LayoutError
 from beam_curate.records import ImageFacts, SampleRef, ScoredSample, ScorePart, WrittenShard
 from beam_curate.runs import score_table
-from beam_curate.runs.summary import finish_run
+from beam_curate.runs.ending import finish_run
 from beam_curate.storage import ranged_reading, retrying
 from beam_curate.storage.files import atomic_output
 from beam_curate.transforms.write_layouts import WriteLayouts
@@ -393,7 +393,7 @@ def test_wrong_calls_are_refused_before_any_work(run, tmp_path):
     with pytest.raises(ValueError, match=r"'wds' is not known; choose one of clip-retrieval, datacomp, laion"):
         write_layout(str(output), "wds", str(tmp_path / "layout"))
     (output / "summary.json").rename(output / "hidden.json")
-    with pytest.raises(LayoutError, match=r"no complete run .summary.json is missing.*--resume"):
+    with pytest.raises(LayoutError, match=r"no complete run .summary.json is missing.*`resume`"):
         write_layout(str(output), "laion", str(tmp_path / "layout"))
     (output / "hidden.json").rename(output / "summary.json")
     (output / score_table.part_name(2)).unlink()

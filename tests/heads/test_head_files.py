@@ -106,7 +106,7 @@ def test_chains_by_name(models):
     assert find_heads(str(models), "ViT-L-14", WIDTH, **options)[0].chain == "plain"
     with pytest.raises(HeadError, match=r"needs the lookup file .*nsfw_vit_l_14_lookup\.json: run .*fetch_models"):
         find_heads(str(models), "ViT-L-14", WIDTH, nsfw_chain="laion", **options)
-    with pytest.raises(HeadError, match="--nsfw_chain is 'exact'; it can be auto, laion, plain"):
+    with pytest.raises(HeadError, match="`nsfw_chain` is 'exact'; it can be auto, laion, plain"):
         find_heads(str(models), "ViT-L-14", WIDTH, nsfw_chain="exact", **options)
 
 
@@ -117,16 +117,16 @@ def test_another_width_names_head_and_model(models):
 
 def test_head_given_to_the_wrong_option(models):
     file = str(models / "heads" / "nsfw_vit_l_14.safetensors")
-    with pytest.raises(HeadError, match=r"--aesthetic_head .* is an nsfw head; give it to --nsfw_head"):
+    with pytest.raises(HeadError, match=r"`aesthetic_head` .* is an nsfw head; give it to `nsfw_head`"):
         find_heads(str(models), "ViT-L-14", WIDTH, aesthetic_head=file)
 
 
 @pytest.mark.parametrize(
     ("model_dir", "model", "said"),
     [
-        ("{tmp}", "ViT-L-14", r"no aesthetic head for ViT-L-14 in .*fetch_models.*put it at .*--aesthetic_head none"),
-        ("{tmp}", "ViT-H-14", r"no aesthetic head is published for ViT-H-14: name a file with --aesthetic_head"),
-        ("", "ViT-L-14", r"no aesthetic head is given: set --model_dir"),
+        ("{tmp}", "ViT-L-14", r"no aesthetic head for ViT-L-14 in .*fetch_models.*put it at .*`aesthetic_head` none"),
+        ("{tmp}", "ViT-H-14", r"no aesthetic head is published for ViT-H-14: name a file with `aesthetic_head`"),
+        ("", "ViT-L-14", r"no aesthetic head is given: set `model_dir`"),
     ],
 )
 def test_missing_head(tmp_path, model_dir, model, said):

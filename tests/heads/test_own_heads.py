@@ -168,10 +168,10 @@ def test_model_is_checked(tmp_path):
     head = load_own_head(put(tmp_path, model="ViT-L-14"))
     head.check_model("ViT-L-14", WIDTH)
     head.check_model("ViT-L-14-quickgelu", WIDTH)
-    with pytest.raises(HeadError, match=r"^--head .*texture\.json is for ViT-L-14, not for ViT-B-32: choose"):
+    with pytest.raises(HeadError, match=r"^`head` .*texture\.json is for ViT-L-14, not for ViT-B-32: choose"):
         head.check_model("ViT-B-32", WIDTH)
     with pytest.raises(
-        HeadError, match=r"^--head .*texture\.json is for .* width 24, but those of ViT-L-14 .* width 768"
+        HeadError, match=r"^`head` .*texture\.json is for .* width 24, but those of ViT-L-14 .* width 768"
     ):
         head.check_model("ViT-L-14", 768)
     load_own_head(put(tmp_path, model="ViT-L-14-quickgelu")).check_model("ViT-L-14", WIDTH)
@@ -256,7 +256,7 @@ def test_damaged_and_other_files(tmp_path):
     (tmp_path / "texture.safetensors").mkdir()
     with pytest.raises(HeadError, match=f"^cannot read {weights}"):
         load_own_head(path)
-    with pytest.raises(HeadError, match=r"^the file .*absent\.json does not exist; --head takes the JSON file"):
+    with pytest.raises(HeadError, match=r"^the file .*absent\.json does not exist; `head` takes the JSON file"):
         load_own_head(str(tmp_path / "absent.json"))
     (tmp_path / "texture.json").write_text("[]")
     with pytest.raises(

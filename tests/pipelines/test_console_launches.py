@@ -90,10 +90,11 @@ def test_the_accelerator_still_chooses(launched):
     (pool,) = jobs["gpu"]["environment"]["workerPools"]
     assert (pool["machineType"], pool["numThreadsPerWorker"]) == ("g2-standard-8", 4)
     configuration = jobs["gpu"]["run"]["configuration"]
-    assert (configuration["batch_size"], configuration["precision"]) == (128, "bf16")
+    scoring = configuration["scoring"]
+    assert (scoring["batch_size"], scoring["precision"]) == (128, "bf16")
 
 
 def test_a_default_threshold_on_a_score_that_is_off_is_no_rule(launched):
     _, jobs, _ = launched
-    rules = {name: jobs[name]["run"]["configuration"]["min_aesthetic"] for name in ("curate", "headless")}
+    rules = {name: jobs[name]["run"]["configuration"]["rules"]["min_aesthetic"] for name in ("curate", "headless")}
     assert rules == {"curate": 0.5, "headless": None}

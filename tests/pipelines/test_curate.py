@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from pipelines import curate
 from pipelines.demo_data import build_demo_dataset
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.support.models import MODEL, SMALL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+REAL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_a_head_of_another_width_is_refused(tiny, assets, capsys):
     head = assets / "heads" / "sac_logos_ava1-l14-linearMSE.safetensors"
     base = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, f"--aesthetic_head={head}"]
     assert curate.main(base) == 2
-    assert re.search(r"width 768.*ViT-S-32-alt are of width 256", capsys.readouterr().err)
+    assert re.search(rf"width 768.*{SMALL} are of width 256", capsys.readouterr().err)
 
 
 def test_a_folder_with_other_files_is_refused(tiny, capsys):
@@ -222,17 +223,11 @@ def test_direct_runner_and_help_from_the_shell(tiny):
     script = str(ROOT / "pipelines" / "curate.py")
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
     assert "4.5 to 6.5" in shown.stdout
-    arguments = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, "--runner=DirectRunner"]
+    arguments = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *REAL, "--runner=DirectRunner"]
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "images/s" not in done.stderr  # quiet when not a terminal
     assert "MEANINGLESS" in done.stdout
-
-
-def test_help_imports_neither_beam_nor_torch():
-    code = "import sys; from pipelines import curate; print(sorted({'apache_beam', 'torch'} & set(sys.modules)))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert shown.stdout.strip() == "[]"
 
 
 def test_retried_rows_at_the_start_of_a_shard_do_not_take_the_place_of_the_whole(tmp_path, capsys):
@@ -267,6 +262,38 @@ def test_a_damaged_shard_is_read_again_from_its_start(tmp_path):
     assert curate.main([*flags, f"--retry_failed={row['reason']}"]) == 0
     funnel = json.loads((tmp_path / "out" / "summary.json").read_text())["funnel"]
     assert (funnel["input"], funnel["kept"]) == (8, 8)
+
+
+def test_retry_failed_writes_only_the_shards_again_whose_samples_changed(tmp_path):
+    """The first shard's samples come of a source without failures: the file stays, and so does its plan."""
+    small, big = encoded(photo(6, 40, 30)), encoded(photo(5, 200, 150))
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(f"{n}.jpg", small) for n in range(4)]))
+    (tmp_path / "b.tar").write_bytes(tar_bytes([("5.jpg", small), ("6.jpg", big), ("7.jpg", small)]))
+    flags = [f"--input={tmp_path}/?.tar", f"--output={tmp_path}/out", *MODEL, "--min_aesthetic=none",
+             "--max_nsfw=none", "--samples_per_shard=2"]  # fmt: skip
+    assert curate.main([*flags, "--max_pixels=20000"]) == 0
+    times = [(tmp_path / "out" / f"0000{n}.tar").stat().st_mtime_ns for n in range(3)]
+    assert curate.main([*flags, "--max_pixels=100000", "--retry_failed=too_many_pixels"]) == 0
+    after = [(tmp_path / "out" / f"0000{n}.tar").stat().st_mtime_ns for n in range(4)]
+    assert [was == now for was, now in zip(times, after, strict=False)] == [True, True, False]
+    assert json.loads((tmp_path / "out" / "sizes.json").read_text()) == {f"0000{n}.tar": 2 - n // 3 for n in range(4)}
+
+
+def test_retry_failed_deletes_the_shards_that_there_are_not_any_more(tmp_path):
+    """Of a run whose table kept more before, by a rule on the whole table or by duplicates."""
+    one, two = (tar_bytes([(f"{n}.jpg", encoded(photo(n, 40, 30)))]) for n in (0, 3))
+    (tmp_path / "a.tar").write_bytes(two)
+    (tmp_path / "b.tar").write_bytes(bytes(len(one)))
+    flags = [f"--input={tmp_path}/?.tar", f"--output={tmp_path}/out", *MODEL, "--min_aesthetic=none",
+             "--max_nsfw=none", "--samples_per_shard=1"]  # fmt: skip
+    assert curate.main(flags) == 0
+    for name in ("00005.tar", "00005.parquet", "00005_stats.json", "7.tar"):  # of a table that kept more
+        (tmp_path / "out" / name).write_text("x")
+    (row,) = pq.read_table(tmp_path / "out" / "scores" / "part-00001.parquet").to_pylist()
+    (tmp_path / "b.tar").write_bytes(one)
+    assert curate.main([*flags, f"--retry_failed={row['reason']}"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["00000.tar", "00001.tar", "7.tar"]
+    assert not list((tmp_path / "out").glob("00005*"))
 
 
 def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys):

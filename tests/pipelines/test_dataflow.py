@@ -259,16 +259,6 @@ def test_the_documented_launches_are_right():
     assert seen == {*gpus, "pack", "select", "dedup", "export"}
 
 
-def test_the_commands_of_the_readme_are_among_them():
-    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    commands = [shlex.split(line.removeprefix("$ ")) for line in block.replace("\\\n", " ").splitlines()]
-    assert [words[:4] for words in commands if words[0] == "gcloud"] == [
-        ["gcloud", "dataflow", "flex-template", each] for each in ("build", "run")
-    ]
-    for words in commands:
-        assert any(set(words) <= set(command) for command in COMMANDS), words
-
-
 def test_what_a_shell_would_change_is_quoted():
     for block in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL):
         bare = re.sub(r"""'[^']*'|"[^"]*\"""", "", block)
@@ -505,5 +495,6 @@ def test_a_template_is_written_and_no_job_created(submitted):
 
 def test_the_run_is_prepared_before_the_job_starts(submitted):
     configuration = json.loads(submitted.bucket.read("workers/run.json"))["configuration"]
-    assert (configuration["batch_size"], configuration["precision"]) == (128, "bf16")
-    assert not {"accelerator", "gpu_placement", "device"} & configuration.keys()
+    scoring = configuration["scoring"]
+    assert (scoring["batch_size"], scoring["precision"]) == (128, "bf16")
+    assert not {"accelerator", "gpu_placement", "device"} & {*configuration, *scoring}

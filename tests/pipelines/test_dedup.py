@@ -15,8 +15,8 @@ from beam_curate.duplicates.finding import SUMMARY, read_findings
 from beam_curate.duplicates.table import part_name, read_part
 from pipelines import curate, dedup, select
 from tests.conftest import tar_bytes
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from beam_curate import read_score_table
 from beam_curate.clip.handler import ClipModelHandler
-from beam_curate.runs.identity import run_identity
+from beam_curate.runs.run import Run
 from beam_curate.storage import ranged_reading
 from pipelines import curate, dedup, export, select
 from tests.conftest import encoded, photo, tar_bytes
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 RULES = {"rules": ["--min_side=70"], "table": ["--min_side=70", "--dedup=exact", "--top=aesthetic=15"]}
 TEXT = b"x" * 200_000  # most of a shard, so that one that is read can be told
@@ -105,7 +105,7 @@ def test_the_same_command_packs_it_without_scoring(runs, folder, monkeypatch, ca
     name = f"{whole.name}-packed"
     table = scored(folder, name, *flags, "--table_only")
     assert "pack it with select.py" in capsys.readouterr().out
-    before = run_identity(str(table), summary(table))
+    before = Run(str(table)).source
     parts = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in table.glob("*/part-*")}
     scored(folder, name, *flags, "--table_only", "--resume")
     assert "complete already" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_the_same_command_packs_it_without_scoring(runs, folder, monkeypatch, ca
     assert "table_only" not in summary(table)
     assert summary(table)["funnel"] == summary(whole)["funnel"]
     # So dedup.py goes on from it.
-    assert run_identity(str(table), summary(table)) == before == run_identity(str(whole), summary(whole))
+    assert Run(str(table)).source == before == Run(str(whole)).source
     capsys.readouterr()
     scored(folder, name, *flags, "--resume")
     assert "complete already" in capsys.readouterr().out

@@ -6,7 +6,8 @@ import apache_beam as beam
 import pytest
 
 from beam_curate.records import Shard
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
 from pipelines import curate, launch
 from pipelines.curate_options import CurateOptions
@@ -104,7 +105,7 @@ class Own:
 @pytest.fixture
 def output(tmp_path):
     folder = tmp_path / "out"
-    prepare_output(str(folder), {}, [Shard(0, "/d/0.tar", 10)])
+    Run(str(folder)).begin(Configuration(), [Shard(0, "/d/0.tar", 10)])
     return folder
 
 

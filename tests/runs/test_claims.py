@@ -11,9 +11,11 @@ import time
 import pytest
 
 from beam_curate.records import Shard
-from beam_curate.runs import claims
-from beam_curate.runs.claims import RunError, claim, is_alive, release
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs import claim_holders, claims
+from beam_curate.runs.claim_holders import is_alive
+from beam_curate.runs.claims import RunError, claim, release
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from tests.conftest import ROOT
 
 SHARDS = [Shard(0, "/s/0.tar", 1)]
@@ -35,12 +37,14 @@ def start(code, *words):
 STARTS = """
     import sys
     from beam_curate.records import Shard
-    from beam_curate.runs.run_state import RunError, prepare_output
+    from beam_curate.runs.claims import RunError
+    from beam_curate.runs.configuration import read_configuration
+    from beam_curate.runs.run import Run
     number = sys.argv[1]
     print("ready", flush=True)
     for output in sys.stdin:
         try:
-            prepare_output(output.strip(), {"job": number}, [Shard(0, "/s/0.tar", 1)])
+            Run(output.strip()).begin(read_configuration({"job": number}), [Shard(0, "/s/0.tar", 1)])
             print("accepted", flush=True)
         except RunError as error:
             print("refused", error, flush=True)
@@ -77,20 +81,23 @@ HOLDS = """
 @pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}, {"retry": ["no_image"]}, {}])
 def test_a_job_is_refused_while_another_runs_and_not_when_it_was_killed(tmp_path, how):
     output = str(tmp_path / "out")
-    prepare_output(output, {}, SHARDS)
+    Run(output).begin(Configuration(), SHARDS)
     (tmp_path / "out" / "00000.tar").write_bytes(b"x")
     job = start(HOLDS, output)
     assert job.stdout.readline() == "ready\n"
     with pytest.raises(
         RunError, match=rf"another job writes there, process {job.pid} on \S+, since \S+; wait for its end"
     ):
-        prepare_output(output, {}, SHARDS, **how)
+        Run(output).begin(Configuration(), SHARDS, **how)
     assert (tmp_path / "out" / "00000.tar").exists()
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     if how:
-        prepare_output(output, {}, SHARDS, **how)
-        assert sorted(os.listdir(output)) == ["00000.tar"] * ("resume" in how) + ["input_shards.parquet", "run.json"]
+        Run(output).begin(Configuration(), SHARDS, **how)
+        assert sorted(os.listdir(output)) == ["00000.tar"] * ("overwrite" not in how) + [
+            "input_shards.parquet",
+            "run.json",
+        ]
 
 
 def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
@@ -117,7 +124,7 @@ def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
 
 def test_a_refused_command_leaves_no_folder(tmp_path):
     with pytest.raises(RunError, match="no run to continue"):
-        prepare_output(str(tmp_path / "out"), {}, SHARDS, resume=True)
+        Run(str(tmp_path / "out")).begin(Configuration(), SHARDS, resume=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -129,7 +136,7 @@ def without_locks(monkeypatch):
 
 def other_job(tmp_path, **changes):
     """The claim of another process in `out`."""
-    holder = {**claims._this_process(), "id": "other", **changes}
+    holder = {**claim_holders.this_process(), "id": "other", **changes}
     folder = tmp_path / "out" / "_temporary"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "running-1.json").write_text(json.dumps(holder))
@@ -190,7 +197,7 @@ JOB = {"name": "curate", "project": "p", "region": "r"}
         (JOB, ["curate"], 0, True),
         (JOB, ["other"], 0, False),
         ({**JOB, "template": "gs://b/t"}, [], 1, True),
-        ({**JOB, "template": "gs://b/t"}, [], 2 * claims.STARTING_SECONDS, False),
+        ({**JOB, "template": "gs://b/t"}, [], 2 * claim_holders.STARTING_SECONDS, False),
         (JOB, None, 0, None),
     ],
 )
@@ -201,8 +208,8 @@ def test_a_dataflow_job_is_asked_for_by_name(monkeypatch, job, active, age, aliv
             raise OSError("no network")
         return active
 
-    monkeypatch.setattr(claims, "active_jobs", jobs)
-    mine = claims._this_process()
+    monkeypatch.setattr(claim_holders, "active_jobs", jobs)
+    mine = claim_holders.this_process()
     holder = {**mine, "machine": "the launcher's", "job": job, "seconds": int(time.time() - age)}
     assert is_alive(holder, mine) is alive
 

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate.runs.score_table import ScoreTableError
-from beam_curate.runs.table_parts import read_score_table
+from beam_curate.runs.whole_table import read_score_table
 from beam_curate.storage.json_files import DamagedFileError, misfit, read_object
 from pipelines import curate, dedup, export, select
+from pipelines.options import as_options
 from tests.support.exporting_runs import MODEL, OFF, awkward, curated
 
 DAMAGES = {
@@ -75,7 +76,7 @@ def refused(capsys, folder, made, command, *more):
     assert status == 2
     if raised is not None:
         assert type(raised).__module__.startswith("beam_curate")
-        return str(raised)
+        return as_options(raised)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     return line

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
-from beam_curate.runs import score_table
-from beam_curate.runs.run_state import read_part_counts
+from beam_curate.runs import part_files, score_table
+from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.score_parts import write_part
 
 
@@ -71,7 +71,7 @@ def test_a_table_of_before_the_uid_is_read_as_one_without_uids(tmp_path):
     tables = []
     for data in (old, new):
         (tmp_path / "p").write_bytes(data)
-        with score_table.open_part(str(tmp_path / "p")) as part:
+        with part_files.open_part(str(tmp_path / "p")) as part:
             tables.append(part.read())
     stored, again = tables
     table = score_table.replace_failed(stored, again)
@@ -83,8 +83,8 @@ def test_counts_travel_in_the_metadata(tmp_path):
     counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
     data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})
     (tmp_path / "p").write_bytes(data)
-    with score_table.open_part(str(tmp_path / "p")) as part:
-        assert score_table.part_counts(part.schema_arrow) == counts
+    with part_files.open_part(str(tmp_path / "p")) as part:
+        assert part_files.part_counts(part.schema_arrow) == counts
 
 
 def test_other_files_are_refused(tmp_path):
@@ -92,13 +92,13 @@ def test_other_files_are_refused(tmp_path):
     pq.write_table(pa.table({"a": [1]}), path)
     with (
         pytest.raises(score_table.ScoreTableError, match=rf"^{path} has score table version none"),
-        score_table.open_part(str(path)),
+        part_files.open_part(str(path)),
     ):
         pass
     path.write_bytes(b"PAR1 no")
     with (
         pytest.raises(score_table.ScoreTableError, match=rf"^{path} is damaged, or no Parquet file: "),
-        score_table.open_part(str(path)),
+        part_files.open_part(str(path)),
     ):
         pass
 

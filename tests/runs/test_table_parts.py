@@ -1,6 +1,7 @@
 """Reading parts with the verdicts of an overlay in place of their own."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +10,12 @@ import pytest
 from beam_curate import read_score_table
 from beam_curate.records import Removed, Shard
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.summary import funnel
-from beam_curate.runs.table_parts import TablePlace, counted_table, finished_table
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
 from beam_curate.selection.rejudging import Selection, passing, rejudge_part
 from tests.runs.test_score_table import row
@@ -23,7 +25,7 @@ ROWS = 20
 
 def finished(output, part):
     """Marks a run as complete."""
-    (output / "summary.json").write_text(json.dumps({"funnel": funnel([part])}))
+    (output / "summary.json").write_text(json.dumps({"funnel": asdict(funnel([part]))}))
     return part
 
 
@@ -38,7 +40,7 @@ def scored(output, changes=None):
 
 
 def selected(scores, output, selection=None, removed=()):
-    prepare_output(str(output), {}, [Shard(0, "/s/2.tar", 1)], scores=str(scores))
+    Run(str(output)).begin(Configuration(), [Shard(0, "/s/2.tar", 1)], scores=str(scores))
     selection = selection or Selection(TablePlace(str(scores)), standard_rules(min_aesthetic=9))
     return finished(output, rejudge_part(selection, str(output), 0, removed))
 
@@ -84,7 +86,7 @@ def test_a_table_that_is_not_whole_is_refused(runs):
             read_score_table(str(source))
     assert read_score_table(str(source), ["key"]).num_rows == ROWS  # verdicts that are not asked for
     summary.unlink()
-    with pytest.raises(ScoreTableError, match=r"is not finished: it has no summary\.json; continue it with --resume"):
+    with pytest.raises(ScoreTableError, match=r"is not finished: it has no summary\.json; continue it with `resume`"):
         read_score_table(str(source))
 
 
@@ -115,7 +117,7 @@ def test_only_the_files_whose_columns_are_wanted_are_opened(runs):
     source, output, counts = runs
     (source / "scores" / "part-00000.parquet").unlink()
     assert read_score_table(str(output), ["key", "index", "status"]).num_rows == ROWS
-    with counted_table(str(output), counts).open(0) as part:
+    with Run(str(output)).table_of(counts).open(0) as part:
         assert part.counts == counts
         assert part.kept_column("key") == [f"k{index}" for index in range(9, ROWS) if index % 3 != 2]
 
@@ -123,7 +125,7 @@ def test_only_the_files_whose_columns_are_wanted_are_opened(runs):
 def test_kept_rows_are_found_by_rank_across_row_groups(runs):
     _, output, counts = runs
     kept = [index for index in range(9, ROWS) if index % 3 != 2]
-    with counted_table(str(output), counts).open(0) as part:
+    with Run(str(output)).table_of(counts).open(0) as part:
         assert part.num_row_groups == 7
         for ranks in ([0], [6], [0, 1, 4, 5], list(range(7))):
             table = part.read_kept(np.array(ranks))
@@ -136,11 +138,10 @@ def test_kept_rows_are_found_by_rank_across_row_groups(runs):
 def test_a_table_that_moved_is_named_with_the_remedy(runs, tmp_path):
     source, output, _ = runs
     source.rename(tmp_path / "moved")
-    with pytest.raises(ScoreTableError, match=r"scored/scores/part-00000\.parquet is missing: .*--resume.*as --scores"):
+    with pytest.raises(ScoreTableError, match=r"scored/scores/part-00000\.parquet is missing: .*`resume`.*as `scores`"):
         read_score_table(str(output))
-    (tmp_path / "best" / "summary.json").write_text("{}")
     moved = str(tmp_path / "moved")
-    assert prepare_output(str(output), {}, [Shard(0, "/s/2.tar", 1)], resume=True, scores=moved)
+    assert Run(str(output)).begin(Configuration(), [Shard(0, "/s/2.tar", 1)], resume=True, scores=moved)
     assert read_score_table(str(output)).num_rows == ROWS
     assert json.loads((output / "run.json").read_text())["scores"] == moved
     (output / "verdicts" / "part-00000.parquet").rename(output / "verdicts" / "part-00001.parquet")
@@ -153,14 +154,14 @@ def test_a_table_that_was_written_again_does_not_fit(runs):
     changed = [None if index % 3 == 2 else float(index) + 0.1 for index in range(ROWS)]
     scored(source, changed)
     with pytest.raises(
-        ScoreTableError, match=r"was written again after .*best was selected from it; repeat .*--overwrite"
+        ScoreTableError, match=r"was written again after .*best was selected from it; repeat .*`overwrite`"
     ):
         read_score_table(str(output))
 
 
 def test_a_selection_of_a_selection_has_one_table_and_no_verdicts_in_between(runs, tmp_path):
     source, output, _ = runs
-    place, found = finished_table(str(output))
+    place, found = Run(str(output)).table, Run(str(output)).judged_parts
     assert (place, found) == (TablePlace(str(source), str(output)), {0: "verdicts/part-00000.parquet"})
     selected(place.scores, tmp_path / "again", Selection(place, ()))
     assert read_score_table(str(tmp_path / "again")).equals(read_score_table(str(source)))

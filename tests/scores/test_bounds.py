@@ -172,7 +172,7 @@ def test_scores_from_words_have_their_scales():
 def test_screening_and_quality_scores():
     assert parse_screening("brightness", "brightness > 0.1 and side >= 64").rules
     for text in ("brightness > 10", "side >= -1"):
-        with pytest.raises(ValueError, match=r"--screen.*is compared with"):
+        with pytest.raises(ValueError, match=r"`screen`.*is compared with"):
             parse_screening("brightness", text)
     assert {"sharpness", "entropy", "border", "frames"} <= SCALES.keys()
 

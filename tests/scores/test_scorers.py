@@ -125,7 +125,7 @@ def test_load_with_and_without_options(modules):
     "text", ["", "own_scorers", ":Images", "own_scorers:", "a b:C", ".a:C", "a..b:C", "a:C [1]", "a:C.d", "a:C x"]
 )
 def test_text_of_another_form(text):
-    with pytest.raises(ValueError, match=re.escape(f"--scorer {text!r} is not of the form package.module:Class")):
+    with pytest.raises(ValueError, match=re.escape(f"`scorer` {text!r} is not of the form package.module:Class")):
         load_scorer(text)
 
 
@@ -162,7 +162,7 @@ def test_text_of_another_form(text):
     ],
 )
 def test_errors_name_option_text_and_remedy(modules, text, message):
-    with pytest.raises(ValueError, match=f"(?s)^--scorer {re.escape(repr(text))}.*{message}"):
+    with pytest.raises(ValueError, match=f"(?s)^`scorer` {re.escape(repr(text))}.*{message}"):
         load_scorer(text)
 
 

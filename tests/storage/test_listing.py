@@ -38,7 +38,7 @@ def test_a_file_of_paths_may_begin_with_a_byte_order_mark(shards, encoding):
 
 
 def test_a_folder_is_not_taken_for_a_shard(shards):
-    with pytest.raises(InputError, match=rf"--input '{shards}' is a folder; give the shards in it: '{shards}/\*\.tar'"):
+    with pytest.raises(InputError, match=rf"`input` '{shards}' is a folder; give the shards in it: '{shards}/\*\.tar'"):
         list_shards(str(shards))
 
 

@@ -19,7 +19,9 @@ from google.api_core.retry import Retry
 
 from beam_curate.records import Shard
 from beam_curate.runs import claims
-from beam_curate.runs.run_state import RunError, prepare_output
+from beam_curate.runs.claims import RunError
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import embedding_column, write_table
 from beam_curate.storage import files, ranged_reading, retrying
 from beam_curate.storage.exclusive import create_new
@@ -471,11 +473,11 @@ def test_of_several_that_create_an_object_one_does(store, conditional):
 
 def test_a_job_on_a_store_is_refused_while_another_runs(store, conditional, monkeypatch):
     output = f"{store.root}/claimed"
-    prepare_output(output, {}, [Shard(0, "/s/0.tar", 1)])
+    Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)])
     claims.claim(output)
     monkeypatch.setattr(claims, "_held", {})  # as in another process
     with pytest.raises(RunError, match="another job writes there, process"):
-        prepare_output(output, {}, [Shard(0, "/s/0.tar", 1)], overwrite=True)
+        Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)], overwrite=True)
     monkeypatch.setattr(claims, "_process_started", lambda pid: "")  # it was killed
-    assert prepare_output(output, {}, [Shard(0, "/s/0.tar", 1)], resume=True) is False
+    assert Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)], resume=True) is False
     assert sorted(stored(output)) == ["input_shards.parquet", "run.json"]

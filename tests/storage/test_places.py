@@ -3,18 +3,18 @@ import os
 import pytest
 
 from beam_curate.records import Shard
-from beam_curate.runs.run_state import RunError, prepare_output
+from beam_curate.runs.claims import RunError
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.storage import places
 from beam_curate.storage.places import Folders, same_place
-
-CONFIGURATION = {"batch_size": 32}
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run in `out` with one packed shard, and a folder `data` beside it."""
     output = tmp_path / "out"
-    prepare_output(str(output), CONFIGURATION, [Shard(0, "/s/0.tar", 1)])
+    Run(str(output)).begin(Configuration(), [Shard(0, "/s/0.tar", 1)])
     (output / "00000.tar").write_bytes(b"precious")
     (tmp_path / "data").mkdir()
     return tmp_path
@@ -74,10 +74,8 @@ def test_overwrite_does_not_delete_what_is_read(run, way, read_as):
     path = str(way(run))
     shards = [Shard(0, path, 8)] if read_as == "shard" else [Shard(0, "/s/0.tar", 1)]
     before = {found: found.read_bytes() for found in run.rglob("*") if found.is_file()}
-    with pytest.raises(RunError, match=r"--output \S+/out holds \S+, which this run reads.*; give another --output"):
-        prepare_output(
-            str(run / "out"), CONFIGURATION, shards, overwrite=True, reads=[path] if read_as == "file" else []
-        )
+    with pytest.raises(RunError, match=r"`output` \S+/out holds \S+, which this run reads.*; give another `output`"):
+        Run(str(run / "out")).begin(Configuration(), shards, overwrite=True, reads=[path] if read_as == "file" else [])
     assert {found: found.read_bytes() for found in run.rglob("*") if found.is_file()} == before
 
 
@@ -89,26 +87,26 @@ def test_a_mount_of_the_output_folder_is_that_folder(run, monkeypatch):
     true = places.identity
     monkeypatch.setattr(places, "identity", lambda path: true(run / "out" if path == str(mount) else path))
     with pytest.raises(RunError, match=r"holds \S+/mount/00000.tar, which this run reads"):
-        prepare_output(str(run / "out"), CONFIGURATION, [Shard(0, str(mount / "00000.tar"), 8)], overwrite=True)
+        Run(str(run / "out")).begin(Configuration(), [Shard(0, str(mount / "00000.tar"), 8)], overwrite=True)
     assert same_place(str(mount), str(run / "out"))
 
 
 @pytest.mark.parametrize("below", ["", "/best", "/duplicates", "/scores/x"])
 def test_an_output_folder_in_a_run_that_is_read_is_refused(run, below):
-    with pytest.raises(RunError, match="which this run reads; give another --output"):
-        prepare_output(f"{run}/out{below}", CONFIGURATION, [], scores=str(run / "out"))
+    with pytest.raises(RunError, match="which this run reads; give another `output`"):
+        Run(f"{run}/out{below}").begin(Configuration(), [], scores=str(run / "out"))
     (run / "away").mkdir()
     (run / "away" / "scores").symlink_to(run / "out" / "scores")
-    with pytest.raises(RunError, match=r"--output \S+/away lies in \S+/out, which this run reads"):
-        prepare_output(f"{run}/away", CONFIGURATION, [], runs=[str(run / "out")])
+    with pytest.raises(RunError, match=r"`output` \S+/away lies in \S+/out, which this run reads"):
+        Run(f"{run}/away").begin(Configuration(), [], runs=[str(run / "out")])
 
 
 def test_an_output_folder_beside_the_input_is_fine(run):
     data = run / "data" / "0.tar"
     data.write_bytes(b"x")
     output = run / "data" / "curated"
-    prepare_output(str(output), CONFIGURATION, [Shard(0, str(data), 1)], reads=[str(run)])
-    prepare_output(str(output), CONFIGURATION, [Shard(0, str(data), 1)], reads=[str(run)], overwrite=True)
+    Run(str(output)).begin(Configuration(), [Shard(0, str(data), 1)], reads=[str(run)])
+    Run(str(output)).begin(Configuration(), [Shard(0, str(data), 1)], reads=[str(run)], overwrite=True)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import requests
 from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.localfilesystem import LocalFileSystem
 from google.api_core.exceptions import Forbidden, NotFound, RetryError, ServiceUnavailable, TooManyRequests
 from google.auth.exceptions import RefreshError
@@ -69,6 +70,32 @@ def test_a_streamed_file_is_not_visible_before_its_end(tmp_path):
     assert files.write_atomic(str(tmp_path), "a.bin", write) == "result"
     assert (tmp_path / "a.bin").read_bytes() == b"half" * 500_000 + b" whole"
     assert files_of(tmp_path) == ["a.bin"]
+
+
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_the_writer_goes_on(tmp_path, monkeypatch):
+    steps = []
+    sync, rename = os.fsync, FileSystems.rename
+
+    def synced(file):
+        steps.append(("synced", os.readlink(f"/proc/self/fd/{file}"), os.fstat(file).st_size))
+        sync(file)
+
+    def renamed(sources, targets):
+        steps.append(("renamed", sources[0], targets[0]))
+        rename(sources, targets)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(FileSystems, "rename", staticmethod(renamed))
+    output = str(tmp_path)
+    with files.atomic_output(output, "scores/a.bin") as stream:
+        stream.write(b"x" * 3000)
+    files.write_atomic(output, "0.tar", lambda stream: stream.write(b"y" * (3 << 20)))
+    for name, size in (("scores/a.bin", 3000), ("0.tar", 3 << 20)):
+        (what, temporary, there), renaming, (last, folder, _), *steps = steps
+        assert (what, there) == ("synced", size)
+        assert renaming == ("renamed", temporary, f"{output}/{name}")
+        assert (last, folder) == ("synced", os.path.dirname(f"{output}/{name}"))
+    assert steps == []
 
 
 def test_a_file_larger_than_the_spool(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 from pipelines import curate
 from tests.conftest import encoded, photo, tar_bytes
+from tests.support.models import MODEL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 
 

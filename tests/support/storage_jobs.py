@@ -13,7 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter, WriteWebDatasetShards
 from beam_curate.records import EmbeddedSample
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import read_configuration
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import clean_temporary, join, read_json
 from beam_curate.storage.listing import list_shards
 from beam_curate.transforms.continue_run import ContinueRun
@@ -59,7 +60,9 @@ def run_job(
     """Runs or continues the job as the command does; returns the summary."""
     beam_options = PipelineOptions(["--runner=FnApiRunner", *options])
     FileSystems.set_options(beam_options)
-    prepare_output(output, {"stub": 1}, list_shards(f"{data}/*.tar*"), resume=resume, overwrite=overwrite)
+    Run(output).begin(
+        read_configuration({"stub": 1}), list_shards(f"{data}/*.tar*"), resume=resume, overwrite=overwrite
+    )
     score = ScoreAndFilter(stub_heads(), **rules)
     with beam.Pipeline(options=beam_options) as root:
         run = root | ContinueRun(output)

@@ -18,9 +18,9 @@ from beam_curate.reasons import UNRESOLVED_LINK, UNSUPPORTED_MEMBER
 from beam_curate.records import PlacedRows, Shard
 from beam_curate.report.writing import write_report
 from beam_curate.runs.output_files import held_bytes, write_file
+from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.placed_rows import Meeting
 from beam_curate.runs.row_sources import TableRows
-from beam_curate.runs.run_state import read_part_counts
 from beam_curate.tars import links
 from beam_curate.tars.samples import read_samples
 from beam_curate.tars.sources import SourceChangedError, SourceReader

@@ -7,14 +7,15 @@ import tarfile
 import pyarrow.parquet as pq
 import pytest
 
-from beam_curate.runs.run_state import part_paths, read_part_counts
-from beam_curate.runs.score_table import PART_METADATA, SCHEMA_VERSION, footprint, part_counts, write_table
+from beam_curate.runs.part_files import footprint, part_counts
+from beam_curate.runs.parts import part_paths, read_part_counts
+from beam_curate.runs.score_table import PART_METADATA, SCHEMA_VERSION, write_table
 from beam_curate.tars.skipped import KINDS, in_order, lost
 from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo
+from tests.support.models import MODEL
 from tests.tars.test_links import linked_tar
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 FLAGS = [*MODEL, "--min_aesthetic=none", "--max_nsfw=none"]
 COUNTS = {
     "no_extension": 3,

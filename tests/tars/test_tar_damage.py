@@ -389,3 +389,29 @@ def test_stars_sparse_map_is_where_star_puts_it():
     header[148:156] = b"%06o\0 " % sum(header)
     data = bytes(header) + bytes(BLOCK) + b"x" * BLOCK + block(b"b.jpg") + END
     assert [event.name for event in TarReader(io.BytesIO(data)).events()] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_bytes_that_are_gone_from_a_body_are_missed(format):
+    """The next member is then taken for the rest of this one, up to a header that stands where one should."""
+    made = Made(format, count=6)
+    headers = [at - BLOCK for _, at, _ in made.spans.values()]
+    for name, (_, at, size) in made.spans.items():
+        for gone in (512, 1024, 1536, 2560):
+            for start in {at, at + 1, at + size // 2, at + size - 1}:
+                if start + gone >= made.content or any(start - BLOCK < header < start + gone for header in headers):
+                    continue  # a member that is gone with its header has left no trace
+                rows = rows_of(made.data[:start] + made.data[start + gone :])
+                kept = {row.ref.key: row for row in rows if row.failure is None}
+                whole = all(
+                    key in kept and len(kept[key].ref.members) == 2 and kept[key].data == made.bodies[f"{key}.jpg"]
+                    for key in made.keys
+                )
+                assert whole or any(row.failure for row in rows), (name, start, gone)
+
+
+def test_a_tar_in_a_tar_is_a_member_like_any_other():
+    inner = tar_bytes([("inner.jpg", body(1, 700)), ("inner.txt", b"inner")])
+    (row,) = rows_of(tar_bytes([("s.jpg", inner), ("s.tar", inner), ("s.txt", b"text")]))
+    assert row.failure is None
+    assert [member.suffix for member in row.ref.members] == ["jpg", "tar", "txt"]

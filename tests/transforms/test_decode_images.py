@@ -95,6 +95,23 @@ def test_how_far():
         DecodeImages(ahead=0)
 
 
+@pytest.mark.parametrize("held", [5, 3])
+def test_what_is_ahead_is_bounded_by_number_and_by_bytes(held, monkeypatch):
+    data = encoded(photo(1))
+    if held < 5:
+        monkeypatch.setattr(decode_images, "_AHEAD_BYTES", held * len(data))
+    decode = decode_images._Decode(decode_images._Views(DecodeOptions(size=32), decode_images.Screening(), {}), 1, 5)
+    decode.setup()
+    decode.start_bundle()
+    given = 0
+    for number in range(20):
+        sample = Sample(SampleRef(0, "a.tar", number, str(number)), data)
+        given += len(list(decode.process(sample, GlobalWindows.windowed_value(sample))))
+        assert number + 1 - given == min(number + 1, held)
+    assert len(list(decode.finish_bundle())) == held
+    decode.teardown()
+
+
 class InWindows(beam.DoFn):
     """Gives what it finds of each element: the key, whether it failed, window and timestamp."""
 

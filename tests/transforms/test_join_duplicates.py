@@ -13,9 +13,10 @@ from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, Shard
 from beam_curate.runs import named_sources, score_table, state_files
-from beam_curate.runs.run_state import INPUT_SHARDS, prepare_output
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
+from beam_curate.runs.run_files import INPUT_SHARDS, SUMMARY
 from beam_curate.runs.score_parts import write_part
-from beam_curate.runs.summary import SUMMARY
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
@@ -28,7 +29,7 @@ def table_of(folder, parts, per=4):
     """A finished run of some parts; row n of each is a copy of row n of the first."""
     output = str(folder)
     shards = [Shard(part, f"/s/{folder.name}/{part}.tar", 9) for part in range(parts)]
-    prepare_output(output, {}, shards)
+    Run(output).begin(Configuration(), shards)
     for shard in shards:
         rows = []
         for n in range(per):

@@ -1,5 +1,7 @@
 """Rows that a step on the whole table removes, joined by part, and a top rule on what is left."""
 
+import collections
+
 import apache_beam as beam
 import pyarrow as pa
 import pytest
@@ -7,11 +9,13 @@ import pytest
 from beam_curate import read_score_table
 from beam_curate.records import Removed, Shard
 from beam_curate.runs import score_table
-from beam_curate.runs.run_state import prepare_output
+from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.rules import standard_rules
 from beam_curate.scores.top import TopRule
+from beam_curate.selection import rejudging
 from beam_curate.selection.rejudging import Selection, passing
 from beam_curate.transforms.judge_parts import JudgeParts
 from beam_curate.transforms.select_rows import SelectRows
@@ -43,7 +47,7 @@ def source(tmp_path):
 
 
 def selected(source, output, top=None, removed=REMOVED, pending=SHARDS, minimum=2.0):
-    prepare_output(str(output), {}, SHARDS, scores=str(source))
+    Run(str(output)).begin(Configuration(), SHARDS, scores=str(source))
     rules = None if minimum is None else standard_rules(min_aesthetic=minimum)
     selection = Selection(TablePlace(str(source)), rules, top)
     with beam.Pipeline(runner="FnApiRunner") as root:
@@ -90,6 +94,19 @@ def test_parts_that_are_there_already_count_too(source, tmp_path):
         assert part.read_bytes() == (tmp_path / "whole" / "verdicts" / part.name).read_bytes()
 
 
+def test_a_top_rule_reads_its_columns_five_times_and_each_part_once_to_judge_it(source, tmp_path, monkeypatch):
+    read = collections.Counter()
+    real = rejudging._read
+
+    def counted(selection, part, columns):
+        read["whole rows" if "key" in columns else tuple(columns)] += 1
+        return real(selection, part, columns)
+
+    monkeypatch.setattr(rejudging, "_read", counted)
+    selected(source, tmp_path / "out", TopRule("aesthetic", count=3))
+    assert read == {("aesthetic",): 5 * len(SHARDS), "whole rows": len(SHARDS)}
+
+
 def test_verdicts_that_stand_and_rows_that_are_removed(source, tmp_path):
     selected(source, tmp_path / "out", minimum=None)
     assert sum(verdict[0] == "kept" for verdict in outcome(tmp_path / "out").values()) == 15 - 5
@@ -110,7 +127,7 @@ def test_an_error_in_a_thread_ends_the_job(source, tmp_path):
 def test_the_same_bytes_with_repeated_bundles(source, tmp_path):
     selection = Selection(TablePlace(str(source)), standard_rules(min_aesthetic=2.0), TopRule("aesthetic", count=3))
     for name, flags in (("once", []), ("twice", ["--direct_runner_bundle_repeat=2"])):
-        prepare_output(str(tmp_path / name), {}, SHARDS, scores=str(source))
+        Run(str(tmp_path / name)).begin(Configuration(), SHARDS, scores=str(source))
         options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner", *flags])
         with beam.Pipeline(options=options) as root:
             numbers = root | beam.Create([0, 1, 2])

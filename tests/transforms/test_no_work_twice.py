@@ -10,14 +10,16 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 
 import beam_curate.clip.handler
+from beam_curate.duplicates import image_hashes
+from beam_curate.duplicates.search import Method
 from beam_curate.transforms import decode_images
 from pipelines import curate, dedup, export, select
 from tests.support.fault_filesystem import SCHEME, Faults, FaultyFileSystem
+from tests.support.models import MODEL
 from tests.support.storage_jobs import put, run_job, shard_bytes
 from tests.support.stubs import StubHandler
 
 GOOD = {"a.tar": 8, "b.tar": 6, "c.tar.gz": 5}
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 
 
 EMBEDDED = collections.Counter()
@@ -169,3 +171,29 @@ def test_a_dry_run_writes_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert select.main([f"--scores={folder}/run", "--min_aesthetic=5", "--dry_run"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_search_for_duplicates_that_goes_on_decodes_no_image_again(finished, monkeypatch):
+    folder, _ = finished
+    decoded = []
+    hash_image = image_hashes.hash_image
+    monkeypatch.setattr(image_hashes, "hash_image", lambda data, most: decoded.append(1) or hash_image(data, most))
+    command = [f"--scores={folder}/run", f"--output={folder}/unique", "--methods=pixels,perceptual"]
+
+    def stopped(*arguments):
+        raise RuntimeError("stopped after the hashes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Method, "compare", stopped)
+        with pytest.raises(RuntimeError, match="stopped after the hashes"):
+            dedup.main(command)
+    assert len(decoded) == GOOD["a.tar"]
+    assert dedup.main([*command, "--resume"]) == 0
+    assert len(decoded) == GOOD["a.tar"]
+    # And once it is complete, what it packed stays as well.
+    tars = {path: path.stat().st_ino for path in (folder / "unique").glob("0*")}
+    assert tars
+    (folder / "unique" / "summary.json").unlink()
+    assert dedup.main([*command, "--resume"]) == 0
+    assert len(decoded) == GOOD["a.tar"]
+    assert {path: path.stat().st_ino for path in (folder / "unique").glob("0*")} == tars

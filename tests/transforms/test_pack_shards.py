@@ -11,11 +11,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample
 from beam_curate.runs import score_table
+from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.placed_rows import Loose
-from beam_curate.runs.run_state import read_part_counts
 from beam_curate.runs.score_parts import write_part
 from beam_curate.storage import ranged_reading
-from beam_curate.transforms import pack_files
+from beam_curate.transforms import place_rows
 from beam_curate.transforms.pack_shards import PackShards
 from tests.conftest import tar_bytes
 
@@ -198,11 +198,22 @@ def test_rows_that_wait_are_measured_once(monkeypatch):
             asked.append(1)
             return 1 << 20
 
-    monkeypatch.setattr(pack_files, "packed", lambda loose: together.append(len(loose)) or iter(()))
-    place = pack_files._PlaceRows(None, CopiedTars())
+    monkeypatch.setattr(place_rows, "packed", lambda loose: together.append(len(loose)) or iter(()))
+    place = place_rows.PlaceRows(None, CopiedTars())
     place.start_bundle()
     for _ in range(100):
         assert list(place._pass_on(Loose(None, Table()))) == []
     assert list(place.finish_bundle()) == []
     assert together == [32, 32, 32, 4]
     assert len(asked) == 100
+
+
+def test_a_sample_that_is_lost_on_the_way_to_its_file_ends_the_job(run, monkeypatch):
+    """Wherever it is lost: here the format leaves one out of each file and says nothing."""
+    output = run(2, 5)
+    write = CopiedTars.write
+    monkeypatch.setattr(CopiedTars, "write", lambda form, out, rows: write(form, out, rows.slice(1)))
+    with pytest.raises(Exception, match="10 samples were kept and 7 written, in 3 files"):
+        pack(output, 4)
+    assert not (output / "summary.json").exists()
+    assert not (output / "index.json").exists()

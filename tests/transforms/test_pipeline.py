@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import tarfile
 import threading
 
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import PipelineVisitor
 
 from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter, WriteWebDatasetShards
-from beam_curate.records import EmbeddedSample
+from beam_curate.records import DecodedImage, EmbeddedSample, Sample
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.stubs import DIM, StubHandler, stub_heads
 
@@ -204,3 +206,38 @@ def test_bytes_of_stub_are_not_trivial(dataset, tmp_path):
     run(dataset, tmp_path / "out")
     rows = [row for row in table(tmp_path / "out") if row["status"] == "kept"]
     assert len({tuple(row["embedding"]) for row in rows}) == len(rows)
+
+
+class _Shuffles(PipelineVisitor):
+    """What is reshuffled or grouped: the types of its elements."""
+
+    def __init__(self):
+        self.types = []
+
+    def enter_composite_transform(self, node):
+        if isinstance(node.transform, beam.Reshuffle | beam.GroupByKey | beam.CoGroupByKey):
+            self.types += [repr(each.element_type) for each in node.inputs]
+
+    visit_transform = enter_composite_transform
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_images_pass_no_shuffle(tmp_path, shuffled):
+    """Image bytes and pixels stay in the stage that reads them: only names, references and rows travel."""
+    score = ScoreAndFilter(stub_heads())
+    root = beam.Pipeline(runner="FnApiRunner")
+    samples = root | ReadTarShards(f"{tmp_path}/*.tar")
+    if shuffled:
+        samples |= beam.Reshuffle().with_input_types(Sample)
+    _ = (
+        samples
+        | DecodeImages(DecodeOptions(size=32))
+        | RunInference(StubHandler()).with_output_types(EmbeddedSample)
+        | score
+        | WriteWebDatasetShards(str(tmp_path), score.score_names, DIM, 5, 1, duplicates=None)
+    )
+    visitor = _Shuffles()
+    root.visit(visitor)
+    assert len(visitor.types) > 5
+    held = (Sample, DecodedImage, EmbeddedSample)
+    assert any(re.search(rf"\b{kind.__name__}\b", found) for kind in held for found in visitor.types) == shuffled

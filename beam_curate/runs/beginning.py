@@ -1,78 +1,49 @@
-"""What lets a run be continued, refused or replaced: the files `run.json` and `input_shards.parquet` in its folder.
+"""How a run begins: it is new, or is continued, refused or replaced by what `run.json` and `input_shards.parquet` say.
 
 They are written before any work: the configuration that decides the results, and the shards with their sizes. The parts
 of the score table that lie beside them are the work done so far.
 """
 
-import re
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from beam_curate.records import FAILED, ScorePart, Shard
+from beam_curate.records import Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.claims import RunError, claim, is_claimed, release
+from beam_curate.runs.configuration import LIMITS, Configuration, Files
+from beam_curate.runs.parts import part_paths, read_part_counts
 from beam_curate.runs.run_files import (
-    BESIDE,
+    CROISSANT,
     EXPORT,
     INPUT_SHARDS,
-    LAYOUT_FILES,
     OF_THE_TABLE,
-    ONLY_FORMATS,
-    OURS,
+    PACK,
     RUN,
     SCORES,
+    SUMMARY,
     VERDICTS,
     delete_matching,
     folders,
     matching,
+    of_other_formats,
+    ours,
 )
-from beam_curate.runs.state_files import flat, input_shards, read_run_file, read_summary
-from beam_curate.runs.summary import SUMMARY, TABLE_ONLY
-from beam_curate.storage.files import (
-    all_files,
-    atomic_output,
-    clean_temporary,
-    delete,
-    exists,
-    files_under,
-    is_temporary,
-    join,
-    write_json,
-)
+from beam_curate.runs.state_files import RunFile, input_shards, is_table_only, read_run_file, write_run_file
+from beam_curate.storage.files import all_files, clean_temporary, delete, exists, is_temporary, join
 from beam_curate.storage.json_files import DamagedFileError
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.places import Folders, identity
 from beam_curate.threads import in_threads
 
-__all__ = [
-    "EXPORT",
-    "INPUT_SHARDS",
-    "LAYOUT_FILES",
-    "RUN",
-    "RunError",
-    "failed_rows",
-    "input_shards",
-    "part_paths",
-    "prepare_output",
-    "read_part_counts",
-    "scores_folder",
-]
-
 LOOKED_INTO: Final = 1000
 """Parts of a table whose footers are read before a command writes anything, so that a damaged one is named at once; workers
 look into all others, each when they read it. A footer is one or two requests, so these take seconds on an object store."""
-# Configuration that only decides which samples fail: it may change when failed samples are tried again.
-_LIMITS = ("max_pixels", "max_member_bytes")
-_PART = re.compile(r"part-(\d+)\.parquet$")
 
 
-def prepare_output(
+def begin(
     output: str,
-    configuration: Mapping[str, Any],
+    configuration: Configuration,
     shards: Sequence[Shard],
     *,
     resume: bool = False,
@@ -91,20 +62,20 @@ def prepare_output(
 
     Args:
         output: The run's folder.
-        configuration: All that decides the results, as JSON values.
+        configuration: All that decides the results.
         shards: The input.
         resume: Continue the run that is there, which must have the same configuration and input.
         overwrite: Delete the files of the run that is there.
         retry: Reasons of failure: continue the run, complete or not, and score again the samples that failed for one of
-            them. The limits that failed them may have changed. Duplicates, verdicts on the whole table and output shards that
-            are there are deleted: what is kept, and so the packing, may change.
+            them. The limits that failed them may have changed. Duplicates and verdicts on the whole table are deleted, for they
+            may change; output files whose plan still holds stay.
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
-        kind: EXPORT for an export; empty for a run with a score table.
+        kind: EXPORT for an export, PACK for packed images; empty for a run with a score table.
         reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
         runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
         table_only: The run ends with its score table, so one that has ended so is complete; without, it is not. Its summary
-            then stays until that of the whole run takes its place: that one can be told by TABLE_ONLY in it.
+            then stays until that of the whole run takes its place: that one can be told by `table_only` in it.
 
     Raises:
         RunError: The folder holds something else, or another run, or another job writes there; it names the difference and the
@@ -120,24 +91,18 @@ def prepare_output(
         there = exists(join(output, RUN))
         if there and not overwrite:
             whole = _continue(output, configuration, shards, resume, retry, scores, kind)
-            return whole and (table_only or not read_summary(output).get(TABLE_ONLY))
+            return whole and (table_only or not is_table_only(output))
         if there:
-            kinds = _check_replaceable(output, scores, kind)
+            kinds = _check_replaceable(output, configuration.files, scores, kind)
             _check_not_read(output, [*(shard.path for shard in shards), *reads], kinds)
             _delete_run(output, kinds)
         else:
             _check_new(output, resume or bool(retry))
-        with atomic_output(output, INPUT_SHARDS) as stream:
-            columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
-            pq.write_table(pa.table(columns, _SHARDS), stream)
-        _write_run(output, configuration, shards, scores, kind)
+        write_run_file(output, RunFile(configuration, kind, scores, len(shards)), shards)
         return False
     finally:
         if mine:
             release(output)
-
-
-_SHARDS = pa.schema([("path", pa.string()), ("size", pa.int64())])
 
 
 def _check_new(output: str, goes_on: bool) -> None:
@@ -147,11 +112,11 @@ def _check_new(output: str, goes_on: bool) -> None:
     other = next((path for path in all_files(output) if not _of_a_start(output, path)), None)
     if other is not None:
         raise RunError(
-            f"--output {output} is not empty and holds no run of beam_curate, but {other}; give an empty or new folder"
+            f"`output` {output} is not empty and holds no run of beam_curate, but {other}; give an empty or new folder"
         )
     if goes_on:
         raise RunError(
-            f"--output {output} holds no run to continue; leave out --resume and --retry_failed to start one"
+            f"`output` {output} holds no run to continue; leave out `resume` and `retry_failed` to start one"
         )
 
 
@@ -162,7 +127,7 @@ def _of_a_start(output: str, path: str) -> bool:
 
 def _continue(
     output: str,
-    configuration: Mapping[str, Any],
+    configuration: Configuration,
     shards: Sequence[Shard],
     resume: bool,
     retry: Sequence[str],
@@ -172,38 +137,21 @@ def _continue(
     """Makes the run that is there ready to go on; returns whether it is complete already."""
     if not resume and not retry:
         raise RunError(
-            f"--output {output} holds a run already; continue it with --resume or replace it with --overwrite"
+            f"`output` {output} holds a run already; continue it with `resume` or replace it with `overwrite`"
         )
     run = read_run_file(output)
-    _check_kind(output, run, kind, "--resume")
-    _check_same(output, run["configuration"], configuration, shards, _LIMITS if retry else ())
-    folder = score_table.VERDICTS if "scores" in run else score_table.FOLDER
+    _check_kind(output, run, kind, "resume")
+    _check_same(output, run.configuration, configuration, shards, LIMITS if retry else ())
+    folder = score_table.VERDICTS if run.scores else score_table.FOLDER
     parts = sorted(part_paths(output, folder).values())[:LOOKED_INTO]
     deque(in_threads(lambda path: read_part_counts(output, path), parts), maxlen=0)
     clean_temporary(output)
     if retry:
         _check_not_read(output, [shard.path for shard in shards], OF_THE_TABLE)
         delete_matching(output, OF_THE_TABLE)
-    if retry or scores_folder(output) != (scores or output):
-        _write_run(output, configuration, shards, scores, kind)
+    if retry or run.scores != scores:
+        write_run_file(output, RunFile(configuration, kind, scores, len(shards)))
     return exists(join(output, SUMMARY))
-
-
-def _write_run(output: str, configuration: Mapping[str, Any], shards: Sequence[Shard], scores: str, kind: str) -> None:
-    table = {**({"kind": kind} if kind else {}), **({"scores": scores} if scores else {})}
-    write_json(output, RUN, {"configuration": dict(configuration), "input_shards": len(shards), **table})
-
-
-def scores_folder(output: str) -> str:
-    """The folder of the run whose score table a run judges: its own, unless it was selected from another's.
-
-    Raises:
-        DamagedFileError: Its run.json is damaged.
-        StorageError: It cannot be read.
-    """
-    if not exists(join(output, RUN)):
-        return output  # a pipeline of the user's own, without the commands
-    return str(read_run_file(output).get("scores", output))
 
 
 def _check_apart(output: str, reads: Sequence[str], runs: Sequence[str]) -> None:
@@ -212,11 +160,11 @@ def _check_apart(output: str, reads: Sequence[str], runs: Sequence[str]) -> None
     ours = Folders(own)
     for path in (*reads, *runs):
         if ours.hold(path):
-            raise RunError(f"--output {output} holds {path}, which this run reads; give another --output")
+            raise RunError(f"`output` {output} holds {path}, which this run reads; give another `output`")
     for run in runs:
         theirs = Folders([run])
         if any(theirs.hold(folder) for folder in own):
-            raise RunError(f"--output {output} lies in {run}, which this run reads; give another --output")
+            raise RunError(f"`output` {output} lies in {run}, which this run reads; give another `output`")
 
 
 def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) -> None:
@@ -228,48 +176,46 @@ def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) 
         found = identity(path)
         if found in read:
             raise RunError(
-                f"--output {output} holds {read[found]}, which this run reads: it is the file {path}; give another --output"
+                f"`output` {output} holds {read[found]}, which this run reads: it is the file {path}; give another `output`"
             )
 
 
-def _check_kind(output: str, run: Mapping[str, Any], kind: str, option: str) -> None:
-    there = str(run.get("kind", ""))
-    if there != kind:
-        words = {"": "a run of curate.py or select.py", EXPORT: "an export"}
-        raise RunError(f"{option}: --output {output} holds {words.get(there, there)}; give another --output")
+def _check_kind(output: str, run: RunFile, kind: str, argument: str) -> None:
+    if run.kind != kind:
+        words = {"": "a run of curate.py or select.py", EXPORT: "an export", PACK: "packed images"}
+        raise RunError(f"`{argument}`: `output` {output} holds {words.get(run.kind, run.kind)}; give another `output`")
 
 
-def _check_replaceable(output: str, scores: str, kind: str) -> Sequence[str]:
+def _check_replaceable(output: str, files: Files, scores: str, kind: str) -> Sequence[str]:
     """Refuses to delete what the new run cannot give again: another kind of run, or its scores.
 
     Returns:
         The patterns of the files to delete.
     """
-    patterns = (*OURS, *BESIDE[kind])
     try:
         run = read_run_file(output)
     except DamagedFileError as error:
         # A file of this name alone may be of another program, and the tars beside it what they were downloaded as.
         if not exists(join(output, INPUT_SHARDS)):
             raise RunError(
-                f"--overwrite: {error}. There is no {INPUT_SHARDS} either, so this may be no run of beam_curate: give another "
-                f"--output, or move away what is there"
+                f"`overwrite`: {error}. There is no {INPUT_SHARDS} either, so this may be no run of beam_curate: give another "
+                f"`output`, or move away what is there"
             ) from error
         # What the file does not say the others must: only what this kind of run writes may be there.
-        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else ONLY_FORMATS
-        others = matching(output, foreign)
+        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else (CROISSANT,)
+        others = [*matching(output, foreign), *of_other_formats(output, files)]
         if others:
             raise RunError(
-                f"--overwrite: {error}. There is {others[0]}, which this run cannot make again: give another --output"
+                f"`overwrite`: {error}. There is {others[0]}, which this run cannot make again: give another `output`"
             ) from error
-        return patterns
-    _check_kind(output, run, kind, "--overwrite")
-    if scores and run.get("scores", output) == output:
+        return ours(files, kind)
+    _check_kind(output, run, kind, "overwrite")
+    if scores and run.scores in ("", output):
         raise RunError(
-            f"--overwrite: --output {output} holds the score table of a run of curate.py, which this one cannot make again; "
-            "give another --output"
+            f"`overwrite`: `output` {output} holds the score table of a run of curate.py, which this one cannot make again; "
+            "give another `output`"
         )
-    return patterns
+    return ours(run.configuration.files, kind)
 
 
 def _delete_run(output: str, patterns: Sequence[str]) -> None:
@@ -284,7 +230,8 @@ def forget_unstarted(output: str) -> bool:
 
     It does not where anything of the run is finished. No worker may be writing any more.
     """
-    patterns = (*OURS, *BESIDE[str(read_run_file(output).get("kind", ""))])
+    run = read_run_file(output)
+    patterns = ours(run.configuration.files, run.kind)
     if matching(output, [pattern for pattern in patterns if pattern != INPUT_SHARDS]):
         return False
     _delete_run(output, patterns)
@@ -293,19 +240,19 @@ def forget_unstarted(output: str) -> bool:
 
 def _check_same(
     output: str,
-    before_it: Mapping[str, Any],
-    configuration: Mapping[str, Any],
+    before_it: Configuration,
+    configuration: Configuration,
     shards: Sequence[Shard],
     may_differ: Sequence[str],
 ) -> None:
-    before, now = flat(before_it), flat(configuration)
+    before, now = before_it.flat(), configuration.flat()
     for name in sorted({*before, *now}):
         # An option that is newer than the run, and off, changes nothing.
         off = name not in before and now[name] in (False, "", [], None)
         if before.get(name) != now.get(name) and not off and name not in may_differ:
             raise RunError(
-                f"--resume: {name} was {before.get(name)!r} and is {now.get(name)!r} now; give the same as before, or "
-                f"start a new run in another --output"
+                f"`resume`: {name} was {before.get(name)!r} and is {now.get(name)!r} now; give the same as before, or "
+                f"start a new run in another `output`"
             )
     listed = {shard.path: shard.size for shard in input_shards(output)}
     sizes = {shard.path: shard.size for shard in shards}
@@ -315,37 +262,6 @@ def _check_same(
                 f"{size} bytes" if size is not None else "missing" for size in (listed.get(path), sizes.get(path))
             )
             raise RunError(
-                f"--resume: the input changed: {path} was {was} and is {is_now} now; restore it, or start a new run in "
-                f"another --output"
+                f"`resume`: the input changed: {path} was {was} and is {is_now} now; restore it, or start a new run in "
+                f"another `output`"
             )
-
-
-def part_paths(output: str, folder: str = score_table.FOLDER) -> dict[int, str]:
-    """The finished parts of the score table, or of the verdicts on it, by input shard, as paths relative to `output`."""
-    found: dict[int, str] = {}
-    for path in files_under(output, f"{folder}/part-*.parquet"):
-        match = _PART.search(path)
-        if match:
-            found[int(match.group(1))] = f"{folder}/{match.group(0)}"
-    return found
-
-
-def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | None:
-    """The indexes of a part's rows that failed with one of the reasons, ascending.
-
-    None if one of them is no sample but a damaged spot, or the shard as a whole (its key is empty): what a better reading finds
-    there are other rows, so the shard is to be read again from its start.
-    """
-    part_path = join(output, path)
-    with score_table.open_part(part_path) as part, score_table.damage_named(part_path):
-        rows = part.read(columns=["index", "key", "status", "reason"]).to_pylist()
-    failed = [row for row in rows if row["status"] == FAILED and row["reason"] in reasons]
-    return [row["index"] for row in failed] if all(row["key"] for row in failed) else None
-
-
-def read_part_counts(output: str, path: str) -> ScorePart:
-    """What a finished part counts."""
-    whole = join(output, path)
-    with score_table.open_part(whole) as part:
-        footprint = score_table.footprint(part.schema_arrow, part.metadata)
-        return score_table.part_counts(part.schema_arrow, whole, footprint)

@@ -1,0 +1,97 @@
+"""What ends a run: index.json (wids), sizes.json, and summary.json, which marks the run as complete."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from beam_curate.records import ScorePart, WrittenShard
+from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
+from beam_curate.runs.summary import AccountingError, Summary, check_files, funnel, skipped_members, summary_of
+from beam_curate.storage.files import write_json
+from beam_curate.storage.json_records import to_json
+
+
+def finish_table(output: str, parts: Iterable[ScorePart], input_shards: int, about: Mapping[str, Any]) -> Summary:
+    """Checks the accounts of a run that ends with its score table and writes summary.json; returns the summary.
+
+    Args:
+        output: The run's folder.
+        parts: All parts of the score table, with the verdicts that count.
+        input_shards: Number of shards that were listed.
+        about: What the caller adds to the summary.
+
+    Raises:
+        AccountingError: A part is missing or doubled; nothing is written then.
+    """
+    said = {"table_only": True, **_of_the_table(parts, input_shards), "output_shards": 0, "output_bytes": 0, **about}
+    write_json(output, SUMMARY, said)
+    return summary_of(said)
+
+
+def finish_run(
+    output: str,
+    parts: Iterable[ScorePart],
+    files: Iterable[WrittenShard],
+    input_shards: int,
+    samples_per_file: int,
+    about: Mapping[str, Any],
+    failed: int = 0,
+    *,
+    indexed: bool = True,
+    before: Callable[[Summary], object] = lambda summary: None,
+) -> Summary:
+    """Checks the accounts of a run and writes its last files; returns the summary.
+
+    Args:
+        output: The run's folder.
+        parts: All parts of the score table.
+        files: All output files.
+        input_shards: Number of shards that were listed.
+        samples_per_file: N, which every output file but the last must hold.
+        about: What the caller adds to the summary (configuration, models, versions).
+        failed: The number of kept samples that the files' format could not take.
+        indexed: Whether wids reads the files.
+        before: Called with the summary before it is written: writes what else the run ends with.
+
+    Raises:
+        AccountingError: A part or a sample is missing or doubled; nothing is written then.
+    """
+    table = _of_the_table(parts, input_shards)
+    files = sorted(files, key=lambda file: file.index)
+    check_files(files, samples_per_file, table["funnel"]["kept"], failed)
+    said = {**table, "output_shards": len(files), "output_bytes": sum(file.size for file in files), **about}
+    summary = summary_of(said)
+    write_lists(output, files, indexed=indexed)
+    before(summary)
+    write_json(output, SUMMARY, said)
+    return summary
+
+
+def write_lists(output: str, files: Sequence[WrittenShard], *, indexed: bool) -> None:
+    """Writes index.json, where wids reads the files, and sizes.json."""
+    if indexed:
+        write_json(output, INDEX, wids_index(files))
+    write_json(output, SIZES, {file.name: file.samples for file in files})
+
+
+def wids_index(files: Sequence[WrittenShard]) -> dict[str, Any]:
+    """The index that wids reads; urls are relative to it.
+
+    Source: webdataset, wids-shard-index-v1.
+    """
+    listed = [{"url": file.name, "md5sum": file.md5, "nsamples": file.samples, "filesize": file.size} for file in files]
+    return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": listed}
+
+
+def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> dict[str, Any]:
+    """What a summary says of the score table, checked; `table` tells it from another one."""
+    parts = sorted(parts, key=lambda part: part.shard_index)
+    if [part.shard_index for part in parts] != list(range(input_shards)):
+        raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
+    said = repr([(part.shard_index, part.footprint) for part in parts]).encode()
+    return {
+        "funnel": to_json(funnel(parts)),
+        "skipped": skipped_members(parts),
+        "input_shards": len(parts),
+        "table": hashlib.sha256(said).hexdigest(),
+    }

@@ -1,0 +1,72 @@
+"""What is checked at the end of a run: a sample, a part or a file that is missing or doubled ends it without its mark."""
+
+from dataclasses import replace
+
+import pytest
+
+from beam_curate.export.end import Export, finish_export
+from beam_curate.export.tfrecord_files import TFRecordFiles
+from beam_curate.records import LeftOut, ScorePart, WrittenShard
+from beam_curate.runs.ending import finish_run, finish_table
+from beam_curate.runs.summary import AccountingError
+
+PARTS = [
+    ScorePart(0, "/s/0.tar", "scores/part-00000.parquet", 6, 4, 1, 1, {"aesthetic_below_min": 1, "no_image": 1}),
+    ScorePart(1, "/s/1.tar", "scores/part-00001.parquet", 3, 1, 2, 0, {"nsfw_above_max": 2}),
+]
+FILES = [WrittenShard(number, f"0000{number}.tar", samples, 9, "x") for number, samples in enumerate((2, 2, 1))]
+
+
+def end(folder, parts=PARTS, files=FILES, shards=2, failed=0):
+    return finish_run(str(folder), parts, files, shards, 2, {}, failed)
+
+
+def test_accounts_that_add_up_end_the_run(tmp_path):
+    found = end(tmp_path).funnel
+    assert (found.input, found.kept, found.rejected, found.failed) == (9, 5, 3, 1)
+    assert (tmp_path / "summary.json").exists()
+    assert end(tmp_path, files=[*FILES[:2], replace(FILES[1], index=2, samples=0)], failed=1).funnel == found
+
+
+SHORT = replace(FILES[2], samples=0)
+WRONG_PARTS = {
+    "a row that has no verdict": [replace(PARTS[0], kept=3), PARTS[1]],
+    "a row with two verdicts": [replace(PARTS[0], failed=2), PARTS[1]],
+    "a verdict without a reason": [replace(PARTS[0], reasons={"no_image": 1}), PARTS[1]],
+    "a part that is missing": PARTS[:1],
+    "a part that is doubled": [*PARTS, PARTS[1]],
+    "a part of no input shard": [PARTS[0], replace(PARTS[1], shard_index=2)],
+}
+WRONG_FILES = {
+    "a sample that was not written": [*FILES[:2], SHORT],
+    "a sample that was written twice": [*FILES[:2], replace(FILES[2], samples=2)],
+    "a file that is missing": [FILES[0], replace(FILES[1], samples=3)],
+    "a file that is doubled": [FILES[0], FILES[0], SHORT],
+    "a gap in the numbers": [*FILES[:2], replace(FILES[2], index=3)],
+    "a file in the middle that is not full": [FILES[0], replace(FILES[1], samples=1), replace(FILES[2], samples=2)],
+    "a sample that failed in the second try": [
+        *FILES[:2], replace(FILES[2], failures=[LeftOut(0, 1, "k", "not_an_image", "no")])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_PARTS)
+def test_a_table_that_does_not_add_up_has_no_end(what, tmp_path):
+    for ending in (
+        lambda: end(tmp_path, WRONG_PARTS[what]),
+        lambda: finish_table(str(tmp_path), WRONG_PARTS[what], 2, {}),
+    ):
+        with pytest.raises(AccountingError):
+            ending()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", WRONG_FILES)
+def test_files_that_do_not_hold_the_kept_samples_have_no_end(what, tmp_path):
+    export = Export("/run", str(tmp_path), TFRecordFiles(), samples=5, samples_per_file=2)
+    for ending in (
+        lambda: end(tmp_path, files=WRONG_FILES[what]),
+        lambda: finish_export(export, WRONG_FILES[what], ()),
+    ):
+        with pytest.raises(AccountingError):
+            ending()
+    assert list(tmp_path.iterdir()) == []

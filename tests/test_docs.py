@@ -1,0 +1,91 @@
+"""What the pages say of tests, files and limits is so: each that they name is there, and each number is the one in force."""
+
+import ast
+import importlib
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in (ROOT.glob("*.md"), (ROOT / "docs").glob("*.md"))
+         for page in page}  # fmt: skip
+NAMED = re.compile(r"\btests(?:_\w+)?/[\w/.:]*")
+OF_THE_PROJECT = re.compile(
+    r"`((?:tests|tests_\w+|beam_curate|pipelines|benchmarks|examples|engines|templates|docker)/[\w./-]+\w)(?:::\w+)*`"
+)
+
+
+def tests_of(path):
+    """The names of the tests in a file, those in classes behind the class and `::`."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        inner = [(f"{node.name}::", each) for each in node.body] if isinstance(node, ast.ClassDef) else [("", node)]
+        found |= {f"{home}{each.name}" for home, each in inner if isinstance(each, ast.FunctionDef)}
+    return {name for name in found if name.rpartition("::")[2].startswith("test_")}
+
+
+def missing_tests(text):
+    """What a text names as a test, a file or a folder of tests, and is none."""
+    missing = []
+    for named in NAMED.findall(text):
+        path, _, name = named.rstrip(".:").partition("::")
+        place = ROOT / path
+        if not place.exists() or (name and name not in tests_of(place)):
+            missing.append(named)
+    return missing
+
+
+def test_each_test_that_a_page_names_is_there():
+    assert {page: missing for page, text in PAGES.items() if (missing := missing_tests(text))} == {}
+    assert len(NAMED.findall(PAGES["docs/reliability.md"])) > 40
+
+
+@pytest.mark.parametrize("wrong", ["tests/runs/test_gone.py", "tests/runs/test_sources.py::test_gone", "tests_gone/",
+                                   "tests/runs/test_sources.py::read_all"])  # fmt: skip
+def test_one_that_is_not_there_is_found(wrong):
+    assert missing_tests(f"see `{wrong}`.") == [wrong]
+
+
+def test_each_file_of_the_project_that_a_page_names_is_there():
+    named = {(page, path) for page, text in PAGES.items() for path in OF_THE_PROJECT.findall(text)}
+    assert [(page, path) for page, path in sorted(named) if page != "CHANGELOG.md" and not (ROOT / path).exists()] == []
+    assert len(named) > 30
+
+
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "MB": 10**6, "Mi": 1 << 20}
+HOMES = ("images", "tars", "runs", "storage", "transforms", "")
+"""The rooms in which a module may lie that the page names without its room."""
+
+
+def constants():
+    """Of docs/limits.md: the row, the constants that it names, by module, and the numbers that it has."""
+    for line in PAGES["docs/limits.md"].splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        names = re.findall(r"`(?:(\w+)\.)?((?:MAX_|HELD_)[A-Z_]+)`", cells[-1]) if line.startswith("|") else []
+        if names:
+            numbers = re.findall(r"([\d,]*\d)(?: (KiB|MiB|GiB|MB|Mi)\b)?", " ".join(cells[:-1]))
+            yield cells[0], names, {int(number.replace(",", "")) * UNITS.get(unit, 1) for number, unit in numbers}
+
+
+def value(module, name):
+    """The constant of a module that is named without its room."""
+    for room in HOMES:
+        try:
+            return getattr(importlib.import_module(f"beam_curate.{room}.{module}".replace("..", ".")), name)
+        except (ModuleNotFoundError, AttributeError):
+            continue
+    raise AssertionError(f"there is no {module}.{name}")
+
+
+def test_the_limits_of_the_page_are_those_in_force():
+    rows = list(constants())
+    assert len(rows) > 20
+    wrong = []
+    for row, names, numbers in rows:
+        module = names[0][0]
+        for said, name in names:
+            module = said or module
+            if value(module, name) not in numbers:
+                wrong.append((row, f"{module}.{name}", value(module, name), numbers))
+    assert wrong == []
