@@ -106,7 +106,7 @@ OF_OTHER_TOOLS = {
     "docker and gcloud": ("build-arg", "parameters", "tag"),
     "NeMo Curator": ("input-parquet", "skip-download"),
     "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
-    "benchmarks": ("image_kb",),
+    "benchmarks": ("image_kb", "seed"),
     "argparse": ("help",),
 }
 
