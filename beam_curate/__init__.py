@@ -3,7 +3,7 @@
 The names below are the package's own API. They are loaded when first used, so that a process that needs no model does
 not import torch.
 
-The rooms, from the ground up: `storage`, `images`, `tars`, `clip`, `runs`, `scores`, `heads`, `selection`, `export`,
+The rooms, from the ground up: `storage`, `images`, `tars`, `clip`, `runs`, `scores`, `heads`, `selection`, `export`, `intake`,
 `duplicates`, `report` and `transforms`. Each says what it is for in its `__init__.py`, and uses only rooms below it: see the
 contracts in pyproject.toml. What all of them share are `records`, the elements of the pipeline, and `reasons`.
 """
@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from beam_curate.transforms.find_duplicates import FindDuplicates as FindDuplicates
     from beam_curate.transforms.finish_table import FinishTable as FinishTable
     from beam_curate.transforms.judge_table import JudgeTable as JudgeTable
+    from beam_curate.transforms.list_images import ListImages as ListImages
+    from beam_curate.transforms.list_images import ReadTables as ReadTables
     from beam_curate.transforms.list_parts import ListParts as ListParts
     from beam_curate.transforms.pack_files import PackFiles as PackFiles
+    from beam_curate.transforms.pack_images import PackImages as PackImages
     from beam_curate.transforms.pack_shards import PackShards as PackShards
     from beam_curate.transforms.preview_selection import PreviewSelection as PreviewSelection
     from beam_curate.transforms.read_tar_shards import ReadTarShards as ReadTarShards
@@ -72,8 +75,11 @@ _HOMES = {
     "FindDuplicates": "transforms.find_duplicates",
     "FinishTable": "transforms.finish_table",
     "JudgeTable": "transforms.judge_table",
+    "ListImages": "transforms.list_images",
+    "ReadTables": "transforms.list_images",
     "ListParts": "transforms.list_parts",
     "PackFiles": "transforms.pack_files",
+    "PackImages": "transforms.pack_images",
     "PackShards": "transforms.pack_shards",
     "PreviewSelection": "transforms.preview_selection",
     "ReadTarShards": "transforms.read_tar_shards",

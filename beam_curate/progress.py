@@ -1,4 +1,4 @@
-"""How far a local run is: counters of this process, and a line on the terminal.
+"""How far a job is: counters of this process, and who shows them.
 
 Beam's own counters are not visible while the in-process runner works, but its transforms run in this process, so they
 count here as well. On other runners nobody looks at these numbers, and Beam's counters tell the same.
@@ -7,9 +7,15 @@ count here as well. On other runners nobody looks at these numbers, and Beam's c
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 from tqdm import tqdm
+
+MODES: Final = ("none", "line", "bar")
+MINUTE: Final = 60.0
+_BAR_SECONDS: Final = 0.5
 
 
 class Progress:
@@ -18,61 +24,113 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.samples = 0
+        self.rejected = 0
         self.failed = 0
         self.input_bytes = 0
 
-    def add(self, samples: int = 0, failed: int = 0, input_bytes: int = 0) -> None:
+    def add(self, samples: int = 0, failed: int = 0, input_bytes: int = 0, rejected: int = 0) -> None:
         """Adds to the counts."""
         with self._lock:
             self.samples += samples
+            self.rejected += rejected
             self.failed += failed
             self.input_bytes += input_bytes
 
-    def snapshot(self) -> tuple[int, int, int]:
-        """Samples, failed samples and input bytes so far."""
+    def snapshot(self) -> tuple[int, int, int, int]:
+        """Samples, rejected samples, failed samples and input bytes so far."""
         with self._lock:
-            return self.samples, self.failed, self.input_bytes
+            return self.samples, self.rejected, self.failed, self.input_bytes
 
 
 PROGRESS = Progress()
 
 
-@contextlib.contextmanager
-def progress_line(total_bytes: int, enabled: bool | None = None, interval: float = 0.5) -> Iterator[None]:
-    """Shows samples, images/s, failures and the time left on the terminal while the block runs.
+class Seen(NamedTuple):
+    """What a look finds: how much of the whole is done, and what else there is to say."""
 
-    The time left follows the input's bytes, since the number of samples is not known before they are read.
+    done: int
+    words: str = ""
+
+
+def samples_seen(start: tuple[int, int, int, int]) -> Callable[[float], Seen]:
+    """Looks at this process's counters: samples, images/s, rejections, failures since `start`, a snapshot; done are bytes."""
+
+    def look(seconds: float) -> Seen:
+        samples, rejected, failed, read = (now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True))
+        speed = f"{samples / max(seconds, 1e-9):.1f} images/s"
+        return Seen(read, f"{samples:,} samples, {speed}, {rejected:,} rejected, {failed:,} failed")
+
+    return look
+
+
+@contextlib.contextmanager
+def shown(
+    look: Callable[[float], Seen], total: int, name: str, mode: str | None = None, interval: float | None = None
+) -> Iterator[None]:
+    """Shows on standard error how far the block is.
+
+    The time left follows the share that is done: of a run this is the input's bytes, since the number of samples is not known
+    before they are read.
 
     Args:
-        total_bytes: Size of the shards to read.
-        enabled: None shows it only when standard error is a terminal.
-        interval: Seconds between two looks at the counters.
+        look: Finds out; called with the seconds since the start.
+        total: What is done at the end; 0 if that is not known.
+        name: What is done, to begin a line with.
+        mode: `bar`: a line that is written over and over; `line`: a line a minute; `none`: nothing. None: a bar on a terminal,
+            lines elsewhere.
+        interval: Seconds between two looks; None: as the mode says.
     """
-    if not (sys.stderr.isatty() if enabled is None else enabled):
+    mode = mode or ("bar" if sys.stderr.isatty() else "line")
+    if mode == "none":
         yield
         return
-    start_samples, start_failed, start_bytes = PROGRESS.snapshot()
+    show = _bar if mode == "bar" else _lines
     stop = threading.Event()
-    line = tqdm(total=total_bytes, unit="B", unit_scale=True, desc="curate", dynamic_ncols=True, file=sys.stderr)
-
-    def follow() -> None:
-        done = False
-        while not done:
-            done = stop.wait(interval)
-            samples, failed, input_bytes = PROGRESS.snapshot()
-            seconds = line.format_dict["elapsed"] or 1e-9
-            line.set_postfix_str(
-                f"{samples - start_samples} samples, {(samples - start_samples) / seconds:.1f} images/s, "
-                f"{failed - start_failed} failed",
-                refresh=False,
-            )
-            line.update(max(0, min(input_bytes - start_bytes, total_bytes) - line.n))
-
-    follower = threading.Thread(target=follow, name="progress", daemon=True)
+    seconds = interval or (_BAR_SECONDS if mode == "bar" else MINUTE)
+    follower = threading.Thread(target=show, args=(look, total, name, stop, seconds), name="progress", daemon=True)
     follower.start()
     try:
         yield
     finally:
         stop.set()
         follower.join()
-        line.close()
+
+
+def _bar(look: Callable[[float], Seen], total: int, name: str, stop: threading.Event, interval: float) -> None:
+    with tqdm(total=total or None, unit="B", unit_scale=True, desc=name, dynamic_ncols=True, file=sys.stderr) as line:
+        done = False
+        while not done:
+            done = stop.wait(interval)
+            seen = look(line.format_dict["elapsed"])
+            line.set_postfix_str(seen.words, refresh=False)
+            line.update(max(0, min(seen.done, total or seen.done) - line.n))
+
+
+def _lines(look: Callable[[float], Seen], total: int, name: str, stop: threading.Event, interval: float) -> None:
+    start = time.monotonic()
+    while not stop.wait(interval):
+        seconds = time.monotonic() - start
+        print(f"{name}: {_told(look(seconds), total, seconds)}", file=sys.stderr, flush=True)
+
+
+def _told(seen: Seen, total: int, seconds: float) -> str:
+    words = [seen.words] if seen.words else []
+    if total:
+        words.append(f"{100 * min(seen.done, total) / total:.0f} % of {_size(total)}")
+        if 0 < seen.done < total:
+            words.append(f"{_duration(seconds * (total - seen.done) / seen.done)} left")
+    elif seen.done:
+        words.append(_size(seen.done))
+    return f"{', '.join(words) or 'at work'} after {_duration(seconds)}"
+
+
+def _size(number: int) -> str:
+    return f"{tqdm.format_sizeof(number, 'B')}"
+
+
+def _duration(seconds: float) -> str:
+    """Hours and minutes, or seconds below two minutes."""
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / MINUTE)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -5,11 +5,13 @@ What each piece of work holds in memory is small, or it says so: `holding` bound
 
 import contextlib
 import functools
+import math
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Final, TypeVar
 
 HELD_BYTES: Final = 1 << 30
@@ -19,9 +21,33 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+def usable_cores(limits: str = "/sys/fs/cgroup") -> int:
+    """The processor cores that this process may use: those it is bound to, and no more than its control group has time for.
+
+    `os.cpu_count` tells those of the machine: in a container with a share of one they would be far too many threads.
+
+    Args:
+        limits: Where the control group of the process is mounted. Source: Linux, Control Group v2, `cpu.max`; and for version 1
+            CFS Bandwidth Control, `cpu.cfs_quota_us` and `cpu.cfs_period_us`.
+    """
+    bound = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(bound(0)) if bound else os.cpu_count() or 1
+    groups = _limit(f"{limits}/cpu.max"), _limit(f"{limits}/cpu/cpu.cfs_quota_us", f"{limits}/cpu/cpu.cfs_period_us")
+    return min([cores, *(math.ceil(quota / period) for quota, period in groups if quota > 0 and period > 0)])
+
+
+def _limit(*paths: str) -> tuple[int, int]:
+    """Quota and period from the files of a control group; no quota where there are none, or no limit."""
+    try:
+        quota, period = (int(word) for path in paths for word in Path(path).read_text().split())
+    except (OSError, ValueError):  # `max` is no number
+        return 0, 0
+    return quota, period
+
+
 def default_threads() -> int:
     """Threads of a process: two a core, since they also wait, and 4 to 16."""
-    return min(16, max(4, 2 * (os.cpu_count() or 1)))
+    return min(16, max(4, 2 * usable_cores()))
 
 
 class Threads:

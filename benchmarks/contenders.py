@@ -5,7 +5,6 @@ Each runs in a process of its own (see `measure`), which loads its model once, b
 
 import functools
 import io
-import os
 import resource
 import shutil
 import tempfile
@@ -20,15 +19,17 @@ import torch
 import webdataset as wds
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
+from photo_shards import BATCH
 from PIL import Image
 
 from beam_curate import ClipModelHandler, DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter
 from beam_curate import WriteWebDatasetShards as WriteShards
+from beam_curate.clip.model_description import choose_precision
 from beam_curate.heads.head import random_head
 from beam_curate.images.decoding import FAST, decode_image
 from beam_curate.records import DecodedImage, EmbeddedSample
+from beam_curate.threads import usable_cores
 
-BATCH = 32
 CLIP_MODEL = "ViT-B-32"
 STUB_DIM = 768
 _SIDE = 224
@@ -151,7 +152,7 @@ def _loop(paths: Paths, decode: Callable[[bytes], Any], collate: Callable[[list[
 def _loader(samples: Any) -> Iterable[Any]:
     # Forked, as is usual on Linux: this process itself was spawned, and its default would be that.
     return torch.utils.data.DataLoader(
-        samples, batch_size=None, num_workers=os.cpu_count() or 1, multiprocessing_context="fork"
+        samples, batch_size=None, num_workers=usable_cores(), multiprocessing_context="fork"
     )
 
 
@@ -277,6 +278,11 @@ def measure(name: str, paths: Paths, *settings: str) -> Run:
 def threads(_: str) -> int:
     """Torch's threads within an operation, as every contender uses them."""
     return torch.get_num_threads()
+
+
+def multiplies_bf16(_: str) -> bool:
+    """Whether the processor does: else the pipeline's model is fp32, as the user's loop."""
+    return choose_precision("auto", torch.device("cpu")) == torch.bfloat16
 
 
 def _cpu_seconds() -> float:

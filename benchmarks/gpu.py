@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from gpu_report import PARTS, save, show
 
+from beam_curate.threads import usable_cores
+
 _PRECISIONS: Final = ("fp32", "bf16", "fp16")
 _DECODERS: Final = ("fast", "pillow", "scaled", "dali")
 
@@ -50,7 +52,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--compared", type=int, default=72, help="images whose embeddings are compared with the CPU's")
     add("--decoders", type=_words, default="fast", help=f"of the pipeline, a comma list: {', '.join(_DECODERS)}")
-    add("--threads", type=int, default=min(8, os.cpu_count() or 1), help="bundles of the pipeline at the same time")
+    add("--threads", type=int, default=min(8, usable_cores()), help="bundles of the pipeline at the same time")
     add("--seconds", type=float, default=3.0, help="for each speed of the model alone")
     add("--peak_tflops", type=float, help="what the GPU can do, where its name is not known here")
     add("--only", type=_words, default=",".join(PARTS), help="a comma list of parts")
@@ -109,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     result: dict[str, Any] = {"device": settings.name, "torch": torch.__version__, "pretrained": options.pretrained}
-    result |= {"cores": os.cpu_count(), "load": os.getloadavg()[1], "complete": False}
+    result |= {"cores": usable_cores(), "load": os.getloadavg()[1], "complete": False}
     print(
-        f"{settings.name}, torch {torch.__version__}, {os.cpu_count()} cores, weights {options.pretrained}", flush=True
+        f"{settings.name}, torch {torch.__version__}, {usable_cores()} cores, weights {options.pretrained}", flush=True
     )
 
     def keep(**more: Any) -> None:

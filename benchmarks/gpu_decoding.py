@@ -1,7 +1,6 @@
 """What gpu.py measures of the decoders: speed, differences to Pillow, a bad JPEG among good ones, and who decodes for DALI."""
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from torch.profiler import ProfilerActivity
 from beam_curate import DecodeOptions
 from beam_curate.images.dali_decoding import DaliDecoder, require_dali
 from beam_curate.images.decoding import ImageError, decode_image
+from beam_curate.threads import usable_cores
 
 DALI: Final = DecodeOptions(decoder="dali")
 _BATCH: Final = 32
@@ -47,7 +47,7 @@ def dali_problem(device: str) -> str | None:
 def host_speeds(size: str, images: int) -> Iterator[dict[str, Any]]:
     """Decodes photographs with each decoder on all cores; differences are to Pillow."""
     jpegs = list(itertools.islice(itertools.cycle(photo_jpegs(size)), images))
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     reference: list[np.ndarray] = []
     for decoder in ("pillow", "fast", "scaled"):
         options = DecodeOptions(decoder=decoder)

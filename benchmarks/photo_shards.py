@@ -16,6 +16,8 @@ from PIL import Image
 
 SIZES: Final = {"S": (640, 480), "M": (1024, 768)}
 """Width and height in pixels."""
+BATCH: Final = 32
+"""Images of a batch of every model that a benchmark runs; shards hold whole batches, or the bare model runs smaller ones."""
 
 _PHOTOS: Final = (
     "astronaut.png",

@@ -120,12 +120,12 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.clip.second_models import SecondModelError, find_second_models, widths
     from beam_curate.heads.files import find_heads
     from beam_curate.images.dali_decoding import require_dali
+    from beam_curate.intake.request import list_input
     from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
     from beam_curate.runs.score_table import schema
     from beam_curate.scores.rules import keep_rule
     from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.screening import parse_screening
-    from beam_curate.storage.listing import list_shards
     from pipelines.duplicate_options import check_keep_by
     from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
@@ -138,7 +138,7 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
         require_dali(options.dali_device)
     elif "dali_device" in given:
         raise OptionError(f"--dali_device {options.dali_device} is for --decoder dali, not {options.decoder}")
-    shards = list_shards(options.input)
+    shards = list_input(options.input)
     model = describe_model(
         options.clip_model,
         options.pretrained,

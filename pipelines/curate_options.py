@@ -132,7 +132,7 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     model_copies: int = option(1, "copies of the model on a worker, in processes of their own")
     decoder: str = option(
         "fast",
-        "pillow: the reference; fast: within 1 level of it; scaled: faster, large JPEGs at a fraction of their size, "
+        "pillow: the reference; fast: within 2 levels of it; scaled: faster, large JPEGs at a fraction of their size, "
         "within 4 levels on camera photographs; dali: JPEGs in batches with NVIDIA DALI, for workers with a GPU",
         choices=("fast", "pillow", "scaled", "dali"),
     )

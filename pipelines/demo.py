@@ -15,6 +15,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from beam_curate.version import __version__
 from pipelines import curate, fetch_models
 from pipelines.options import fail, run_command
 
@@ -38,12 +39,18 @@ def model_arguments(model_dir: str, folder: Path) -> list[str]:
     return RANDOM
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Builds the dataset, curates it and prints where to look; returns the exit status of the curation."""
+def parser() -> argparse.ArgumentParser:
+    """The parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
     parser.add_argument("--folder", default="demo", help="where the demo's data and output go (default: demo)")
     parser.add_argument("--model_dir", default=os.environ.get("MODEL_DIR", ""), help="folder with the model files")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds the dataset, curates it and prints where to look; returns the exit status of the curation."""
+    arguments = parser().parse_args(argv)
     from pipelines.demo_data import DemoDataError, build_demo_dataset
 
     folder = Path(arguments.folder)
@@ -62,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *RULES,
         *(["--overwrite"] if Run(str(output)).is_begun else []),
     ]
-    print(f"python pipelines/curate.py {shlex.join(command)}", flush=True)
+    print(f"beam-curate curate {shlex.join(command)}", flush=True)
     status = curate.main(command)
     print(
         f"""Look at:

@@ -108,10 +108,9 @@ class DuplicateOptions:
             against: The table of another dataset.
             action: What is done with samples that are there too.
         """
-        import os
-
         from beam_curate.duplicates.clusters import Clustering
         from beam_curate.duplicates.search import DuplicateSearch
+        from beam_curate.threads import usable_cores
 
         named = comma_list(methods)
         return DuplicateSearch(
@@ -123,7 +122,7 @@ class DuplicateOptions:
             clustering=Clustering(self.eps, self.n_clusters, self.border) if "semantic" in named else None,
             against=against,
             action=action,
-            threads=os.cpu_count() or 1,
+            threads=usable_cores(),
         )
 
 

@@ -19,14 +19,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.options import comma_list, run_command
+from beam_curate.version import __version__
+from pipelines.options import as_options, comma_list, run_command
 
 PARTS = ("clip", "aesthetic", "nsfw")
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the options; a wrong one ends the program with a line that names it."""
+def parser() -> argparse.ArgumentParser:
+    """The parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
     parser.add_argument("--model_dir", required=True, help="where to put the files; made if need be")
     parser.add_argument("--clip_model", default="ViT-L-14", help="open_clip's name of the model (default: ViT-L-14)")
     parser.add_argument(
@@ -37,13 +39,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(PARTS), help="a comma list of clip, aesthetic, nsfw (default: all)")
     parser.add_argument("--github_url", default="", help="a mirror of https://raw.githubusercontent.com")
     parser.add_argument("--hub_url", default="", help="a mirror of https://huggingface.co (default: HF_ENDPOINT)")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the options; a wrong one ends the program with a line that names it."""
+    own = parser()
+    options = own.parse_args(argv)
     options.only = list(comma_list(options.only))
     unknown = [part for part in options.only if part not in PARTS]
     if unknown or not options.only:
-        parser.error(f"--only {','.join(unknown)}: it can be {', '.join(PARTS)}, or several with commas")
+        own.error(f"--only {','.join(unknown)}: it can be {', '.join(PARTS)}, or several with commas")
     if "://" in options.model_dir:
-        parser.error(f"--model_dir {options.model_dir}: fetch into a local directory, then copy it there")
+        own.error(f"--model_dir {options.model_dir}: fetch into a local directory, then copy it there")
     return options
 
 
@@ -68,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.only,
             github=options.github_url or fetching.GITHUB,
             hub=options.hub_url,
+            report=lambda line: print(as_options(line)),
         )
     except (DownloadError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_options(error)}", file=sys.stderr)
         return 1
     return 0
 

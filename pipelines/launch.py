@@ -10,6 +10,7 @@ from typing import Any, Final
 import apache_beam as beam
 import grpc
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
@@ -20,7 +21,7 @@ from apache_beam.options.pipeline_options import (
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from beam_curate.progress import PROGRESS, progress_line
+from beam_curate.progress import MODES, PROGRESS, Seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
 from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
@@ -35,6 +36,17 @@ from pipelines.worker_deaths import WorkerDiedError, ends_with_its_workers
 LOCAL_RUNNER: Final = "FnApiRunner"
 _DIRECT: Final = ("DirectRunner", "SwitchingDirectRunner", LOCAL_RUNNER)
 
+# What is said of a job that runs elsewhere.
+_COUNTERS: Final = {
+    "beam_curate.read/samples": "samples read",
+    "beam_curate.score/kept": "kept",
+    "beam_curate.score/rejected": "rejected",
+    "beam_curate.score/failed": "failed",
+    "beam_curate.select/rows": "rows judged",
+    "beam_curate.write/samples": "samples written",
+}
+_COUNTED: Final = tuple(dict.fromkeys(name.partition("/")[0] for name in _COUNTERS))
+
 # What the clients of job services raise when they do not get an answer, or a refusal.
 _SUBMISSION_ERRORS: Final = (
     OSError,
@@ -46,6 +58,16 @@ _SUBMISSION_ERRORS: Final = (
     GoogleAPIError,
     GoogleAuthError,
 )
+
+
+class ProgressOptions(PipelineOptions):
+    """--progress, for all commands: how a job is run, and not what it makes."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: Any) -> None:
+        parser.add_argument(
+            "--progress", choices=MODES, default=None, help="how far a job is, on standard error: see options.PROGRESS"
+        )
 
 
 class NotStartedError(RuntimeError):
@@ -144,7 +166,7 @@ def build_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptio
 
 
 def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
-    """Runs a pipeline and waits for its end; shows the progress of a local run on a terminal.
+    """Runs a pipeline and waits for its end; says on standard error how far it is (--progress).
 
     Returns whether it ran to its end. It did not with --no_wait_until_finish, and with Dataflow's --template_location or
     --dry_run only the job's description was made (this is how the launcher of a Flex Template calls a command).
@@ -170,11 +192,14 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
     kept = f"what is finished in {output} is kept: go on with --resume"
     scored = PROGRESS.samples
     try:
-        with saying(kept), ends_with_its_workers(), progress_line(total, enabled=None if local else False):
+        mode = options.view_as(ProgressOptions).progress
+        here = shown(samples_seen(PROGRESS.snapshot()), total, "curate", mode if local else "none")
+        with saying(kept), ends_with_its_workers(), here:
             result = _submitted(root)
             if options.view_as(StandardOptions).no_wait_until_finish:
                 return False
-            with saying(kept if local else _on_its_own(runner, output)):
+            there = shown(counters_seen(result), 0, "the job", "none" if local or mode == "none" else "line")
+            with saying(kept if local else _on_its_own(runner, output)), there:
                 result.wait_until_finish()
     except BaseException as error:
         fruitless = isinstance(error, NotStartedError) or (
@@ -189,6 +214,29 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
     if ended:
         job_ended(output)
     return ended
+
+
+def counters_seen(result: Any) -> Callable[[float], Seen]:
+    """Looks at the counters of a job that runs elsewhere, as far as it tells them: samples by what became of them.
+
+    Args:
+        result: What the runner gave for the job.
+    """
+
+    def look(seconds: float) -> Seen:
+        try:
+            found = result.metrics().query(MetricsFilter().with_namespaces(_COUNTED))["counters"]
+        except (*_SUBMISSION_ERRORS, NotImplementedError, AttributeError):  # it may tell the next time
+            return Seen(0)
+        counts = {f"{each.key.metric.namespace}/{each.key.metric.name}": _so_far(each) for each in found}
+        words = [f"{counts[name]:,} {said}" for name, said in _COUNTERS.items() if counts.get(name)]
+        return Seen(0, ", ".join(words))
+
+    return look
+
+
+def _so_far(counter: Any) -> int:
+    return int((counter.committed if counter.committed is not None else counter.attempted) or 0)
 
 
 def run_and_wait(root: beam.Pipeline) -> None:

@@ -11,9 +11,11 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
+from beam_curate.version import __version__
 from pipelines import interruption
+from pipelines.option_groups import ORDER, group_of
 
 Options = TypeVar("Options")
 Main = TypeVar("Main", bound=Callable[..., int])
@@ -75,6 +77,12 @@ def _truth(text: str) -> bool:
     return text.lower() == "true"
 
 
+PROGRESS: Final = (
+    "--progress none|line|bar says on standard error how far the job is; default: a bar on a terminal, a line a minute "
+    "elsewhere."
+)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -83,15 +91,31 @@ class OneLineParser(argparse.ArgumentParser):
         raise OptionError(message)
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+class _Formatter(argparse.HelpFormatter):
+    """Adds the defaults that tell something: neither empty ones nor those that turn an option off."""
+
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=110)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        nothing = action.default is False or action.default in (None, "", (), argparse.SUPPRESS)
+        if nothing or "default:" in text:
+            return text
+        return f"{text} (default: %(default)s)"
 
 
 def parser_of(options: type[Any], description: str, epilog: str) -> argparse.ArgumentParser:
     """The argument parser of an options class: a frozen dataclass with `option` and `required` fields."""
+    epilog = f"{epilog}\n{PROGRESS}"
     parser = OneLineParser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
-    for field in dataclasses.fields(options):
+    parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
+    fields = dataclasses.fields(options)
+    wanted = [field.name for field in fields if field.metadata.get("required")]
+    parser.usage = " ".join(["%(prog)s", *(f"--{name} {name.upper()}" for name in wanted), "[options]"])
+    groups = {group_of(field.name, options): None for field in fields}
+    places = {group: parser.add_argument_group(group) for group in ORDER if group in groups}
+    for field in fields:
         settings = dict(field.metadata)
         settings.pop("dependent", None)
         if settings.get("action") == "store_true":
@@ -105,7 +129,7 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
         else:
             settings["default"] = field.default
             settings.setdefault("type", type(field.default))
-        parser.add_argument(f"--{field.name}", **settings)
+        places[group_of(field.name, options)].add_argument(f"--{field.name}", **settings)
     return parser
 
 

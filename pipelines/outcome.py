@@ -139,5 +139,8 @@ def report(folder: str, output: str, seconds: float) -> int:
         print("error: input = kept + rejected + failed does not hold", file=sys.stderr)
         return 1
     if not funnel.kept:
-        print("warning: no sample passed the rules, so there is no shard", file=sys.stderr)
+        print(
+            "warning: no sample passed the rules, so there is no shard; the notes above name the rule and the range of its score",
+            file=sys.stderr,
+        )
     return 0

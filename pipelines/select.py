@@ -168,24 +168,12 @@ def _format(options: SelectOptions, selection: Selection, max_pixels: object) ->
 def _check_report(job: Job, source: str) -> None:
     """Refuses a page of --report that would take the place of a file that is read, or of a folder."""
     from beam_curate.storage.files import absolute
-    from beam_curate.storage.places import Folders, same_place
+    from pipelines.source_run import refuse_written_over
 
     options = job.options
-    path = absolute(options.report)
-    if Folders([source, job.selection.table.scores]).hold(path):
-        raise OptionError(
-            f"--report {options.report} is in the folder of --scores, which stays as it is; give another path"
-        )
-    if options.duplicates and Folders([absolute(options.duplicates)]).hold(path):
-        raise OptionError(
-            f"--report {options.report} is in the folder of --duplicates, which stays as it is; give another path"
-        )
-    read = [*(shard.path for shard in job.shards), *job.reads]
-    taken = next((each for each in read if same_place(path, absolute(each))), None)
-    if taken is not None:
-        raise OptionError(f"--report {options.report} is the file {taken}, which is read; give another path")
-    if os.path.isdir(path):
-        raise OptionError(f"--report {options.report} is a folder; give the path of a file, such as preview.html")
+    folders = [("scores", source), ("scores", job.selection.table.scores)]
+    folders += [("duplicates", absolute(options.duplicates))] if options.duplicates else []
+    refuse_written_over(options.report, folders, [*(shard.path for shard in job.shards), *job.reads])
 
 
 def _prompts(options: SelectOptions, scored: Model) -> tuple[EmbeddingScore, ...]:

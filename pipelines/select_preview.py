@@ -80,7 +80,7 @@ def dry_run(
         if report:
             write_page(absolute(report), read_preview_page(folder))
     end = f"nothing was written but {printable(report)}" if report else "nothing was written"
-    return "\n".join([rules_table(found, samples_per_shard), *skipped_lines(about["skipped"]), end])
+    return "\n".join([rules_table(found, samples_per_shard), *skipped_lines(about.get("skipped", {})), end])
 
 
 def rules_table(found: Preview, per_shard: int) -> str:

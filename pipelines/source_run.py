@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.options import OptionError, printable
@@ -137,3 +138,30 @@ def about_source(source: Summary, configuration: Configuration, scores: str, run
         versions={**source.versions, "beam_curate": version("beam-curate")},
         started=now.isoformat(timespec="seconds"),
     )
+
+
+def refuse_written_over(report: str, folders: Iterable[tuple[str, str]], read: Iterable[str]) -> None:
+    """Refuses a file for a report that would take the place of a folder, or of what is read.
+
+    Args:
+        report: The file, as the user named it.
+        folders: Options, and the folder of each: they stay as they are.
+        read: Files.
+
+    Raises:
+        OptionError: It names the option and the remedy.
+    """
+    from beam_curate.storage.files import absolute
+    from beam_curate.storage.places import Folders, same_place
+
+    path = absolute(report)
+    for option, folder in folders:
+        if Folders([folder]).hold(path):
+            raise OptionError(
+                f"--report {report} is in the folder of --{option}, which stays as it is; give another path"
+            )
+    taken = next((each for each in read if same_place(path, absolute(each))), None)
+    if taken is not None:
+        raise OptionError(f"--report {report} is the file {taken}, which is read; give another path")
+    if os.path.isdir(path):
+        raise OptionError(f"--report {report} is a folder; give the path of a file, such as preview.html")

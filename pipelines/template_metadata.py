@@ -23,39 +23,11 @@ from typing import Any, Final
 from pipelines.curate_options import CurateOptions
 from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
+from pipelines.option_groups import ORDER, group_of
+from pipelines.pack_options import PackOptions
 from pipelines.select_options import SelectOptions
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
-
-_OF_DUPLICATES: Final = ("keep_by", "eps", "n_clusters", "border", "max_distance")
-
-# Where the console shows an option; those not named here come last, under "More".
-_GROUPS: Final[Mapping[str, Sequence[str]]] = {
-    "Input and output": ("input", "scores", "output", "table_only", "image_extension", "samples_per_shard", "shuffle_seed",
-                         "resume", "overwrite"),
-    "Models": ("model_dir", "clip_model", "pretrained", "aesthetic_head", "nsfw_head", "nsfw_chain", "prompt"),
-    "Rules": ("min_aesthetic", "max_nsfw", "min_side", "keep", "top", "top_fraction", "caption_score", "quality", "screen"),
-    "Duplicates": ("duplicates", "dedup", *_OF_DUPLICATES),
-    "GPU": ("accelerator", "gpu_placement", "batch_size", "precision", "device", "model_copies"),
-}  # fmt: skip
-_IMAGES: Final = {"Images": ("resize_shortest", "image_format", "quality")}
-_SELECT_GROUPS: Final[Mapping[str, Sequence[str]]] = {
-    **{group: [name for name in names if name != "quality"] for group, names in _GROUPS.items()},
-    "Format": ("format", "compression", "fields"),
-    **_IMAGES,
-}
-_DEDUP_GROUPS: Final[Mapping[str, Sequence[str]]] = {
-    "Input and output": ("scores", "output", "table_only", "samples_per_shard", "shuffle_seed", "resume", "overwrite"),
-    "Duplicates": ("methods", "candidates", *_OF_DUPLICATES),
-    "Another dataset": ("against", "against_action"),
-}  # fmt: skip
-_EXPORT_GROUPS: Final[Mapping[str, Sequence[str]]] = {
-    "Input and output": ("input", "output", "format", "samples_per_file", "shuffle_seed", "compression", "fields", "resume",
-                         "overwrite"),
-    **_IMAGES,
-    "Card": ("license", "dataset_name", "card", "croissant"),
-}  # fmt: skip
-_MORE: Final = "More"
 
 # A template's job reads and writes where its workers can: a bucket. A pattern may be a comma list, with braces.
 _BUCKET: Final = r"^(gs|s3)://[^/\s]+/\S+$"
@@ -108,22 +80,17 @@ _BEAM: Final = (
 )
 
 
-def metadata(
-    options: type[Any], name: str, description: str, groups: Mapping[str, Sequence[str]] = _GROUPS
-) -> dict[str, Any]:
+def metadata(options: type[Any], name: str, description: str) -> dict[str, Any]:
     """The metadata of one template.
 
     Args:
         options: The options class of the command: a dataclass with `option` and `required` fields.
         name: Of the template, as a console shows it.
         description: What it does, one sentence.
-        groups: The options by where a console shows them.
     """
-    group_of = {option: group for group, members in groups.items() for option in members}
-    order = [*groups, _MORE]
     fields = [field for field in dataclasses.fields(options) if field.name not in _LOCAL]
-    own = [_parameter(field) | {"groupName": group_of.get(field.name, _MORE)} for field in fields]
-    own.sort(key=lambda parameter: order.index(parameter["groupName"]))  # stable: inside a group as in --help
+    own = [_parameter(field) | {"groupName": group_of(field.name, options)} for field in fields]
+    own.sort(key=lambda parameter: ORDER.index(parameter["groupName"]))  # stable: inside a group as in --help
     beam = [parameter | {"groupName": "Dataflow"} for parameter in _BEAM]
     return {"name": name, "description": description, "streaming": False, "parameters": [*own, *beam]}
 
@@ -169,31 +136,32 @@ def _label(name: str) -> str:
 # What only prints to a terminal.
 _LOCAL: Final = ("dry_run",)
 
-_COMMANDS: Final[Mapping[str, tuple[type[Any], str, str, Mapping[str, Sequence[str]]]]] = {
+_COMMANDS: Final[Mapping[str, tuple[type[Any], str, str]]] = {
     "curate": (
         CurateOptions,
         "Curate an image dataset",
         "Reads WebDataset shards, embeds and scores the images with CLIP, filters them, and writes curated shards.",
-        _GROUPS,
     ),
     "select": (
         SelectOptions,
         "Select again from scored images",
         "Reads the score table of a finished run, judges it by other rules without a model, and writes the selected shards.",
-        _SELECT_GROUPS,
     ),
     "dedup": (
         DedupOptions,
         "Remove duplicates from scored images",
         "Finds duplicates in the score table of a finished run, or samples of another dataset, and writes the shards without "
         "them.",
-        _DEDUP_GROUPS,
     ),
     "export": (
         ExportOptions,
         "Export curated images for training",
         "Reads a finished run and writes WebDataset or TFRecord files, with smaller images and in shuffled order if asked for.",
-        _EXPORT_GROUPS,
+    ),
+    "pack": (
+        PackOptions,
+        "Pack images into shards",
+        "Reads a folder of images, tables of paths, or Parquet with image bytes, and writes WebDataset shards.",
     ),
 }
 

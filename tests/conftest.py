@@ -5,6 +5,7 @@ import os
 # Tests run in several processes at once: with threads for all cores in each they wait for each other, spinning. Read when torch,
 # numpy and Arrow are loaded, here and in the processes that tests start. A test about threads says how many it wants.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as curate sets it: a thread that waits leaves the core to others
 
 import io
 import pathlib

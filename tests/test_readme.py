@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
-from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.conftest import ROOT, encoded, photo
 from tests.support.made_heads import mlp_state, nsfw_state
 
 README = (ROOT / "README.md").read_text()
@@ -44,9 +44,9 @@ sys.meta_path.insert(0, ShallowModel())
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A folder with the project's files, 100 tiny shards of data, and models in the places that the README names."""
+    """A folder with the project's files, twelve photographs, and models in the places that the README names."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("pipelines", "beam_curate", "Makefile", "setup.py", "pyproject.toml"):
+    for name in ("pipelines", "beam_curate", "Makefile", "setup.py", "pyproject.toml", "dev.lock"):
         os.symlink(ROOT / name, folder / name)
     # The virtual environment that runs the tests stands in for the one that make would build.
     (folder / ".venv").mkdir()
@@ -56,17 +56,16 @@ def checkout(tmp_path_factory):
     (folder / ".venv" / ".installed").touch()
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    (folder / "data").mkdir()
-    for number in range(100):
-        # A picture in every tenth shard is enough.
-        image = [(f"{number:05d}.jpg", encoded(photo(number)))] if number % 10 == 0 else []
-        (folder / "data" / f"{number:05d}.tar").write_bytes(tar_bytes([*image, (f"{number:05d}.txt", b"a caption")]))
+    (folder / "photos").mkdir()
+    for number in range(12):
+        (folder / "photos" / f"{number}.jpg").write_bytes(encoded(photo(number)))
+        (folder / "photos" / f"{number}.txt").write_text(f"caption {number}")
     return folder
 
 
 @pytest.fixture(scope="module")
 def models(checkout):
-    """Random weights of the published shapes, where fetch_models.py puts the real ones."""
+    """Random weights of the published shapes, where fetch-models puts the real ones."""
     folder = checkout / "models"
     (folder / "heads").mkdir(parents=True)
     (folder / "ViT-L-14" / "openai").mkdir(parents=True)
@@ -103,6 +102,10 @@ def run(kind, code, folder):
     )
 
 
+def test_it_is_short():
+    assert len(README.splitlines()) <= 120
+
+
 def test_the_first_screen_is_runnable():
     assert "```sh\nmake demo\n```" in "\n".join(README.splitlines()[:12])
 
@@ -123,7 +126,7 @@ def test_every_other_block(checkout, models):
     assert len(blocks) == len(BLOCKS) - 1 >= 5
     for kind, code in blocks:
         done = run(kind, code, checkout)
-        if "fetch_models.py" in code:
+        if "fetch-models" in code:
             # Without a network it says what to get and where to put it.
             assert done.returncode == 1, done.stderr
             assert "nsfw" in done.stderr + done.stdout
@@ -132,5 +135,5 @@ def test_every_other_block(checkout, models):
         assert done.stdout or "import apache_beam" in code
     assert (checkout / "out" / "summary.json").exists()
     assert (checkout / "curated" / "summary.json").exists()
-    for name in ("train/00000.tar", "train/README.md", "records/00000.tfrecord", "records/00000.tfindex"):
+    for name in ("train/00000.tar", "train/README.md", "packed/00000.tar"):
         assert (checkout / name).exists(), name

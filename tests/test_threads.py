@@ -3,13 +3,46 @@ import threading
 
 import pytest
 
-from beam_curate.threads import Queue, Threads, default_threads, in_threads
+from beam_curate import threads
+from beam_curate.threads import Queue, Threads, default_threads, in_threads, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 6),
+        ({"cpu.max": "max 100000\n"}, 6),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "900000 100000\n"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 6),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "200000\n"}, 6),
+    ],
+)
+def test_cores_are_those_of_the_process_not_of_the_machine(files, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert usable_cores(str(tmp_path)) == cores
+
+
+def test_cores_of_a_bound_process_are_those_it_is_bound_to():
+    bound = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(bound)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, bound)
 
 
 def test_two_threads_a_core_and_4_to_16(monkeypatch):
-    for cores, threads in ((None, 4), (1, 4), (3, 6), (8, 16), (200, 16)):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
-        assert default_threads() == threads
+    for cores, number in ((1, 4), (3, 6), (8, 16), (200, 16)):
+        monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
+        assert default_threads() == number
 
 
 def test_results_come_in_order_and_few_are_ahead():

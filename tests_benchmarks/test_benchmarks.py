@@ -1,7 +1,6 @@
 """The benchmarks run on tiny input and report what they say; how fast is not looked at."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,9 +8,10 @@ import tarfile
 
 import pytest
 
+from beam_curate.threads import usable_cores
 from tests.conftest import ROOT
 
-CORES = os.cpu_count() or 1
+CORES = usable_cores()
 
 
 def run(script, *options):
@@ -41,9 +41,20 @@ def test_overhead_compares_and_writes_its_figures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "pipeline_stub / loop_stub" in done.stdout
     result = json.loads(file.read_text())
+    assert result["images"] == 4 * CORES * 32  # a whole batch in each shard
     assert {name: len(rounds) for name, rounds in result["rounds"].items()} == {"pipeline_stub": 1, "loop_stub": 1}
     (ratio,) = result["ratios"]
     assert ratio["met"] == (ratio["ratio"] >= ratio["goal"] == 1)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_the_goal_beside_the_loop_in_fp32_holds_only_for_bf16(bf16, monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import overhead
+
+    rounds = {name: [overhead.Marginal(1.0, 1.0, 0.0)] for name in ("pipeline_clip_write", "user_loop", "model_alone")}
+    goals = {one["against"]: one["goal"] for one in overhead._ratios(rounds, "S", bf16=bf16)}
+    assert goals == {"model_alone": 0.92, "user_loop": 1.8 if bf16 else None}
 
 
 @pytest.mark.parametrize("options", [("--only", "nobody"), ("--images", 1), ("--rounds", 0), ("--size", "XL")])

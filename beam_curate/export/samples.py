@@ -1,7 +1,6 @@
 """The samples of one exported file: read by span, their images made smaller, in their new order."""
 
 import functools
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from beam_curate.reasons import DUPLICATE_MEMBER
 from beam_curate.records import ImageFacts
 from beam_curate.runs.finished_run import written_suffix
 from beam_curate.runs.source_samples import Members, in_turn, read_samples
+from beam_curate.threads import usable_cores
 
 _AHEAD: Final = 2  # samples that each thread has waiting for it
 
@@ -73,7 +73,7 @@ def export_samples(
     if not reencoding.needed:
         yield from enumerate(in_turn((place, _prepare(row, members, reencoding)) for place, row, members in read))
         return
-    workers = threads or os.cpu_count() or 1
+    workers = threads or usable_cores()
     pool = _encoders(workers)
     tasks = ((place, pool.submit(_prepare, row, members, reencoding)) for place, row, members in read)
     yield from enumerate(_finished(tasks, workers * _AHEAD))

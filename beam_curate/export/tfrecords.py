@@ -12,12 +12,15 @@ other members `member/` and their extension (`member/json`).
 Every example has all features, since readers ask for them by name: a missing text is empty, and a missing number NaN or 0.
 """
 
+import functools
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
+
+from beam_curate.deferred import defer
 
 GZIP_LEVEL: Final = 6
 """zlib's own default. Of JPEG photographs every level takes away 0.2 % in the same time (measured): gzip is for the rest."""
@@ -32,11 +35,19 @@ class Writable(Protocol):
         """Writes all of the data."""
 
 
+@functools.cache
+def _library() -> tuple[Any, Any]:
+    """The class of an Example and the checksum of the package `tfrecord`, which by itself loads torch too."""
+    defer("tfrecord")
+    import tfrecord.example_pb2 as messages
+    from tfrecord.writer import TFRecordWriter
+
+    return messages.Example, TFRecordWriter.masked_crc
+
+
 def example(features: Mapping[str, Value]) -> bytes:
     """A serialised tf.train.Example: texts and bytes become bytes lists, whole numbers int64 lists, the rest float lists."""
-    from tfrecord import example_pb2
-
-    message = example_pb2.Example()
+    message = _library()[0]()
     for name, value in features.items():
         feature = message.features.feature[name]
         if isinstance(value, str):
@@ -53,10 +64,9 @@ def example(features: Mapping[str, Value]) -> bytes:
 
 def record(data: bytes) -> bytes:
     """A record: length, its checksum, the data, and their checksum. Source: tensorflow/core/lib/io/record_writer.h."""
-    from tfrecord.writer import TFRecordWriter
-
+    _, checksum = _library()
     length = struct.pack("<Q", len(data))
-    framed: bytes = length + TFRecordWriter.masked_crc(length) + data + TFRecordWriter.masked_crc(data)
+    framed: bytes = length + checksum(length) + data + checksum(data)
     return framed
 
 

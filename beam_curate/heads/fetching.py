@@ -8,6 +8,7 @@ A head counts as there when it gives the right scores for a few fixed embeddings
 and a damaged file is replaced.
 """
 
+import contextlib
 import os
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from beam_curate.heads.files import HEADS_DIR, STEMS
 from beam_curate.heads.head import AESTHETIC, NSFW, HeadError
 from beam_curate.heads.published import PUBLISHED, convert, problem
+from beam_curate.progress import Seen, shown
 from beam_curate.storage.downloading import DownloadError, UnreachableError, download, file_sha256
 
 CLIP: Final = "clip"
@@ -118,7 +120,8 @@ def _head_job(model_dir: Path, name: str, clip_model: str, github: str) -> _Job:
     target = model_dir / HEADS_DIR / f"{STEMS[name, clip_model][0]}.safetensors"
 
     def fetch() -> None:
-        download(url, source, published.sha256)
+        with _bytes_shown(name, source.parent, 0):
+            download(url, source, published.sha256)
         convert(source, target)
 
     return _Job(name, url, source, target, lambda: problem(target, published), fetch)
@@ -175,13 +178,17 @@ def _from_hub(repository: str, names: Sequence[str], folder: Path, hub: str) -> 
     _reach(hub)
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # its documentation has it
 
+    disable_progress_bars()  # its bar is for a terminal only, and ours is for all files
     for name in names:
         url = huggingface_hub.hf_hub_url(repository, name, endpoint=hub)
         (folder / name).unlink(missing_ok=True)  # it is damaged, or this would not be called
         try:
-            etag = huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_TIMEOUT).etag or ""
-            got = Path(huggingface_hub.hf_hub_download(repository, name, local_dir=folder, endpoint=hub))
+            said = huggingface_hub.get_hf_file_metadata(url, timeout=_HUB_TIMEOUT)
+            etag = said.etag or ""
+            with _bytes_shown(CLIP, folder, said.size or 0):
+                got = Path(huggingface_hub.hf_hub_download(repository, name, local_dir=folder, endpoint=hub))
         except EntryNotFoundError:
             continue
         except OSError as error:
@@ -192,6 +199,29 @@ def _from_hub(repository: str, names: Sequence[str], folder: Path, hub: str) -> 
             raise DownloadError(f"{url}: what arrived has not the sha256 that the hub gives, {etag}; run again")
         return
     raise DownloadError(f"{hub}/{repository} has none of {', '.join(names)}")
+
+
+def _bytes_shown(name: str, folder: Path, total: int) -> contextlib.AbstractContextManager[None]:
+    """Shows how many bytes came to a folder while the block runs, whoever writes them there, and under whatever name.
+
+    Args:
+        name: What is fetched.
+        folder: Where to.
+        total: How many will come; 0 if that is not known.
+    """
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    before = size() if folder.exists() else 0
+
+    def look(seconds: float) -> Seen:
+        try:
+            return Seen(max(0, size() - before))
+        except OSError:  # a file was renamed just now
+            return Seen(0)
+
+    return shown(look, total, name)
 
 
 def _reach(hub: str) -> None:

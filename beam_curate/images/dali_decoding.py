@@ -25,7 +25,6 @@ Memory: DALI keeps the largest buffers that it ever needed: with chunks of `MAX_
 """
 
 import importlib.util
-import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +40,7 @@ from beam_curate.images.dali_plans import MAX_BATCH, Plan, chunks, plan_image, r
 from beam_curate.images.decoding import DecodeOptions, ImageError, Pixels, decode_sizes
 from beam_curate.images.resizing import Target
 from beam_curate.records import ImageFacts
+from beam_curate.threads import usable_cores
 
 _SELF_TEST_LEVELS: Final = 2.0  # mean difference to Pillow on a smooth image: wrong colours or geometry give 10 or more
 
@@ -95,7 +95,7 @@ class DaliDecoder:
         require_dali(device)
         self._options = options
         self._targets = tuple(targets) or (options.target,)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or usable_cores()
         self._device = _device_id(device)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="dali")

@@ -1,18 +1,15 @@
-"""The section of a report on duplicates: whether --eps is right, seen from pairs around it, and the largest groups."""
+"""What a report says of duplicates: whether --eps is right, seen from pairs around it, and the largest groups."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from beam_curate.duplicates.search import KEEP
 from beam_curate.records import KEPT
-from beam_curate.report.duplicates import DuplicateGroup, GroupMember, Pair, ShownDuplicates
-from beam_curate.report.figures import Images, frame, number
-from beam_curate.report.html import Child, Element, count, foreign, share, shorten, table, tag
-from beam_curate.report.samples import Row
+from beam_curate.report.duplicates import DuplicateGroup, GroupMember, ShownDuplicates
+from beam_curate.report.html import count, number, shorten
+from beam_curate.report.rows import Row
 
-_UNFOLDED: Final = 4
-"""Groups that are seen at once; a reader unfolds the others."""
 _METHODS: Final = {
     "exact": "the same bytes",
     "pixels": "the same pixels, in other bytes",
@@ -27,120 +24,46 @@ _KEPT_BY: Final = {
 }
 
 
-def duplicates_section(shown: ShownDuplicates, images: Images, blur_from: float) -> Element:
-    """The section.
+class DuplicateWords(NamedTuple):
+    """What a search for duplicates found, in words.
 
-    Args:
-        shown: What is shown.
-        images: The pictures of all samples in it, by place.
-        blur_from: See gallery_section.
+    Attributes:
+        counts: Duplicates, groups, the largest group.
+        methods: Of each method its name, its duplicates, and what is alike.
+        kept: Which one of a group is kept.
+        by: The score by which it is the best, if it is one of the user's; else empty.
+        cut: Embeddings that were compared in fewer clusters than they are near to.
+        digits: Of a similarity.
     """
-    return tag(
-        "section",
-        tag("h2", "Duplicates"),
-        *_counts(shown.found),
-        *(_pairs(shown, images, blur_from) if shown.found["eps"] else ()),
-        *(_groups(shown, images, blur_from) if shown.groups else ()),
-    )
+
+    counts: tuple[int, int, int]
+    methods: Sequence[tuple[str, int, str]]
+    kept: str
+    by: str
+    cut: int
+    digits: int
 
 
-def used_section(found: Mapping[str, Any], folder: str) -> Element:
-    """What a run tells of a duplicates table of another folder, which it used.
-
-    Args:
-        found: What the table's summary says, in numbers.
-        folder: The folder.
-    """
-    words = "; the report.html there shows pairs and groups, if that run wrote shards."
-    where = tag("p", "Of the duplicates table in ", foreign(folder, 300, "code"), words)
-    return tag("section", tag("h2", "Duplicates"), *_counts(found), where)
-
-
-def _counts(found: Mapping[str, Any]) -> list[Element]:
-    total = found["duplicates"]
-    many = f" in {count(found['groups'])} groups, the largest of {count(found['largest_group'])}." if total else "."
-    rows: list[list[Child]] = [
-        [tag("code", name), count(found["by_method"].get(name, 0)), share(found["by_method"].get(name, 0), total), _METHODS[name]]
-        for name in found["methods"]
-    ]  # fmt: skip
-    head = ("Method", "Duplicates", "Share", "What is alike")
-    caption = "How they were found: each counts once, by the surest method"
-    notes = [tag("p", tag("strong", f"{count(total)} duplicates"), many, class_="verdict"), _what_is_kept(found)]
-    cut = found["compared_in_fewer_clusters"]
-    if cut:
-        words = f"{count(cut)} embeddings are near to more clusters than they are compared in. Fewer --n_clusters, or a smaller "
-        notes.append(tag("p", words, "--eps, finds all of their duplicates."))
-    return [*notes, table(head, rows, caption, (1, 2))]
-
-
-def _what_is_kept(found: Mapping[str, Any]) -> Element:
+def duplicate_words(found: Mapping[str, Any]) -> DuplicateWords:
+    """The words for what the summary of a duplicates table says, in numbers."""
+    methods = [(name, found["by_method"].get(name, 0), _METHODS[name]) for name in found["methods"]]
     if found["between_datasets"]:
         what = "only these are kept" if found["action"] == KEEP else "these are rejected"
-        return tag("p", f"A duplicate is a sample that is in the other dataset too; {what}.")
-    by = _KEPT_BY.get(found["keep_by"])
-    better = by or tag("span", "the one with the highest ", foreign(found["keep_by"], 60, "code"))
-    return tag("p", "Of a group one sample is kept, of those that the other rules keep: ", better, ".")
+        kept, by = f"A duplicate is a sample that is in the other dataset too; {what}.", ""
+    else:
+        known = _KEPT_BY.get(found["keep_by"])
+        kept = (
+            f"Of a group one sample is kept, of those that the other rules keep: {known or 'the one with the highest'}"
+        )
+        by = "" if known else found["keep_by"]
+    counts = found["duplicates"], found["groups"], found["largest_group"]
+    eps = found.get("eps")
+    digits = min(6, max(4, 2 - math.floor(math.log10(eps)))) if eps else 4
+    return DuplicateWords(counts, methods, kept, by, found["compared_in_fewer_clusters"], digits)
 
 
-def _pairs(shown: ShownDuplicates, images: Images, blur_from: float) -> list[Element]:
-    eps = shown.found["eps"]
-    title = tag("h3", f"Is --eps {eps:g} right?")
-    if not shown.pairs:
-        return [title, tag("p", f"No two samples were seen with a similarity near {1 - eps:g}.")]
-    digits = min(6, max(4, 2 - math.floor(math.log10(eps))))
-    above, below = ([pair for pair in shown.pairs if pair.duplicate is side] for side in (True, False))
-    line = tag("p", tag("b", f"--eps {eps:g}"), f" · similarity {1 - eps:.{digits}f}", class_="line")
-    tiles = [
-        *(_pair(pair, digits, shown, images, blur_from) for pair in above),
-        *([] if above else [tag("p", "No pair is above the line.", class_="none")]),
-        line,
-        *(_pair(pair, digits, shown, images, blur_from) for pair in below),
-        *([] if below else [tag("p", "No pair was seen below the line.", class_="none")]),
-    ]
-    advice = (
-        "Pairs drawn by chance, the most similar first. Above the line they count as duplicates: if you see different pictures "
-        "there, take a smaller --eps. Below it they do not: if you see the same picture twice there, take a larger one."
-    )
-    return [title, tag("p", advice), tag("div", *tiles, class_="pairs")]
-
-
-def _pair(pair: Pair, digits: int, shown: ShownDuplicates, images: Images, blur_from: float) -> Element:
-    rows = [shown.rows.get(place) for place in pair.places]
-    frames = [frame(row, images[place], blur_from) for place, row in zip(pair.places, rows, strict=True)]
-    names = [_name(row) for row in rows]
-    verdict = "duplicate" if pair.duplicate else "kept apart"
-    caption = tag(
-        "figcaption",
-        tag("span", tag("b", f"{pair.similarity:.{digits}f}"), f" {verdict}", class_="similarity"),
-        tag("div", *names, class_="both"),
-    )
-    kind = "pair pair-duplicate" if pair.duplicate else "pair pair-apart"
-    return tag("figure", tag("div", *frames, class_="both"), caption, class_=kind)
-
-
-def _name(row: Row | None) -> Element:
-    """The key of a sample, and that it is of the other dataset."""
-    key = foreign(row.key, 60, class_="name") if row else None
-    badge = tag("span", "other dataset", class_="badge") if row is None or row.other else None
-    return tag("div", badge, key, class_="named")
-
-
-def _groups(shown: ShownDuplicates, images: Images, blur_from: float) -> list[Element]:
-    first = "of the other dataset" if shown.found["between_datasets"] else "that is kept"
-    words = (
-        f"The sample {first} comes first. The similarity of the others is that to the better sample they were found by."
-    )
-    groups = [_group(group, shown, images, blur_from) for group in shown.groups]
-    more = tag(
-        "details",
-        tag("summary", f"{len(groups) - _UNFOLDED} more groups"),
-        tag("div", *groups[_UNFOLDED:], class_="groups"),
-    )
-    largest = tag("div", *groups[:_UNFOLDED], class_="groups")
-    return [tag("h3", "The largest groups"), tag("p", words), largest, *([more] if len(groups) > _UNFOLDED else [])]
-
-
-def _group(group: DuplicateGroup, shown: ShownDuplicates, images: Images, blur_from: float) -> Element:
+def group_title(group: DuplicateGroup, shown: ShownDuplicates) -> str:
+    """How large a group is, and whether one of its samples is kept."""
     rows = [shown.rows.get(member.place) for member in group.members]
     own = sum(not member.place.other for member in group.members)
     title = f"{count(group.size)} samples"
@@ -150,32 +73,24 @@ def _group(group: DuplicateGroup, shown: ShownDuplicates, images: Images, blur_f
         title += ", like one of the other dataset"
     elif not any(row and row.status == KEPT for row in rows):
         title += "; none of those here is kept"
-    figures = [_figure(member, row, shown, images, blur_from) for member, row in zip(group.members, rows, strict=True)]
-    return tag("div", tag("h4", title), tag("div", *figures, class_="figures"), class_="group")
+    return title
 
 
-def _figure(member: GroupMember, row: Row | None, shown: ShownDuplicates, images: Images, blur_from: float) -> Element:
-    found = f"{member.method} {member.similarity:.4f}" if member.method == "semantic" else member.method
-    if member.method == "perceptual":
-        found = f"perceptual {round(64 * member.similarity)}/64 bits"
+def member_method(member: GroupMember) -> str:
+    """How a sample was found; empty for the best of a group."""
+    if member.method == "semantic":
+        return f"semantic {member.similarity:.4f}"
+    return f"perceptual {round(64 * member.similarity)}/64 bits" if member.method == "perceptual" else member.method
+
+
+def member_facts(row: Row | None, keep_by: str) -> list[str]:
+    """What decides which sample of a group is the best."""
     facts = [f"{row.width} × {row.height}"] if row and row.width else []
-    better = row.values.get(shown.found["keep_by"], math.nan) if row else math.nan
-    if math.isfinite(better):
-        facts.append(f"{shorten(shown.found['keep_by'], 20)} {number(better)}")
-    caption = tag(
-        "figcaption",
-        _badge(member, row),
-        tag("b", found) if found else None,
-        *(tag("span", fact, class_="quiet") for fact in facts),
-        foreign(row.key, 60, class_="name") if row else None,
-    )
-    return tag("figure", frame(row, images[member.place], blur_from), caption)
+    better = row.values.get(keep_by, math.nan) if row else math.nan
+    return [*facts, f"{shorten(keep_by, 20)} {number(better)}"] if math.isfinite(better) else facts
 
 
-def _badge(member: GroupMember, row: Row | None) -> Element:
+def member_verdict(member: GroupMember, row: Row) -> str:
     """What became of a sample; of a rejected one the reason, unless its method says it."""
-    if row is None or row.other:
-        return tag("span", "other dataset", class_="badge")
     told = row.status == KEPT or (member.method and row.reason == f"duplicate_{member.method}")
-    words = row.status if told else f"{row.status}: {row.reason}"
-    return foreign(words, 80, "span", class_=f"badge badge-{row.status}")
+    return row.status if told else f"{row.status}: {row.reason}"

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from beam_curate.duplicates.finding import input_digest, is_finished, read_findings
 from beam_curate.records import KEPT
-from beam_curate.report.samples import DETAILS, Place, Row, make_row
-from beam_curate.report.table import make_group, stored_scores
+from beam_curate.report.rows import DETAILS, Row, make_row
+from beam_curate.report.table import Place, make_group, stored_scores
 from beam_curate.report.thumbnails import Thumbnail
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace

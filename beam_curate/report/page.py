@@ -1,22 +1,30 @@
-"""The page of a report: its sections, made of what was found in a run."""
+"""The page of a report: what its template is given, made of what was found in a run."""
 
 import json
 import math
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.records import FAILED, KEPT, REJECTED
-from beam_curate.report.charts import funnel_bar, histogram
+from beam_curate.report.changes import HERE, THERE, Changes
+from beam_curate.report.charts import Chart, funnel_bar, histogram
 from beam_curate.report.data import AT_LEAST, BELOW, ReportData
-from beam_curate.report.duplicate_figures import duplicates_section, used_section
+from beam_curate.report.duplicate_figures import (
+    duplicate_words,
+    group_title,
+    member_facts,
+    member_method,
+    member_verdict,
+)
 from beam_curate.report.duplicates import ShownDuplicates
-from beam_curate.report.figures import Images, gallery_section
-from beam_curate.report.html import Child, Element, count, foreign, page, share, shorten, table, tag
-from beam_curate.report.samples import MAX_FAILURES
+from beam_curate.report.html import count, document, share, shorten
+from beam_curate.report.samples import MAX_FAILURES, Gallery
+from beam_curate.report.sliders import is_census, picture_places, slider_columns, slider_data
 from beam_curate.report.spread import Distribution
-from beam_curate.report.style import STYLE
-from beam_curate.report.table import RANDOM
-from beam_curate.runs.configuration import SCORE, Funnel
+from beam_curate.report.table import RANDOM, Place
+from beam_curate.report.thumbnails import Thumbnail
+from beam_curate.runs.configuration import SCORE
 from beam_curate.runs.summary import Summary
 from beam_curate.scores.rules_in_force import Step, duplicates, rules, steps
 from beam_curate.storage.json_records import to_json
@@ -25,6 +33,9 @@ from beam_curate.tars.skipped import KINDS, lost
 _MAX_JSON: Final = 60_000  # characters of the configuration
 _BLURRED_FROM: Final = 0.5  # NSFW score, where the run has no threshold
 _PASSING: Final = (0.95, 0.75, 0.5, 0.25, 0.05)
+_STATUSES: Final = (KEPT, REJECTED, FAILED)
+
+Images = Mapping[Place, Thumbnail]
 
 
 class DuplicatesShown(NamedTuple):
@@ -34,56 +45,115 @@ class DuplicatesShown(NamedTuple):
     images: Images
 
 
+class Verdict(NamedTuple):
+    """What a threshold does: its name and value, the part that passes, and the samples below it and at or above."""
+
+    name: str
+    value: float
+    passing: str
+    below: int
+    above: int
+
+
+class Score(NamedTuple):
+    """What is shown of a column."""
+
+    title: str
+    distribution: Distribution
+    chart: Chart | None
+    verdicts: Sequence[Verdict]
+    others: Sequence[tuple[str, int, str]]
+    galleries: Sequence[Gallery]
+
+
 def render(
     summary: Summary,
     data: ReportData,
-    images: Images,
     duplicates: DuplicatesShown | None = None,
     *,
-    preview_of: str = "",
+    folder: str,
+    preview: bool = False,
 ) -> bytes:
     """The document.
 
     Args:
         summary: summary.json, or what it would say.
         data: What was found in the score table.
-        images: The pictures of the samples in `data.galleries`, by place.
         duplicates: What is shown of the run's own duplicates table; None if it has none.
-        preview_of: The folder of the score table on which rules were only tried; empty for a run.
+        folder: The run, or the one with the score table on which rules were only tried.
+        preview: Whether rules were only tried.
     """
-    title = "Preview of a selection" if preview_of else "Curation report"
-    funnel = summary.funnel
     blur_from = _blur_from(summary, data)
-    pattern = summary.input.pattern or ""
-    body = tag(
-        "body",
-        tag(
-            "header",
-            tag("h1", title),
-            tag("p", foreign(str(pattern), 300, "code"), " · ", _facts(summary), class_="quiet"),
-        ),
-        tag(
-            "main",
-            _preview_note(preview_of) if preview_of else None,
-            *_warnings(summary, data),
-            _funnel_section(summary, data),
-            _duplicates_section(summary, duplicates, blur_from),
-            *(_score_section(distribution, data, images, blur_from) for distribution in data.distributions),
-            _random_section(data, images, blur_from),
-            _failures_section(funnel, data),
-            _run_section(summary),
-        ),
+    rule = summary.configuration.duplicates
+    used = {**to_json(rule), **rule.found} if rule is not None and rule.found is not None else None
+    searched = folder if duplicates is not None else (summary.input.duplicates or "") if used else ""
+    found = duplicates.shown.found if duplicates is not None else used
+    columns = slider_columns(data)
+    scores = [_score(distribution, data) for distribution in data.distributions]
+    split = len(data.plan.deciding)
+    counts = _counts(summary)
+    return document(
+        "page.html",
+        title="Preview of a selection" if preview else "Curation report",
+        preview_of=folder if preview else "",
+        pattern=summary.input.pattern or "",
+        facts=_facts(summary),
+        funnel=summary.funnel,
+        counts=counts,
+        statuses=_STATUSES,
+        alarm=_alarm(summary),
+        notices=list(_notices(summary, data)),
+        bar=funnel_bar([(name, counts[name]) for name in _STATUSES]),
+        rules=_rules(summary),
+        descriptions=DESCRIPTIONS,
+        failures=data.failures,
+        max_failures=MAX_FAILURES,
+        skipped=lost(summary.skipped),
+        skipped_kinds=KINDS,
+        columns=columns,
+        added=data.plan.selection.added,
+        census=is_census(data.drawn.rows, data.judgeable),
+        drawn=len(data.drawn.rows.number),
+        judgeable=data.judgeable,
+        sliders=slider_data(data, columns, folder, searched, blur_from),
+        deciding=scores[:split],
+        further=scores[split:],
+        chance=[gallery for gallery in data.galleries if gallery.column == RANDOM],
+        shown=data.shown,
+        pictures=picture_places(data),
+        blur_from=blur_from,
+        duplicates=duplicates,
+        duplicate_words=duplicate_words(found) if found else None,
+        duplicates_of=searched,
+        group_title=group_title,
+        member_facts=member_facts,
+        member_method=member_method,
+        member_verdict=member_verdict,
+        origins=data.origins,
+        changes=_changed(data),
+        speed=list(_speed(summary)),
+        details=_details(summary),
     )
-    return page(title, STYLE, body)
 
 
-def _preview_note(source: str) -> Element:
-    text = (
-        " The rules were tried on the score table of ",
-        foreign(source, 300, "code"),
-        "; what is called kept or rejected here is what select.py would keep or reject with the same options.",
-    )
-    return tag("div", tag("strong", "A preview: nothing was selected."), *text, class_="box notice", role="note")
+class Changed(NamedTuple):
+    """What is shown of the run that this one is compared with: its folder, counts, and where on each score they differ."""
+
+    against: str
+    changes: Changes
+    charts: Sequence[tuple[str, Chart]]
+
+
+def _changed(data: ReportData) -> Changed | None:
+    if data.changes is None or data.plan.against is None:
+        return None
+    found = [spread.distribution() for spread in data.changes.spreads.values()]
+    charts = [
+        (each.column, histogram(each, (HERE, THERE)))
+        for each in found
+        if each.count and each.column in data.plan.deciding
+    ]
+    return Changed(data.plan.against.verdicts or data.plan.against.scores, data.changes, charts)
 
 
 def _blur_from(summary: Summary, data: ReportData) -> float:
@@ -101,92 +171,44 @@ def _facts(summary: Summary) -> str:
     return " · ".join(shorten(str(word), 100) for word in words if word)
 
 
-def _warnings(summary: Summary, data: ReportData) -> list[Element]:
-    funnel, found = summary.funnel, []
-    if summary.scores_meaningless:
-        names = " and ".join(map(str, summary.random or ())) or "weights"
-        text = f" Random {names}: they show that the run works, and nothing about the images."
-        found.append(tag("div", tag("strong", "The scores are meaningless."), text, class_="box alarm", role="note"))
-    texts = []
-    if funnel.input and funnel.failed == funnel.input:
-        texts.append(("All samples failed.", " See the failures below."))
-    elif funnel.input and not funnel.kept:
-        texts.append(("Nothing was kept.", " No sample passes all the rules."))
-    for distribution in data.distributions:
-        for (name, value), below in zip(distribution.bounds, distribution.below, strict=True):
-            rejected = below if name.endswith(AT_LEAST) else distribution.count - below
-            if distribution.count and rejected < 0.01 * distribution.count:
-                texts.append((f"{name} {value:g} rejects almost nothing:", f" {share(rejected, distribution.count)}."))
-            elif distribution.count and rejected > 0.99 * distribution.count:
-                texts.append(
-                    (f"{name} {value:g} rejects almost everything:", f" {share(rejected, distribution.count)}.")
-                )
-    if any(data.statuses[status] != getattr(funnel, status) for status in (KEPT, REJECTED, FAILED)):
-        words = ", ".join(f"{count(data.statuses[status])} {status}" for status in (KEPT, REJECTED, FAILED))
-        texts.append(("Charts and funnel differ:", f" the score table gives {words}."))
-    return found + [tag("div", tag("strong", title), rest, class_="box notice", role="note") for title, rest in texts]
+def _alarm(summary: Summary) -> str:
+    """What is random, so that the scores mean nothing; empty if they mean something."""
+    return (" and ".join(map(str, summary.random or ())) or "weights") if summary.scores_meaningless else ""
 
 
-def _funnel_section(summary: Summary, data: ReportData) -> Element:
+def _counts(summary: Summary) -> dict[str, int]:
+    """The funnel by name."""
     funnel = summary.funnel
-    total = funnel.input
-    tiles = [
-        tag(
-            "div",
-            tag("dt", name),
-            tag(
-                "dd",
-                tag("b", count(getattr(funnel, name))),
-                tag("span", share(getattr(funnel, name), total) if name != "input" else "samples"),
-            ),
-            class_=f"tile tile-{name}",
-        )
-        for name in ("input", KEPT, REJECTED, FAILED)
-    ]
-    rows: list[list[Child]] = []
-    for reason, number in funnel.reasons.items():
-        status = FAILED if reason in data.failures.counts else REJECTED
-        badge = tag("span", status, class_=f"badge badge-{status}")
-        about = DESCRIPTIONS.get(reason, "")
-        rows.append([foreign(reason, 100, "code"), badge, count(number), share(number, total), about])
-    head = ("Reason", "Status", "Samples", "Share of input", "What it means")
-    reasons = table(head, rows, "Why samples were not kept", (2, 3)) if rows else None
-    counts = lost(summary.skipped)
-    others: list[list[Child]] = [[tag("code", kind), count(counts[kind]), KINDS.get(kind, "")] for kind in counts]
-    title = "Members of the input without a row of their own"
-    skipped = table(("Kind", "Members", "What it means"), others, title, (1,)) if others else None
-    bar = funnel_bar([(name, getattr(funnel, name)) for name in (KEPT, REJECTED, FAILED)])
-    rules = _rules(summary)
-    return tag(
-        "section",
-        tag("h2", "What became of the samples"),
-        tag("dl", *tiles, class_="tiles"),
-        bar,
-        rules,
-        reasons,
-        skipped,
-    )
+    return {"input": funnel.input, KEPT: funnel.kept, REJECTED: funnel.rejected, FAILED: funnel.failed}
 
 
-def _duplicates_section(summary: Summary, duplicates: DuplicatesShown | None, blur_from: float) -> Element | None:
-    """The duplicates that the run found, or those of another folder that it used."""
-    if duplicates is not None:
-        return duplicates_section(duplicates.shown, duplicates.images, blur_from)
-    rule = summary.configuration.duplicates
-    if rule is None or rule.found is None:
-        return None
-    return used_section({**to_json(rule), **rule.found}, summary.input.duplicates or "")
+def _notices(summary: Summary, data: ReportData) -> Iterator[tuple[str, str]]:
+    """What looks wrong, each with a heading."""
+    funnel = summary.funnel
+    if funnel.input and funnel.failed == funnel.input:
+        yield "All samples failed.", "See the failures below."
+    elif funnel.input and not funnel.kept:
+        yield "Nothing was kept.", "No sample passes all the rules."
+    for distribution in data.distributions:
+        total = distribution.count
+        for (name, value), below in zip(distribution.bounds, distribution.below, strict=True):
+            rejected = below if name.endswith(AT_LEAST) else total - below
+            if total and rejected < 0.01 * total:
+                yield f"{name} {value:g} rejects almost nothing:", f"{share(rejected, total)}."
+            elif total and rejected > 0.99 * total:
+                yield f"{name} {value:g} rejects almost everything:", f"{share(rejected, total)}."
+    counts = _counts(summary)
+    if any(data.statuses[status] != counts[status] for status in _STATUSES):
+        words = ", ".join(f"{count(data.statuses[status])} {status}" for status in _STATUSES)
+        yield "Charts and funnel differ:", f"the score table gives {words}."
 
 
-def _rules(summary: Summary) -> Element:
-    """The rules of all steps whose verdicts count as options; those that are off are left out."""
-    lines = [words for step in steps(summary.configuration) if (words := _options(step, summary))]
-    spaced = [part for words in lines for part in (", then", *words)]
-    return tag("p", "Rules:", *spaced[1:]) if spaced else tag("p", "No rule is set: all that did not fail is kept.")
+def _rules(summary: Summary) -> list[list[str]]:
+    """The rules of all steps whose verdicts count, as options; those that are off are left out."""
+    return [words for step in steps(summary.configuration) if (words := _options(step, summary))]
 
 
-def _options(step: Step, summary: Summary) -> list[Child]:
-    given = rules(step)
+def _options(step: Step, summary: Summary) -> list[str]:
     found = duplicates(step)
     if found and step.step == SCORE:
         found["dedup"] = found.pop("methods")
@@ -194,61 +216,31 @@ def _options(step: Step, summary: Summary) -> list[Child]:
         found = {"duplicates": summary.input.duplicates}
     if step.duplicates and step.duplicates.against:
         found["against"] = step.duplicates.against
-    words = [foreign(f"--{name} {value}", 200, "code") for name, value in {**given, **found}.items()]
-    return [part for word in words for part in (" ", word)]
+    return [f"--{name} {value}" for name, value in {**rules(step), **found}.items()]
 
 
-def _score_section(distribution: Distribution, data: ReportData, images: Images, blur_from: float) -> Element:
-    name = "shorter side in pixels" if distribution.column == "side" else distribution.column
-    verdicts = [
-        _verdict(distribution, bound, value, below)
-        for (bound, value), below in zip(distribution.bounds, distribution.below, strict=True)
-    ] or [tag("p", "No threshold is set.", class_="verdict")]
-    if not distribution.count:
-        return tag("section", tag("h2", foreign(name, 60)), tag("p", "No sample has a value."))
-    mean = f"mean {distribution.mean:.4g}"
-    facts = f"{count(distribution.count)} values, {distribution.lowest:.4g} to {distribution.highest:.4g}, {mean}"
-    if distribution.missing:
-        facts += f"; {count(distribution.missing)} samples without a value"
-    facts += f"; the tallest bar is {count(int((distribution.kept + distribution.rejected).max()))}"
-    legend = tag(
-        "p",
-        *(part for status in (KEPT, REJECTED) for part in (tag("i", class_=f"key key-{status}"), f"{status} ")),
-        tag("span", facts, class_="quiet"),
-        class_="legend",
-    )
-    galleries = [
-        gallery_section(gallery, images, blur_from)
-        for gallery in data.galleries
-        if gallery.column == distribution.column
-    ]
-    return tag(
-        "section",
-        tag("h2", foreign(name, 60)),
-        *verdicts,
-        histogram(distribution),
-        legend,
+def _score(distribution: Distribution, data: ReportData) -> Score:
+    column = distribution.column
+    return Score(
+        "shorter side in pixels" if column == "side" else column,
+        distribution,
+        histogram(distribution) if distribution.count else None,
+        [
+            _verdict(distribution, bound, value, below)
+            for (bound, value), below in zip(distribution.bounds, distribution.below, strict=True)
+        ],
         _others(distribution),
-        tag("div", *galleries, class_="galleries"),
+        [gallery for gallery in data.galleries if gallery.column == column],
     )
 
 
-def _verdict(distribution: Distribution, bound: str, value: float, below: int) -> Element:
-    above, total = distribution.count - below, distribution.count
+def _verdict(distribution: Distribution, bound: str, value: float, below: int) -> Verdict:
+    above = distribution.count - below
     passing = above if bound.endswith(AT_LEAST) else below
-    return tag(
-        "p",
-        tag("strong", f"{bound} {value:g}"),
-        f" lets {share(passing, total)} pass: ",
-        tag("b", count(below)),
-        " samples below it, ",
-        tag("b", count(above)),
-        " at or above.",
-        class_="verdict",
-    )
+    return Verdict(bound, value, share(passing, distribution.count), below, above)
 
 
-def _others(distribution: Distribution) -> Element | None:
+def _others(distribution: Distribution) -> list[tuple[str, int, str]]:
     """How many samples other thresholds would let pass: at the edges of bins, where the counts are exact."""
     upper = any(bound.endswith(BELOW) for bound, _ in distribution.bounds)
     totals = (distribution.kept + distribution.rejected).tolist()
@@ -259,73 +251,27 @@ def _others(distribution: Distribution) -> Element | None:
         {min(range(len(passing)), key=lambda at: (abs(passing[at] - part * whole), at)) for part in _PASSING}
     )
     sign = "<" if upper else "≥"
-    rows: list[list[Child]] = [
-        [f"{sign} {distribution.edges[at]:.6g}", count(passing[at]), share(passing[at], whole)] for at in places
-    ]
-    head = ("If kept were", "Samples", "Share")
-    shown = table(head, rows, "What other thresholds would let pass", (1, 2))
-    return tag("details", tag("summary", "Other thresholds"), shown)
+    return [(f"{sign} {distribution.edges[at]:.6g}", passing[at], share(passing[at], whole)) for at in places]
 
 
-def _random_section(data: ReportData, images: Images, blur_from: float) -> Element:
-    galleries = [gallery_section(gallery, images, blur_from) for gallery in data.galleries if gallery.column == RANDOM]
-    return tag("section", tag("h2", "Samples drawn by chance"), tag("div", *galleries, class_="galleries"))
-
-
-def _failures_section(funnel: Funnel, data: ReportData) -> Element:
-    groups: list[Child] = []
-    for reason, rows in sorted(data.failures.rows.items(), key=lambda item: (-data.failures.counts[item[0]], item[0])):
-        number = data.failures.counts[reason]
-        cells: list[list[Child]] = [
-            [
-                foreign(row.key or "(whole shard or a damaged spot)", 100, class_="name"),
-                row.step,
-                foreign(row.message, 250),
-                foreign(row.shard.rstrip("/").rpartition("/")[2], 80, "code"),
-            ]
-            for row in rows
-        ]
-        shown = f"the first {MAX_FAILURES}" if number > len(rows) else "all of them"
-        head = tag("summary", foreign(reason, 100, "code"), f" {count(number)}")
-        about = tag("p", f"{DESCRIPTIONS.get(reason, '')} — {shown}:".lstrip(" —"), class_="quiet")
-        groups.append(tag("details", head, about, table(("Key", "Step", "Message", "Shard"), cells, "Failed samples")))
-    none = None if groups else tag("p", "No sample failed.")
-    title = f"Failures: {count(getattr(funnel, FAILED))} ({share(getattr(funnel, FAILED), funnel.input)})"
-    return tag("section", tag("h2", title), none, *groups)
-
-
-def _run_section(summary: Summary) -> Element:
-    rows: list[list[Child]] = [[name, value] for name, value in _speed(summary)]
-    speed = table(("Measure", "Value"), rows, "Throughput", (1,)) if rows else None
+def _details(summary: Summary) -> list[tuple[str, str]]:
+    """The configuration and the rest of the summary as text."""
     said = to_json(summary)
     rest = {name: value for name, value in said.items() if name not in ("funnel", "configuration")}
-    return tag(
-        "section",
-        tag("h2", "The run"),
-        speed,
-        _json("Configuration", said["configuration"]),
-        _json("Models, versions and everything else", rest),
-    )
+    titled = {"Configuration": said["configuration"], "Models, versions and everything else": rest}
+    texts = {title: json.dumps(value, indent=2, ensure_ascii=True) for title, value in titled.items()}
+    cut = "\n… (the rest is in summary.json)"
+    return [(title, text[:_MAX_JSON] + (cut if len(text) > _MAX_JSON else "")) for title, text in texts.items()]
 
 
-def _json(title: str, value: Any) -> Element:
-    text = json.dumps(value, indent=2, ensure_ascii=True)
-    cut = "" if len(text) <= _MAX_JSON else "\n… (the rest is in summary.json)"
-    return tag("details", tag("summary", title), tag("pre", text[:_MAX_JSON] + cut, tabindex="0"))
-
-
-def _speed(summary: Summary) -> list[tuple[str, str]]:
+def _speed(summary: Summary) -> Iterator[tuple[str, str]]:
     """What the summary tells of time; runs may tell nothing."""
-    found = []
     seconds = summary.more.get("seconds")
     if isinstance(seconds, int | float) and seconds > 0:
-        found += [
-            ("Wall time", f"{seconds:,.1f} s"),
-            ("Samples a second", f"{summary.funnel.input / seconds:,.1f}"),
-        ]
+        yield "Wall time", f"{seconds:,.1f} s"
+        yield "Samples a second", f"{summary.funnel.input / seconds:,.1f}"
     for name in ("throughput", "timings"):
         inner = summary.more.get(name)
-        if isinstance(inner, dict):
-            numbers = {key: value for key, value in inner.items() if isinstance(value, int | float)}
-            found += [(shorten(f"{name}: {key}", 100), f"{value:,.6g}") for key, value in numbers.items()]
-    return found
+        for key, value in inner.items() if isinstance(inner, dict) else ():
+            if isinstance(value, int | float):
+                yield shorten(f"{name}: {key}", 100), f"{value:,.6g}"

@@ -12,13 +12,22 @@ from beam_curate.records import STATUSES, Removed
 from beam_curate.runs import score_table
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.judging import Flags, Texts
+from beam_curate.scores.rules import Condition
 from beam_curate.scores.top import Cutoff
-from beam_curate.selection.rejudging import Selection, judge_rows, read_rows, verdict_texts
+from beam_curate.selection.rejudging import Selection, judge_rows, judgeable, read_rows, rule_columns, verdict_texts
 
 Floats = npt.NDArray[np.float64]
 
 RANDOM: Final = ""
 """The column of the numbers that samples are drawn by."""
+
+
+class Place(NamedTuple):
+    """What tells a row from all others: its shard's index, its index in the shard, and whether it is of another dataset."""
+
+    shard_index: int
+    row_index: int
+    other: bool = False
 
 
 class Found(NamedTuple):
@@ -31,9 +40,17 @@ class Found(NamedTuple):
     reason: str
     values: dict[str, float]
 
+    @property
+    def at(self) -> Place:
+        """Where it is."""
+        return Place(self.shard_index, self.row_index)
+
 
 class Group(NamedTuple):
-    """Rows of a part: (N,) arrays; `statuses` says by status which rows have it, `values` by column are NaN for none."""
+    """Rows of a part: (N,) arrays; `statuses` says by status which rows have it, `values` by column are NaN for none.
+
+    `judgeable` are the rows on which rules decide, and `rest` those that pass the rules that no slider stands for.
+    """
 
     shard_index: int
     row_index: npt.NDArray[np.int64]
@@ -41,11 +58,20 @@ class Group(NamedTuple):
     reason: Texts
     statuses: Mapping[str, Flags]
     values: Mapping[str, Floats]
+    judgeable: Flags
+    rest: Flags
 
     def found(self, at: int) -> Found:
         """The row at a place."""
         values = {name: float(values[at]) for name, values in self.values.items() if name != RANDOM}
         return Found(self.shard_index, int(self.row_index[at]), at, self.status[at], self.reason[at] or "", values)
+
+
+class Rows(NamedTuple):
+    """Rows of a part that are judged: their numbers, and what else was read of them."""
+
+    group: Group
+    table: pa.Table
 
 
 def read_group(
@@ -54,7 +80,10 @@ def read_group(
     columns: Sequence[str],
     removed: Iterable[Removed] | None = None,
     cutoff: Cutoff | None = None,
-) -> Group:
+    *,
+    rest: Sequence[Condition] = (),
+    more: Sequence[str] = (),
+) -> Rows:
     """Reads these columns of a part, and judges its rows; see `selection.rejudging.judge_rows`.
 
     Args:
@@ -63,18 +92,27 @@ def read_group(
         columns: Names of numbers; `side` is the shorter of width and height.
         removed: The part's duplicates.
         cutoff: Where the top rule cuts in the part.
+        rest: Rules to try beside the verdicts.
+        more: Other columns to read.
     """
-    table = read_rows(selection, shard_index, ["index", "reason", *columns, *selection.columns])
+    asked = [name for rule in rest for name in rule.columns]
+    table = read_rows(selection, shard_index, ["index", "reason", *columns, *selection.columns, *asked, *more])
     texts = verdict_texts(table, judge_rows(selection, table, removed, cutoff))
-    return make_group(shard_index, table, columns, texts["status"], texts["reason"])
+    group = make_group(shard_index, table, columns, texts["status"], texts["reason"])
+    passed = group.rest
+    for rule in rest:
+        kept = rule.keeps(rule_columns(rule.columns, table), table.num_rows)
+        passed = passed & kept.to_numpy(zero_copy_only=False)
+    return Rows(group._replace(rest=passed), table)
 
 
 def make_group(shard_index: int, rows: pa.Table, columns: Sequence[str], status: Texts, reason: Texts) -> Group:
-    """Makes a group of rows with `index` and the columns, and draws its numbers."""
+    """Makes a group of rows with `index`, `status`, `step` and the columns, and draws its numbers."""
     index = rows.column("index").to_numpy().astype(np.int64)
     values = {name: _floats(rows, name) for name in columns}
     values[RANDOM] = _drawn(shard_index, index)
-    return Group(shard_index, index, status, reason, {name: status == name for name in STATUSES}, values)
+    statuses = {name: status == name for name in STATUSES}
+    return Group(shard_index, index, status, reason, statuses, values, judgeable(rows), np.ones(len(index), bool))
 
 
 def stored_scores(table: TablePlace, shard_index: int) -> tuple[str, ...]:

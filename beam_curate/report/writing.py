@@ -1,29 +1,26 @@
-"""The report of a run, finished or only tried: one HTML file without script that shows whether the thresholds are right."""
+"""The report of a run, finished or only tried: one HTML file that shows whether the thresholds are right, and to try others."""
 
 import os
-from collections.abc import Iterable, Mapping
-from itertools import chain
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.records import KEPT
 from beam_curate.report import page
+from beam_curate.report.changes import check_same_input
 from beam_curate.report.data import ReportData, ReportPlan, collect, plan_report
-from beam_curate.report.duplicates import ShownDuplicates, find_duplicates
-from beam_curate.report.figures import Images
-from beam_curate.report.samples import Place, Row
-from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
+from beam_curate.report.duplicates import find_duplicates
+from beam_curate.report.thumbnails import make_thumbnails
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER
 from beam_curate.runs.summary import Summary, summary_of
-from beam_curate.runs.table_parts import TablePlace
-from beam_curate.scores.rules_in_force import thresholds, top_column
+from beam_curate.scores.rules_in_force import beside_thresholds, thresholds, top_column
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import atomic_output, remove_empty_temporary
 
-MAX_BYTES: Final = 2_000_000
+MAX_BYTES: Final = 10_000_000
 """Of the file."""
 
 
@@ -31,43 +28,56 @@ class ReportError(ValueError):
     """There is nothing to report on; the message says what is missing and what to do."""
 
 
-def write_report(output: str, *, scores: str | None = None) -> str:
+def write_report(output: str, *, scores: str | None = None, against: str = "", path: str = "") -> str:
     """Writes `report.html` beside the summary of a finished run, atomically; returns its path.
 
-    The file needs nothing else, is below 2 MB (of duplicates so many pictures are shown as fit), and depends on the run alone:
+    The file needs nothing else, is below 10 MB (of duplicates so many pictures are shown as fit), and depends on the run alone:
     the same run gives the same bytes. Sources that are gone cost the pictures, no more, and so does another dataset that the
     run was compared with. Memory is bounded whatever the size of the score table.
 
     Args:
         output: The run's folder, on any file system that Beam reads.
         scores: The folder of the score table's parts, or of the run that made them; None: the table of `output`.
+        against: The folder of another finished run over the same input, to compare with.
+        path: The file to write; empty: `report.html` in the folder.
 
     Raises:
+        OtherInputError: The other run is over other shards or samples.
         ReportError: There is no summary or no score table.
         DamagedFileError: The summary is damaged.
         ScoreTableError: The score table is of another version, or none.
         StorageError: A file of the run cannot be read, or the report not be written.
     """
-    run = Run(output)
+    summary = finished(output).summary
+    plan, shards = plan_of_run(summary, scores or output, against)
+    return write_run_page(output, summary, collect(plan, shards), path)
+
+
+def finished(folder: str) -> Run:
+    """A run that has come to its end.
+
+    Raises:
+        ReportError: It has not.
+    """
+    run = Run(folder)
     if not run.is_finished:
         raise ReportError(
-            f"{output} holds no finished run: {run.summary_path} is missing; finish the run with `resume` first"
+            f"{folder} holds no finished run: {run.summary_path} is missing; finish the run with `resume` first"
         )
-    summary = run.summary
-    plan, shards = plan_of_run(summary, scores or output)
-    _, data = collect(plan, shards)
-    return write_run_page(output, summary, plan.selection.table, data)
+    return run
 
 
-def plan_of_run(summary: Summary, folder: str) -> tuple[ReportPlan, list[int]]:
+def plan_of_run(summary: Summary, folder: str, against: str = "") -> tuple[ReportPlan, list[int]]:
     """What a run's report looks at, and the indexes of the parts of its table.
 
     Args:
         summary: Its summary.
         folder: The folder of the score table's parts, or of the run that made them.
+        against: The folder of the run to compare with; empty for none.
 
     Raises:
-        ReportError: There is no score table.
+        ReportError: There is no score table, or no finished run to compare with.
+        OtherInputError: That run is over other shards.
         ScoreTableError: It is of another version, or none.
         StorageError: It cannot be read.
     """
@@ -79,31 +89,44 @@ def plan_of_run(summary: Summary, folder: str) -> tuple[ReportPlan, list[int]]:
         raise ReportError(f"there is no score table in {folder}: scores/part-*.parquet are missing; restore them")
     configuration = summary.configuration
     selection = Selection(table, rules=None)
-    return plan_report(selection, shards[0], thresholds(configuration), top_column(configuration)), shards
+    asked = thresholds(configuration), top_column(configuration), beside_thresholds(configuration)
+    plan = plan_report(selection, shards[0], *asked, configuration.max_pixels)
+    if not against:
+        return plan, shards
+    other = finished(against)
+    here, there = ([shard.path for shard in each.input_shards] for each in (run, other))
+    check_same_input(here, there, against)
+    return replace(plan, against=other.table), shards
 
 
-def write_run_page(output: str, summary: Summary, table: TablePlace, data: ReportData) -> str:
-    """Writes the report of a finished run when all figures are there; reads the pictures.
+def write_run_page(output: str, summary: Summary, data: ReportData, path: str = "") -> str:
+    """Writes the report of a finished run when all figures are there; of duplicates it reads the pictures.
 
     Args:
         output: The run's folder.
         summary: Its summary.
-        table: Its score table.
-        data: What was found there.
+        data: What was found in its score table.
+        path: The file to write; empty: `report.html` in the folder.
     """
-    shown = find_duplicates(output, table)
-    images = _images(data, summary.configuration.max_pixels, shown.rows.values() if shown else ())
-    document = page.render(summary, data, images, _duplicates(shown, images, 0))
-    if shown:
-        document = page.render(summary, data, images, _duplicates(shown, images, MAX_BYTES - len(document)))
-    return Run(output).write_report(document)
+    found = find_duplicates(output, data.plan.selection.table)
+    document = page.render(summary, data, folder=output)
+    if found:
+        images = make_thumbnails(found.rows.values(), data.plan.max_pixels)
+        for room in (0, MAX_BYTES):  # what the page has without them tells how much room is left
+            left = room and room - len(document)
+            document = page.render(
+                summary, data, page.DuplicatesShown(found, found.pictures(images, left)), folder=output
+            )
+    if not path:
+        return Run(output).write_report(document)
+    write_page(path, document)
+    return path
 
 
-def preview_page(selection: Selection, data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
-    """The report that a selection would have; reads the pictures.
+def preview_page(data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
+    """The report that a selection would have.
 
     Args:
-        selection: What decides.
         data: What was found, with the verdicts of the selection.
         about: What the summary of the selection would say beside its counts.
         samples_per_shard: Of its output.
@@ -111,8 +134,8 @@ def preview_page(selection: Selection, data: ReportData, about: Mapping[str, Any
     funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": data.reasons}
     shard_counts = {"input_shards": data.parts, "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
     summary = summary_of({"funnel": funnel, **shard_counts, **about})
-    source = selection.table.verdicts or selection.table.scores
-    return page.render(summary, data, _images(data, None), preview_of=source)
+    table = data.plan.selection.table
+    return page.render(summary, data, folder=table.verdicts or table.scores, preview=True)
 
 
 def write_page(path: str, document: bytes) -> None:
@@ -129,12 +152,3 @@ def write_page(path: str, document: bytes) -> None:
     with atomic_output(folder, name) as stream:
         stream.write(document)
     remove_empty_temporary(folder)
-
-
-def _duplicates(shown: ShownDuplicates | None, images: Images, room: int) -> page.DuplicatesShown | None:
-    return page.DuplicatesShown(shown, shown.pictures(images, room)) if shown else None
-
-
-def _images(data: ReportData, max_pixels: object, others: Iterable[Row] = ()) -> dict[Place, Thumbnail]:
-    rows = chain((row for gallery in data.galleries for row in gallery.rows), others)
-    return make_thumbnails(rows, max_pixels if isinstance(max_pixels, int) else MAX_PIXELS)

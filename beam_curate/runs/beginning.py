@@ -18,6 +18,7 @@ from beam_curate.runs.run_files import (
     EXPORT,
     INPUT_SHARDS,
     OF_THE_TABLE,
+    PACK,
     RUN,
     SCORES,
     SUMMARY,
@@ -70,7 +71,7 @@ def begin(
             may change; output files whose plan still holds stay.
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
-        kind: EXPORT for an export; empty for a run with a score table.
+        kind: EXPORT for an export, PACK for packed images; empty for a run with a score table.
         reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
         runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
         table_only: The run ends with its score table, so one that has ended so is complete; without, it is not. Its summary
@@ -181,7 +182,7 @@ def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) 
 
 def _check_kind(output: str, run: RunFile, kind: str, argument: str) -> None:
     if run.kind != kind:
-        words = {"": "a run of curate.py or select.py", EXPORT: "an export"}
+        words = {"": "a run of curate.py or select.py", EXPORT: "an export", PACK: "packed images"}
         raise RunError(f"`{argument}`: `output` {output} holds {words.get(run.kind, run.kind)}; give another `output`")
 
 

@@ -16,6 +16,7 @@ SCORE: Final = "score"
 SELECT: Final = "select"
 DEDUPLICATE: Final = "deduplicate"
 EXPORT: Final = "export"
+PACK: Final = "pack"
 LIMITS: Final = ("scoring.max_pixels", "scoring.max_member_bytes")
 """What only decides which samples fail: it may change when failed samples are tried again."""
 
@@ -161,7 +162,7 @@ class Configuration:
     """What decides the result of a run.
 
     Attributes:
-        step: What the run did: SCORE, SELECT, DEDUPLICATE or EXPORT.
+        step: What the run did: SCORE, SELECT, DEDUPLICATE, EXPORT or PACK.
         model: Of the embeddings, where the run made them.
         second_models: By name, of second embeddings.
         scoring: How, where the run scored.

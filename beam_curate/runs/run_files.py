@@ -35,6 +35,9 @@ OF_THE_TABLE: Final = (SUMMARY, *_OF_ALL_FILES, VERDICTS, *DUPLICATES)
 """What follows from the score table and is made again when the table changes. Output files name their plan: those that still fit
 stay, and the others are written over."""
 EXPORT: Final = "export"
+PACK: Final = "pack"
+ROWS: Final = "rows"
+"""The folder of the tables that a packing writes."""
 _NUMBERED: Final = "[0-9]*"
 
 
@@ -43,10 +46,10 @@ def ours(files: Files, kind: str = "") -> Sequence[str]:
 
     Args:
         files: How its output files are named.
-        kind: EXPORT for an export.
+        kind: EXPORT for an export, PACK for packed images.
     """
     numbered = [f"{_NUMBERED}{end}" for end in files.ends]
-    beside = [FAILURES, *([CROISSANT] if kind == EXPORT else [])]
+    beside = [FAILURES, *([CROISSANT] if kind == EXPORT else []), *([f"{ROWS}/*.parquet"] if kind == PACK else [])]
     return (SUMMARY, *numbered, *beside, *_OF_ALL_FILES, VERDICTS, *DUPLICATES, SCORES, INPUT_SHARDS)
 
 

@@ -9,13 +9,14 @@ file's metadata; a reader refuses versions it does not know.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_curate.records import Member, ScoredSample
@@ -246,12 +247,25 @@ def second_embeddings(table_schema: pa.Schema) -> dict[str, int]:
 
 def with_later_columns(table: pa.Table) -> pa.Table:
     """A table that was written before there were some of the columns, with these, of nulls, in their places."""
-    for place, (name, kind) in enumerate(_FIXED_COLUMNS):
-        if name in LATER_COLUMNS and name not in table.column_names:
-            table = table.add_column(
-                min(place, table.num_columns), pa.field(name, kind), pa.nulls(table.num_rows, kind)
-            )
+    for place, field in _later(table.schema):
+        table = table.add_column(place, field, pa.nulls(table.num_rows, field.type))
     return table
+
+
+def with_later_fields(table_schema: pa.Schema) -> pa.Schema:
+    """The schema of a table, as `with_later_columns` gives the table."""
+    for place, field in _later(table_schema):
+        table_schema = table_schema.insert(place, field)
+    return table_schema
+
+
+def _later(table_schema: pa.Schema) -> Iterator[tuple[int, pa.Field]]:
+    """The columns that a table lacks, and their places when those before them are there."""
+    width = len(table_schema)
+    for place, (name, kind) in enumerate(_FIXED_COLUMNS):
+        if name in LATER_COLUMNS and name not in table_schema.names:
+            yield min(place, width), pa.field(name, kind)
+            width += 1
 
 
 def part_name(shard_index: int, folder: str = FOLDER) -> str:
@@ -261,8 +275,12 @@ def part_name(shard_index: int, folder: str = FOLDER) -> str:
 
 def count(table: pa.Table) -> tuple[Counter[str], Counter[str]]:
     """Rows by status, and rows that are not kept by reason."""
-    statuses = Counter(table.column("status").to_pylist())
-    return statuses, Counter(reason for reason in table.column("reason").to_pylist() if reason is not None)
+    return _counted(table.column("status")), _counted(table.column("reason"))
+
+
+def _counted(texts: pa.ChunkedArray) -> Counter[str]:
+    found = pc.value_counts(texts.drop_null())
+    return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
 
 
 def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:

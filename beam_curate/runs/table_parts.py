@@ -26,7 +26,7 @@ from beam_curate.runs.score_table import (
     VERDICTS,
     ScoreTableError,
     part_name,
-    with_later_columns,
+    with_later_fields,
 )
 from beam_curate.storage.files import exists, join
 from beam_curate.storage.parquet_reading import ParquetFile
@@ -138,7 +138,7 @@ class Part:
     @functools.cached_property
     def schema(self) -> pa.Schema:
         """All columns: scores that were added come before the embedding."""
-        schema: pa.Schema = with_later_columns(self.scores.schema_arrow.empty_table()).schema
+        schema: pa.Schema = with_later_fields(self.scores.schema_arrow)
         for name in self.added:
             schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
         return schema.with_metadata({"beam_curate.schema_version": SCHEMA_VERSION})

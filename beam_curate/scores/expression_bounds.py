@@ -26,16 +26,38 @@ def bounds(text: str) -> list[tuple[str, float | None, float | None]]:
     Raises:
         ExpressionError: The expression cannot be read.
     """
-    found = []
-    left = [read_tree(text)]
+    return [bound for part in _joined(text) for some in _bounds(part) for bound in some]
+
+
+def beside_bounds(text: str) -> str:
+    """The parts of an expression, joined by `and`, that are more than comparisons of a column with a number; see `bounds`.
+
+    Raises:
+        ExpressionError: The expression cannot be read.
+    """
+    parts = [part for part in _joined(text) if not _bounds(part) or not all(_bounds(part))]
+    words = [f"({ast.unparse(part)})" if isinstance(part, ast.BoolOp) else ast.unparse(part) for part in parts]
+    return " and ".join(words)
+
+
+def _joined(text: str) -> list[ast.expr]:
+    """The parts of an expression that all must hold."""
+    left, found = [read_tree(text)], []
     while left:
         match left.pop(0):
             case ast.BoolOp(op=ast.And(), values=values):
                 left = [*values, *left]
-            case ast.Compare(left=first, ops=operators, comparators=others):
-                for one, operator, other in zip([first, *others[:-1]], operators, others, strict=True):
-                    found += _bound(one, operator, other)
+            case part:
+                found.append(part)
     return found
+
+
+def _bounds(part: ast.expr) -> list[list[tuple[str, float | None, float | None]]]:
+    """For each comparison of a part its bound, if it is one; none if the part is no comparison."""
+    if not isinstance(part, ast.Compare):
+        return []
+    pairs = zip([part.left, *part.comparators[:-1]], part.ops, part.comparators, strict=True)
+    return [_bound(one, operator, other) for one, operator, other in pairs]
 
 
 def _bound(one: ast.expr, operator: ast.cmpop, other: ast.expr) -> list[tuple[str, float | None, float | None]]:

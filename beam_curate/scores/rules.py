@@ -190,12 +190,18 @@ def explain(names: Sequence[str], columns: Columns, places: npt.NDArray[np.int64
         wanted: What keeps a row, in words.
     """
     taken = pa.array(places)
-    shown = [[f"{name} is {_shown(value)}" for value in columns[name].take(taken).to_pylist()] for name in names]
+    shown = [[f"{name} is {value}" for value in _all_shown(columns[name].take(taken))] for name in names]
     # The rule is in the summary; a row need not repeat all of a long one.
     end = f"; kept if {wanted if len(wanted) <= _SHOWN_CHARACTERS else wanted[:_SHOWN_CHARACTERS] + '…'}"
     if not shown:
         return [end] * len(places)
     return [", ".join(values) + end for values in zip(*shown, strict=True)]
+
+
+def _all_shown(values: pa.Array | pa.ChunkedArray) -> list[str]:
+    if pa.types.is_floating(values.type) and not pc.any(pc.is_null(values, nan_is_null=True)).as_py():
+        return [f"{value:g}" for value in values.to_numpy().tolist()]
+    return [_shown(value) for value in values.to_pylist()]
 
 
 def _shown(value: object) -> str:

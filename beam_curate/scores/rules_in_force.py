@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from beam_curate import reasons
 from beam_curate.runs.configuration import DEDUPLICATE, Configuration, DuplicateRule, Rules
-from beam_curate.scores.expression_bounds import bounds
+from beam_curate.scores.expression_bounds import beside_bounds, bounds
 from beam_curate.scores.rules import Rule, standard_rules
 
 _RULES: Final = ("screen", "min_side", "min_aesthetic", "max_nsfw", "keep", "top", "top_fraction")
@@ -68,6 +68,14 @@ def thresholds(configuration: Configuration) -> list[Rule]:
         )
         found += _bounds(step.rules.keep or "")
     return found
+
+
+def beside_thresholds(configuration: Configuration) -> list[str]:
+    """What the rules of a run ask in `keep` beside comparisons of a column with a number, as expressions."""
+    asked = [
+        beside_bounds(step.rules.keep) for step in steps(configuration) if step.rules.keep and step.rules.keep.strip()
+    ]
+    return [text for text in asked if text]
 
 
 def _bounds(keep: str) -> Iterator[Rule]:

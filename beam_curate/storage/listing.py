@@ -4,6 +4,7 @@ import os
 import posixpath
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 
 from braceexpand import braceexpand
 
@@ -55,14 +56,29 @@ def list_shards(spec: str) -> list[Shard]:
         InputError: Nothing matched, or a shard named without a wildcard does not exist: a missing shard is a loss,
             not an empty match.
     """
+    patterns = split_patterns(spec)
+    shards = list_named([path for each in patterns for path in (_lines(each) if each.endswith(".txt") else [each])])
+    if not shards:
+        raise InputError(f"`input` {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
+    return shards
+
+
+def list_named(patterns: Sequence[str]) -> list[Shard]:
+    """The files that patterns name, sorted by path, each once, with their sizes.
+
+    Args:
+        patterns: Paths and globs, without braces.
+
+    Raises:
+        InputError: One matches nothing, or a file named without a wildcard does not exist.
+    """
     globs: list[str] = []
     named: list[str] = []
-    for pattern in split_patterns(spec):
-        for path in _lines(pattern) if pattern.endswith(".txt") else [pattern]:
-            try:
-                (globs if _GLOB.search(path) else named).append(absolute(path))
-            except SchemeError as error:
-                raise InputError(f"`input` {error}") from error
+    for pattern in patterns:
+        try:
+            (globs if _GLOB.search(pattern) else named).append(absolute(pattern))
+        except SchemeError as error:
+            raise InputError(f"`input` {error}") from error
     found: dict[str, int] = {}
     for pattern, files in zip(globs, match(globs), strict=True):
         # The second is a name that has a bracket in it.
@@ -71,8 +87,6 @@ def list_shards(spec: str) -> list[Shard]:
             raise InputError(f"`input` {pattern!r} matches no file; check the path and the wildcard")
         found.update(shards)
     found.update(_sizes(named))
-    if not found:
-        raise InputError(f"`input` {spec!r} names no shard; give a pattern such as 'data/{{00000..00099}}.tar'")
     return [Shard(index, path, found[path]) for index, path in enumerate(sorted(found))]
 
 

@@ -37,7 +37,9 @@ def absolute(path: str) -> str:
 
 def join(folder: str, *names: str) -> str:
     """The path of a file under a folder, local or not (a trailing slash on the folder is fine)."""
-    return FileSystems.join(folder.rstrip("/") or "/", *names)
+    folder = folder.rstrip("/") or "/"
+    # Beam looks through all classes of file systems each time.
+    return FileSystems.join(folder, *names) if "://" in folder else os.path.join(folder, *names)
 
 
 def exists(path: str) -> bool:
@@ -110,9 +112,14 @@ def match(patterns: Sequence[str]) -> list[dict[str, int]]:
 
 def _files(pattern: str) -> dict[str, int]:
     # Beam's `*` leaves out names with a backslash; its `**` does not, and lists the same.
-    ours = re.compile(_PIECES.sub(_translated, pattern), re.DOTALL)
+    ours = pattern_regex(pattern)
     found = _matching(re.sub(r"\*+", "**", pattern), pattern)
     return {path: size for path, size in found.items() if ours.fullmatch(path) and not _is_marker(path, size)}
+
+
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """What `match` takes a pattern for, to be matched with whole paths."""
+    return re.compile(_PIECES.sub(_translated, pattern), re.DOTALL)
 
 
 def _translated(piece: re.Match[str]) -> str:

@@ -1,6 +1,7 @@
 """Parquet files, of which exactly the columns that are wanted are fetched."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -55,9 +56,15 @@ class ParquetFile(pq.ParquetFile):
     hence no pre-buffering either.
     """
 
-    def __init__(self, stream: _Ranges) -> None:
+    def __init__(self, stream: _Ranges, buffer_bytes: int = 0) -> None:
+        """Opens the file; with a buffer, `iter_batches` reads column chunks in pieces of its size."""
         self._ranges = stream
-        super().__init__(stream)
+        super().__init__(stream, buffer_size=buffer_bytes, pre_buffer=False)
+
+    @functools.cached_property
+    def schema_arrow(self) -> pa.Schema:
+        """The columns; pyarrow makes them anew each time it is asked."""
+        return super().schema_arrow
 
     def read_row_group(self, i: int, columns: Sequence[str] | None = None, **_: Any) -> pa.Table:
         """Reads the columns of a row group; None: all."""
@@ -77,10 +84,11 @@ class ParquetFile(pq.ParquetFile):
 
 def _chunks(group: pq.RowGroupMetaData, columns: Sequence[str] | None) -> Iterator[tuple[int, int]]:
     """Start and stop of the wanted column chunks of a row group."""
+    wanted = None if columns is None else set(columns)
     for number in range(group.num_columns):
         chunk = group.column(number)
         path = chunk.path_in_schema
-        if columns is None or any(path == name or path.startswith(f"{name}.") for name in columns):
+        if wanted is None or path in wanted or path.partition(".")[0] in wanted:
             start = chunk.data_page_offset
             if chunk.dictionary_page_offset is not None:
                 start = min(start, chunk.dictionary_page_offset)
@@ -98,12 +106,16 @@ def _merged(chunks: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def open_parquet(path: str) -> Iterator[ParquetFile]:
+def open_parquet(path: str, buffer_bytes: int = 0) -> Iterator[ParquetFile]:
     """Opens a Parquet file.
+
+    Args:
+        path: The file.
+        buffer_bytes: What `iter_batches` reads of a column chunk at a time; 0: all of it.
 
     Raises:
         StorageError: It cannot be opened or, later, read.
         pa.ArrowInvalid: It is none.
     """
     with contextlib.closing(_Ranges(path)) as stream:
-        yield ParquetFile(stream)
+        yield ParquetFile(stream, buffer_bytes)

@@ -13,6 +13,8 @@ from beam_curate.tars.headers import BLOCK, padded
 END: Final = bytes(2 * BLOCK)
 """The end of an archive: two blocks of zeros."""
 
+# Keys as nearly all are: nothing in them can do harm, and one look tells it.
+_ORDINARY = re.compile(r"[\w-]+(?:[./][\w-]+)*", re.ASCII)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 _PARENT = re.compile(r"(?:^|(?<=/))\.\.(?=/|\Z)")
 _DRIVE = re.compile(r"([A-Za-z]):")
@@ -36,6 +38,8 @@ def safe_key(key: str) -> str:
 
     The result is safe: a second call changes nothing. Two keys may become one; the caller keeps keys unique.
     """
+    if _ORDINARY.fullmatch(key):
+        return key
     stripped = key.lstrip("/")
     safe = _UNSAFE.sub(_escaped, stripped)
     safe = _PARENT.sub(".~2e~", safe)

@@ -1,24 +1,26 @@
 """CollectFigures: parts of a score table in, what a report tells of all of them out."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
 
-from beam_curate.report.data import Figures, ReportPlan, figures_of, lowest_kept
+from beam_curate.report.data import Figures, Look, ReportData, ReportPlan, look_at, lowest_kept, shown_rows
+from beam_curate.report.origins import MAX_ORIGINS, Counted, Origin, Outcomes, add_outcomes
+from beam_curate.report.shown import Part, Shown, by_part, read_shown
 from beam_curate.scores.scorers import EmbeddingsScorer
 from beam_curate.transforms.find_cutoffs import Task, own_cutoff
-from beam_curate.transforms.side_by_side import WithScorers
+from beam_curate.transforms.side_by_side import SideBySide, WithScorers
 
 
 @dataclass(eq=False)
 class CollectFigures(beam.PTransform):
-    """Adds up the figures of parts, see `report.data`.
+    """Adds up the figures of parts, and reads what is shown of the samples, see `report.data`.
 
-    In: PCollection[Task], all parts. Out: PCollection of one Figures. A part gives some KB, whatever its rows; they are the same
-    in whatever order the parts come.
+    In: PCollection[Task], all parts. Out: PCollection of one ReportData. Of a part at most so many rows go on as sliders need of
+    the whole table; all is the same in whatever order the parts come.
 
     Attributes:
         plan: PCollection of one ReportPlan.
@@ -33,7 +35,7 @@ class CollectFigures(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, tasks: beam.PCollection[Task]) -> beam.PCollection[Figures]:
+    def expand(self, tasks: beam.PCollection[Task]) -> beam.PCollection[ReportData]:
         """Finds the lowest kept value first, as it is a threshold, then everything else."""
         lowest = (
             tasks
@@ -41,12 +43,30 @@ class CollectFigures(beam.PTransform):
             | "LowestOfAll" >> beam.CombineGlobally(_least)
         )
         whole = self.plan | "Cut" >> beam.Map(ReportPlan.cut_at, beam.pvalue.AsSingleton(lowest))
-        found = tasks | "Figures" >> beam.ParDo(_Figures(self.own), beam.pvalue.AsSingleton(whole), *self.sides)
+        looks = tasks | "Look" >> beam.ParDo(_Look(self.own), beam.pvalue.AsSingleton(whole), *self.sides)
         none = whole | "None" >> beam.Map(Figures.none)
-        return (none, found) | beam.Flatten() | "AddFigures" >> beam.CombineGlobally(_AddFigures()).without_defaults()
+        found = looks | "Figures" >> beam.Map(lambda look: look.figures)
+        figures = (
+            (none, found) | beam.Flatten() | "AddFigures" >> beam.CombineGlobally(_AddFigures()).without_defaults()
+        )
+        worst = (
+            looks
+            | "Origins" >> beam.FlatMap(lambda look: look.origins).with_output_types(tuple[Origin, Outcomes])
+            | "AddOutcomes" >> beam.CombinePerKey(add_outcomes)
+            | "ByKind" >> beam.MapTuple(_by_kind)
+            | "Worst" >> beam.combiners.Top.PerKey(MAX_ORIGINS, key=_worth)
+        )
+        shown = (
+            figures
+            | "ByPart" >> beam.FlatMap(lambda figures: by_part(shown_rows(figures))).with_output_types(Part)
+            | "SpreadShown" >> beam.Reshuffle().with_input_types(Part)
+            | "ReadShown" >> beam.ParDo(_ReadShown(), beam.pvalue.AsSingleton(whole))
+        )
+        asked = beam.pvalue.AsSingleton(figures), beam.pvalue.AsDict(worst), beam.pvalue.AsIter(shown)
+        return whole | "Report" >> beam.Map(ReportData.of, *asked)
 
 
-class _Look(WithScorers):
+class _Looking(WithScorers):
     """Looks at a part."""
 
     def plan(self, plan: ReportPlan) -> ReportPlan:
@@ -54,16 +74,31 @@ class _Look(WithScorers):
         return replace(plan, selection=replace(plan.selection, own=self._own))
 
 
-class _Lowest(_Look):
+class _Lowest(_Looking):
     def work(self, element: Task, *side: Any) -> Iterator[float]:
         plan, *sides = side
         yield lowest_kept(self.plan(plan), element.shard_index, element.removed, own_cutoff(element, *sides))
 
 
-class _Figures(_Look):
-    def work(self, element: Task, *side: Any) -> Iterator[Figures]:
+class _Look(_Looking):
+    def work(self, element: Task, *side: Any) -> Iterator[Look]:
         plan, *sides = side
-        yield figures_of(self.plan(plan), element.shard_index, element.removed, own_cutoff(element, *sides))
+        yield look_at(self.plan(plan), element.shard_index, element.removed, own_cutoff(element, *sides))
+
+
+class _ReadShown(SideBySide):
+    def work(self, element: Part, *side: Any) -> Sequence[Shown]:
+        (plan,) = side
+        return read_shown(plan.selection.table, element, plan.max_pixels)
+
+
+def _by_kind(origin: Origin, outcomes: Outcomes) -> tuple[str, Counted]:
+    kind, name = origin
+    return kind, Counted(name, outcomes)
+
+
+def _worth(counted: Counted) -> tuple[int, str]:
+    return counted.worth
 
 
 def _least(values: Iterable[float]) -> float:

@@ -1,7 +1,6 @@
 """DecodeImages: Sample in, DecodedImage out, one to one and in order; a bad image becomes a failed one."""
 
 import functools
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from beam_curate.images.decoding import DALI, DecodeOptions, ImageError, decode_
 from beam_curate.images.resizing import Target
 from beam_curate.records import DecodedImage, Failure, Sample
 from beam_curate.scores.screening import Screening
+from beam_curate.threads import usable_cores
 
 LEAST_AHEAD: Final = 64
 """How many images are decoded ahead of the model at least: two batches of 32."""
@@ -189,7 +189,7 @@ class _Decode(_Counting):
         self._most = ahead
 
     def setup(self) -> None:
-        self._pool = ThreadPoolExecutor(self._threads or os.cpu_count() or 1, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(self._threads or usable_cores(), thread_name_prefix="decode")
 
     def teardown(self) -> None:
         self._pool.shutdown(cancel_futures=True)

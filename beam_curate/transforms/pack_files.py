@@ -17,7 +17,7 @@ from beam_curate.runs.run import Run
 from beam_curate.storage.files import files_under
 from beam_curate.transforms.group_rows import GroupRows
 from beam_curate.transforms.place_rows import PlaceRows
-from beam_curate.transforms.rename_keys import NameRenames, RenameKeys
+from beam_curate.transforms.rename_keys import Keys, NameRenames, RenameKeys
 from beam_curate.transforms.side_by_side import SideBySide
 
 
@@ -99,7 +99,7 @@ class _WriteAll(beam.PTransform):
     """
 
     job: PackFiles
-    renamed: beam.PCollection[tuple[int, tuple[int, str]]]
+    renamed: beam.PCollection[Keys]
     left_out: beam.PCollection[LeftOut]
 
     def __post_init__(self) -> None:
@@ -143,7 +143,7 @@ class _WriteAll(beam.PTransform):
         written = (
             {
                 "parts": parts | "PartByShard" >> beam.Map(lambda part: (part.shard_index, part)),
-                "renamed": self.renamed,
+                "renamed": self.renamed | "RenamedByShard" >> beam.Map(lambda keys: (keys.shard_index, keys)),
             }
             | "JoinByShard" >> beam.CoGroupByKey()
             | "Place" >> beam.ParDo(PlaceRows(job.rows, format), packing, beam.pvalue.AsSingleton(finished))

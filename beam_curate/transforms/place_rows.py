@@ -33,7 +33,8 @@ class PlaceRows(SideBySide):
         """Sends the rows of a part, or none where nothing is written again."""
         _, joined = element
         for part in joined["parts"]:  # none where nothing is written again
-            for result in super().process((part, dict(joined["renamed"])), *side):
+            renamed = {rank: key for keys in joined["renamed"] for rank, key in keys.rows}
+            for result in super().process((part, renamed), *side):
                 yield from self._pass_on(result)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

@@ -10,12 +10,12 @@ import apache_beam as beam
 
 from beam_curate.duplicates.removal import Duplicates
 from beam_curate.records import Removed, record
-from beam_curate.report.data import Figures, plan_report, report_data
+from beam_curate.report.data import ReportData, plan_report
 from beam_curate.report.preview import Preview, empty_preview, preview_part
 from beam_curate.report.writing import preview_page
 from beam_curate.runs.configuration import read_configuration
 from beam_curate.runs.whole_run import check_parts
-from beam_curate.scores.rules_in_force import thresholds, top_column
+from beam_curate.scores.rules_in_force import beside_thresholds, thresholds, top_column
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import join, read_bytes, read_json, write_atomic, write_json
 from beam_curate.transforms.collect_figures import CollectFigures
@@ -100,13 +100,17 @@ class PreviewSelection(beam.PTransform):
             | "Plan"
             >> beam.Map(
                 lambda some: plan_report(
-                    selection, next(iter(some), None), thresholds(configuration), top_column(configuration)
+                    selection,
+                    next(iter(some), None),
+                    thresholds(configuration),
+                    top_column(configuration),
+                    beside_thresholds(configuration),
                 )
             )
         )
-        figures = tasks | CollectFigures(plan, sides, tuple(selection.own))
+        data = tasks | CollectFigures(plan, sides, tuple(selection.own))
         return written | "WritePage" >> beam.Map(
-            _write_page, folder, selection, self.about, self.samples_per_shard, beam.pvalue.AsSingleton(figures)
+            _write_page, folder, self.about, self.samples_per_shard, beam.pvalue.AsSingleton(data)
         )
 
     def _views(self, tasks: Any, alone: Any) -> Any:
@@ -158,10 +162,8 @@ def _write_figures(found: Preview, folder: str) -> Preview:
     return found
 
 
-def _write_page(
-    found: Preview, folder: str, selection: Selection, about: Mapping[str, Any], per_shard: int, figures: Figures
-) -> Preview:
-    document = preview_page(selection, report_data(selection.table, figures), about, per_shard)
+def _write_page(found: Preview, folder: str, about: Mapping[str, Any], per_shard: int, data: ReportData) -> Preview:
+    document = preview_page(data, about, per_shard)
     write_atomic(folder, PAGE, lambda stream: stream.write(document))
     return found
 

@@ -1,25 +1,46 @@
 """RenameKeys: parts of which rows are kept in, the new keys of kept rows that would share theirs out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+from zlib import crc32
 
 import apache_beam as beam
 
-from beam_curate.records import ScorePart
+from beam_curate.records import ScorePart, record
 from beam_curate.runs.row_sources import RowSource
 from beam_curate.tars.keys import KeyHolder, rename_shared, stem
 from beam_curate.tars.writing import safe_key
 from beam_curate.transforms.side_by_side import SideBySide
+
+BUCKET_ROWS: Final = 1 << 16
+"""Rows whose keys are compared together, on average: some 20 MB."""
+
+
+@record
+class Keys:
+    """Keys of rows of a part, and the ranks of these rows among the part's kept rows."""
+
+    shard_index: int
+    ranks: Sequence[int]
+    keys: Sequence[str]
+
+    @property
+    def rows(self) -> Iterator[tuple[int, str]]:
+        """Rank and key of each row."""
+        return zip(self.ranks, self.keys, strict=True)
 
 
 @dataclass(eq=False)
 class RenameKeys(beam.PTransform):
     """Finds kept rows whose keys others have too, see `tars.keys`.
 
-    In: PCollection[ScorePart]. Out: PCollection[tuple[int, tuple[int, str]]], the index of a part, the rank of a row among its
-    kept rows, and the row's new key. What travels are the keys.
+    In: PCollection[ScorePart]. Out: PCollection[Keys], the new keys; there may be several for a part, and none for most.
+
+    Rows with one stem meet in a bucket; there are as many buckets as hold BUCKET_ROWS each. What travels is the keys of a part
+    that go to one bucket, together, and not an element for each row.
 
     Attributes:
         rows: Where the parts are.
@@ -30,16 +51,18 @@ class RenameKeys(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[tuple[int, tuple[int, str]]]:
-        """Groups keys by their stems; nothing is read where keys are unique already."""
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[Keys]:
+        """Sends keys to their buckets, and compares them there; nothing is read where keys are unique already."""
         if self.rows.unique_keys:
-            return parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(tuple[int, tuple[int, str]])
+            return parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(Keys)
+        kept = parts | "Kept" >> beam.Map(lambda part: part.kept) | "AllKept" >> beam.CombineGlobally(sum)
         return (
             parts
             | "SpreadParts" >> beam.Reshuffle()
-            | "KeptKeys" >> beam.ParDo(_KeptKeys(self.rows)).with_output_types(tuple[str, tuple[str, int, int]])
-            | "ByStem" >> beam.GroupByKey()
-            | "RenameShared" >> beam.FlatMapTuple(lambda _, holders: _renames(holders))
+            | "KeptKeys"
+            >> beam.ParDo(_KeptKeys(self.rows), beam.pvalue.AsSingleton(kept)).with_output_types(tuple[int, Keys])
+            | "ByBucket" >> beam.GroupByKey()
+            | "RenameShared" >> beam.FlatMapTuple(lambda _, keys: new_keys(keys)).with_output_types(Keys)
         )
 
 
@@ -50,30 +73,42 @@ class NameRenames(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, renamed: beam.PCollection[tuple[int, tuple[int, str]]]) -> beam.PCollection[bytes]:
+    def expand(self, renamed: beam.PCollection[Keys]) -> beam.PCollection[bytes]:
         """Sums the names of all."""
         return renamed | "NameRenames" >> beam.Map(_name) | "AllRenames" >> beam.CombineGlobally(_sum_of_names)
 
 
-def kept_keys(source: RowSource, part: ScorePart) -> Iterator[tuple[str, tuple[str, int, int]]]:
-    """The keys of a part's kept rows as they would be written, by their stem: (stem, (key, shard index, rank))."""
+def kept_keys(source: RowSource, part: ScorePart, buckets: int) -> Iterator[tuple[int, Keys]]:
+    """The keys of a part's kept rows as they would be written, by the bucket in which those of their stem meet."""
     if not part.kept:
         return
     with source.open(part) as opened:
-        keys = opened.kept_column("key")
+        keys = [safe_key(key) for key in opened.kept_column("key")]
+    ranks: dict[int, list[int]] = defaultdict(list)
     for rank, key in enumerate(keys):
-        written = safe_key(key)
-        yield stem(written), (written, part.shard_index, rank)
+        ranks[crc32(stem(key).encode()) % buckets].append(rank)
+    for bucket, some in ranks.items():
+        yield bucket, Keys(part.shard_index, some, [keys[rank] for rank in some])
 
 
-def _renames(holders: Iterable[tuple[str, int, int]]) -> Iterator[tuple[int, tuple[int, str]]]:
-    for holder in rename_shared(KeyHolder(*holder) for holder in holders):
-        yield holder.shard_index, (holder.rank, holder.key)
+def new_keys(bucket: Iterable[Keys]) -> Iterator[Keys]:
+    """The new keys of those rows in a bucket that must give theirs up."""
+    holders: dict[str, list[KeyHolder]] = defaultdict(list)
+    for some in bucket:
+        for rank, key in some.rows:
+            holders[stem(key)].append(KeyHolder(key, some.shard_index, rank))
+    renamed: dict[int, dict[int, str]] = defaultdict(dict)
+    for alike in holders.values():
+        for holder in rename_shared(alike) if len(alike) > 1 else ():
+            renamed[holder.shard_index][holder.rank] = holder.key
+    for shard_index, keys in renamed.items():
+        yield Keys(shard_index, list(keys), list(keys.values()))
 
 
-def _name(renamed: tuple[int, tuple[int, str]]) -> bytes:
-    """Sixteen bytes that name a new key."""
-    return hashlib.blake2b(repr(renamed).encode(), digest_size=16).digest()
+def _name(renamed: Keys) -> bytes:
+    """Sixteen bytes that name new keys: the sum of those of each, however they come together."""
+    texts = (repr((renamed.shard_index, row)).encode() for row in renamed.rows)
+    return _sum_of_names(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
 
 
 def _sum_of_names(names: Iterable[bytes]) -> bytes:
@@ -86,5 +121,6 @@ class _KeptKeys(SideBySide):
         super().__init__()
         self._source = source
 
-    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[str, tuple[str, int, int]]]:
-        return kept_keys(self._source, element)
+    def work(self, element: ScorePart, *side: Any) -> Iterator[tuple[int, Keys]]:
+        (kept,) = side
+        return kept_keys(self._source, element, -(-kept // BUCKET_ROWS))

@@ -1,11 +1,13 @@
 """WriteReport: the summary of a finished run in, `report.html` beside it written."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
 
-from beam_curate.report.data import Figures, ReportPlan, report_data
+from beam_curate.report.data import ReportData
+from beam_curate.report.remarks import remarks
 from beam_curate.report.writing import plan_of_run, write_run_page
 from beam_curate.runs.summary import Summary
 from beam_curate.transforms.collect_figures import CollectFigures
@@ -18,13 +20,18 @@ class WriteReport(beam.PTransform):
     """Writes the report of a run when its summary is there; what it holds is that of `report.writing.write_report`.
 
     In: PCollection of one Summary (of WriteWebDatasetShards or PackShards). Out: the same, when the page is written.
-    All workers read the parts of the score table, without the embeddings; one makes the page of the figures.
+    All workers read the score table, without the embeddings, and the pictures; one makes the page of what they found, and says
+    on standard error what is off: a threshold outside the range of its score, and a rule that rejects everything.
 
     Attributes:
         output: Folder of the run.
+        against: Folder of another finished run over the same input, to compare with; empty for none.
+        path: The file to write; empty: `report.html` in the folder.
     """
 
     output: str
+    against: str = ""
+    path: str = ""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -32,17 +39,15 @@ class WriteReport(beam.PTransform):
     def expand(self, summary: beam.PCollection[Summary]) -> beam.PCollection[Summary]:
         """Plans, collects, and writes."""
         require_global_window(summary, self)
-        output = self.output
-        plan = summary | "Plan" >> beam.Map(lambda found: plan_of_run(found, output)[0])
+        output, against = self.output, self.against
+        plan = summary | "Plan" >> beam.Map(lambda found: plan_of_run(found, output, against)[0])
         tasks = (
             summary
             | "List" >> beam.FlatMap(_tasks, output).with_output_types(Task)
             | "Spread" >> beam.Reshuffle().with_input_types(Task)
         )
-        figures = tasks | CollectFigures(plan)
-        return summary | "WritePage" >> beam.Map(
-            _write, output, beam.pvalue.AsSingleton(plan), beam.pvalue.AsSingleton(figures)
-        )
+        data = tasks | CollectFigures(plan)
+        return summary | "WritePage" >> beam.Map(_write, output, self.path, beam.pvalue.AsSingleton(data))
 
 
 def _tasks(summary: Summary, output: str) -> Iterator[Task]:
@@ -50,7 +55,9 @@ def _tasks(summary: Summary, output: str) -> Iterator[Task]:
         yield Task(shard)
 
 
-def _write(summary: Summary, output: str, plan: ReportPlan, figures: Figures) -> Summary:
-    table = plan.selection.table
-    write_run_page(output, summary, table, report_data(table, figures))
+def _write(summary: Summary, output: str, path: str, data: ReportData) -> Summary:
+    write_run_page(output, summary, data, path)
+    for remark in remarks(data):
+        # The terminal of a local run; on Dataflow the worker's log.
+        print(f"note: {remark}", file=sys.stderr, flush=True)
     return summary

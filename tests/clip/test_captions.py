@@ -16,8 +16,7 @@ from beam_curate.clip.weights import find_weights
 from beam_curate.records import EmbeddedSample, Failure, ImageFacts, SampleRef
 from pipelines import curate, select
 from tests.conftest import encoded, photo, tar_bytes
-
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+from tests.support.models import MODEL, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def test_scores_and_what_is_missing(run):
     assert [row["caption"] for row in rows] == ["a photo of a cat", "a photo of a dog", "", None, None, "a caption"]
     assert [row["status"] for row in rows] == ["kept", "kept", "rejected", "rejected", "rejected", "failed"]
     assert rows[3]["error_message"] == "caption_similarity is missing; kept if caption_similarity > -1"
-    tower = build_text_tower(find_weights("ViT-S-32-alt", "random"))
+    tower = build_text_tower(find_weights(SMALL, "random"))
     for row in rows[:2]:
         image = np.array(row["embedding"], np.float64)  # of length 1 but for the rounding to float16
         expected = float(image @ tower.embed([row["caption"]])[0] / np.linalg.norm(image))
@@ -72,7 +71,7 @@ def test_the_score_does_not_depend_on_the_batch():
 
     samples = [sample(number, f"text {number}") for number in range(5)]
     samples += [sample(5, None), sample(6, "failed", Failure("decode", "not_an_image", "no"))]
-    handler = CaptionHandler("ViT-S-32-alt", "random", batch_size=3)
+    handler = CaptionHandler(SMALL, "random", batch_size=3)
     tower = handler.load_model()
     together = handler.run_inference(samples, tower)
     alone = [handler.run_inference([one], tower)[0] for one in samples]

@@ -261,7 +261,7 @@ def test_pixels_of_another_shape_are_a_mistake():
 
 
 def test_description_needs_no_tower(monkeypatch, tmp_path):
-    monkeypatch.setattr(visual_tower, "_build_vision_tower", None)
+    monkeypatch.setattr(visual_tower, "_tower", None)
     model = describe_model("ViT-L/14", "openai")
     assert (model.clip_model, model.embed_dim, model.image_size, model.quick_gelu) == ("ViT-L-14", 768, 224, True)
     assert (model.mean, model.std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

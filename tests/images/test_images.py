@@ -251,11 +251,11 @@ def sharp(kind, width, height):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("kind", ["checkerboard", "noise", "saturated edges", "text", "boxes"])
-def test_sharp_pictures_of_the_fast_decoder_are_within_a_level(kind, format):
+def test_sharp_pictures_of_the_fast_decoder_are_within_two_levels(kind, format):
     for size in [(224, 300), (240, 256), (291, 330), (381, 420), (640, 480), (1100, 1000)]:
         data = encoded(sharp(kind, *size), format, **({"quality": 92} if format == "JPEG" else {}))
         pillow = decode_image(data, DecodeOptions(decoder="pillow"))[1]
-        assert difference(decode_image(data, DecodeOptions())[1], pillow).max() <= 1, size
+        assert difference(decode_image(data, DecodeOptions())[1], pillow).max() <= 2, size
 
 
 def test_large_images_of_other_formats_are_left_to_pillow(monkeypatch):
@@ -449,7 +449,7 @@ def test_golden_preprocessing(assets):
             np.testing.assert_array_equal(pixels, as_open_clip(image, 224))
         normalised = (pixels.astype(np.float32) / 255 - mean) / std
         np.testing.assert_allclose(normalised.transpose(2, 0, 1), tensor, atol=1e-5)
-        assert difference(decode_image(data, DecodeOptions())[1], pixels).max() <= 1
+        assert difference(decode_image(data, DecodeOptions())[1], pixels).max() <= 2
 
 
 def test_photographs_of_the_fast_decoder_are_those_of_the_reference(assets):
@@ -461,7 +461,8 @@ def test_photographs_of_the_fast_decoder_are_those_of_the_reference(assets):
         same_facts, reference = decode_image(data, DecodeOptions(decoder="pillow"))
         assert facts == same_facts
         error = difference(fast, reference)
-        assert error.max() <= 1, path.name
+        assert error.max() <= 2, path.name
+        assert (error == 2).mean() < 1e-4, path.name
         assert error.mean() < 0.02, path.name
         if min(facts.width, facts.height) >= 10 * 112:
             scaled = decode_image(data, DecodeOptions(size=112, decoder="scaled"))[1]
@@ -479,7 +480,7 @@ def test_torture_images_give_pixels_or_an_image_error(assets):
         outcomes = [_outcome(data, DecodeOptions(decoder=decoder)) for decoder in DECODERS]
         if all(isinstance(outcome, np.ndarray) for outcome in outcomes):
             decoded += 1
-            assert difference(*outcomes).max() <= 1, path.name
+            assert difference(*outcomes).max() <= 2, path.name
         else:
             assert outcomes[0] == outcomes[1], path.name
         assert isinstance(outcomes[1], np.ndarray) == torture.decodes(path), path.name

@@ -52,3 +52,11 @@ def test_the_status_is_the_commands(left):
     for status in (0, 1, 2):
         options.run_command(lambda status=status: status)
     assert left == [0, 1, 2]
+
+
+def test_errors_of_the_library_are_told_in_the_words_of_the_command_line(left, capsys):
+    said = "`output` /d/out holds a run already; continue it with `resume`; compress with `--long=27`"
+    told = "error: --output /d/out holds a run already; continue it with --resume; compress with `--long=27`\n"
+    options.fail(ValueError(said))
+    options.run_command(failing(ScoreTableError(said)))
+    assert capsys.readouterr().err == 2 * told

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from pipelines import curate
 from pipelines.demo_data import build_demo_dataset
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.support.models import MODEL, SMALL
 
-MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+REAL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_a_head_of_another_width_is_refused(tiny, assets, capsys):
     head = assets / "heads" / "sac_logos_ava1-l14-linearMSE.safetensors"
     base = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, f"--aesthetic_head={head}"]
     assert curate.main(base) == 2
-    assert re.search(r"width 768.*ViT-S-32-alt are of width 256", capsys.readouterr().err)
+    assert re.search(rf"width 768.*{SMALL} are of width 256", capsys.readouterr().err)
 
 
 def test_a_folder_with_other_files_is_refused(tiny, capsys):
@@ -222,7 +223,7 @@ def test_direct_runner_and_help_from_the_shell(tiny):
     script = str(ROOT / "pipelines" / "curate.py")
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
     assert "4.5 to 6.5" in shown.stdout
-    arguments = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, "--runner=DirectRunner"]
+    arguments = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *REAL, "--runner=DirectRunner"]
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "images/s" not in done.stderr  # quiet when not a terminal

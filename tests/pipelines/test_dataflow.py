@@ -238,16 +238,6 @@ def by_hand(options, arguments, words):
     return name
 
 
-def test_the_commands_of_the_readme_are_among_them():
-    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    commands = [shlex.split(line.removeprefix("$ ")) for line in block.replace("\\\n", " ").splitlines()]
-    assert [words[:4] for words in commands if words[0] == "gcloud"] == [
-        ["gcloud", "dataflow", "flex-template", each] for each in ("build", "run")
-    ]
-    for words in commands:
-        assert any(set(words) <= set(command) for command in COMMANDS), words
-
-
 def test_what_a_shell_would_change_is_quoted():
     for block in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL):
         bare = re.sub(r"""'[^']*'|"[^"]*\"""", "", block)

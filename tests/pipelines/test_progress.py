@@ -1,8 +1,18 @@
+"""How far a job is: a bar on a terminal, a line a minute elsewhere, the counters of a job that runs elsewhere."""
+
 import io
 import sys
 import threading
+from types import SimpleNamespace
 
-from beam_curate.progress import PROGRESS, Progress, progress_line
+import pytest
+from apache_beam.metrics.execution import MetricKey
+from apache_beam.metrics.metric import MetricName, MetricResult
+
+from beam_curate.progress import PROGRESS, Progress, Seen, samples_seen, shown
+from pipelines.curate_options import CurateOptions
+from pipelines.launch import ProgressOptions, counters_seen, pipeline_options
+from pipelines.options import OptionError
 
 
 class Terminal(io.StringIO):
@@ -10,13 +20,13 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_line_says_samples_speed_failures_and_the_share_of_the_input(monkeypatch):
-    shown = Terminal()
-    monkeypatch.setattr(sys, "stderr", shown)
+def test_the_bar_says_samples_speed_failures_and_the_share_of_the_input(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "200")  # the line is cut to the terminal's width
-    with progress_line(total_bytes=2_000, interval=0.01):
+    with shown(samples_seen(PROGRESS.snapshot()), 2_000, "curate", interval=0.01):
         PROGRESS.add(samples=7, failed=2, input_bytes=1_000)
-    last = shown.getvalue().split("\r")[-1]
+    last = screen.getvalue().split("\r")[-1]
     assert "7 samples" in last
     assert "images/s" in last
     assert "2 failed" in last
@@ -25,17 +35,104 @@ def test_the_line_says_samples_speed_failures_and_the_share_of_the_input(monkeyp
 
 def test_two_runs_in_a_process_are_counted_apart(monkeypatch):
     for _ in range(2):
-        shown = Terminal()
-        monkeypatch.setattr(sys, "stderr", shown)
-        with progress_line(total_bytes=100, interval=0.01):
+        screen = Terminal()
+        monkeypatch.setattr(sys, "stderr", screen)
+        with shown(samples_seen(PROGRESS.snapshot()), 100, "curate", interval=0.01):
             PROGRESS.add(samples=3, input_bytes=100)
-        assert "3 samples" in shown.getvalue().split("\r")[-1]
+        assert "3 samples" in screen.getvalue().split("\r")[-1]
 
 
-def test_quiet_when_not_a_terminal(capsys):
-    with progress_line(total_bytes=10, interval=0.01):
+def said(look, total, mode=None):
+    """What is said until the first line is there."""
+    looked = threading.Event()
+
+    def once(seconds):
+        if looked.is_set():
+            stopped.wait(60)
+        looked.set()
+        return look(seconds)
+
+    stopped = threading.Event()
+    with shown(once, total, "curate", mode, interval=0.01):
+        assert looked.wait(60)
+        stopped.set()
+
+
+def test_off_a_terminal_there_are_lines(capsys):
+    start = PROGRESS.snapshot()
+    PROGRESS.add(samples=1_234, rejected=12, failed=5, input_bytes=2_500_000)
+    said(samples_seen(start), 10_000_000)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("curate: 1,234 samples, ")
+    assert " images/s, 12 rejected, 5 failed, 25 % of 10.0MB, " in line
+    assert " left after " in line
+    assert "\r" not in line
+
+
+@pytest.mark.parametrize(
+    ("seen", "total", "words"),
+    [
+        (Seen(0), 0, "curate: at work after "),
+        (Seen(0, "3 kept"), 0, "curate: 3 kept after "),
+        (Seen(5_000), 0, "curate: 5.00kB after "),
+        (Seen(300), 200, "curate: 100 % of 200B after "),
+    ],
+)
+def test_what_is_not_known_is_not_said(capsys, seen, total, words):
+    said(lambda seconds: seen, total)
+    assert capsys.readouterr().err.startswith(words)
+
+
+def test_a_short_job_says_nothing_off_a_terminal(capsys):
+    with shown(samples_seen(PROGRESS.snapshot()), 10, "curate"):
         PROGRESS.add(samples=1)
     assert capsys.readouterr().err == ""
+
+
+def test_none_is_quiet(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with shown(lambda seconds: pytest.fail("looked"), 10, "curate", "none", interval=0.001):
+        threading.Event().wait(0.05)
+    assert screen.getvalue() == ""
+
+
+def test_the_option_is_known_to_every_command_and_checked():
+    options = pipeline_options(["--progress=line"], CurateOptions)
+    assert options.view_as(ProgressOptions).progress == "line"
+    assert pipeline_options([], CurateOptions).view_as(ProgressOptions).progress is None
+    with pytest.raises(OptionError, match="--progress: invalid choice: 'loud'"):
+        pipeline_options(["--progress=loud"], CurateOptions)
+
+
+def test_a_job_elsewhere_tells_its_counters():
+    def counter(namespace, name, committed, attempted):
+        return MetricResult(MetricKey("step", MetricName(namespace, name)), committed, attempted)
+
+    asked = []
+
+    def query(wanted):
+        asked.append(wanted.namespaces)
+        return {
+            "counters": [
+                counter("beam_curate.read", "samples", None, 12_345),
+                counter("beam_curate.score", "kept", 4_000, 4_321),
+                counter("beam_curate.score", "failed", None, 0),
+                counter("beam_curate.read", "shards", 3, 3),
+            ]
+        }
+
+    job = SimpleNamespace(metrics=lambda: SimpleNamespace(query=query))
+    assert counters_seen(job)(60.0) == Seen(0, "12,345 samples read, 4,000 kept")
+    assert "beam_curate.score" in asked[0]
+
+
+def test_a_job_that_tells_nothing_is_still_at_work(capsys):
+    def metrics():
+        raise NotImplementedError
+
+    said(counters_seen(SimpleNamespace(metrics=metrics)), 0, "line")
+    assert capsys.readouterr().err.startswith("curate: at work after ")
 
 
 def test_counting_from_many_threads_loses_nothing():
@@ -45,4 +142,4 @@ def test_counting_from_many_threads_loses_nothing():
         thread.start()
     for thread in threads:
         thread.join()
-    assert progress.snapshot() == (16_000, 0, 0)
+    assert progress.snapshot() == (16_000, 0, 0, 0)

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate import read_score_table
-from beam_curate.report.data import report_data
 from beam_curate.runs import score_table
 from beam_curate.storage import retrying
 from beam_curate.transforms import preview_selection, write_report
@@ -237,14 +236,18 @@ def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_p
     table = scored(data, "previewed", *OFF, "--screen=side >= 70")
     before = files(table)
     made = []
-    original = report_data
 
-    def made_of(*given):
-        made.append(original(*given))
-        return made[-1]
+    def seen(module, name, place):
+        original = getattr(module, name)
 
-    for module in (write_report, preview_selection):
-        monkeypatch.setattr(module, "report_data", made_of)
+        def written(*given):
+            made.append(given[place])
+            return original(*given)
+
+        monkeypatch.setattr(module, name, written)
+
+    seen(preview_selection, "preview_page", 0)
+    seen(write_report, "write_run_page", 2)
     page = tmp_path / "new" / "preview.html"
     flags = [f"--scores={table}", "--dry_run", *PREVIEWED, f"--report={page}"]
     assert select.main(flags) == 0
@@ -269,14 +272,17 @@ def test_a_dry_run_can_write_the_report_that_the_selection_will_have(data, tmp_p
         assert (one.kept.tolist(), one.rejected.tolist()) == (other.kept.tolist(), other.rejected.tolist())
         assert one.edges.tolist() == other.edges.tolist()
     shown = [
-        [[dataclasses.replace(row, step="", message="") for row in gallery.rows] for gallery in found.galleries]
+        {place: dataclasses.replace(each.row, step="", message="") for place, each in sorted(found.shown.items())}
         for found in (tried, done)
     ]
     assert repr(shown[0]) == repr(shown[1])  # NaN is not equal to itself
-    assert sum(map(len, shown[0])) > 30
-    assert repr(tried.failures.rows) == repr(done.failures.rows)
+    assert [gallery.places for gallery in tried.galleries] == [gallery.places for gallery in done.galleries]
+    assert len(shown[0]) > 30
+    assert repr(tried.failures.shown) == repr(done.failures.shown)
 
     assert "A preview: nothing was selected." in document
+    assert "give the command its --prompt, --head and --scorer options too" in document
+    assert "give the command its --prompt" not in (output / "report.html").read_text("utf-8")
     assert "Preview of a selection</h1>" in document
     assert f"3 input shards, {-(-funnel['kept'] // 4)} output shards" in document
     assert "data:image/jpeg;base64," in document

@@ -12,6 +12,7 @@ from pipelines.curate_options import CurateOptions
 from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
 from pipelines.options import option, parse, required
+from pipelines.pack_options import PackOptions
 from pipelines.select_options import SelectOptions
 from tests.conftest import ROOT
 
@@ -24,6 +25,7 @@ COMMANDS = {
     "select": (SelectOptions, {"scores": "gs://b/scored", "output": "gs://b/out"}),
     "dedup": (DedupOptions, {"scores": "gs://b/scored", "output": "gs://b/out"}),
     "export": (ExportOptions, {"input": "gs://b/run", "output": "gs://b/out", "format": "tfrecord"}),
+    "pack": (PackOptions, {"input": "gs://b/photos/", "output": "gs://b/out"}),
 }
 LOCAL = {"dry_run"}
 IMAGE = "sdk_container_image"

@@ -38,7 +38,7 @@ STARTS = """
     import sys
     from beam_curate.records import Shard
     from beam_curate.runs.claims import RunError
-from beam_curate.runs.configuration import read_configuration
+    from beam_curate.runs.configuration import read_configuration
     from beam_curate.runs.run import Run
     number = sys.argv[1]
     print("ready", flush=True)

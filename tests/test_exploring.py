@@ -1,0 +1,58 @@
+"""The programs of docs/exploring.md: the page shows the files of examples/, and each of them runs on a run."""
+
+import ast
+import re
+import runpy
+
+import pytest
+
+from pipelines import pack
+from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.support.exporting_runs import curated
+
+PAGE = (ROOT / "docs" / "exploring.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+SHOWN = ("explore_duckdb", "explore_polars", "explore_pandas", "to_huggingface")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exploring")
+    members = [(f"{n}.{end}", data) for n in range(6) for end, data in (("jpg", encoded(photo(n))), ("txt", b"a text"))]
+    (folder / "in.tar").write_bytes(tar_bytes([*members, ("broken.jpg", b"no image"), ("broken.txt", b"x")]))
+    curated(folder / "in.tar", folder / "run")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("number", range(len(SHOWN)))
+def test_the_page_shows_the_files(number):
+    code = ast.parse((ROOT / "examples" / f"{SHOWN[number]}.py").read_text())
+    assert ast.dump(ast.Module(code.body[1:], [])) == ast.dump(ast.parse(BLOCKS[number]))  # all but the docstring
+    assert len(BLOCKS) == len(SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("explore_duckdb", r"failed *│ not_an_image *│ +1 │(.|\n)*in\.tar"),
+        ("explore_polars", r"4\.0 \d\n4\.5 \d\n5\.0 \d\n5\.5 \d\n"),
+        ("explore_pandas", r"0 +(1\.0|0\.99)\d+ (.|\n)*a text"),
+    ],
+)
+def test_each_says_what_the_run_holds(finished, name, wanted, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, str(finished)])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    assert re.search(wanted, capsys.readouterr().out)
+
+
+def test_what_goes_to_the_hub_comes_back_by_pack(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["to_huggingface", str(finished)])
+    runpy.run_path(str(ROOT / "examples" / "to_huggingface.py"))
+    assert pack.main([f"--input={finished}-hub.parquet", f"--output={tmp_path / 'out'}", "--key_column=__key__"]) == 0
+    import webdataset
+
+    back = {
+        each["__key__"]: each["jpg"]
+        for each in webdataset.WebDataset(str(tmp_path / "out" / "00000.tar"), shardshuffle=False)
+    }
+    assert back == {str(n): encoded(photo(n)) for n in range(6)}

@@ -1,0 +1,86 @@
+"""Every block of the tutorial and of the page on one's own data, executed in order, and the notebook."""
+
+import json
+import os
+import re
+import shutil
+import sys
+
+import nbformat
+import pyarrow.dataset as ds
+import pytest
+from nbclient import NotebookClient
+
+from tests.conftest import ROOT
+from tests.test_readme import checkout, models, run
+
+__all__ = ["checkout", "models"]  # fixtures
+
+BLOCK = re.compile(r"^```(sh|python|yaml)\n(.*?)^```$", re.M | re.S)
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def folder(checkout):
+    lines = [f"{n}.jpg,about {n}" for n in range(12)]
+    (checkout / "table.csv").write_text("\n".join(["file_name,caption", *lines]))
+    return checkout
+
+
+def statuses(folder):
+    table = ds.dataset(folder / "scores").to_table(columns=["key", "status"]).to_pylist()
+    return sorted((row["key"], row["status"]) for row in table)
+
+
+def test_the_tutorial(folder, models):
+    steps, _, complete = TUTORIAL.partition("## Complete example")
+    before, _, after = steps.partition("As the command, all at once:")
+    python = [code for kind, code in BLOCK.findall(before) if kind == "python"]
+    yaml = [code for kind, code in BLOCK.findall(before) if kind == "yaml"]
+    assert len(python) == len(yaml) + 1 == 6  # a block of each for each step; YAML has none for the run
+    (folder / "pipeline.yaml").write_text("".join(yaml))
+    for kind, code in BLOCK.findall(before):
+        if kind != "sh":
+            continue
+        done = run(kind, code, folder)
+        fetching = "fetch-models" in code  # without a network it says what to get
+        assert done.returncode == (1 if fetching else 0), f"{code}\n{done.stdout}\n{done.stderr}"
+    rest = [*BLOCK.findall(after), *BLOCK.findall(complete)]
+    commands = [code for kind, code in rest if kind == "sh"]
+    assert len(commands) == 2
+    for code in commands:
+        done = run("sh", code, folder)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    code = "\n".join([*python, *(code for kind, code in rest if kind == "python")])
+    done = run("python", code, folder)
+    assert done.returncode == 0, done.stderr
+    assert "aesthetic" in done.stdout
+    found = [statuses(folder / name) for name in ("curated", "curated-python", "curated-yaml", "curated-complete")]
+    assert len(found[0]) == 12
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_the_page_on_your_own_data(folder):
+    blocks = BLOCK.findall((ROOT / "docs" / "your-own-data.md").read_text())
+    assert [kind for kind, _ in blocks] == ["sh", "sh"]
+    for name in ("packed", "curated"):
+        shutil.rmtree(folder / name)
+    for kind, code in blocks:
+        done = run(kind, code, folder)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    assert json.loads((folder / "packed-table" / "summary.json").read_text())["pack"]["packed"] == 12
+
+
+def test_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    notebook = nbformat.read(ROOT / "examples" / "tutorial.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(
+        notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in shown) >= 3
+    assert (tmp_path / "curated" / "report.html").exists()
+    rows = ds.dataset(tmp_path / "scored" / "scores").to_table(columns=["key", "status"]).to_pylist()
+    assert (len(rows), [row["key"] for row in rows if row["status"] == "failed"]) == (33, ["broken"])
