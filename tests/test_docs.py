@@ -13,6 +13,8 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOpt
 from pipelines.curate_options import CurateOptions
 from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
+from pipelines.pack_options import PackOptions
+from pipelines.report import ReportOptions
 from pipelines.select_options import SelectOptions
 from tests.conftest import ROOT
 
@@ -99,7 +101,7 @@ def test_the_limits_of_the_page_are_those_in_force():
     assert wrong == []
 
 
-COMMANDS = (CurateOptions, SelectOptions, DedupOptions, ExportOptions)
+COMMANDS = (CurateOptions, SelectOptions, DedupOptions, ExportOptions, PackOptions, ReportOptions)
 OF_OTHER_TOOLS = {
     "tar": ("blocking-factor", "dereference", "hard-dereference", "ignore-zeros"),
     "zstd": ("long",),
