@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOpt
 from pipelines.curate_options import CurateOptions
 from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
+from pipelines.launch import ProgressOptions
 from pipelines.pack_options import PackOptions
 from pipelines.report import ReportOptions
 from pipelines.select_options import SelectOptions
@@ -107,16 +108,17 @@ OF_OTHER_TOOLS = {
     "zstd": ("long",),
     "docker and gcloud": ("build-arg", "parameters", "tag"),
     "NeMo Curator": ("input-parquet", "skip-download"),
+    "img2dataset": ("output_format",),
     "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
     "benchmarks": ("image_kb", "seed"),
-    "argparse": ("help",),
+    "the program beam-curate": ("help", "print-completion"),
 }
 
 
 def flags_of_beam():
     """All flags of Beam's groups of options that are loaded."""
     flags = set()
-    for group in (FlinkRunnerOptions, *PipelineOptions.__subclasses__()):
+    for group in (FlinkRunnerOptions, ProgressOptions, *PipelineOptions.__subclasses__()):
         parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
         with contextlib.suppress(AttributeError):  # a group without flags
             group._add_argparse_args(parser)
