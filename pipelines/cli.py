@@ -47,6 +47,8 @@ COMMANDS: Final = {
                       "pipelines.export_options:ExportOptions"),
     "pack": Command("make shards of images: a folder, a table of paths, Parquet with image bytes", "pipelines.pack",
                     "pipelines.pack_options:PackOptions"),
+    "report": Command("write the report of a run again, or compare two runs in one page", "pipelines.report",
+                      "pipelines.report:ReportOptions"),
     "fetch-models": Command("get the CLIP weights and the scoring heads", "pipelines.fetch_models",
                             "pipelines.fetch_models:parser"),
     "demo": Command("curate a small dataset of real photographs", "pipelines.demo",

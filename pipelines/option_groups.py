@@ -9,9 +9,9 @@ MORE: Final = "More"
 """Of options that are named nowhere here."""
 
 GROUPS: Final[Mapping[str, Sequence[str]]] = {
-    INPUT: ("input", "scores", "duplicates", "against", "against_action", "image_extension", "exif_orientation", "max_pixels",
-            "max_member_bytes", "max_shard_bytes", "path_column", "image_column", "key_column", "caption_column", "base",
-            "beside", "class_folders"),
+    INPUT: ("input", "run", "scores", "duplicates", "against", "against_action", "image_extension", "exif_orientation",
+            "max_pixels", "max_member_bytes", "max_shard_bytes", "path_column", "image_column", "key_column", "caption_column",
+            "base", "beside", "class_folders"),
     "Models": ("model_dir", "clip_model", "pretrained", "quick_gelu", "preprocess", "second_model", "device", "precision",
                "batch_size", "model_copies", "decoder", "dali_device", "decode_threads"),
     "Scores": ("aesthetic_head", "nsfw_head", "nsfw_chain", "prompt", "head", "scorer", "caption_score", "quality"),

@@ -136,7 +136,7 @@ def about_run(job: Job, runner: str) -> dict[str, Any]:
 def report(folder: str, output: str, seconds: float) -> int:
     """Prints the counts and what comes next; returns the exit status, 1 if nothing could be packed."""
     from beam_curate.intake.ending import read_packing
-    from beam_curate.runs.run_files import ROWS
+    from beam_curate.runs.run import Run
     from beam_curate.storage.files import join
 
     summary = read_packing(folder)
@@ -150,7 +150,7 @@ def report(folder: str, output: str, seconds: float) -> int:
         print(f"passed over: {number:,} {kind}")
     print(f"{summary['output_shards']:,} shards, {summary['output_bytes']:,} bytes in {output}, {seconds:.1f} s")
     if counts["failed"]:
-        print(f"which rows failed, and why: {printable(join(output, ROWS))}/*.parquet")
+        print(f"which rows failed, and why: {printable(join(output, Run.packed_rows))}/*.parquet")
     if not counts["packed"]:
         print("error: no row could be packed; the reasons are above", file=sys.stderr)
         return 1

@@ -38,7 +38,13 @@ class ShallowModel:
         spec.loader.exec_module = exec_module
         return spec
 
-sys.meta_path.insert(0, ShallowModel())
+class WithTable:
+    def find_spec(self, name, path, target=None):
+        if name == "beam_curate.clip.open_clip_parts":
+            import open_clip.factory  # else it reads the model's own file
+        return None
+
+sys.meta_path[:0] = [ShallowModel(), WithTable()]
 """
 
 

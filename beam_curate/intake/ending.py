@@ -6,11 +6,10 @@ from typing import Any, Final
 
 from beam_curate.intake.entries import PackedShard
 from beam_curate.records import WrittenShard
-from beam_curate.runs.ending import write_lists
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.run_files import ROWS, SUMMARY
+from beam_curate.runs.run import Run
 from beam_curate.runs.summary import AccountingError
-from beam_curate.storage.files import delete, files_under, join, write_json
+from beam_curate.storage.files import delete, files_under, join
 from beam_curate.storage.json_files import read_object
 
 COUNTS: Final = "pack"
@@ -56,7 +55,6 @@ def finish_packing(
         WrittenShard(shard.index, shard.name, shard.packed, shard.size, shard.md5, 0, (), False, ())
         for shard in written
     ]
-    write_lists(output, files, indexed=True)
     summary = {
         COUNTS: {"input": rows, "failed": failed, "packed": packed, "reasons": dict(reasons.most_common())},
         "skipped": dict(skipped),
@@ -65,7 +63,7 @@ def finish_packing(
         "output_bytes": sum(shard.size for shard in written),
         **about,
     }
-    write_json(output, SUMMARY, summary)
+    Run(output).end_export(files, indexed=True, said=summary)
     return summary
 
 
@@ -77,14 +75,14 @@ def read_packing(output: str) -> dict[str, Any]:
         StorageError: It cannot be read.
     """
     remedy = "restore it, or delete it and repeat the command with `resume`"
-    return read_object(join(output, SUMMARY), _SHAPE, remedy)
+    return read_object(Run(output).summary_path, _SHAPE, remedy)
 
 
 def _delete_others(output: str, shards: Sequence[PackedShard]) -> None:
     """Deletes what a packing of more rows left, which was continued with fewer."""
     names = {join(output, shard.name) for shard in shards}
-    names |= {join(output, ROWS, f"{shard_name(shard.index)}.parquet") for shard in shards}
-    there = [*files_under(output, "[0-9]*.tar"), *files_under(output, f"{ROWS}/[0-9]*.parquet")]
+    names |= {join(output, Run.packed_rows, f"{shard_name(shard.index)}.parquet") for shard in shards}
+    there = [*files_under(output, "[0-9]*.tar"), *files_under(output, f"{Run.packed_rows}/[0-9]*.parquet")]
     others = [path for path in there if path not in names]
     if others:
         delete(others)

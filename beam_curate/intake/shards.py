@@ -14,7 +14,7 @@ from beam_curate.intake.entries import Entry, PackedShard, ShardEntries
 from beam_curate.intake.images import CannotPackError, Images
 from beam_curate.runs.output_files import HashingWriter
 from beam_curate.runs.packing import shard_name
-from beam_curate.runs.run_files import ROWS
+from beam_curate.runs.run import Run
 from beam_curate.storage.files import atomic_output, delete, exists, join, size_of, write_atomic
 from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.writing import write_end, write_member
@@ -135,7 +135,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _table(index: int) -> str:
-    return f"{ROWS}/{shard_name(index)}.parquet"
+    return f"{Run.packed_rows}/{shard_name(index)}.parquet"
 
 
 def _sorted(value: Any) -> Any:

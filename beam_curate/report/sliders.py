@@ -1,6 +1,7 @@
 """What the script of a report works on: the rows that were drawn, pictures, and how a threshold is said to `select`."""
 
 import base64
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,9 @@ from beam_curate.report.links import shard_link, web_link
 from beam_curate.report.shown import Shown
 from beam_curate.report.table import Place
 
-COMMAND: Final = "python pipelines/select.py"
+COMMAND: Final = "beam-curate select"
 PICTURE_BYTES: Final = 5_000_000
-"""Of the pictures that only the script shows."""
+"""Of the pictures that only the script shows, and of what is known of all."""
 
 _OPTIONS: Final = {("aesthetic", 0): "min_aesthetic", ("nsfw", 1): "max_nsfw", ("side", 0): "min_side"}
 _DUPLICATE: Final = (
@@ -93,13 +94,15 @@ def _pictures(data: ReportData, columns: Sequence[Mapping[str, Any]], blur_from:
     found, room = [], PICTURE_BYTES
     for place in picture_places(data):
         shown = data.shown[place]
-        uri = "" if place in static else shown.picture.uri
-        if len(uri) > room:
+        said = {
+            **_said(shown, columns),
+            "picture": "" if place in static else shown.picture.uri,
+            "blurred": shown.row.values.get("nsfw", -math.inf) >= blur_from,
+        }
+        room -= len(json.dumps(said))
+        if room < 0:
             break
-        room -= len(uri)
-        found.append(
-            {**_said(shown, columns), "picture": uri, "blurred": shown.row.values.get("nsfw", -math.inf) >= blur_from}
-        )
+        found.append(said)
     return found
 
 

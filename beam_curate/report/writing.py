@@ -21,7 +21,7 @@ from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import atomic_output, remove_empty_temporary
 
 MAX_BYTES: Final = 10_000_000
-"""Of the file."""
+"""Of the file: where it is larger without them, no pictures of duplicates are shown."""
 
 
 class ReportError(ValueError):
@@ -31,9 +31,9 @@ class ReportError(ValueError):
 def write_report(output: str, *, scores: str | None = None, against: str = "", path: str = "") -> str:
     """Writes `report.html` beside the summary of a finished run, atomically; returns its path.
 
-    The file needs nothing else, is below 10 MB (of duplicates so many pictures are shown as fit), and depends on the run alone:
-    the same run gives the same bytes. Sources that are gone cost the pictures, no more, and so does another dataset that the
-    run was compared with. Memory is bounded whatever the size of the score table.
+    The file needs nothing else, is a few MB large, 12 at most (of duplicates as many pictures are shown as fit), and depends on
+    the run alone: the same run gives the same bytes. Sources that are gone cost the pictures, no more, and so does another
+    dataset that the run was compared with. Memory is bounded whatever the size of the score table.
 
     Args:
         output: The run's folder, on any file system that Beam reads.

@@ -226,7 +226,7 @@ def _delete_run(output: str, patterns: Sequence[str]) -> None:
 
 
 def forget_unstarted(output: str) -> bool:
-    """Deletes what `prepare_output` wrote for a new run, so that its folder holds none; returns whether it did.
+    """Deletes what `begin` wrote for a new run, so that its folder holds none; returns whether it did.
 
     It does not where anything of the run is finished. No worker may be writing any more.
     """

@@ -23,6 +23,7 @@ from beam_curate.runs.run_files import (
     LAYOUTS_FOLDER,
     PACK,
     REPORT,
+    ROWS,
     RUN,
     SUMMARY,
     is_our_card,
@@ -56,6 +57,8 @@ class Run:
 
     card_tag: ClassVar[str] = CARD_TAG
     """What a dataset card that a run writes has among its tags."""
+    packed_rows: ClassVar[str] = ROWS
+    """The folder of the tables that a packing writes."""
 
     # --- how far it is
 

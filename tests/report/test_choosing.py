@@ -73,7 +73,7 @@ def test_it_begins_with_the_thresholds_of_the_run(scored, browser):
     kept = pc.sum(pc.equal(rows["status"], "kept")).as_py()
     assert browser.text(RESULT).startswith(f"{kept} of {len(rows)} samples are kept (")
     assert browser.text(COMMAND) == (
-        f"python pipelines/select.py --scores {scored} --min_aesthetic 5 --max_nsfw 0.9 --output selected/"
+        f"beam-curate select --scores {scored} --min_aesthetic 5 --max_nsfw 0.9 --output selected/"
     )
     assert browser.complaints == []
 
@@ -101,7 +101,7 @@ def test_a_slider_that_is_clicked_moves_samples_and_says_the_command_for_it(scor
         key for key in wanted["key"].to_pylist() if key.startswith("plain")
     }
     # What the page says is what the command does.
-    assert command[:2] == ["python", "pipelines/select.py"]
+    assert command[:2] == ["beam-curate", "select"]
     assert select.main([*command[2:-1], str(tmp_path / "selected")]) == 0
     selected = read_score_table(str(tmp_path / "selected"), ["status"])
     assert pc.sum(pc.equal(selected["status"], "kept")).as_py() == len(wanted)
@@ -113,7 +113,7 @@ def test_a_threshold_is_turned_off_at_the_end_of_its_slider(scored, browser):
     opened(browser, scored)
     browser.click(slider(browser, "aesthetic", 0), 0.01)
     browser.click(slider(browser, "nsfw", 1), 0.99)
-    assert browser.text(COMMAND) == f"python pipelines/select.py --scores {scored} --output selected/"
+    assert browser.text(COMMAND) == f"beam-curate select --scores {scored} --output selected/"
     assert browser.text(RESULT) == f"{len(table(scored))} of {len(table(scored))} samples are kept (100.0 %)."
 
 

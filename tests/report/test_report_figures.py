@@ -144,7 +144,7 @@ def selection(output, **rules):
     return Selection(TablePlace(str(output)), standard_rules(min_aesthetic=0.3), **{"top": top, **rules})
 
 
-ABOUT = {"configuration": {"min_aesthetic": 0.3, "top": "aesthetic=25"}, "input": {}}
+ABOUT = {"configuration": {"min_aesthetic": 0.3, "top": "aesthetic=25"}, "input": {}, "skipped": {}}
 
 
 def previewed(output, folder, flags, chosen):

@@ -10,6 +10,7 @@ import pytest
 from beam_curate import ScoreAndFilter
 from beam_curate.clip.handler import _MAX_WAITING
 from beam_curate.images.decoding import MAX_PIXELS
+from beam_curate.scores.expression_bounds import beside_bounds
 from beam_curate.scores.expressions import NUMBER, ExpressionError, parse_expression
 from beam_curate.scores.rules import Rule, keep_rule
 from beam_curate.scores.scales import SCALES, prompt_scales
@@ -190,3 +191,19 @@ def test_a_rule_of_the_users_own_is_held_against_the_scale():
         ScoreAndFilter(stub_heads(), rules=[Rule("mine", "nsfw", maximum=30)])
     with pytest.raises(ValueError, match="is compared with 30"):
         score_and_filter("ViT-B-32", aesthetic_head="random", nsfw_head="random", keep="nsfw < 30")
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("aesthetic >= 5", ""),
+        ("0.2 < nsfw < 0.8 and 5 <= aesthetic", ""),
+        ("aesthetic >= 5 and format in ('JPEG', 'PNG')", "format in ('JPEG', 'PNG')"),
+        ("aesthetic >= 5 and (nsfw < 0.1 or width > 9)", "(nsfw < 0.1 or width > 9)"),
+        ("not nsfw > 1 and caption is None and width > 2", "not nsfw > 1 and caption is None"),
+        ("0 < aesthetic + 1 < 5", "0 < aesthetic + 1 < 5"),
+        ("width == 5", "width == 5"),
+    ],
+)
+def test_what_is_no_threshold_is_what_is_left(text, rest):
+    assert beside_bounds(text) == rest
