@@ -104,7 +104,7 @@ def test_the_limits_of_the_page_are_those_in_force():
 
 COMMANDS = (CurateOptions, SelectOptions, DedupOptions, ExportOptions, PackOptions, ReportOptions)
 OF_OTHER_TOOLS = {
-    "zstd, docker and gcloud": ("long", "parameters", "tag"),
+    "tar, zstd, docker and gcloud": ("dereference", "long", "parameters", "tag"),
     "img2dataset": ("output_format",),
     "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
     "benchmarks": ("image_kb", "rows", "seed"),
