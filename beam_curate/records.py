@@ -22,7 +22,14 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Makes a frozen dataclass that Beam encodes with its row coder."""
+    """Makes a frozen dataclass that Beam encodes with its row coder.
+
+    Raises:
+        TypeError: It has methods or properties. A worker process may decode rows as a class that Beam makes of the fields alone.
+    """
+    more = [name for name, value in vars(cls).items() if callable(value) or isinstance(value, property)]
+    if more:
+        raise TypeError(f"{cls.__name__} has {more[0]}: a record has fields only; make it a function")
     frozen = dataclass(frozen=True)(cls)
     beam.coders.registry.register_row(frozen)
     return frozen

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from gpu_report import PARTS, save, show
+from gpu_report import PARTS, save, show, table_of_docs
 
 from beam_curate.threads import usable_cores
 
@@ -55,6 +55,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=min(8, usable_cores()), help="bundles of the pipeline at the same time")
     add("--seconds", type=float, default=3.0, help="for each speed of the model alone")
     add("--peak_tflops", type=float, help="what the GPU can do, where its name is not known here")
+    add("--dollars_per_hour", type=float, help="what the machine costs, for the table")
     add("--only", type=_words, default=",".join(PARTS), help="a comma list of parts")
     add("--json", type=Path, help="file for all figures")
     options = parser.parse_args(argv)
@@ -134,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(part, lines)
             failed += sum(line.get("passed") is False for line in lines)
     keep(complete=True)
+    if table := table_of_docs(result, options.dollars_per_hour):
+        print(f"\nFor the table of docs/dataflow.md\n{table}")
     if failed:
         print(f"{failed} checks or measurements FAILED", file=sys.stderr)
     return 1 if failed else 0

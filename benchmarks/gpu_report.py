@@ -77,6 +77,29 @@ def show(part: str, lines: Sequence[Mapping[str, Any]]) -> None:
     print(end="", flush=True)
 
 
+def table_of_docs(result: Mapping[str, Any], dollars_per_hour: float | None) -> str | None:
+    """The line of this machine for the table of docs/dataflow.md, with its heading; None without both speeds.
+
+    The model's is its best one, in the first model's lines; the processor's is that of the decoder `fast` at 1024x768 on all
+    cores; a worker is as fast as the slower of the two.
+    """
+    models = [line for line in result.get("model", []) if line.get("images_per_s")]
+    decoded = [line for line in result.get("decode", []) if (line.get("decoder"), line.get("size")) == ("fast", "M")]
+    if not models or not decoded:
+        return None
+    best = max(line["images_per_s"] for line in models if line["model"] == models[0]["model"])
+    both = (best, decoded[0]["images_per_s"])
+    price = dollars_per_hour and dollars_per_hour / 3600 * 1e6 / min(both)
+    cells = [
+        f"{result['device']}, {result['cores']} vCPUs, {models[0]['model']}",
+        *(f"{speed:.0f}" for speed in (*both, min(both))),
+        f"{dollars_per_hour:.2f}" if dollars_per_hour else "-",
+        f"{price:.1f}" if price else "-",
+    ]
+    heading = ("GPU, machine", "model, img/s", "vCPUs, img/s", "worker, img/s", "worker, $/h", "$ for a million")
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), cells))
+
+
 def _why(line: Mapping[str, Any]) -> str | None:
     """Why a line has no figures."""
     return line.get("failed") or line.get("not_run")

@@ -126,8 +126,8 @@ def compare_neighbours(
 ) -> Iterator[dict[str, Any]]:
     """Embeds a batch, the same in another order, and every third image of it: the bits of an image must stay the same.
 
-    The third is filled up with black images, as the handler does with the tail of every bundle. That two runs write the same
-    bytes rests on this, since a runner makes other bundles each time.
+    The third is filled up with black images or computed as a smaller batch, as the handler does with the tail of every bundle.
+    That two runs write the same bytes rests on this, since a runner makes other bundles each time.
     """
     photos = decoded_photos(settings, clip_model, max(batch_sizes))
     tower = settings.handler(clip_model, precision=precision).load_model()
@@ -152,7 +152,7 @@ def compare_neighbours(
 
 
 class _Recorder:
-    """A tower that notes the size of each call, and on a CPU runs out of memory above a limit, which is made up there."""
+    """A tower that notes the batch size of each call, and on a CPU runs out of memory above a limit, which is made up there."""
 
     def __init__(self, tower: Any, limit: int | None) -> None:
         self._tower = tower
@@ -162,11 +162,17 @@ class _Recorder:
     def describe(self) -> Any:
         return self._tower.describe()
 
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        self.calls.append(len(pixels))
-        if self._limit is not None and len(pixels) > self._limit:
+    def one(self) -> "_Recorder":
+        return self
+
+    def recover(self, error: BaseException) -> bool:
+        return self._tower.recover(error)
+
+    def embed(self, images: Sequence[bytes], places: int) -> np.ndarray:
+        self.calls.append(places)
+        if self._limit is not None and places > self._limit:
             raise torch.cuda.OutOfMemoryError("made up: there is no CUDA here")
-        return self._tower.embed(pixels)
+        return self._tower.embed(images, places)
 
 
 def out_of_memory(settings: Settings, clip_model: str, batch_size: int) -> Iterator[dict[str, Any]]:

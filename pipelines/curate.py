@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     listen()
 
+import dataclasses
 import datetime
 import functools
 import os
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.curate_job import Job, check_weights, prepare
 from pipelines.curate_options import CurateOptions
-from pipelines.dataflow_options import dataflow_arguments, inference_hints, with_gpu_defaults
+from pipelines.dataflow_options import dataflow_arguments, scoring_hints, with_gpu_defaults
 from pipelines.options import OptionError, fail, gives_back, parse, run_command
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.storage.files import absolute
     from beam_curate.transforms.continue_run import ContinueRun
     from beam_curate.transforms.decode_images import DecodeImages, ahead_of
+    from beam_curate.transforms.embed_encoded import EmbedEncoded
     from beam_curate.transforms.read_tar_shards import ReadTarShards
     from beam_curate.transforms.score_and_filter import ScoreAndFilter
     from beam_curate.transforms.score_images import ScoreImages
@@ -81,7 +83,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         "batch_size": options.batch_size,
         "model_copies": options.model_copies if options.model_copies > 1 else None,
     }
-    hints = inference_hints(options, runner_name(root.options))
+    hints = scoring_hints(options, runner_name(root.options))
     score = ScoreAndFilter(
         job.heads,
         options.min_aesthetic,
@@ -91,36 +93,40 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         job.image_scores,
         job.own.of_embeddings,
     )
-    run = root | ContinueRun(output, options.retried_reasons)
-    decoded = (
-        run.pending
-        | ReadTarShards(
-            image_extension=options.image_extension or None,
-            max_member_bytes=options.max_member_bytes,
-            max_shard_bytes=options.max_shard_bytes,
-        )
-        | DecodeImages(
-            decode,
-            options.decode_threads,
-            options.dali_device,
-            job.screening,
-            {name: second.description.target for name, second in job.second.items()},
-            ahead_of(options.batch_size),
-        )
-        | ScoreImages(job.own.of_images)
-    )
-    for name, second in job.second.items():
-        own = {
-            "clip_model": second.description.clip_model,
-            "pretrained": second.pretrained,
-            "quick_gelu": second.description.quick_gelu,
-            "preprocess": second.description.preprocess,
-        }
-        handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
-        infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
-        decoded = decoded | f"Embed_{name}" >> infer
+    run = root | ContinueRun(output, options.retried_reasons, scoring_hints=hints)
+    samples = run.pending | ReadTarShards(
+        image_extension=options.image_extension or None,
+        max_member_bytes=options.max_member_bytes,
+        max_shard_bytes=options.max_shard_bytes,
+    ).with_resource_hints(**hints)
     model = ClipModelHandler(**weights, **running, preprocess=job.model.preprocess)
-    embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+    if job.on_one_device:
+        one = EmbedEncoded(model, decode, options.dali_device, options.decode_threads)
+        embedded = samples | one.with_resource_hints(**hints)
+    else:
+        decoded = (
+            samples
+            | DecodeImages(
+                decode,
+                options.decode_threads,
+                options.dali_device,
+                job.screening,
+                {name: second.description.target for name, second in job.second.items()},
+                ahead_of(options.batch_size),
+            ).with_resource_hints(**hints)
+            | ScoreImages(job.own.of_images).with_resource_hints(**hints)
+        )
+        for name, second in job.second.items():
+            own = {
+                "clip_model": second.description.clip_model,
+                "pretrained": second.pretrained,
+                "quick_gelu": second.description.quick_gelu,
+                "preprocess": second.description.preprocess,
+            }
+            handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
+            infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
+            decoded = decoded | f"Embed_{name}" >> infer
+        embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     duplicates = None
     if options.dedup:
         from pipelines.duplicate_options import say_what_it_costs
@@ -128,11 +134,12 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         say_what_it_costs()
         duplicates = options.search(options.dedup, Selection(TablePlace(output), None))
     if options.caption_score:
-        compare = RunInference(CaptionHandler(**weights)).with_output_types(EmbeddedSample).with_resource_hints(**hints)
+        captions = CaptionHandler(**weights, **running)
+        compare = RunInference(captions).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         embedded = embedded | "Captions" >> compare
     return (
         embedded
-        | score
+        | score.with_resource_hints(**hints)
         | WriteWebDatasetShards(
             output,
             score.score_names,
@@ -145,6 +152,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
             widths(job.second),
             duplicates,
             options.table_only,
+            hints,
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)
@@ -215,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pipeline_options,
         runner_name,
         service_job,
+        usual_batch_size,
     )
     from pipelines.outcome import finish_complete, finish_run, report
 
@@ -222,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = with_gpu_defaults(options, given, rest)
         beam_options = pipeline_options(dataflow_arguments(options, rest), CurateOptions)
+        if runner_name(beam_options) == LOCAL_RUNNER and "batch_size" not in given:
+            options = dataclasses.replace(options, batch_size=usual_batch_size(options.device))
         job = prepare(options, given)
         if runner_name(beam_options) == LOCAL_RUNNER:
             check_device(options.device, precision=options.precision)

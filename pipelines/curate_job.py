@@ -61,6 +61,14 @@ class Job:
         )
 
     @property
+    def on_one_device(self) -> bool:
+        """Whether DALI hands the pixels to the model on the device: nothing else looks at them, and both are in one process."""
+        options = self.options
+        looked_at = self.screening.quality or self.screening.rules or self.own.of_images or self.second
+        together = options.device == options.dali_device and options.model_copies == 1
+        return options.decoder == "dali" and together and not looked_at
+
+    @property
     def reads(self) -> list[str]:
         """The files and folders that are read beside the shards, as far as options name them."""
         from beam_curate.storage.files import absolute

@@ -130,7 +130,10 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     shuffle_seed: Any = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
     )
-    batch_size: int = dependent(32, "images of an inference batch")
+    batch_size: int = dependent(
+        32,
+        "images of an inference batch; default: 32, and where the command itself runs on a GPU 64, 128 or 256 by its memory",
+    )
     device: str = option("auto", "where the model runs; auto: cuda if there is one", choices=("auto", "cpu", "cuda"))
     precision: str = dependent("auto", "of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
     model_copies: int = option(1, "copies of the model on a worker, in processes of their own")
@@ -155,13 +158,13 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         "none",
         "GPU of the Dataflow workers; chooses their machine, disk, threads and processes, --device and --dali_device, and "
         "--batch_size and --precision where not given. h100: its machine with one GPU is to be had as Spot or flex-start "
-        "alone, which this option does not ask for; docs/dataflow.md says what to give instead",
+        "alone: give it with a provisioning_model in --dataflow_service_options, see docs/dataflow.md",
         choices=ACCELERATORS,
     )
     gpu_placement: str = option(
         "auto",
-        "workers: a GPU on every worker, everything fused; inference: on the workers of that stage alone, by resource "
-        "hints; auto: workers if there is an --accelerator",
+        "workers: a GPU on every worker; scoring: on the workers that read, decode, embed, score and write the score table, by "
+        "resource hints, and none on those that pack shards or look for duplicates; auto: workers if there is an --accelerator",
         choices=PLACEMENTS,
     )
     resume: bool = option(False, "continue the run in --output", action="store_true")

@@ -8,6 +8,7 @@ work. Only the standard library is imported with this module, so that `--help` a
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 NONE: Final = "none"
 AUTO: Final = "auto"
 WORKERS: Final = "workers"
-INFERENCE: Final = "inference"
+SCORING: Final = "scoring"
 DALI: Final = "dali"
-PLACEMENTS: Final = (AUTO, NONE, WORKERS, INFERENCE)
+PLACEMENTS: Final = (AUTO, NONE, WORKERS, SCORING)
 
 # Dataflow's own default is 25 GB for a batch worker with its shuffle service; the unpacked image alone takes about 11.
 # Source: Google Cloud, "Run a pipeline with GPUs" (docs.cloud.google.com/dataflow/docs/gpu/use-gpus), which asks for 50 GB
@@ -40,10 +41,12 @@ class Gpu:
     Attributes:
         type: Dataflow's name of it.
         machine_type: The smallest machine that has one and can decode for it.
+        machines: What machines have one of them, and no more, as a regular expression.
         memory_gb: The GPU's own memory, in GB as its maker counts them.
         precision: The fastest precision of its tensor cores that keeps the embeddings (see docs/dataflow.md).
         batch_size: Images in a call of the model.
         threads: Bundles that a worker process works on at a time: while one waits for the GPU, others read and decode.
+        on_demand: Whether its machine is to be had without a provisioning model.
 
     Source: types, machines and memory: Google Cloud, "GPU machine types" (docs.cloud.google.com/compute/docs/gpus); T4s
     are attached to N1 machines, the others come with theirs. Precision: NVIDIA's data sheets (Turing has no bf16).
@@ -53,18 +56,20 @@ class Gpu:
 
     type: str
     machine_type: str
+    machines: str
     memory_gb: int
     precision: str
     batch_size: int
     threads: int
+    on_demand: bool = True
 
 
 GPUS: Final = {
-    "t4": Gpu("nvidia-tesla-t4", "n1-standard-4", 16, "fp16", 64, 4),
-    "l4": Gpu("nvidia-l4", "g2-standard-8", 24, "bf16", 128, 4),
-    "a100": Gpu("nvidia-tesla-a100", "a2-highgpu-1g", 40, "bf16", 256, 6),
-    "a100-80gb": Gpu("nvidia-a100-80gb", "a2-ultragpu-1g", 80, "bf16", 256, 6),
-    "h100": Gpu("nvidia-h100-80gb", "a3-highgpu-1g", 80, "bf16", 256, 8),
+    "t4": Gpu("nvidia-tesla-t4", "n1-standard-4", r"n1-.*", 16, "fp16", 64, 4),
+    "l4": Gpu("nvidia-l4", "g2-standard-8", r"g2-(standard-(4|8|12|16|32)|custom-.*)", 24, "bf16", 128, 4),
+    "a100": Gpu("nvidia-tesla-a100", "a2-highgpu-1g", r"a2-highgpu-1g", 40, "bf16", 256, 6),
+    "a100-80gb": Gpu("nvidia-a100-80gb", "a2-ultragpu-1g", r"a2-ultragpu-1g", 80, "bf16", 256, 6),
+    "h100": Gpu("nvidia-h100-80gb", "a3-highgpu-1g", r"a3-highgpu-1g", 80, "bf16", 256, 8, on_demand=False),
 }
 ACCELERATORS: Final = (NONE, *GPUS)
 
@@ -101,6 +106,10 @@ class GpuOptions(Protocol):
         """Of the images; dali is for workers with a GPU."""
 
     @property
+    def decode_threads(self) -> int:
+        """Decoding threads of a worker process; 0: one per core."""
+
+    @property
     def dali_device(self) -> str:
         """Where the decoder dali decodes: auto, cpu or cuda."""
 
@@ -120,7 +129,7 @@ def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[st
         OptionError: The combination cannot work; it names the options and the remedy.
     """
     if options.accelerator == NONE:
-        if options.gpu_placement in (WORKERS, INFERENCE):
+        if options.gpu_placement in (WORKERS, SCORING):
             raise OptionError(
                 f"--gpu_placement {options.gpu_placement} needs a GPU: give --accelerator {', '.join(GPUS)}"
             )
@@ -131,6 +140,8 @@ def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[st
     changes: dict[str, Any] = {"gpu_placement": placement, "device": "cuda"}
     if options.decoder == DALI and options.dali_device == AUTO:
         changes["dali_device"] = "cuda"  # a worker whose GPU is missing fails, and does not go on with its CPU
+    if options.model_copies > 1 and not options.decode_threads:
+        changes["decode_threads"] = 1  # there is a process for each core
     changes |= {name: getattr(gpu, name) for name in ("precision", "batch_size") if name not in given}
     return _replace(options, **changes)
 
@@ -148,10 +159,9 @@ def dataflow_arguments(options: GpuOptions, rest: Sequence[str]) -> list[str]:
     shared = options.model_copies > 1
     implied = [f"--disk_size_gb={_DISK_GB}"]
     if options.gpu_placement == WORKERS:
-        implied += [
-            f"--machine_type={gpu.machine_type}",
-            f"--dataflow_service_options=worker_accelerator={_accelerator(options)}",
-        ]
+        implied.append(f"--machine_type={gpu.machine_type}")
+        if not _own_accelerator(_beam_options(rest)):
+            implied.append(f"--dataflow_service_options=worker_accelerator={_accelerator(options)}")
     # Several model copies live in processes of their own, which share the GPU through MPS; one worker process a core decodes
     # for them. Else one process with threads holds the one model; the decoders and the GPU work outside Python's global lock.
     implied.append(f"--number_of_worker_harness_threads={1 if shared else gpu.threads}")
@@ -190,12 +200,12 @@ def check_workers(options: "PipelineOptions") -> None:
         )
 
 
-def inference_hints(options: GpuOptions, runner: str) -> dict[str, str]:
-    """The resource hints for RunInference alone; empty unless that is the placement and the runner uses them.
+def scoring_hints(options: GpuOptions, runner: str) -> dict[str, str]:
+    """The resource hints of all steps of the scoring stage; empty unless that is the placement and the runner uses them.
 
-    Elsewhere a hint would only break the fusion of decoding and inference, and have the pixels written out between them.
+    A hint on some of these steps alone would break their fusion, and have the pixels written out between them.
     """
-    if options.gpu_placement != INFERENCE or not is_dataflow(runner):
+    if options.gpu_placement != SCORING or not is_dataflow(runner):
         return {}
     return {"accelerator": _accelerator(options, GPUS[options.accelerator].machine_type)}
 
@@ -211,11 +221,27 @@ def _accelerator(options: GpuOptions, machine_type: str = "") -> str:
     return ";".join([f"type:{GPUS[options.accelerator].type}", "count:1", *machine, _DRIVER, *mps])
 
 
+def _own_accelerator(beam: "PipelineOptions") -> dict[str, str]:
+    """The parts of the user's own worker_accelerator: `type`, `count` and so on to their values; empty without one."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    services: list[str] = beam.view_as(GoogleCloudOptions).dataflow_service_options or []
+    for service in services:
+        if service.startswith("worker_accelerator="):
+            parts = (part.partition(":") for part in service.removeprefix("worker_accelerator=").split(";"))
+            return {name.strip(): value.strip() for name, _, value in parts}
+    return {}
+
+
 def _check(options: GpuOptions, placement: str, beam: "PipelineOptions") -> None:
     """Refuses what cannot work; `beam` holds the user's own Beam options."""
-    from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, StandardOptions
+    from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, StandardOptions, WorkerOptions
 
     asked = f"--accelerator {options.accelerator}"
+    gpu = GPUS[options.accelerator]
+    own = _own_accelerator(beam)
+    machine = beam.view_as(WorkerOptions).machine_type or ""
+    copies = f"--model_copies {options.model_copies}"
     google = beam.view_as(GoogleCloudOptions)
     runner = str(beam.view_as(StandardOptions).runner or "the in-process runner")
     services: list[str] = google.dataflow_service_options or []
@@ -227,24 +253,39 @@ def _check(options: GpuOptions, placement: str, beam: "PipelineOptions") -> None
          f"{asked} is for --runner=DataflowRunner, not for {runner}; on a machine with a GPU give --device cuda"),
         (placement == NONE, f"{asked} with --gpu_placement none asks for a GPU and for none; leave one of them out"),
         (options.device == "cpu", f"{asked} with --device cpu would leave the GPU idle; leave one of them out"),
-        (placement == INFERENCE and options.decoder == DALI,
-         "--gpu_placement inference with --decoder dali: the images are decoded on workers without a GPU; give --gpu_placement "
-         "workers, or --decoder fast"),
+        (options.model_copies > 1 and options.decoder == DALI,
+         f"{copies} with --decoder dali: each worker process, one a core, would have a DALI of its own on the GPU; give "
+         "--decoder fast, or --model_copies 1"),
         (options.accelerator == "t4" and options.precision == "bf16",
          "--precision bf16: a T4 has no bf16 and would emulate it; give fp16 or fp32"),
-        (any(service.startswith("worker_accelerator") for service in services),
-         f"{asked} and --dataflow_service_options=worker_accelerator… both ask for GPUs; leave one of them out"),
+        (bool(own) and placement == SCORING,
+         f"{asked} with --gpu_placement scoring and --dataflow_service_options=worker_accelerator… both ask for GPUs; leave one "
+         "of them out"),
+        (bool(own) and (own.get("type"), own.get("count")) != (gpu.type, "1"),
+         f"{asked} is one {gpu.type} a worker, and --dataflow_service_options=worker_accelerator… has type:{own.get('type')}, "
+         f"count:{own.get('count')}; give type:{gpu.type};count:1 there, or leave it out"),
+        (bool(own) and options.model_copies > 1 and "use_nvidia_mps" not in own,
+         f"{copies} shares the GPU through MPS; add use_nvidia_mps to --dataflow_service_options=worker_accelerator…"),
+        (not gpu.on_demand and "provisioning_model" not in own,
+         f"{asked}: {gpu.machine_type} is to be had as Spot or flex-start alone; give --dataflow_service_options="
+         f"'worker_accelerator={_accelerator(options)};provisioning_model:FLEX_START' as docs/dataflow.md says, with "
+         "--gpu_placement workers"),
+        (placement == WORKERS and bool(machine) and not re.fullmatch(gpu.machines, machine),
+         f"--machine_type {machine} has no {gpu.type}, or more than one; give {gpu.machine_type} or leave it out"),
+        (placement == SCORING and bool(re.match(r"(g2|a2|a3)-", machine)),
+         f"--machine_type {machine} with --gpu_placement scoring is of the workers without a GPU, and it has one; give a machine "
+         "such as n2-standard-8"),
         (any(hint.startswith("accelerator=") for hint in hints),
          f"{asked} and --resource_hint accelerator=… both ask for GPUs; leave one of them out"),
-        (placement == INFERENCE and google.flexrs_goal is not None,
-         "--gpu_placement inference uses resource hints, which FlexRS refuses; leave out --flexrs_goal, or give "
+        (placement == SCORING and google.flexrs_goal is not None,
+         "--gpu_placement scoring uses resource hints, which FlexRS refuses; leave out --flexrs_goal, or give "
          "--gpu_placement workers"),
         (placement == WORKERS and prime,
-         "--gpu_placement workers is not for Dataflow Prime; give --gpu_placement inference, or leave out enable_prime"),
+         "--gpu_placement workers is not for Dataflow Prime; give --gpu_placement scoring, or leave out enable_prime"),
         (options.model_copies > 1 and prime,
-         f"--model_copies {options.model_copies} shares the GPU through MPS, which Dataflow Prime has not; give 1"),
+         f"{copies} shares the GPU through MPS, which Dataflow Prime has not; give 1"),
         (options.model_copies > 1 and _ONE_PROCESS in experiments,
-         f"--model_copies {options.model_copies} needs several processes, which --experiments={_ONE_PROCESS} forbids; leave "
+         f"{copies} needs several processes, which --experiments={_ONE_PROCESS} forbids; leave "
          "one of them out"),
     )  # fmt: skip
     for wrong, message in cases:

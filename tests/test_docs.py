@@ -1,11 +1,22 @@
 """What the pages say of tests, files and limits is so: each that they name is there, and each number is the one in force."""
 
+import argparse
 import ast
+import contextlib
+import dataclasses
 import importlib
 import re
 
 import pytest
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 
+from pipelines.curate_options import CurateOptions
+from pipelines.dedup_options import DedupOptions
+from pipelines.export_options import ExportOptions
+from pipelines.launch import ProgressOptions
+from pipelines.pack_options import PackOptions
+from pipelines.report import ReportOptions
+from pipelines.select_options import SelectOptions
 from tests.conftest import ROOT
 
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in (ROOT.glob("*.md"), (ROOT / "docs").glob("*.md"))
@@ -16,7 +27,7 @@ OF_THE_PROJECT = re.compile(
 )
 
 
-def tests_of(path):
+def defined_in(path):
     """The names of the tests in a file, those in classes behind the class and `::`."""
     found = set()
     for node in ast.parse(path.read_text()).body:
@@ -31,7 +42,7 @@ def missing_tests(text):
     for named in NAMED.findall(text):
         path, _, name = named.rstrip(".:").partition("::")
         place = ROOT / path
-        if not place.exists() or (name and name not in tests_of(place)):
+        if not place.exists() or (name and name not in defined_in(place)):
             missing.append(named)
     return missing
 
@@ -89,3 +100,38 @@ def test_the_limits_of_the_page_are_those_in_force():
             if value(module, name) not in numbers:
                 wrong.append((row, f"{module}.{name}", value(module, name), numbers))
     assert wrong == []
+
+
+COMMANDS = (CurateOptions, SelectOptions, DedupOptions, ExportOptions, PackOptions, ReportOptions)
+OF_OTHER_TOOLS = {
+    "tar, zstd, docker and gcloud": ("dereference", "long", "parameters", "tag"),
+    "img2dataset": ("output_format",),
+    "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
+    "benchmarks": ("image_kb", "rows", "seed"),
+    "the program beam-curate": ("help",),
+}
+
+
+def flags_of_beam():
+    """All flags of Beam's groups of options that are loaded."""
+    flags = set()
+    for group in (FlinkRunnerOptions, ProgressOptions, *PipelineOptions.__subclasses__()):
+        parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+        with contextlib.suppress(AttributeError):  # a group without flags
+            group._add_argparse_args(parser)
+        flags |= {flag.removeprefix("--") for flag in parser._option_string_actions}
+    return flags
+
+
+def test_each_option_that_a_page_names_is_one():
+    own = {field.name for options in COMMANDS for field in dataclasses.fields(options)}
+    known = own | flags_of_beam() | {name for names in OF_OTHER_TOOLS.values() for name in names}
+    named = set()
+    for page, text in PAGES.items():
+        if page == "README.md" or page.startswith("docs/"):
+            prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+            # A name with a hyphen is another tool's: no option of ours has one.
+            found = re.findall(r"(?<![\w-])--([A-Za-z]\w*)(?![\w-])", " ".join(re.findall(r"`([^`]+)`", prose)))
+            named |= {(name, page) for name in found}
+    assert sorted(each for each in named if each[0] not in known) == []
+    assert len({name for name, _ in named} & own) > 50

@@ -40,10 +40,18 @@ def gpu(monkeypatch):
     import gpu_decoding
     import gpu_parts
     import gpu_peaks
+    import gpu_report
     import gpu_runs
     import gpu_speeds
 
-    names = {"decoding": gpu_decoding, "parts": gpu_parts, "peaks": gpu_peaks, "runs": gpu_runs, "speeds": gpu_speeds}
+    names = {
+        "decoding": gpu_decoding,
+        "parts": gpu_parts,
+        "peaks": gpu_peaks,
+        "report": gpu_report,
+        "runs": gpu_runs,
+        "speeds": gpu_speeds,
+    }
     return SimpleNamespace(main=gpu.main, **names)
 
 
@@ -110,6 +118,20 @@ ERRORS = {
     "OSError": OSError("no space left"),
     "ImportError": ImportError("libcuda.so.1 is not there"),
 }
+
+
+def test_the_table_of_the_docs_has_the_slower_of_two_speeds(gpu):
+    model = [{"model": "ViT-L-14", "images_per_s": speed} for speed in (200.0, None, 300.0)]
+    decode = [
+        {"decoder": "pillow", "size": "M", "images_per_s": 90.0},
+        {"decoder": "fast", "size": "M", "images_per_s": 250.0},
+    ]
+    result = {"device": "NVIDIA L4", "cores": 8, "model": [*model, {"model": "ViT-B-32", "images_per_s": 9e3}]}
+    assert gpu.report.table_of_docs(result, 1.24) is None
+    lines = gpu.report.table_of_docs({**result, "decode": decode}, 1.24).splitlines()
+    assert lines[2] == "| NVIDIA L4, 8 vCPUs, ViT-L-14 | 300 | 250 | 250 | 1.24 | 1.4 |"
+    docs = (ROOT / "docs" / "dataflow.md").read_text()
+    assert f"{lines[0]} 12 MP: img/s |" in docs
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -231,9 +253,18 @@ class Leaking:
     def describe(self):
         return SimpleNamespace(target=Target(224), clip_model=MODEL)
 
-    def embed(self, pixels):
-        rows = pixels.reshape(len(pixels), -1)[:, :4].astype(np.float64) / 256 + 1
-        return (rows + self._leaked(pixels)).astype(np.float16)
+    def one(self):
+        return self
+
+    def recover(self, error):
+        return False
+
+    def embed(self, images, places):
+        pixels = np.zeros((places, 224 * 224 * 3), np.uint8)
+        for row, image in zip(pixels, images, strict=False):
+            row[:] = np.frombuffer(image, np.uint8)
+        rows = pixels[:, :4].astype(np.float64) / 256 + 1
+        return (rows + self._leaked(pixels)).astype(np.float16)[: len(images)]
 
 
 @pytest.mark.parametrize(

@@ -8,35 +8,28 @@ workers: making a handler is cheap, and pickling one carries options, never weig
 
 import dataclasses
 import functools
-import logging
 import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
+from beam_curate.clip.careful_calls import CarefulCalls, Row
 from beam_curate.images.options import DecodeOptions
-from beam_curate.reasons import INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING
-from beam_curate.records import DecodedImage, EmbeddedSample, Failure
+from beam_curate.records import DecodedImage, EmbeddedSample, Failure, Sample
 
 if TYPE_CHECKING:
     from beam_curate.clip.model_description import ModelDescription
     from beam_curate.clip.tower_copies import TowerCopies
-    from beam_curate.clip.visual_tower import VisualTower
-
-_LOG = logging.getLogger(__name__)
+    from beam_curate.clip.visual_tower import Pixels, VisualTower
 
 Embedded: TypeAlias = EmbeddedSample | DecodedImage
 """What comes out: the one, or of a second model the other."""
 
 NAMESPACE: Final = "beam_curate.infer"
 PRECISIONS: Final = ("auto", "bf16", "fp16", "fp32")
-# What a model may raise on one image alone. Anything else is a bug and fails the bundle.
-SAMPLE_ERRORS: Final = (RuntimeError, ValueError, IndexError, ArithmeticError)
 # A batch holds at most this many samples that failed earlier: they wait for images, at about 2 KB each.
 _MAX_WAITING: Final = 8192
 
@@ -55,12 +48,17 @@ def element_size(element: object, batch_size: int) -> float:
     if batch_size == 1:
         return 1.0
     match element:
-        case DecodedImage(failure=Failure()) | (_, DecodedImage(failure=Failure())):
+        case (
+            DecodedImage(failure=Failure())
+            | (_, DecodedImage(failure=Failure()))
+            | Sample(failure=Failure())
+            | (_, Sample(failure=Failure()))
+        ):
             return batch_size / _MAX_WAITING
     return (batch_size + 1) / (batch_size + 2)
 
 
-class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | TowerCopies"]):
+class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | TowerCopies[Pixels]"]):
     """Embeds decoded images with a CLIP visual tower.
 
     In: `DecodedImage`, prepared for the model (`DecodeImages(handler.decode_options())`) or refused; one that failed earlier
@@ -71,12 +69,10 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         images | "Second" >> RunInference(ClipModelHandler("ViT-B-16", "openai", embedding_name="vit_b_16")).with_output_types(
             DecodedImage) | RunInference(ClipModelHandler("ViT-L-14", "openai")).with_output_types(EmbeddedSample)
 
-    Every call of the model has the same batch shape, the tail being padded with black images, so an embedding depends
-    on its image alone, not on the samples beside it or on how the runner made bundles. A call that raises one of
-    SAMPLE_ERRORS is bisected, in the same shape, down to the samples that cause it, which fail with `inference_error`;
-    but where the model raises on a black image as well, the fault is the model's and the error is raised. A row that
-    is not finite fails with `non_finite_embedding`. CUDA out of memory halves the batch shape of this handler and goes
-    on (embeddings may then differ in the last bit); with a single image it is raised.
+    A call of the model gives the same bits as one with `batch_size` images, the tail being filled up with black images as far as
+    it takes, so an embedding depends on its image alone, not on the samples beside it or on how the runner made bundles.
+    What becomes of calls that fail, of rows that are not finite, and where memory is short, says `careful_calls`. A worker
+    process that has lost its GPU ends, so that the runner starts another one: see `beam_curate.devices`.
 
     Args:
         clip_model: A model name of open_clip.
@@ -86,8 +82,8 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         precision: `bf16`, `fp16`, `fp32`, or `auto`: see model_description.choose_precision.
         batch_size: Images in a call of the model.
         model_copies: Loads this many copies on a machine, each in a process of its own, which the workers share (four on an
-            80 GB GPU compare with NeMo Curator's 0.25 GPU a worker): see tower_copies. Pixels are then pickled to them.
-            None: each worker process has a model.
+            80 GB GPU compare with NeMo Curator's 0.25 GPU a worker): see tower_copies. Linux alone. None: each worker process
+            has a model.
         large_model: The same as `model_copies=1`: one model a machine, however many worker processes.
         seed: The seed of `random`.
         quick_gelu: `auto`, True or False: see model_description.describe_model.
@@ -146,12 +142,11 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         self._precision = precision
         self._copies = model_copies or int(large_model)
         self._id = uuid.uuid4().hex  # pickled with the handler: the same in all workers
-        self._shape = batch_size
         self._name = embedding_name
         self._namespace = NAMESPACE if embedding_name is None else f"{NAMESPACE}.{embedding_name}"
+        self._calls = CarefulCalls(batch_size, self._namespace)
         self._images = Metrics.counter(self._namespace, "images")
         self._failures = Metrics.counter(self._namespace, "failures")
-        self._oom_backoffs = Metrics.counter(self._namespace, "oom_backoffs")
 
     def describe(self, fetch: bool = False) -> "ModelDescription":
         """Describes the model and its weights, without loading them: see model_description.describe_model."""
@@ -173,7 +168,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         target = self.describe().target
         return DecodeOptions(target.size, target.resize_mode, target.interpolation, **options)
 
-    def load_model(self) -> "VisualTower | TowerCopies":
+    def load_model(self) -> "VisualTower | TowerCopies[Pixels]":
         """Fetches the weights if need be, and builds the tower, or its copies."""
         from beam_curate.clip.visual_tower import build_visual_tower
         from beam_curate.clip.weights import find_weights
@@ -195,7 +190,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
     def run_inference(
         self,
         batch: Sequence[DecodedImage],
-        model: "VisualTower | TowerCopies",
+        model: "VisualTower | TowerCopies[Pixels]",
         inference_args: Mapping[str, Any] | None = None,
     ) -> list[Embedded]:
         """Embeds a batch, in order.
@@ -212,7 +207,19 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         for sample in good:
             if self._prepared(sample) != wanted or len(self._pixels(sample)) != size * size * 3:
                 raise ValueError(self._refusal(sample, model.describe()))
-        rows = self._embed([self._pixels(sample) for sample in good], model, size)
+        return self.embed_pixels(batch, [self._pixels(sample) for sample in good], model)
+
+    def embed_pixels(
+        self, batch: Sequence[DecodedImage], pixels: Sequence["Pixels"], model: "VisualTower | TowerCopies[Pixels]"
+    ) -> list[Embedded]:
+        """Embeds a batch whose pixels lie elsewhere than in the samples.
+
+        Args:
+            batch: The samples, in order.
+            pixels: Those of the samples that have not failed, prepared for the model.
+            model: What `load_model` gave.
+        """
+        rows = self._calls.embed(pixels, model)
         failed = sum(isinstance(row, Failure) for row in rows)
         self._images.inc(len(rows) - failed)
         self._failures.inc(failed)
@@ -241,10 +248,10 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
             remedy = f"DecodeImages(..., second={{{self._name!r}: Target({wanted})}})"
         return f"the pixels of {sample.ref.key!r} {what}, but {model.clip_model} sees {wanted}: use {remedy}"
 
-    def _result(self, sample: DecodedImage, row: bytes | Failure | None) -> Embedded:
-        """What a sample becomes, given the bytes of its embedding or why there is none."""
-        failure = row if isinstance(row, Failure) else None
-        row = row if isinstance(row, bytes) else b""
+    def _result(self, sample: DecodedImage, found: Row | None) -> Embedded:
+        """What a sample becomes, given its embedding or why there is none."""
+        failure = found if isinstance(found, Failure) else None
+        row = b"" if found is None or isinstance(found, Failure) else found.astype("<f2", copy=False).tobytes()
         if self._name is None:
             second = {} if failure else sample.embeddings
             return EmbeddedSample(sample.ref, sample.facts, row, failure, sample.scores, second)
@@ -255,43 +262,6 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         prepared = {name: how for name, how in sample.other_prepared.items() if name != self._name}
         return dataclasses.replace(sample, other_pixels=pixels, other_prepared=prepared, embeddings=embeddings)
 
-    def _embed(self, images: Sequence[bytes], model: "VisualTower | TowerCopies", size: int) -> list[bytes | Failure]:
-        """Embeds images, as many at a time as the batch shape holds, each to its bytes or to why it failed."""
-        import torch
-
-        rows: list[bytes | Failure] = []
-        while len(rows) < len(images):
-            try:
-                rows += self._bisect(images[len(rows) : len(rows) + self._shape], model, size)
-            except torch.cuda.OutOfMemoryError:
-                if self._shape == 1:
-                    raise
-                self._oom_backoffs.inc()
-                _LOG.warning("Out of GPU memory with %d images at a time: going on with half as many", self._shape)
-                self._shape //= 2
-        return rows
-
-    def _bisect(self, part: Sequence[bytes], model: "VisualTower | TowerCopies", size: int) -> list[bytes | Failure]:
-        import torch
-
-        try:
-            return [_checked(row) for row in self._call(part, model, size)]
-        except (torch.cuda.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError)):
-            raise  # the device's fault, not the sample's
-        except SAMPLE_ERRORS as error:
-            if len(part) == 1:
-                self._call([], model, size)  # raises if the fault is the model's
-                message = f"{type(error).__name__}: {error}"
-                _LOG.warning("The model fails on a sample: %s", message)
-                return [Failure(INFER, INFERENCE_ERROR, message)]
-        half = len(part) // 2
-        return self._bisect(part[:half], model, size) + self._bisect(part[half:], model, size)
-
-    def _call(self, part: Sequence[bytes], model: "VisualTower | TowerCopies", size: int) -> npt.NDArray[np.float16]:
-        """Calls the model on up to the batch shape of images, filled up with black ones; (len(part), D) comes back."""
-        pixels = bytearray().join([*part, bytes((self._shape - len(part)) * size * size * 3)])
-        return model.embed(np.frombuffer(pixels, np.uint8).reshape(self._shape, size, size, 3))[: len(part)]
-
     def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:
         """Counts the bytes of pixels in a batch (Beam's default pickles the whole batch to find out)."""
         return sum(len(self._pixels(sample)) for sample in batch)
@@ -299,9 +269,3 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
     def get_metrics_namespace(self) -> str:
         """Returns the namespace of the metrics of this handler and of RunInference for it."""
         return self._namespace
-
-
-def _checked(row: npt.NDArray[np.float16]) -> bytes | Failure:
-    if np.isfinite(row).all():
-        return row.astype("<f2").tobytes()
-    return Failure(INFER, NON_FINITE_EMBEDDING, f"{int((~np.isfinite(row)).sum())} of {row.size} values are not finite")

@@ -13,14 +13,18 @@ By itself torch does not, on a CPU. Equal images of one batch were found to get 
 
 What this leaves on a processor that nobody has tried is found by a look: a batch of one image, at all places. Where its rows
 differ, images go through the tower one at a time, each in a call of the same shape.
+
+The number of images in a call matters too, since libraries choose their kernels by the size of a matrix. A bundle's last batch
+may be computed as a smaller one only where a look at both sizes finds the same bits.
 """
 
 import copy
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -83,13 +87,51 @@ def separate_activations(tower: nn.Module) -> None:
                 setattr(module, name, _AtAnyPlace(child))
 
 
+class _Look(NamedTuple):
+    """What a batch of one image has shown: how many places differ from the first one, and the bits of that."""
+
+    differ: int
+    bits: list[torch.Tensor]
+
+
 class IndependentRows:
     """Calls a tower, with whole batches where a row is then the same at all places, and else with one image at a time."""
 
     def __init__(self, tower: nn.Module) -> None:
         """Takes the tower to look at, which may have a transformer of many blocks alike; nothing is computed yet."""
         self._tower = _shortened(tower)
-        self._together: dict[int, bool] = {1: True}
+        self._first = _first_block(tower)
+        self._looks: dict[int, _Look] = {}
+        self._one: torch.Tensor | None = None
+
+    @property
+    def all_together(self) -> bool:
+        """Whether batches of every size so far went through the tower as they are."""
+        return not any(look.differ for look in self._looks.values())
+
+    def shape(self, count: int, places: int, one: torch.Tensor) -> int:
+        """The smallest batch for so many images in which a row has the same bits as in a batch of `places`.
+
+        Tried are an eighth, a quarter and a half of `places`: few shapes, so that the looks cost little and kernels are chosen
+        (and memory is kept) for few.
+
+        Args:
+            count: How many images there are, at most `places`.
+            places: The size of a whole batch.
+            one: (1, ...) of what the tower takes.
+        """
+        smaller = sorted({places // part for part in (8, 4, 2)} - {0})
+        if count >= places or not smaller or count > smaller[-1]:
+            return places
+        whole = self._looked(places, one)
+        if whole.differ:
+            return places
+        for shape in smaller:
+            if shape >= count:
+                look = self._looked(shape, one)
+                if not look.differ and all(map(torch.equal, look.bits, whole.bits)):
+                    return shape
+        return places
 
     def call(self, forward: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         """Applies a function that applies the tower.
@@ -101,32 +143,64 @@ class IndependentRows:
         Returns:
             (N, D): row n is the same wherever in a batch of N it stands and whatever stands beside it.
         """
-        if len(batch) not in self._together:
-            self._together[len(batch)] = self._look(batch)
-        if self._together[len(batch)]:
+        if len(batch) <= 1 or not self._looked(len(batch), batch[:1]).differ or batch.device.type != "cpu":
             return forward(batch)
         return torch.cat([forward(one) for one in batch.unsqueeze(1)])
 
-    def _look(self, batch: torch.Tensor) -> bool:
-        """Says whether batches like this one may go through the tower as they are."""
-        same = torch.empty_like(batch).copy_(_noise(batch[:1]).expand_as(batch))
-        out = self._tower(same)
-        rows = (out[0] if isinstance(out, tuple) else out).float().reshape(len(batch), -1)
-        differ = (rows.view(torch.int32) != rows[:1].view(torch.int32)).any(dim=1)
-        if not bool(differ.any()):
-            return True
-        if batch.device.type != "cpu":
+    def _looked(self, places: int, one: torch.Tensor) -> _Look:
+        if places not in self._looks:
+            if self._one is None:
+                self._one = _noise(one)
+            self._looks[places] = self._look(places, self._one)
+        return self._looks[places]
+
+    def _look(self, places: int, one: torch.Tensor) -> _Look:
+        """Puts one image at all places of a batch that lies in memory as the real ones do."""
+        same = torch.empty_strided(
+            (places, *one.shape[1:]), (one[0].numel(), *one.stride()[1:]), dtype=one.dtype, device=one.device
+        )
+        same.copy_(one.expand_as(same))
+        seen: list[torch.Tensor] = []
+        thread = threading.get_ident()
+
+        def keep(_: nn.Module, __: Any, tokens: torch.Tensor) -> None:
+            if threading.get_ident() == thread:  # others may be in the same block
+                seen.append(tokens)
+
+        hook = self._first.register_forward_hook(keep) if self._first is not None else None
+        try:
+            out = self._tower(same)
+        finally:
+            if hook is not None:
+                hook.remove()
+        # The tokens of the first block too: one bit's difference there may be rounded away in the end, and of another image not.
+        values = [tokens for tokens in seen[:1] if len(tokens) == places]
+        values.append(out[0] if isinstance(out, tuple) else out)
+        bits = [_bits(value.reshape(places, -1)) for value in values]
+        differ = int(torch.stack([(rows != rows[:1]).any(dim=1) for rows in bits]).any(dim=0).sum())
+        if differ and one.device.type == "cpu":
+            _LOG.warning(
+                "In this process %d places of a batch of %d give an image other last bits than the first place does: it goes "
+                "through the model alone, which is slower. If the program computes with torch before, start it with %s=AUTO",
+                differ, places, _MKL_MODE,
+            )  # fmt: skip
+        elif differ:
             _LOG.warning(
                 "On this device %d places of a batch of %d give an image other last bits than the first place does",
-                int(differ.sum()), len(batch),
+                differ, places,
             )  # fmt: skip
-            return True
-        _LOG.warning(
-            "In this process %d places of a batch of %d give an image other last bits than the first place does: it goes through "
-            "the model alone, which is slower. If the program computes with torch before, start it with %s=AUTO",
-            int(differ.sum()), len(batch), _MKL_MODE,
-        )  # fmt: skip
-        return False
+        return _Look(differ, [rows[0].clone() for rows in bits])
+
+
+def _bits(rows: torch.Tensor) -> torch.Tensor:
+    """The bits of floating-point numbers, as integers: NaN is then equal to itself."""
+    return rows.view({2: torch.int16, 4: torch.int32}[rows.element_size()])
+
+
+def _first_block(tower: nn.Module) -> nn.Module | None:
+    """The first block of open_clip's transformers, whose output is all tokens."""
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    return blocks[0] if isinstance(blocks, nn.ModuleList) and len(blocks) > 1 else None
 
 
 def _noise(one: torch.Tensor) -> torch.Tensor:
@@ -134,7 +208,7 @@ def _noise(one: torch.Tensor) -> torch.Tensor:
     if not one.is_floating_point():
         return one
     numbers = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)) * 64
-    return numbers.to(device=one.device, dtype=one.dtype)
+    return torch.empty_like(one).copy_(numbers)
 
 
 def _shortened(tower: nn.Module) -> nn.Module:

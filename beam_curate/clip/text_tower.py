@@ -9,6 +9,7 @@ is an error, and so is a text tower that transformers builds (RoBERTa, mT5, NLLB
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import huggingface_hub
@@ -24,9 +25,17 @@ from beam_curate.clip.beside import check_text_beside
 from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
 from beam_curate.clip.config import model_config
 from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
-from beam_curate.clip.model_description import QuickGelu, choose_device, choose_precision, decide_quick_gelu
+from beam_curate.clip.model_description import (
+    PRECISIONS,
+    QuickGelu,
+    choose_device,
+    choose_precision,
+    decide_quick_gelu,
+)
+from beam_curate.clip.quick_gelu import fold_quick_gelu, scaled
 from beam_curate.clip.visual_tower import _random_state
 from beam_curate.clip.weights import WeightsSource, fetch_weights
+from beam_curate.devices import give_up_device, out_of_memory
 
 # Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, section 2.5: the
 # logits are the cosines times a learned scale, clipped so that they are not scaled by more than 100.
@@ -66,11 +75,31 @@ class TextTower:
             separate_activations(module)
         self._independent = IndependentRows(module)
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Embeds texts, whatever their number, in calls of one shape.
+    def describe(self) -> WeightsSource:
+        """Returns the weights."""
+        return self.source
+
+    def runtime(self) -> tuple[str, str]:
+        """Returns the device (`cpu`, `cuda:0`) and the precision (`bf16`, ...) in use."""
+        dtype = next(self._module.parameters()).dtype
+        return str(self._device), next(name for name, each in PRECISIONS.items() if each == dtype)
+
+    def one(self) -> "TextTower":
+        """Itself: see careful_calls.Model."""
+        return self
+
+    def recover(self, error: BaseException) -> bool:
+        """There is no other tower in this process; if it has lost its GPU, it ends: see devices.give_up_device."""
+        give_up_device(error)
+        return False
+
+    def embed(self, texts: Sequence[str], places: int = 0) -> npt.NDArray[np.float32]:
+        """Embeds texts.
 
         Args:
             texts: N texts, tokenized as open_clip does for the model: what is beyond its context (mostly 77 tokens) is cut.
+            places: The size of a whole batch, at least N, which is computed in one call: see VisualTower.embed. 0 makes as many
+                calls as it takes, of one small shape.
 
         Returns:
             (N, D) float32, L2-normalised rows in the order of the input. A row depends on its text alone. A degenerate row
@@ -79,22 +108,36 @@ class TextTower:
         Raises:
             TypeError: If `texts` is a single string.
             WeightsError: If the tokenizer has tokens that the model does not know.
+            torch.cuda.OutOfMemoryError: If the device's memory does not do, whichever library found that out.
         """
         if isinstance(texts, str):
             raise TypeError(f"texts is a string: give a list, [{texts!r}]")
-        parts = [self._call(list(texts[start : start + _BATCH])) for start in range(0, len(texts), _BATCH)]
-        return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
+        size = max(places, len(texts)) if places else _BATCH
+        starts = range(0, len(texts), size) if texts else range(bool(places))
+        try:
+            parts = [self._call(list(texts[start : start + size]), size) for start in starts]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            message = str(error)
+        else:
+            return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
+        torch.cuda.empty_cache()  # see VisualTower.embed
+        raise torch.cuda.OutOfMemoryError(message)
 
-    def _call(self, part: list[str]) -> npt.NDArray[np.float32]:
-        """Embeds up to `_BATCH` texts, filled up with empty ones."""
-        tokens = self._tokenizer([*part, *[""] * (_BATCH - len(part))])
+    def _call(self, part: list[str], places: int) -> npt.NDArray[np.float32]:
+        """Embeds up to `places` texts, filled up with empty ones as far as that makes a difference."""
+        tokens = self._tokenizer([*part, ""])
         if int(tokens.max()) >= self._module.vocab_size:
             raise WeightsError(
                 f"the tokenizer of {self.source.clip_model} gives token {int(tokens.max())}, but the text tower knows "
                 f"{self._module.vocab_size}: its configuration needs another vocab_size or hf_tokenizer_name"
             )
         with torch.inference_mode():
-            features = self._independent.call(self._features, tokens.to(self._device))
+            tokens = tokens.to(self._device)
+            shape = self._independent.shape(len(part), places, tokens[:1])
+            tokens = torch.cat([tokens[:-1], tokens[-1:].expand(shape - len(part), -1)])
+            features = self._independent.call(self._features, tokens)
             result: npt.NDArray[np.float32] = features[: len(part)].cpu().numpy()
             return result
 
@@ -125,12 +168,13 @@ def build_text_tower(
     fix_arithmetic()
     target = choose_device(device)
     empty = _empty_tower(source, quick_gelu, choose_precision(precision, target))
+    factors = fold_quick_gelu(empty.module)
     source, module, wanted = empty.source, empty.module, empty.module.state_dict()
     if source.seed is None:
         stored, scale = read_text_state(source.path), read_logit_scale(source.path)
     else:
         stored, scale = _random_text_state(wanted, source.seed), None
-    _fill(module, stored, wanted, target, source)
+    _fill(module, stored, wanted, target, source, factors)
     if module.attn_mask is not None:
         module.attn_mask = module.build_causal_mask()  # a buffer that no checkpoint holds, lost on meta
     module = module.to(target).eval().requires_grad_(False)
@@ -223,10 +267,11 @@ def _fill(
     wanted: Mapping[str, torch.Tensor],
     device: torch.device,
     source: WeightsSource,
+    factors: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
-    """Copies the stored tensors to the device, in the types wanted, into the module."""
+    """Copies the stored tensors to the device, in the types wanted and times their factors, into the module."""
     state = {
-        name: tensor.to(device=device, dtype=wanted[name].dtype, copy=True) if name in wanted else tensor
+        name: scaled(tensor, factors.get(name), device, wanted[name].dtype) if name in wanted else tensor
         for name, tensor in stored
     }
     try:

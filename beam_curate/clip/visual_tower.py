@@ -10,9 +10,9 @@ the normal way and then filled: their peak memory has the fp32 tower in it besid
 import hashlib
 import logging
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +33,18 @@ from beam_curate.clip.model_description import (
     describe_source,
 )
 from beam_curate.clip.open_clip_parts import DEFAULT_VISION, transformer
+from beam_curate.clip.pixel_buffers import HostBuffer
+from beam_curate.clip.pixel_files import PixelFile
 from beam_curate.clip.preprocessing import AUTO, Preprocess
+from beam_curate.clip.quick_gelu import fold_quick_gelu, scaled
 from beam_curate.clip.weights import WeightsSource, fetch_weights
+from beam_curate.devices import give_up_device, out_of_memory
 
 _LOG = logging.getLogger(__name__)
-# torch's allocator has an error of its own for it. The libraries that allocate past it say it in these words: CUDA's driver
-# (as an AcceleratorError, a plain RuntimeError before torch 2.8), cuBLAS for a handle, and cuDNN.
-_OUT_OF_MEMORY: Final = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED")
+
+Pixels: TypeAlias = bytes | npt.NDArray[np.uint8] | torch.Tensor
+"""An image: (S, S, 3) uint8, RGB, in the host's memory or, as a tensor, on the device."""
+Images: TypeAlias = Sequence[Pixels] | npt.NDArray[np.uint8] | PixelFile
 
 
 class VisualTower:
@@ -63,6 +68,7 @@ class VisualTower:
         if device.type == "cpu":
             separate_activations(module)
         self._independent = IndependentRows(module)
+        self._buffer = HostBuffer(description.image_size, device)
 
     def _fold(self) -> None:
         """Moves the normalisation into the patch convolution, which is exact since that has no padding.
@@ -86,47 +92,76 @@ class VisualTower:
         """Returns the device (`cpu`, `cuda:0`) and the precision (`bf16`, ...) in use."""
         return str(self._device), next(name for name, dtype in PRECISIONS.items() if dtype == self._dtype)
 
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
-        """Embeds a batch of images.
+    def one(self) -> "VisualTower":
+        """Itself: see careful_calls.Model."""
+        return self
+
+    def recover(self, error: BaseException) -> bool:
+        """There is no other tower in this process; if it has lost its GPU, it ends: see devices.give_up_device."""
+        give_up_device(error)
+        return False
+
+    def embed(self, images: Images, places: int = 0) -> npt.NDArray[np.float16]:
+        """Embeds images in one call of the model.
 
         Args:
-            pixels: (N, S, S, 3) uint8, RGB, S the model's image size.
+            images: N images, such as (N, S, S, 3) uint8; S is the model's image size.
+            places: The size of a whole batch, at least N; 0 means N. What is left of it is filled up with black images, as far
+                as that makes a difference: see IndependentRows.shape.
 
         Returns:
-            (N, D) float16, L2-normalised rows in the order of the input. A row depends on its image and on N alone:
+            (N, D) float16, L2-normalised rows in the order of the input. A row depends on its image and on `places` alone:
             not on the other images, nor on its place (on a GPU a warning tells where it does). A degenerate row is NaN.
 
         Raises:
-            TypeError: If `pixels` has another shape or type.
+            TypeError: If an image has another shape or type.
             torch.cuda.OutOfMemoryError: If the device's memory does not do, whichever library found that out.
         """
-        size = self._description.image_size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
-            raise TypeError(f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (N, {size}, {size}, 3)")
+        if isinstance(images, np.ndarray) and images.dtype != np.uint8:
+            raise TypeError(f"pixels are {images.dtype} {images.shape}, expected uint8 {self._expected()}")
         try:
-            return self._embed(pixels)
+            return self._embed(images, max(places, len(images), 1))
         except RuntimeError as error:
-            if not _OUT_OF_MEMORY.search(str(error)):
+            if not out_of_memory(error):
                 raise
             message = str(error)
         # A new error, without the old one's frames, which hold what was allocated as long as somebody keeps the error.
         torch.cuda.empty_cache()
         raise torch.cuda.OutOfMemoryError(message)
 
-    def _embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
+    def _expected(self) -> str:
+        size = self._description.image_size
+        return f"(N, {size}, {size}, 3)"
+
+    def _embed(self, images: Images, places: int) -> npt.NDArray[np.float16]:
+        size = self._description.image_size
         with torch.inference_mode():
-            batch = torch.from_numpy(pixels)
-            if self._device.type == "cuda":
-                batch = batch.pin_memory().to(self._device, non_blocking=True)
+            one = torch.zeros((1, size, size, 3), dtype=self._dtype, device=self._device).permute(0, 3, 1, 2)
+            shape = self._independent.shape(len(images), places, one)
             # (N, S, S, 3) seen as (N, 3, S, S) is torch's channels-last layout: nothing is copied.
-            batch = batch.permute(0, 3, 1, 2)
+            batch = self._on_device(images, shape).permute(0, 3, 1, 2)
             if self._folded:
                 batch = batch.to(self._dtype) - self._shift
             else:
                 batch = ((batch.float() - self._shift) / self._scale).to(self._dtype)
-            features = self._independent.call(self._features, batch)
+            features = self._independent.call(self._features, batch)[: len(images)]
             result: npt.NDArray[np.float16] = features.to(torch.float16).cpu().numpy()
             return result
+
+    def _on_device(self, images: Images, shape: int) -> torch.Tensor:
+        """(shape, S, S, 3) uint8 on the device: the images, wherever they are, and black ones."""
+        if isinstance(images, PixelFile | np.ndarray):
+            return self._buffer.upload(images, shape)
+        there = {place: image for place, image in enumerate(images) if isinstance(image, torch.Tensor)}
+        here = {place: image for place, image in enumerate(images) if not isinstance(image, torch.Tensor)}
+        if not there:
+            return self._buffer.upload(list(here.values()), shape)
+        size = self._description.image_size
+        batch = torch.zeros((shape, size, size, 3), dtype=torch.uint8, device=self._device)
+        batch[list(there)] = torch.stack(list(there.values())).to(self._device)
+        if here:
+            batch[list(here)] = self._buffer.upload(list(here.values()), len(here))
+        return batch
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
         """(N, D) float32, L2-normalised, of what the tower takes."""
@@ -184,9 +219,10 @@ def build_visual_tower(
     description = describe_source(source, quick_gelu, preprocess)
     _, config = model_config(source.clip_model)
     module = _empty_tower(config, description.quick_gelu, dtype)
+    factors = fold_quick_gelu(module)
     wanted = module.state_dict()
     stored = read_visual_state(source.path) if source.seed is None else _random_state(wanted, source.seed)
-    module.load_state_dict(_fitted(stored, wanted, target, source), assign=True)
+    module.load_state_dict(_fitted(stored, wanted, target, source, factors), assign=True)
     module = module.to(target).eval().requires_grad_(False)
     if isinstance(module, transformer.VisionTransformer) and module.attn_pool is None and module.pool_type == "tok":
         last = module.transformer.resblocks[-1]
@@ -265,8 +301,9 @@ def _fitted(
     wanted: Mapping[str, torch.Tensor],
     device: torch.device,
     source: WeightsSource,
+    factors: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """Copies the stored tensors to the device, in the types wanted, and checks that they are all there and fit."""
+    """Copies the stored tensors to the device, in the types wanted, times their factors; checks that all are there and fit."""
     state: dict[str, torch.Tensor] = {}
     wrong: list[str] = []
     for name, tensor in stored:
@@ -277,7 +314,7 @@ def _fitted(
             wrong.append(f"{name} is {tuple(tensor.shape)} instead of {tuple(like.shape)}")
             state[name] = like
         else:
-            state[name] = tensor.to(device=device, dtype=like.dtype, copy=True)
+            state[name] = scaled(tensor, factors.get(name), device, like.dtype)
     wrong += [f"{name} is missing" for name in wanted if name not in state]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""

@@ -64,15 +64,10 @@ class Left:
 
     packed: bytes
 
-    @property
-    def members(self) -> npt.NDArray[np.int64]:
-        """(M,) places in the part of the duplicates table."""
-        return np.frombuffer(self.packed, _LEFT)["member"]
 
-    @property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """(M,) places in the part of the score table."""
-        return np.frombuffer(self.packed, _LEFT)["row"]
+def _unpacked(left: Left) -> npt.NDArray[np.void]:
+    """(M,) of _LEFT."""
+    return np.frombuffer(left.packed, _LEFT)
 
 
 class Best(NamedTuple):
@@ -128,7 +123,7 @@ def removed_members(
     """
     removed: dict[str, list[tuple[int, str]]] = {}
     members = _read(duplicates, shard_index, left).select(list(_COLUMNS)).to_pylist()
-    for row, member in zip(left.rows.tolist(), members, strict=True):
+    for row, member in zip(_unpacked(left)["row"].tolist(), members, strict=True):
         of_group = best.get(member["group"])
         if of_group is not None and of_group.place == member["place"]:
             continue
@@ -141,7 +136,7 @@ def removed_members(
 
 def _read(duplicates: Duplicates, shard_index: int, left: Left) -> pa.Table:
     table = read_part(duplicates.folder, shard_index)
-    return table.take(pa.array(left.members))
+    return table.take(pa.array(_unpacked(left)["member"]))
 
 
 def _message(member: dict[str, Any], best: Best | None) -> str:
@@ -156,7 +151,7 @@ def _message(member: dict[str, Any], best: Best | None) -> str:
 
 def only_shared(duplicates: Duplicates, selection: Selection, shard_index: int) -> Iterator[tuple[int, Removed]]:
     """The rows of a part that are removed where only samples are kept that are in the other dataset too."""
-    shared = set(members_left(duplicates, selection, shard_index).rows.tolist())
+    shared = set(_unpacked(members_left(duplicates, selection, shard_index))["row"].tolist())
     rows = [row for row in passing(selection, shard_index).tolist() if row not in shared]
     if rows:
         message = "no sample of the other dataset is like it"

@@ -35,6 +35,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
+from beam_curate.devices import device_failed, give_up_device
 from beam_curate.images import exif
 from beam_curate.images.dali_plans import MAX_BATCH, Plan, chunks, plan_image, region
 from beam_curate.images.decoding import DecodeOptions, ImageError, Pixels, decode_sizes
@@ -83,6 +84,7 @@ class DaliDecoder:
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is one.
         threads: Threads of DALI and of Pillow; 0 takes one per processor core.
         targets: What the models want, all of it from one decoding; none means that of the options.
+        as_tensors: Leave the pixels on the device, as torch's tensors; those that Pillow decodes are arrays all the same.
 
     Raises:
         ValueError: DALI is not installed, or `device` is none.
@@ -90,7 +92,13 @@ class DaliDecoder:
     """
 
     def __init__(
-        self, options: DecodeOptions, device: str = "auto", threads: int = 0, targets: Sequence[Target] = ()
+        self,
+        options: DecodeOptions,
+        device: str = "auto",
+        threads: int = 0,
+        targets: Sequence[Target] = (),
+        *,
+        as_tensors: bool = False,
     ) -> None:
         require_dali(device)
         self._options = options
@@ -99,6 +107,7 @@ class DaliDecoder:
         self._device = _device_id(device)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="dali")
+        self._as_tensors = as_tensors
         self._pipeline: Any = None
         self._turn.submit(self._self_test).result()
 
@@ -151,8 +160,10 @@ class DaliDecoder:
         except (
             RuntimeError,
             MemoryError,
-        ):  # the one for bad images and for errors of CUDA, the other when memory is short
+        ) as error:  # the one for bad images and for errors of CUDA, the other when memory is short
             self._pipeline = None
+            if device_failed(error):
+                raise self._gives_up(error) from error  # no half of the batch would fare better
         if len(chunk) > 1:
             half = len(chunk) // 2
             return self._run_or_halve(batch, chunk[:half]) + self._run_or_halve(batch, chunk[half:])
@@ -169,10 +180,24 @@ class DaliDecoder:
             self._pipeline.feed_input(f"start{number}", [np.array(start, np.float32) for start, _ in regions])
             self._pipeline.feed_input(f"end{number}", [np.array(end, np.float32) for _, end in regions])
         resized = self._pipeline.run()
+        if self._as_tensors:
+            yield from _tensors(resized, plans)
+            return
         arrays = [(each if self._device is None else each.as_cpu()).as_array() for each in resized]
         for pictures, plan in zip(zip(*arrays, strict=True), plans, strict=True):
             # A copy in any case: the next run overwrites DALI's buffer.
             yield tuple(np.array(exif.turn_upright(Image.fromarray(each), plan.orientation)) for each in pictures)
+
+    @property
+    def _where(self) -> str:
+        return "the processor" if self._device is None else f"GPU {self._device}"
+
+    def _gives_up(self, error: Exception) -> RuntimeError:
+        """The error of a device that does not work; a worker process that has lost its GPU ends here."""
+        give_up_device(error)
+        return RuntimeError(
+            f"NVIDIA DALI does not work on {self._where}: {error}; use --dali_device cpu or the decoder fast"
+        )
 
     def _self_test(self) -> None:
         """Decodes one image with DALI and with Pillow."""
@@ -186,20 +211,41 @@ class DaliDecoder:
         if plan is None:
             raise RuntimeError("the image of DALI's self-test is not one for DALI: this is an error of beam_curate")
         _, references = decode_sizes(buffer.getvalue(), options, self._targets)
-        where = "the processor" if self._device is None else f"GPU {self._device}"
         try:
             (pictures,) = self._run([buffer.getvalue()], [plan])
         except (RuntimeError, MemoryError) as error:
-            raise RuntimeError(
-                f"NVIDIA DALI does not work on {where}: {error}; use --dali_device cpu or the decoder fast"
-            ) from error
+            raise self._gives_up(error) from error
+        if self._as_tensors:
+            tensors: Any = pictures
+            pictures = tuple(picture.cpu().numpy() for picture in tensors)
         pairs = zip(pictures, references, strict=True)
         difference = max(float(np.abs(pixels.astype(int) - reference).mean()) for pixels, reference in pairs)
         if difference > _SELF_TEST_LEVELS:
             raise RuntimeError(
-                f"NVIDIA DALI decodes otherwise on {where} than Pillow: {difference:.1f} levels in the mean on a smooth image, "
-                f"more than {_SELF_TEST_LEVELS:g}; use --dali_device cpu or the decoder fast"
+                f"NVIDIA DALI decodes otherwise on {self._where} than Pillow: {difference:.1f} levels in the mean on a smooth "
+                f"image, more than {_SELF_TEST_LEVELS:g}; use --dali_device cpu or the decoder fast"
             )
+
+
+def _tensors(resized: Any, plans: Sequence[Plan]) -> Iterator[Any]:
+    """For each image its pictures as tensors on DALI's device, turned upright; they do not share DALI's buffers."""
+    import torch
+    from torch.utils.dlpack import from_dlpack
+
+    batches = [from_dlpack(each.as_tensor()).clone() for each in resized]
+    if batches[0].device.type == "cuda":
+        torch.cuda.current_stream(batches[0].device).synchronize()  # before DALI's next run writes over what is copied
+    for pictures, plan in zip(zip(*batches, strict=True), plans, strict=True):
+        yield tuple(upright_tensor(picture, plan.orientation) for picture in pictures)
+
+
+def upright_tensor(picture: Any, number: int) -> Any:
+    """Turns a tensor (S, S, 3) by its EXIF orientation (1 to 8), as `exif.turn_upright` turns an image."""
+    if number >= 5:
+        picture = picture.transpose(0, 1)
+    # Exif 3.0, tag 0x0112: what is mirrored, once rows and columns have changed places.
+    flips = [axis for axis, numbers in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))) if number in numbers]
+    return picture.flip(flips).contiguous() if flips or number >= 5 else picture
 
 
 def _device_id(device: str) -> int | None:

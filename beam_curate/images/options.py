@@ -27,10 +27,10 @@ class DecodeOptions:
         resize_mode: `shortest` (resize the shorter side to S, crop the centre) or `squash` (both sides to S), by the names
             of open_clip's `preprocess_cfg`.
         interpolation: `bicubic` or `bilinear`, both antialiased.
-        decoder: `pillow` (the reference); `fast`: nowhere more than 2 levels from it, and in photographs nearly everywhere at
-            most 1 (see `resizing.resize_array`); `scaled`: the reference's, but JPEGs whose shorter side is 10 times S or more
-            may be decoded at a fraction of their size: there it is at most 4 levels on photographs as cameras take them, 8 where
-            they are sharp to the pixel, and 25 in coloured text. `dali`: JPEGs
+        decoder: `pillow` (the reference); `fast`: nowhere more than 2 levels from it, and of photographs nearly everywhere at
+            most 1 (see `resizing.resize_array`); `scaled`: the same, but JPEGs whose shorter side is 10 times S or more may be
+            decoded at a fraction of their size: there it is at most 4 levels on photographs as cameras take them, 8 where they
+            are sharp to the pixel, and 25 in coloured text. `dali`: JPEGs
             in batches, see `dali_decoding`; an image alone is decoded as with `pillow`.
         apply_exif_orientation: Turn images upright first. open_clip's transform does not. Pillow turns TIFF by itself in any
             case.

@@ -119,8 +119,6 @@ def resize_array(
     full_size: tuple[int, int],
     target: Target,
     orientation: int = 1,
-    *,
-    by_pillow: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Resizes and crops an array: at most 2 levels from what Pillow makes of it.
 
@@ -139,7 +137,6 @@ def resize_array(
         target: The size, resize mode and interpolation. The caller has asked `suits_array`.
         orientation: EXIF orientation (1 to 8) to apply first. Mirroring is done on the small result, where it is cheap and
             the same; exchanging the axes is not, since each pass of the resize rounds and clips.
-        by_pillow: Pillow does it all, which takes longer, in a process that has no torch to load.
 
     Returns:
         (S, S, C) uint8, C-contiguous.
@@ -148,7 +145,7 @@ def resize_array(
     if orientation >= 5:
         pixels, full_size = np.ascontiguousarray(pixels.transpose(1, 0, 2)), full_size[::-1]
     width, height = resized_size(*full_size, target)
-    turned = (_by_pillow if by_pillow else _by_torch)(pixels, width, height, target.interpolation)
+    turned = _by_torch(pixels, width, height, target.interpolation)
     # Exif 3.0, tag 0x0112; together with the exchange of axes it is what Pillow's ImageOps.exif_transpose does.
     if orientation in (3, 4, 7, 8):
         turned = turned[::-1]
@@ -156,12 +153,6 @@ def resize_array(
         turned = turned[:, ::-1]
     top, left = crop_offset(height, size), crop_offset(width, size)
     return np.ascontiguousarray(turned[top : top + size, left : left + size])
-
-
-def _by_pillow(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str) -> npt.NDArray[np.uint8]:
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    resized = np.asarray(image.resize((width, height), INTERPOLATIONS[interpolation]))
-    return resized.reshape(height, width, pixels.shape[2])
 
 
 def _by_torch(pixels: npt.NDArray[np.uint8], width: int, height: int, interpolation: str) -> npt.NDArray[np.uint8]:

@@ -3,8 +3,8 @@
 A scorer is an object of a class that is an `EmbeddingsScorer` or an `ImagesScorer`; it need not inherit from either. Two
 more members are optional:
 
-    setup()         called once on each worker before the first batch: load a model there, not in the constructor, as the
-                    object travels to the workers by pickle
+    setup()         called once for each copy of the object, before its first batch: load a model there, not in the
+                    constructor, as the object travels to the workers by pickle
     description     a property: dict of JSON values for summary.json, asked at launch, before `setup`
 
 What a scorer gives back is checked with every batch: a wrong name, shape or type is a bug in it, and ends the job.
@@ -222,7 +222,7 @@ def _source_sha256(made: type) -> str:
 
 
 def set_up_scorer(scorer: Scorer) -> None:
-    """Calls the scorer's `setup`, if it has one: once on each worker, before the first batch."""
+    """Calls the scorer's `setup`, if it has one: once for each copy of a step in a worker process, before its first batch."""
     setup = getattr(scorer, "setup", None)
     if setup is not None:
         setup()

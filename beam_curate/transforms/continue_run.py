@@ -1,7 +1,7 @@
 """ContinueRun: what is left of a run to do, and what is done."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -37,11 +37,14 @@ class ContinueRun(beam.PTransform):
         output: Folder of the run, made ready by `runs.run.Run.begin`.
         retry: Reasons; a finished part with rows that failed for one of them is pending again, with these rows only.
         folder: Where the parts lie below `output`: `scores`, or `verdicts` of a run that judges another one's table.
+        scoring_hints: Beam's resource hints of the steps that follow the pending shards: the last look at the folder has them
+            too, for it must stay fused with those.
     """
 
     output: str
     retry: Sequence[str] = ()
     folder: str = FOLDER
+    scoring_hints: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -65,7 +68,10 @@ class ContinueRun(beam.PTransform):
         left = (
             pending
             | "SpreadPending" >> beam.Reshuffle().with_input_types(Shard)
-            | "LookAgain" >> beam.FlatMap(_look_again, output, folder, bool(retry)).with_outputs(_DONE, main=_PENDING)
+            | "LookAgain"
+            >> beam.FlatMap(_look_again, output, folder, bool(retry))
+            .with_resource_hints(**self.scoring_hints)
+            .with_outputs(_DONE, main=_PENDING)
         )
         # Committed as well: a second look would find what this job has written. The step after it is there because Beam's
         # Flink runner refuses a Flatten, such as the next ones, of a Reshuffle's own output and of a fused step's.
@@ -75,8 +81,9 @@ class ContinueRun(beam.PTransform):
             | "Done" >> beam.Map(lambda part: part).with_output_types(ScorePart)
         )
         late = left[_DONE] | "DoneByNow" >> beam.Map(lambda part: part).with_output_types(ScorePart)
+        still = beam.Map(lambda shard: shard).with_output_types(Shard).with_resource_hints(**self.scoring_hints)
         return RunHalves(
-            left[_PENDING] | "StillPending" >> beam.Map(lambda shard: shard).with_output_types(Shard),
+            left[_PENDING] | "StillPending" >> still,
             (done, late) | "AllDone" >> beam.Flatten().with_output_types(ScorePart),
         )
 

@@ -77,8 +77,7 @@ class _Views:
     def made(self, sample: Sample, result: Decoded) -> DecodedImage:
         """What a sample becomes with what came of its image."""
         if isinstance(result, ImageError):
-            failure = Failure(reasons.DECODE, result.reason, result.message)
-            return DecodedImage(sample.ref, result.facts, failure=failure)
+            return not_decoded(sample, result)
         facts, pictures = result
         scores, rejection = self.screening.look(sample.ref, facts, pictures[0])
         if rejection is not None:
@@ -94,6 +93,11 @@ class _Views:
             prepared=self._prepared,
             other_prepared=self._other_prepared,
         )
+
+
+def not_decoded(sample: Sample, error: ImageError) -> DecodedImage:
+    """What a sample becomes whose image cannot be decoded."""
+    return DecodedImage(sample.ref, error.facts, failure=Failure(reasons.DECODE, error.reason, error.message))
 
 
 def decode_sample(
@@ -159,16 +163,18 @@ class DecodeImages(beam.PTransform):
         return samples | beam.ParDo(decode).with_output_types(DecodedImage)
 
 
-class _Counting(beam.DoFn):
-    """Counts what comes out."""
+class DecodeCounters:
+    """Counts what comes out of decoding."""
 
     def __init__(self) -> None:
         self._images = Metrics.counter("beam_curate.decode", "images")
         self._failures = Metrics.counter("beam_curate.decode", "failures")
         self._screened = Metrics.counter("beam_curate.decode", "screened")
         self._pixels = Metrics.distribution("beam_curate.decode", "original_pixels")
+        self.by_dali = Metrics.counter("beam_curate.decode", "by_dali")
 
-    def _count(self, image: DecodedImage) -> DecodedImage:
+    def count(self, image: DecodedImage) -> DecodedImage:
+        """Counts an image, and gives it back."""
         if image.failure is None and image.facts is not None:
             self._images.inc()
             self._pixels.update(image.facts.width * image.facts.height)
@@ -179,11 +185,11 @@ class _Counting(beam.DoFn):
         return image
 
 
-class _Decode(_Counting):
+class _Decode(beam.DoFn):
     """Keeps a window of samples decoding in a thread pool and emits them in order."""
 
     def __init__(self, views: _Views, threads: int, ahead: int) -> None:
-        super().__init__()
+        self._counters = DecodeCounters()
         self._views = views
         self._threads = threads
         self._most = ahead
@@ -218,21 +224,20 @@ class _Decode(_Counting):
     def _take(self) -> WindowedValue:
         place, size, future = self._ahead.popleft()
         self._ahead_bytes -= size
-        return place.with_value(self._count(future.result()))
+        return place.with_value(self._counters.count(future.result()))
 
 
-class _DecodeDali(_Counting):
+class _DecodeDali(beam.DoFn):
     """Collects batches of samples, decodes them in the background, and emits them in order."""
 
     def __init__(self, views: _Views, threads: int, ahead: int, device: str) -> None:
-        super().__init__()
+        self._counters = DecodeCounters()
         self._views = views
         self._threads = threads
         self._size = max(1, min(MAX_BATCH, ahead // 2))
         self._most = max(1, ahead // self._size)
         self._device = device
         self._shared = Shared()
-        self._by_dali = Metrics.counter("beam_curate.decode", "by_dali")
 
     def setup(self) -> None:
         # One for the process, like the model: a runner makes a DoFn for each of its threads, and a GPU has no room for so many.
@@ -273,11 +278,11 @@ class _DecodeDali(_Counting):
     def _take(self) -> Iterator[WindowedValue]:
         batch, future = self._ahead.popleft()
         decoded = future.result()
-        self._by_dali.inc(decoded.by_dali)
+        self._counters.by_dali.inc(decoded.by_dali)
         results = iter(decoded.images)
         for whole in batch:
             sample: Sample = whole.value
             if sample.failure is None:
-                yield whole.with_value(self._count(self._views.made(sample, next(results))))
+                yield whole.with_value(self._counters.count(self._views.made(sample, next(results))))
             else:
                 yield whole.with_value(DecodedImage(sample.ref, failure=sample.failure))

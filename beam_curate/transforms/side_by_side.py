@@ -72,7 +72,7 @@ class SideBySide(beam.DoFn):
 
 
 class WithScorers(SideBySide):
-    """A DoFn with scorers of the user's own, set up once in a process."""
+    """A DoFn with scorers of the user's own, set up once for each copy of it."""
 
     def __init__(self, own: Sequence[EmbeddingsScorer]) -> None:
         """Takes the scorers: such one need not bear several threads."""

@@ -25,15 +25,17 @@ class WriteScoreTable(beam.PTransform):
 
     In: PCollection[ScoredSample]. Out: PCollection[ScorePart], one per input shard.
 
-    While reading, decoding and inference are fused with this step, as on the local runner and on Dataflow with a GPU on
-    every worker, a shard's rows come together and its part is written at once, with no shuffle; a stopped run keeps it.
-    Where a runner splits a shard's rows over bundles (a GPU on the inference stage alone), they are grouped first.
+    While reading, decoding and inference are fused with this step, as they are unless something stands between that regroups
+    the rows, a shard's rows come together and its part is written at once, with no shuffle; a stopped run keeps it. The rows of
+    a shard that come in several bundles are grouped first.
 
     Attributes:
         output: Folder of the run; parts go to `scores/part-<input shard>.parquet` below it.
         score_names: Names of the score columns.
         embedding_dim: D, the width of the embeddings.
         second_embeddings: By the names of second embeddings their widths.
+        scoring_hints: Beam's resource hints of the steps before this one: the writing of rows that come together has them too,
+            since steps with different hints are not fused.
 
     Raises:
         ValueError: At construction, where a score has the name of a column, and where the rows come in windows.
@@ -43,6 +45,7 @@ class WriteScoreTable(beam.PTransform):
     score_names: Sequence[str]
     embedding_dim: int
     second_embeddings: Mapping[str, int] = field(default_factory=dict)
+    scoring_hints: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -56,7 +59,8 @@ class WriteScoreTable(beam.PTransform):
         write = _PartWriter(
             self.output, tuple(self.score_names), self.embedding_dim, tuple(self.second_embeddings.items())
         )
-        doors = rows | "WriteComplete" >> beam.ParDo(_WriteComplete(write)).with_outputs(_INCOMPLETE, main=_COMPLETE)
+        complete = beam.ParDo(_WriteComplete(write)).with_resource_hints(**self.scoring_hints)
+        doors = rows | "WriteComplete" >> complete.with_outputs(_INCOMPLETE, main=_COMPLETE)
         # Beam infers one element type for all doors; the second one's differs.
         regrouped = (
             doors[_INCOMPLETE]

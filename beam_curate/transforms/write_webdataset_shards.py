@@ -40,6 +40,7 @@ class WriteWebDatasetShards(beam.PTransform):
         second_embeddings: By the names of second embeddings (`ClipModelHandler.embedding_name`) their widths.
         duplicates: Which duplicates are rejected of the kept rows, before `top`; likewise. None: they stay.
         table_only: End with the table: no shards are written, and the summary says so.
+        scoring_hints: See `WriteScoreTable`.
     """
 
     output: str
@@ -53,6 +54,7 @@ class WriteWebDatasetShards(beam.PTransform):
     second_embeddings: Mapping[str, int] = field(default_factory=dict)
     duplicates: DuplicateSearch | None = None
     table_only: bool = False
+    scoring_hints: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -60,7 +62,9 @@ class WriteWebDatasetShards(beam.PTransform):
 
     def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[Summary]:
         """Writes the table, then packs its kept rows."""
-        parts = rows | WriteScoreTable(self.output, self.score_names, self.embedding_dim, self.second_embeddings)
+        parts = rows | WriteScoreTable(
+            self.output, self.score_names, self.embedding_dim, self.second_embeddings, self.scoring_hints
+        )
         if self.done is not None:
             require_global_window(self.done, self)
             parts = (parts, self.done) | "AddDone" >> beam.Flatten()

@@ -42,6 +42,7 @@ TEXT = {"context_length": 8, "vocab_size": 10, "width": 32, "heads": 1, "layers"
 # ViT-B-32-256 with two blocks of its twelve, and small ones of other kinds: convolutions, and pooling by attention.
 TOWERS = {
     "wide-of-two-blocks": {"image_size": 256, "layers": 2, "width": 768, "patch_size": 32},
+    "quick": {"image_size": 224, "layers": 3, "width": 256, "patch_size": 32},
     "small-resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
     "small-coca": {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16, "attentional_pool": True,
                    "attn_pooler_heads": 8, "output_tokens": True},
@@ -53,7 +54,7 @@ def add_models():
     """Makes the towers known to open_clip."""
     with tempfile.TemporaryDirectory() as folder:
         for name, vision in TOWERS.items():
-            width = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": TEXT}
+            width = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": TEXT, "quick_gelu": name == "quick"}
             (pathlib.Path(folder) / f"{name}.json").write_text(json.dumps(width))
         open_clip.add_model_config(pathlib.Path(folder))
 
@@ -73,7 +74,7 @@ def differing(name, precision, batch, threads):
         mixed = np.repeat(other[None], batch, axis=0)
         mixed[place] = image
         found += not np.array_equal(unrounded(tower, mixed)[place], rows[0])
-    together = all(tower._independent._together.values())
+    together = tower._independent.all_together
     return found, together
 
 
@@ -161,6 +162,48 @@ def test_images_go_alone_through_a_tower_whose_rows_differ_by_place(caplog):
     assert torch.equal(rows.call(tower, batch[:3]), tower(batch[:3]))
     assert tower.calls[5:] == [3, 3, 3]  # of this size they do not differ
     assert not caplog.records
+
+
+def sized(grain):
+    """A tower whose rows depend on the size of the batch, in steps of `grain`, by a bit in a block that the end rounds away."""
+
+    class Block(nn.Module):
+        def forward(self, batch):
+            return batch * (1 + len(batch) // grain * 1e-7)
+
+    class Rounding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transformer = nn.Module()
+            self.transformer.resblocks = nn.ModuleList([Block(), nn.Identity()])
+
+        def forward(self, batch):
+            return self.transformer.resblocks[0](batch).half().float()
+
+    return Rounding()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("grain", "shapes"), [(100, [4, 4, 8, 16, 32]), (10, [32, 32, 32, 32, 32]), (1, [32] * 5)])
+def test_a_tail_is_a_smaller_batch_only_where_that_gives_the_same_bits(grain, shapes):
+    rows = IndependentRows(sized(grain))
+    one = torch.zeros(1, 6)
+    assert [rows.shape(count, 32, one) for count in (0, 4, 5, 15, 17)] == shapes
+    assert rows.shape(32, 32, one) == 32
+    assert rows.shape(1, 1, one) == 1
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_rows_of_a_tail_are_those_of_a_whole_batch(precision):
+    tower = build_visual_tower(find_weights("ViT-S-32-alt", "random"), precision=precision, device="cpu")
+    pixels = np.random.default_rng(4).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+    whole, sizes = tower.embed(pixels), []
+    tower._module.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
+    for count in (1, 2, 3, 4, 5):
+        assert np.array_equal(tower.embed(pixels[:count], 8), whole[:count])
+    assert max(sizes) == 8
+    assert all(size <= 8 for size in sizes)
 
 
 class PlacedMlp(nn.Module):

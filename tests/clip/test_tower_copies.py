@@ -5,18 +5,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from beam_curate.clip import tower_copies
+from beam_curate.clip.careful_calls import CarefulCalls, TowerError
 from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.clip.tower_copies import TowerCopies
+from beam_curate.devices import DeviceFailedError
 from beam_curate.images.resizing import Target
-from beam_curate.records import DecodedImage, ImageFacts, SampleRef
+from beam_curate.reasons import INFER, INFERENCE_ERROR
+from beam_curate.records import DecodedImage, Failure, ImageFacts, SampleRef
 from tests.conftest import ROOT
-from tests.support.stub_tower import Tower, turns
+from tests.support.stub_tower import Tower, image, turns
 
 MODEL = "ViT-S-32-alt"
 SIZE = 224
@@ -29,10 +35,6 @@ def test_each_copy_has_a_process_which_workers_share(tmp_path):
     assert len({first, second, os.getpid()}) == 3
     assert more == [first, second]
     assert (copies.describe(), copies.runtime()) == ("described", ("cpu", "fp32"))
-    with pytest.raises(MemoryError, match="no room"):
-        copies.embed(np.zeros((0, 2), np.uint8))
-    assert copies.embed(np.zeros((1, 2), np.uint8))[0, 0] == second
-
     code = f"""
 import os
 from beam_curate.clip.tower_copies import TowerCopies
@@ -54,9 +56,88 @@ if __name__ == "__main__":
     assert again[0] == again[2] not in {first, second}
 
 
+@pytest.fixture(scope="module")
+def pair():
+    """Two copies, for tests that leave two running."""
+    return TowerCopies(Tower, f"copies-{uuid.uuid4().hex}", 2)
+
+
+def test_pixels_and_texts_reach_a_copy_in_order(pair):
+    copy = pair.one()
+    for numbers in ([1, 2, 3], [4], [0, 1, 2, 3, 4] * 50):
+        assert copy.embed([image(number) for number in numbers], 300)[:, 1].tolist() == numbers
+    assert copy.embed([], 8).shape == (0, 2)
+    assert copy.embed(["3", "4"], 2)[:, 1].tolist() == [3, 4]
+    with pytest.raises(TypeError, match="takes texts or bytes of pixels, not list"):
+        copy.embed([[1]], 1)
+
+
+def test_each_thread_has_pixels_of_its_own(pair):
+    def work(number):
+        return [pair.one().embed([image(number)] * 20, 20)[:, 1].tolist() for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(pool.map(work, range(4))):
+            assert found == [[number] * 20] * 20
+
+
+def test_an_error_comes_back_whatever_its_class(pair):
+    copy = pair.one()
+    with pytest.raises(TowerError, match=r"^StrangeError: cannot see 8$"):
+        copy.embed([image(8)], 1)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="out of memory"):
+        copy.embed([image(7)], 1)
+    with pytest.raises(MemoryError, match="no room"):
+        copy.embed([image(6)], 1)
+    with pytest.raises((ConnectionError, EOFError)):  # it ends the copy, and the next one too
+        copy.embed([image(5)], 1)
+    assert copy.embed([image(1)], 1)[0, 1] == 1
+
+
+def test_an_item_that_a_copy_fails_on_is_found(pair):
+    calls = CarefulCalls(8, "test")
+    rows = calls.embed([image(number) for number in (1, 2, 8, 3, 4)], pair)
+    assert [row if isinstance(row, Failure) else int(row[1]) for row in rows] == [
+        1, 2, Failure(INFER, INFERENCE_ERROR, "StrangeError: cannot see 8"), 3, 4,
+    ]  # fmt: skip
+    assert calls.embed([image(7)] * 0, pair) == []
+
+
+def test_a_copy_that_has_lost_its_gpu_is_replaced_and_no_image_fails(pair):
+    before = set(turns(pair, 2))
+    lost = pair.one()
+    with pytest.raises(DeviceFailedError, match="illegal memory access"):
+        lost.embed([image(9)], 1)
+    with pytest.raises(DeviceFailedError):
+        lost.embed([image(1)], 1)  # for ever
+    rows = [row for _ in range(2) for row in CarefulCalls(8, "test").embed([image(n) for n in (1, 2, 3)], pair)]
+    assert [int(row[1]) for row in rows] == [1, 2, 3] * 2
+    after = set(turns(pair, 2))
+    assert len(after & before) == 1
+    assert len(after) == 2
+
+
 def test_a_model_that_does_not_load_is_told():
     with pytest.raises(RuntimeError, match="ValueError: no such weights"):
         TowerCopies(functools.partial(Tower, broken=True), f"copies-{uuid.uuid4().hex}", 1)
+
+
+def test_threads_that_notice_together_replace_a_copy_once(pair):
+    lost = pair.one()
+    before = lost._connection.process
+
+    def notice(both):
+        with pytest.raises(DeviceFailedError) as caught:
+            lost.embed([image(9)], 1)
+        both.wait(60)
+        assert lost.recover(caught.value)
+        return lost._connection.process
+
+    both = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(notice, [both] * 2)
+    assert first == second != before
+    assert lost.embed([image(4)], 1)[0].tolist() == [first, 4]
 
 
 def samples():

@@ -1,15 +1,19 @@
 import json
 import os
+from collections import OrderedDict
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
+from torch import nn
 
 from beam_curate.clip import visual_tower
 from beam_curate.clip.checkpoint import WeightsError
 from beam_curate.clip.model_description import choose_device, choose_precision, describe_model
+from beam_curate.clip.quick_gelu import fold_quick_gelu
 from beam_curate.clip.visual_tower import build_visual_tower
 from beam_curate.clip.weights import find_weights
 
@@ -254,10 +258,60 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 def test_pixels_of_another_shape_are_a_mistake():
     tower = build_visual_tower(find_weights("tiny-vit", "random"), device="cpu")
-    with pytest.raises(TypeError, match=r"expected uint8 \(N, 64, 64, 3\)"):
+    with pytest.raises(TypeError, match=r"expected uint8 \(64, 64, 3\)"):
         tower.embed(photos(1, 32))
-    with pytest.raises(TypeError, match="float32"):
+    with pytest.raises(TypeError, match=r"float32 .* expected uint8 \(N, 64, 64, 3\)"):
         tower.embed(photos(1).astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet"])
+def test_images_on_the_host_and_on_the_device_are_put_together(name):
+    tower = build_visual_tower(find_weights(name, "random"), precision="fp32", device="cpu")
+    pixels = photos(5)
+    mixed = [torch.from_numpy(image) if place in (0, 3) else image.tobytes() for place, image in enumerate(pixels)]
+    want = tower.embed(pixels, 6)
+    assert np.array_equal(tower.embed(mixed, 6), want)
+    assert np.array_equal(tower.embed([torch.from_numpy(image) for image in pixels], 6), want)
+    assert tower.embed([], 6).shape == (0, 32)
+
+
+QUICK = {"tiny-vit-quickgelu": True, "tiny-vit": False}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_gelu_is_computed_as_silu_in_place(name):
+    tower = build_visual_tower(find_weights(name, "random"), precision="bf16", device="cpu")
+    kinds = [type(module) for module in tower._module.modules()]
+    assert (nn.SiLU in kinds, nn.GELU in kinds, QuickGELU in kinds) == (QUICK[name], not QUICK[name], False)
+    assert all(module.inplace for module in tower._module.modules() if isinstance(module, nn.SiLU))
+
+
+def test_quick_gelu_folded_is_as_near_to_fp32_as_unfolded(tmp_path, exact, monkeypatch):
+    """In fp32 it is the same function; in bf16 another rounding, which costs nothing more."""
+    model = reference("tiny-vit-quickgelu")
+    source, pixels = find_weights("tiny-vit-quickgelu", saved(model, tmp_path)), photos(8)
+    want = expected(model, pixels).astype(np.float64)
+
+    def apart(precision):
+        tower = build_visual_tower(source, precision=precision, device="cpu", preprocess="openai")
+        got = tower.embed(pixels).astype(np.float64)
+        return 1 - (got * want).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(want, axis=1)
+
+    folded = {precision: apart(precision) for precision in ("fp32", "bf16")}
+    monkeypatch.setattr(visual_tower, "fold_quick_gelu", lambda module: {})
+    unfolded = apart("bf16")
+    assert folded["fp32"].max() < 1e-6
+    assert folded["bf16"].mean() < 1.5 * unfolded.mean()
+
+
+def test_what_stands_between_the_layers_keeps_quick_gelu():
+    """A norm there sees what the factor is on."""
+    layers = {"c_fc": nn.Linear(4, 8), "gelu": QuickGELU(), "ln": nn.LayerNorm(8), "c_proj": nn.Linear(8, 4)}
+    tower = nn.Sequential(OrderedDict(mlp=nn.Sequential(OrderedDict(layers))))
+    assert fold_quick_gelu(tower) == {}
+    assert isinstance(tower.mlp.gelu, QuickGELU)
+    tower.mlp.ln = nn.Identity()
+    assert fold_quick_gelu(tower).keys() == {"mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight"}
 
 
 def test_description_needs_no_tower(monkeypatch, tmp_path):

@@ -398,7 +398,7 @@ def test_wrong_calls_are_refused_before_any_work(run, tmp_path):
     (output / "hidden.json").rename(output / "summary.json")
     (output / score_table.part_name(2)).unlink()
     with pytest.raises(
-        LayoutError, match=r"3 parts of the score table with 10 kept samples, and summary.json says 4 with 11"
+        LayoutError, match=r"3 parts of the score table with 10 kept samples, and its summary says 4 with 11"
     ):
         write_layout(str(output), "laion", str(tmp_path / "layout"))
     assert not (tmp_path / "layout").exists()

@@ -133,11 +133,3 @@ def test_small_images_and_long_strips_are_left_to_pillow():
     assert resizing.suits_array(224, 300, target)
     assert not resizing.suits_array(223, 300, target)
     assert not resizing.suits_array(224, 224 * 400, target)
-
-
-def test_pillow_alone_gives_what_it_gives_for_the_image(monkeypatch):
-    monkeypatch.setattr(resizing, "_by_torch", None)
-    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    for target in (Target(224), Target(300, "squash"), Target(480, interpolation="bilinear")):
-        resized = resize_array(pixels, (640, 480), target, by_pillow=True)
-        assert np.array_equal(resized, resizing.resize_image(Image.fromarray(pixels), target))

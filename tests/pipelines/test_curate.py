@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from beam_curate.transforms import decode_images
 from pipelines import curate
 from pipelines.demo_data import build_demo_dataset
 from tests.conftest import ROOT, encoded, photo, tar_bytes
@@ -296,7 +297,7 @@ def test_retry_failed_deletes_the_shards_that_there_are_not_any_more(tmp_path):
     assert not list((tmp_path / "out").glob("00005*"))
 
 
-def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys):
+def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys, monkeypatch):
     """Two pictures are over the pixel limit at first; with a higher limit they alone are scored again."""
     big, small = encoded(photo(5, 200, 150)), encoded(photo(6, 40, 30))
     (tmp_path / "a.tar").write_bytes(tar_bytes([("1.jpg", big), ("2.jpg", small), ("3.jpg", b"no"), ("4.jpg", big)]))
@@ -308,7 +309,11 @@ def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys):
     untouched = (tmp_path / "out" / "scores" / "part-00001.parquet").stat().st_mtime_ns
     assert curate.main([*first, "--max_pixels=100000", "--retry_failed=odd"]) == 2
     assert "--retry_failed 'odd' is no reason of a failure" in capsys.readouterr().err
+    decoded, decode = [], decode_images.decode_sizes
+    monkeypatch.setattr(decode_images, "decode_sizes", lambda data, *how: decoded.append(data) or decode(data, *how))
     assert curate.main([*first, "--max_pixels=100000", "--retry_failed=too_many_pixels,corrupt_image"]) == 0
+    assert decoded == [big, big]
+    monkeypatch.undo()
     assert "failed    1" in capsys.readouterr().out
     assert (tmp_path / "out" / "scores" / "part-00001.parquet").stat().st_mtime_ns == untouched
     assert curate.main([*base, f"--output={tmp_path}/whole", "--max_pixels=100000"]) == 0

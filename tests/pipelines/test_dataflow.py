@@ -6,13 +6,16 @@ import json
 import re
 import shlex
 import tarfile
+import types
 from itertools import pairwise
 
 import pytest
+import torch
 
+from beam_curate.clip.model_description import choose_batch_size
 from pipelines import curate
 from pipelines.curate_options import CurateOptions
-from pipelines.dataflow_options import GPUS, dataflow_arguments, inference_hints, with_gpu_defaults
+from pipelines.dataflow_options import GPUS, dataflow_arguments, scoring_hints, with_gpu_defaults
 from pipelines.dedup_options import DedupOptions
 from pipelines.export_options import ExportOptions
 from pipelines.options import OptionError, parse
@@ -42,17 +45,24 @@ def test_without_an_accelerator_nothing_changes():
         "auto",
         "none",
     )
-    assert inference_hints(options, "DataflowRunner") == {}
+    assert scoring_hints(options, "DataflowRunner") == {}
+
+
+FLEX = (
+    "--dataflow_service_options=worker_accelerator=type:nvidia-h100-80gb;count:1;install-nvidia-driver:5xx;"
+    "provisioning_model:FLEX_START"
+)
 
 
 @pytest.mark.parametrize("name", GPUS)
 def test_an_accelerator_implies_the_rest_of_its_row(name):
     gpu = GPUS[name]
-    options, arguments = settled(*DATAFLOW, f"--accelerator={name}")
+    options, arguments = settled(*DATAFLOW, f"--accelerator={name}", *([] if gpu.on_demand else [FLEX]))
     assert (options.device, options.batch_size, options.precision) == ("cuda", gpu.batch_size, gpu.precision)
     assert options.gpu_placement == "workers"
     assert f"--machine_type={gpu.machine_type}" in arguments
-    assert arguments[-1] == DATAFLOW[0]
+    assert DATAFLOW[0] in arguments
+    assert sum("worker_accelerator" in word for word in arguments) == 1  # the user's own, where there is one
     from beam_curate.clip.handler import ClipModelHandler
 
     ClipModelHandler(device=options.device, precision=options.precision, batch_size=options.batch_size)
@@ -68,11 +78,32 @@ def test_what_the_user_gave_wins():
     assert PipelineOptions(arguments).view_as(WorkerOptions).machine_type == "g2-standard-32"
 
 
+def test_the_machines_of_a_gpu():
+    for name, gpu in GPUS.items():
+        assert re.fullmatch(gpu.machines, gpu.machine_type), name
+    for machine, name in (("n1-highmem-8", "t4"), ("g2-standard-32", "l4")):
+        settled(*DATAFLOW, f"--accelerator={name}", f"--machine_type={machine}")
+
+
+def test_copies_have_a_process_a_core_and_a_decoding_thread_each():
+    assert settled(*DATAFLOW, "--accelerator=l4", "--model_copies=4")[0].decode_threads == 1
+    assert settled(*DATAFLOW, "--accelerator=l4", "--model_copies=4", "--decode_threads=3")[0].decode_threads == 3
+    assert settled(*DATAFLOW, "--accelerator=l4")[0].decode_threads == 0
+
+
+@pytest.mark.parametrize(("gigabytes", "name"), [(15.8, "t4"), (23.6, "l4"), (42.3, "a100"), (85.0, "h100")])
+def test_a_gpu_of_this_machine_has_the_batch_size_of_its_kind(monkeypatch, gigabytes, name):
+    memory = types.SimpleNamespace(total_memory=int(gigabytes * 1e9))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    assert choose_batch_size(torch.device("cuda")) == GPUS[name].batch_size
+    assert choose_batch_size(torch.device("cpu")) == 32
+
+
 def test_hints_are_for_dataflow_alone():
-    options, arguments = settled(*DATAFLOW, "--accelerator=a100", "--gpu_placement=inference")
-    assert inference_hints(options, "FnApiRunner") == inference_hints(options, "PrismRunner") == {}
+    options, arguments = settled(*DATAFLOW, "--accelerator=a100", "--gpu_placement=scoring")
+    assert scoring_hints(options, "FnApiRunner") == scoring_hints(options, "PrismRunner") == {}
     expected = "type:nvidia-tesla-a100;count:1;machine_type:a2-highgpu-1g;install-nvidia-driver:5xx"
-    assert inference_hints(options, "DataflowRunner") == {"accelerator": expected}
+    assert scoring_hints(options, "DataflowRunner") == {"accelerator": expected}
     assert not [word for word in arguments if "worker_accelerator" in word or "machine_type" in word]
 
 
@@ -80,18 +111,31 @@ WRONG = {
     "--accelerator l4 is for --runner=DataflowRunner, not for FnApiRunner": ["--runner=FnApiRunner", "--accelerator=l4"],
     "not for the in-process runner": ["--accelerator=l4"],
     "--gpu_placement workers needs a GPU": [*DATAFLOW, "--gpu_placement=workers"],
-    "--gpu_placement inference needs a GPU": ["--gpu_placement=inference"],
+    "--gpu_placement scoring needs a GPU": ["--gpu_placement=scoring"],
     "asks for a GPU and for none": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=none"],
     "--device cpu would leave the GPU idle": [*DATAFLOW, "--accelerator=l4", "--device=cpu"],
-    "decoded on workers without a GPU": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=inference", "--decoder=dali"],
+    "would have a DALI of its own": [*DATAFLOW, "--accelerator=l4", "--model_copies=4", "--decoder=dali"],
+    "--machine_type n1-standard-4 has no nvidia-l4": [*DATAFLOW, "--accelerator=l4", "--machine_type=n1-standard-4"],
+    "--machine_type g2-standard-24 has no nvidia-l4, or more than one": [
+        *DATAFLOW, "--accelerator=l4", "--worker_machine_type=g2-standard-24"],
+    "of the workers without a GPU, and it has one": [
+        *DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring", "--machine_type=g2-standard-8"],
+    "a3-highgpu-1g is to be had as Spot or flex-start alone": [*DATAFLOW, "--accelerator=h100"],
+    "--accelerator h100: a3-highgpu-1g is": [*DATAFLOW, "--accelerator=h100", "--gpu_placement=scoring"],
+    "is one nvidia-l4 a worker": [
+        *DATAFLOW, "--accelerator=l4", "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:2"],
+    "add use_nvidia_mps": [
+        *DATAFLOW, "--accelerator=l4", "--model_copies=2",
+        "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1"],
     "a T4 has no bf16": [*DATAFLOW, "--accelerator=t4", "--precision=bf16"],
-    "both ask for GPUs": [*DATAFLOW, "--accelerator=l4", "--dataflow_service_options=worker_accelerator=type:x;count:1"],
+    "both ask for GPUs": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring",
+        "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1"],
     "--resource_hint accelerator=… both": [*DATAFLOW, "--accelerator=l4", "--resource_hint=accelerator=type:x;count:1"],
     "which FlexRS refuses": [
-        *DATAFLOW, "--accelerator=l4", "--gpu_placement=inference", "--flexrs_goal=COST_OPTIMIZED"],
+        *DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring", "--flexrs_goal=COST_OPTIMIZED"],
     "not for Dataflow Prime": [*DATAFLOW, "--accelerator=l4", "--dataflow_service_options=enable_prime"],
     "which Dataflow Prime has not": [
-        *DATAFLOW, "--accelerator=l4", "--gpu_placement=inference", "--model_copies=2", "--experiments=enable_prime"],
+        *DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring", "--model_copies=2", "--experiments=enable_prime"],
     "needs several processes": [
         *DATAFLOW, "--accelerator=l4", "--model_copies=2", "--experiments=no_use_multiple_sdk_containers"],
 }  # fmt: skip
@@ -202,40 +246,17 @@ def test_the_documented_launches_are_right():
         assert given["sdk_container_image"] == ("$IMAGE" if command == "curate" else f"$IMAGE-{command}")
         own = [f"--{name}={value}" for name, value in given.items() if name != "sdk_container_image"]
         if command == "curate":
-            options, arguments = settled(*DATAFLOW, *own)
+            options, _ = settled(*DATAFLOW, *own)
             if options.resume:
                 assert "--worker-machine-type" in words  # it packs what a run with a GPU has scored
                 seen.add("pack")
                 continue
-            chosen = options.accelerator if options.accelerator != "none" else by_hand(options, arguments, words)
-            seen.add((chosen, options.gpu_placement))
+            seen.add((options.accelerator, options.gpu_placement))
         else:
             parse({"select": SelectOptions, "dedup": DedupOptions, "export": ExportOptions}[command], own, "")
             seen.add(command)
-    gpus = {("l4", "workers"), ("a100", "workers"), ("a100", "inference"), ("h100", "none")}
+    gpus = {("l4", "workers"), ("a100", "workers"), ("a100", "scoring"), ("h100", "workers")}
     assert seen == {*gpus, "pack", "select", "dedup", "export"}
-
-
-def by_hand(options, arguments, words):
-    """The accelerator that a launch asks for without the option, once it asks for all that the option would choose."""
-    from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, WorkerOptions
-
-    (service,) = PipelineOptions(arguments).view_as(GoogleCloudOptions).dataflow_service_options
-    (name,) = [name for name, gpu in GPUS.items() if f"type:{gpu.type};" in service]
-    chosen, implied = settled(*DATAFLOW, f"--accelerator={name}")
-    beam = PipelineOptions(implied)
-    asked = beam.view_as(GoogleCloudOptions).dataflow_service_options[0]
-    assert service.startswith(f"{asked};provisioning_model:")
-    for each in ("device", "precision", "batch_size"):
-        assert getattr(options, each) == getattr(chosen, each)
-    own, theirs = PipelineOptions(arguments).view_as(WorkerOptions), beam.view_as(WorkerOptions)
-    assert own.disk_size_gb == theirs.disk_size_gb
-    assert f"--number_of_worker_harness_threads={GPUS[name].threads}" in arguments
-    assert f"--number_of_worker_harness_threads={GPUS[name].threads}" in implied
-    flags = dict(pairwise(words))
-    assert flags["--worker-machine-type"] == theirs.machine_type
-    assert f"--experiments={flags['--additional-experiments']}" in implied
-    return name
 
 
 def test_what_a_shell_would_change_is_quoted():
@@ -268,11 +289,11 @@ CASES = {
     "run": ["--setup_file=./setup.py", "--labels=stub=run"],
     "workers": ["--accelerator=l4", "--no_wait_until_finish", f"--service_account_email=w@{PROJECT}.iam.gserviceaccount.com",
                 "--subnetwork=regions/us-central1/subnetworks/private", "--no_use_public_ips"],
-    "inference": ["--accelerator=a100", "--gpu_placement=inference", "--machine_type=n2-standard-8",
-                  "--no_wait_until_finish"],
+    "scoring": ["--accelerator=a100", "--gpu_placement=scoring", "--machine_type=n2-standard-8", "--caption_score",
+                "--second_model=ViT-S-32-alt=random", "--dedup=exact", "--no_wait_until_finish"],
     "copies": ["--accelerator=l4", "--model_copies=4", "--machine_type=g2-standard-16", "--batch_size=16",
                "--no_wait_until_finish"],
-    "template": ["--accelerator=h100", f"--template_location=gs://{BUCKET}/launch/job_object"],
+    "template": ["--accelerator=h100", FLEX, f"--template_location=gs://{BUCKET}/launch/job_object"],
 }  # fmt: skip
 MEMBERS = [
     [(f"{shard}/{n:03d}.{name}", data) for n in range(5) for name, data in (
@@ -404,22 +425,46 @@ def test_a_gpu_on_every_worker(submitted):
     assert environment["serviceAccountEmail"] == f"w@{PROJECT}.iam.gserviceaccount.com"
     assert pool["subnetwork"] == "regions/us-central1/subnetworks/private"
     handler = submitted.handler("workers")
-    assert (handler._device, handler._precision, handler._shape) == ("cuda", "bf16", 128)
+    assert (handler._device, handler._precision, handler._calls.shape) == ("cuda", "bf16", 128)
 
 
-def test_a_gpu_on_the_inference_stage_alone(submitted):
-    environment, pool = submitted.body("inference")["environment"], submitted.pool("inference")
+STAGE = ("ReadTarShards", "DecodeImages", "Embed_vit_s_32_alt", "RunInference", "Captions", "ScoreAndFilter")
+
+
+def test_a_gpu_on_the_scoring_stage_alone(submitted):
+    environment, pool = submitted.body("scoring")["environment"], submitted.pool("scoring")
     assert "serviceOptions" not in environment
-    steps = submitted.accelerated("inference")
-    assert any(name.endswith("BeamML_RunInference") for name in steps)
-    assert all(name.split("/")[0].startswith("RunInference") for name in steps)
+    steps = submitted.accelerated("scoring")
     assert set(steps.values()) == {
         "type:nvidia-tesla-a100;count:1;machine_type:a2-highgpu-1g;install-nvidia-driver:5xx"
     }
     assert pool["machineType"] == "n2-standard-8"  # of the other stages
     assert {image["containerImage"] for image in pool["sdkHarnessContainerImages"]} == {IMAGE}
     assert len(pool["sdkHarnessContainerImages"]) == 2
-    assert submitted.handler("inference")._device == "cuda"
+    assert submitted.handler("scoring")._device == "cuda"
+    places = {name.split("/")[0] for name in steps}
+    assert places == {*STAGE, "ContinueRun", "WriteWebDatasetShards"}
+    others = [name for name in steps if name.split("/")[0] not in STAGE]
+    assert all(re.search("LookAgain|StillPending|WriteComplete", name) for name in others), others
+
+
+def test_the_scoring_stage_is_one_stage(submitted):
+    """From the last shuffle of names to the table: elementwise steps of one environment, so that pixels stay in the process."""
+    proto = submitted.pipeline("scoring").components
+    makers = {
+        output: step for step in proto.transforms.values() if not step.subtransforms for output in step.outputs.values()
+    }
+    (step,) = [step for step in proto.transforms.values() if step.unique_name.endswith("WriteComplete")]
+    (step,) = [step] if not step.subtransforms else [proto.transforms[name] for name in step.subtransforms]
+    hinted, path = step.environment_id, []
+    while step.spec.urn == "beam:transform:pardo:v1" and step.environment_id == hinted:
+        path.append(step.unique_name)
+        (before,) = step.inputs.values()  # neither side inputs, which would be a barrier, nor several inputs
+        step = makers[before]
+    assert path[-1].endswith("LookAgain") or "LookAgain" in path[-1], path
+    assert "SpreadPending" in step.unique_name  # the shuffle of names before the stage
+    for name in STAGE:
+        assert any(each.startswith(name) for each in path), name
 
 
 def test_copies_of_the_model_share_a_gpu(submitted):
@@ -431,11 +476,11 @@ def test_copies_of_the_model_share_a_gpu(submitted):
     assert "no_use_multiple_sdk_containers" not in environment["experiments"]
     assert (pool["machineType"], pool["numThreadsPerWorker"]) == ("g2-standard-16", 1)
     handler = submitted.handler("copies")
-    assert (handler._copies, handler._shape) == (4, 16)
+    assert (handler._copies, handler._calls.shape) == (4, 16)
 
 
 def test_decoding_runs_ahead_of_the_accelerators_batch(submitted):
-    assert submitted.handler("workers")._shape == 128
+    assert submitted.handler("workers")._calls.shape == 128
     assert submitted.fn("workers", "DecodeImages/ParDo(_Decode)")._most == 256
 
 
@@ -443,9 +488,7 @@ def test_a_template_is_written_and_no_job_created(submitted):
     job = json.loads(submitted.bucket.read("launch/job_object"))
     (pool,) = job["environment"]["workerPools"]
     assert pool["machineType"] == "a3-highgpu-1g"
-    assert job["environment"]["serviceOptions"] == [
-        "worker_accelerator=type:nvidia-h100-80gb;count:1;install-nvidia-driver:5xx"
-    ]
+    assert job["environment"]["serviceOptions"] == [FLEX.removeprefix("--dataflow_service_options=")]
     assert "template/run.json" in submitted.bucket.names()  # the run is prepared, and
     assert "template/summary.json" not in submitted.bucket.names()  # starts when the template is launched
 

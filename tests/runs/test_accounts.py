@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.export.end import Export, finish_export
-from beam_curate.export.tfrecord_files import TFRecordFiles
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
 from beam_curate.runs.ending import finish_run, finish_table
 from beam_curate.runs.summary import AccountingError
@@ -62,7 +62,7 @@ def test_a_table_that_does_not_add_up_has_no_end(what, tmp_path):
 
 @pytest.mark.parametrize("what", WRONG_FILES)
 def test_files_that_do_not_hold_the_kept_samples_have_no_end(what, tmp_path):
-    export = Export("/run", str(tmp_path), TFRecordFiles(), samples=5, samples_per_file=2)
+    export = Export("/run", str(tmp_path), CopiedTars(), samples=5, samples_per_file=2)
     for ending in (
         lambda: end(tmp_path, files=WRONG_FILES[what]),
         lambda: finish_export(export, WRONG_FILES[what], ()),

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_curate.runs import whole_run
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.whole_table import read_score_table
@@ -106,3 +107,17 @@ def test_verdicts_that_name_another_tar_are_refused(made, run, tmp_path, capsys)
     capsys.readouterr()
     assert select.main([f"--scores={tmp_path}/best", f"--output={tmp_path}/never"]) == 2
     assert f"{path}: row 0 names '{made}/secret.tar'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "flags"), [(select, []), (dedup, ["--methods=pixels"])], ids=str)
+def test_the_workers_look_into_the_parts_that_the_command_did_not(made, run, tmp_path, monkeypatch, command, flags):
+    """A command looks into the first 1,000 parts before any work; here into none."""
+    monkeypatch.setattr(whole_run, "LOOKED_INTO", 0)
+    change(run, "shard", 3, str(made / "secret.tar"))
+    output = tmp_path / "never"
+    try:
+        status = command.main([f"--scores={run}", f"--output={output}", *flags])
+    except (RuntimeError, ScoreTableError) as error:
+        status = str(error)
+    assert status == 2 or "row 3 names " in status
+    assert not list(output.glob("*.tar"))

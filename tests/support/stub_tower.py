@@ -5,12 +5,24 @@ import os
 import numpy as np
 
 
+class StrangeError(RuntimeError):
+    """An error that cannot be built again in another process."""
+
+    def __init__(self, text, needed):
+        super().__init__(text)
+
+
+class AcceleratorError(RuntimeError):
+    """Stands for torch's."""
+
+
 class Tower:
-    """A tower whose embedding is the number of its process."""
+    """A tower whose embedding is the number of its process and the image's first byte, which tells it how to fail."""
 
     def __init__(self, broken=False):
         if broken:
             raise ValueError("no such weights")
+        self._lost = False
 
     def describe(self):
         return "described"
@@ -18,12 +30,34 @@ class Tower:
     def runtime(self):
         return "cpu", "fp32"
 
-    def embed(self, pixels):
-        if not len(pixels):
+    def embed(self, items, places):
+        first = self._first(items)
+        self._lost = self._lost or 9 in first
+        if self._lost:
+            raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+        if 8 in first:
+            raise StrangeError("cannot see 8", None)
+        if 7 in first:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        if 6 in first:
             raise MemoryError("no room")
-        return np.full((len(pixels), 1), os.getpid(), np.int64)
+        if 5 in first:
+            os._exit(3)
+        return np.array([(os.getpid(), number) for number in first], np.int64).reshape(len(items), 2)
+
+    def _first(self, items):
+        if not hasattr(items, "read"):
+            return [int(item) for item in items]  # texts
+        rows = np.zeros((len(items), 4), np.uint8)
+        items.read(rows)
+        return rows[:, 0].tolist()
+
+
+def image(number):
+    """The pixels of a tiny image."""
+    return bytes([number, 0, 0, 0])
 
 
 def turns(copies, number):
     """The processes of some calls of a model with one image."""
-    return [int(copies.embed(np.zeros((1, 2), np.uint8))[0, 0]) for _ in range(number)]
+    return [int(copies.one().embed([image(0)], 1)[0, 0]) for _ in range(number)]

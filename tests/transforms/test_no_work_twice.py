@@ -137,6 +137,7 @@ def no_model(monkeypatch):
     def arm():
         monkeypatch.setattr(beam_curate.clip.handler.ClipModelHandler, "load_model", never)
         monkeypatch.setattr(decode_images, "decode_sizes", never)
+        monkeypatch.setattr(image_hashes, "hash_image", never)
 
     return arm
 
@@ -151,11 +152,13 @@ def test_selecting_searching_and_exporting_need_neither_decoder_nor_model(finish
 
 
 def test_the_mark_of_that_test_is_live(finished, no_model):
-    """The same switch stops the main job, so it would stop the other commands too."""
+    """The same switch stops the main job, and a search that looks at pixels, so it would stop the other commands too."""
     folder, command = finished
     no_model()
     with pytest.raises(AssertionError, match="an image is decoded, or a model is loaded"):
         curate.main([*command, f"--output={folder}/again"])
+    with pytest.raises(AssertionError, match="an image is decoded, or a model is loaded"):
+        dedup.main([f"--scores={folder}/run", f"--output={folder}/pixels", "--methods=pixels"])
 
 
 def test_resume_on_a_complete_run_writes_nothing(finished, no_model):

@@ -1,0 +1,73 @@
+"""Errors of a GPU: which of them mean that its memory is full, which that the process has lost it, and what then becomes of it.
+
+After most errors of CUDA every later call of the process fails at once ("sticky" errors: CUDA Runtime API, Error Handling), so a
+worker that lived on would fail one bundle after another in milliseconds, and use up a job's attempts. The error's kind is read
+off its text and the name of its class: torch is not imported for it.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+from typing import Final, NoReturn
+
+_LOG = logging.getLogger(__name__)
+# torch's allocator has an error of its own for it. The libraries that allocate past it say it in these words: CUDA's driver
+# (as an AcceleratorError, a plain RuntimeError before torch 2.8), cuBLAS for a handle, and cuDNN.
+_OUT_OF_MEMORY: Final = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED")
+_FAILED: Final = re.compile(
+    r"CUDA (driver |runtime )?(API )?error|device-side assert|CUBLAS_STATUS_\w+|CUDNN_STATUS_\w+|cuDNN error|CUDA_ERROR_"
+)
+# What a library says of a call that it does not take, on a sound device.
+_OF_THE_CALL: Final = re.compile(r"_STATUS_(NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM|ARCH_MISMATCH)")
+# The module of Beam that every worker process of a runner is started with, by Dataflow's boot program, by the worker pool of
+# Flink and Prism and by the local runner with several processes: its name stands in their command lines.
+_WORKER: Final = "apache_beam.runners.worker.sdk_worker"
+EXIT_STATUS: Final = 70
+"""With which a worker process ends that has lost its GPU: EX_SOFTWARE of sysexits.h."""
+_SECONDS_TO_LOG: Final = 10
+
+
+class DeviceFailedError(RuntimeError):
+    """The GPU's error of a process that has lost it, told by another process."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory does not do."""
+    return bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether an error means that the process, or the copy of a model, cannot use its GPU any more."""
+    if isinstance(error, DeviceFailedError):
+        return True
+    if not isinstance(error, RuntimeError) or out_of_memory(error):
+        return False
+    if type(error).__name__ == "AcceleratorError":
+        return True
+    return bool(_FAILED.search(str(error))) and not _OF_THE_CALL.search(str(error))
+
+
+def give_up_device(error: BaseException) -> None:
+    """Ends the process after an error of its GPU, where a runner starts another one; elsewhere it does nothing.
+
+    To be called with any error before it is raised. The command itself, which has the pipeline in its own process, ends by the
+    error that is raised: nobody would start it again.
+    """
+    if device_failed(error) and any(_WORKER in word for word in sys.orig_argv):
+        _end(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    _LOG.critical(
+        "This worker process has lost its GPU and ends, so that the runner starts another one: %s: %s",
+        type(error).__name__, error,
+    )  # fmt: skip
+    # What is logged is sent by a thread, which may be stuck.
+    late = threading.Timer(_SECONDS_TO_LOG, os._exit, (EXIT_STATUS,))
+    late.daemon = True
+    late.start()
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(EXIT_STATUS)

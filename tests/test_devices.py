@@ -1,0 +1,76 @@
+"""Which errors mean that a GPU is lost, and that a worker process then ends while a command does not."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from beam_curate import devices
+from beam_curate.devices import DeviceFailedError, device_failed, give_up_device, out_of_memory
+from tests.conftest import ROOT
+
+LOST = [
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+    RuntimeError("CUDA error: device-side assert triggered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("CUDA runtime API error cudaErrorIllegalAddress (700):\nan illegal memory access was encountered"),
+    DeviceFailedError("told by a copy"),
+]
+FULL = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+OTHER = [
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"),
+    RuntimeError("nvJPEG error (4): The JPEG is not supported"),  # DALI, of a bad image
+    ValueError("CUDA error"),
+]
+
+
+@pytest.mark.parametrize("error", [*LOST, *FULL, *OTHER], ids=lambda error: str(error)[:40])
+def test_what_an_error_means(error):
+    assert (device_failed(error), out_of_memory(error)) == (error in LOST, error in FULL)
+
+
+WORKERS = [
+    [sys.executable, "-m", "apache_beam.runners.worker.sdk_worker_main"],
+    [sys.executable, "-c", "from apache_beam.runners.worker.sdk_worker import SdkHarness; SdkHarness('localhost:1')"],
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "ends"),
+    [
+        *((command, LOST[0], True) for command in WORKERS),
+        (WORKERS[0], OTHER[0], False),
+        (WORKERS[0], FULL[0], False),
+        ([sys.executable, "pipelines/curate.py", "--input=a"], LOST[0], False),
+    ],
+)
+def test_a_worker_ends_with_its_gpu_and_a_command_does_not(monkeypatch, command, error, ends):
+    ended = []
+    monkeypatch.setattr(sys, "orig_argv", command)
+    monkeypatch.setattr(devices, "_end", ended.append)
+    give_up_device(error)
+    assert ended == [error] * ends
+
+
+def test_the_process_really_ends_and_says_why():
+    code = (
+        "import sys, logging, threading; logging.basicConfig(); from beam_curate import devices; "
+        "sys.orig_argv = ['apache_beam.runners.worker.sdk_worker_main']; "
+        "threading.Thread(target=devices.give_up_device, args=(devices.DeviceFailedError('an illegal access'),)).start(); "
+        "threading.Event().wait()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == devices.EXIT_STATUS
+    assert "has lost its GPU and ends, so that the runner starts another one" in done.stderr
+    assert "an illegal access" in done.stderr

@@ -1,0 +1,123 @@
+"""DALI and the model on one device: what comes out is what the two transforms give behind each other."""
+
+import importlib.util
+
+import apache_beam as beam
+import numpy as np
+import pytest
+import torch
+from apache_beam.metrics import MetricsFilter
+from apache_beam.ml.inference.base import RunInference
+from apache_beam.testing.test_pipeline import TestPipeline as RealPipeline
+from PIL import Image
+
+from beam_curate.clip.handler import ClipModelHandler
+from beam_curate.images import exif
+from beam_curate.images.dali_decoding import DaliDecoder, upright_tensor
+from beam_curate.images.options import DecodeOptions
+from beam_curate.reasons import READ
+from beam_curate.records import EmbeddedSample, Failure, Sample, SampleRef
+from beam_curate.transforms.decode_images import DecodeImages
+from beam_curate.transforms.embed_encoded import EmbedEncoded
+from tests.conftest import encoded, photo
+
+INSTALLED = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+needs_dali = pytest.mark.skipif(
+    not INSTALLED, reason="NVIDIA DALI is not installed (the extras dali-cuda12, dali-cuda13)"
+)
+MODEL = "ViT-S-32-alt"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tensor_is_turned_as_an_image_is(orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    want = np.asarray(exif.turn_upright(Image.fromarray(pixels), orientation))
+    found = upright_tensor(torch.from_numpy(pixels), orientation)
+    assert found.is_contiguous()
+    assert np.array_equal(found.numpy(), want)
+
+
+def turned(image, number):
+    tags = Image.Exif()
+    tags[0x0112] = number
+    return encoded(image, exif=tags)
+
+
+def samples():
+    """JPEGs for DALI, some turned, one broken in its scan; a PNG and a GIF for Pillow; what is no image or was not read."""
+    spoilt = encoded(photo(7, 300, 240))
+    scan = spoilt.rfind(b"\xff\xda")
+    files = [
+        encoded(photo(1, 300, 240)), encoded(photo(2, 300, 240), "PNG"), turned(photo(3, 300, 240), 6), b"no image",
+        spoilt[: scan + 6] + b"\x33" + spoilt[scan + 7 :], encoded(photo(4, 300, 240), "GIF"), turned(photo(5, 240, 300), 5),
+        encoded(photo(6, 300, 240))[:-200],
+    ]  # fmt: skip
+    found = [Sample(SampleRef(0, "a.tar", number, f"k{number}", []), data) for number, data in enumerate(files)]
+    return [*found, Sample(SampleRef(0, "a.tar", 8, "k8", []), b"", Failure(READ, "damaged_tar", "a hole"))]
+
+
+def counters(pipeline):
+    found = pipeline.result.metrics().query(MetricsFilter())["counters"]
+    wanted = ("beam_curate.decode", "beam_curate.infer")
+    return {
+        (each.key.metric.namespace, each.key.metric.name): each.committed
+        for each in found
+        if each.key.metric.namespace in wanted and not each.key.metric.name.startswith("num_")
+    }
+
+
+OUT = []
+
+
+def record(row):
+    OUT.append(row)
+
+
+@needs_dali
+def test_it_gives_what_decoding_and_embedding_give():
+    model = ClipModelHandler(MODEL, "random", device="cpu", precision="fp32", batch_size=4)
+    options = model.decode_options(decoder="dali")
+    outs, counted = [], []
+
+    def apart(given):
+        decoded = given | DecodeImages(options, 1, "cpu")
+        return decoded | RunInference(model).with_output_types(EmbeddedSample)
+
+    for step in (apart, lambda given: given | EmbedEncoded(model, options, "cpu", 1)):
+        with RealPipeline(runner="FnApiRunner") as pipeline:
+            _ = step(pipeline | beam.Create(samples(), reshuffle=False)) | beam.Map(record)
+        outs.append(list(OUT))
+        OUT.clear()
+        counted.append(counters(pipeline))
+    separate, together = outs
+    assert [row.failure and row.failure.reason for row in together] == [
+        row.failure and row.failure.reason for row in separate
+    ]
+    assert together == separate
+    assert sum(row.failure is None for row in together) == 5
+    assert counted[0] == counted[1]
+    assert counted[1]["beam_curate.decode", "by_dali"] == 3
+
+
+@needs_dali
+def test_tensors_have_memory_of_their_own():
+    decoder = DaliDecoder(DecodeOptions(size=32), "cpu", 1, as_tensors=True)
+    try:
+        (first,) = decoder.decode([encoded(photo(1, 90, 70))]).images
+        before = first[1][0].clone()
+        decoder.decode([encoded(photo(2, 90, 70))] * 3)
+        assert isinstance(first[1][0], torch.Tensor)
+        assert torch.equal(first[1][0], before)
+    finally:
+        decoder.close()
+
+
+@needs_dali
+def test_options_of_another_model_are_refused():
+    model = ClipModelHandler(MODEL, "random", device="cpu", batch_size=2)
+    step = EmbedEncoded(model, DecodeOptions(size=32), "cpu", 1)
+    with (
+        pytest.raises(ValueError, match="options prepare images with size=32"),
+        RealPipeline("FnApiRunner") as pipeline,
+    ):
+        _ = pipeline | beam.Create(samples()[:1], reshuffle=False) | step
