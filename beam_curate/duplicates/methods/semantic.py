@@ -30,7 +30,7 @@ from beam_curate.duplicates.candidates import (
 from beam_curate.duplicates.clusters import Clusters, directions
 from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand
 from beam_curate.duplicates.method import Compared, Estimate, Method, Plan, Spread, read_pieces, similar
-from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners, cells_for
+from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners, cells_for, similarities
 from beam_curate.duplicates.pairs import Pairs, pairs_of
 
 BORDER: Final = 0.35
@@ -187,14 +187,17 @@ class Semantic(Method):
         del comparing
         if self.between:
             few, rows = few[may_be_removed(few)], rows[~may_be_removed(rows)]
-        least = np.float32(1 - _BANDS[-1] * self.eps)
+        least = 1 - _BANDS[-1] * self.eps
         found = [pairs_of(few["id"][:0], few["id"][:0], np.zeros(0, np.float32))]
         mine = normalised(few["vector"])
         for start in range(0, len(rows), _BLOCK):
             some = rows[start : start + _BLOCK]
-            similarity = mine @ normalised(some["vector"]).T
-            row, column = np.nonzero(similarity >= least)
-            found.append(pairs_of(few["id"][row], some["id"][column], similar(similarity[row, column])))
+            # A product of matrices rounds by the place in it, and rows come in any order: it only finds the pairs.
+            near = mine @ normalised(some["vector"]).T >= np.float32(least - mine.shape[1] * 2.0**-23)
+            row, column = np.nonzero(near)
+            similarity = similarities(few["vector"], row, some["vector"], column)
+            there = similarity >= least
+            found.append(pairs_of(few["id"][row[there]], some["id"][column[there]], similar(similarity[there])))
         return np.concatenate(found)
 
     @classmethod
