@@ -33,7 +33,7 @@ class PlaceRows(SideBySide):
         """Sends the rows of a part, or none where nothing is written again."""
         _, joined = element
         for part in joined["parts"]:  # none where nothing is written again
-            renamed = {rank: key for keys in joined["renamed"] for rank, key in keys.rows}
+            renamed = {rank: key for keys in joined["renamed"] for rank, key in zip(keys.ranks, keys.keys, strict=True)}
             for result in super().process((part, renamed), *side):
                 yield from self._pass_on(result)
 
