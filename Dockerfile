@@ -73,6 +73,7 @@ COPY pipelines/curate.py curate/
 COPY pipelines/select.py select/
 COPY pipelines/dedup.py dedup/
 COPY pipelines/export.py export/
+COPY pipelines/pack.py pack/
 # The command that the Flex Template of this image starts; the workers are the same for all of them.
 ARG TEMPLATE=curate
 ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/${TEMPLATE}/${TEMPLATE}.py

@@ -119,7 +119,7 @@ def about_source(source: Summary, configuration: Configuration, scores: str, run
         source: The summary of that run.
         configuration: What decides the result.
         scores: Its folder as the user named it.
-        runner: Beam's name of it.
+        runner: Beam's name of it; empty for a preview, which is no run and has no time.
     """
     import datetime
     from dataclasses import replace
@@ -136,7 +136,7 @@ def about_source(source: Summary, configuration: Configuration, scores: str, run
         input=replace(source.input, scores=scores),
         runner=runner,
         versions={**source.versions, "beam_curate": version("beam-curate")},
-        started=now.isoformat(timespec="seconds"),
+        started=now.isoformat(timespec="seconds") if runner else "",
     )
 
 

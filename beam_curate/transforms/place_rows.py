@@ -10,7 +10,6 @@ from beam_curate.records import PlacedRows, ScorePart
 from beam_curate.runs.output_files import Format
 from beam_curate.runs.placed_rows import Loose, packed, place_part
 from beam_curate.runs.row_sources import RowSource
-from beam_curate.transforms.rename_keys import keys_by_rank
 from beam_curate.transforms.side_by_side import SideBySide
 
 LOOSE_BYTES: Final = 1 << 25
@@ -34,7 +33,7 @@ class PlaceRows(SideBySide):
         """Sends the rows of a part, or none where nothing is written again."""
         _, joined = element
         for part in joined["parts"]:  # none where nothing is written again
-            renamed = {rank: key for keys in joined["renamed"] for rank, key in keys_by_rank(keys)}
+            renamed = {rank: key for keys in joined["renamed"] for rank, key in zip(keys.ranks, keys.keys, strict=True)}
             for result in super().process((part, renamed), *side):
                 yield from self._pass_on(result)
 

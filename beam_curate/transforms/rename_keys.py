@@ -28,11 +28,6 @@ class Keys:
     keys: Sequence[str]
 
 
-def keys_by_rank(keys: Keys) -> Iterator[tuple[int, str]]:
-    """Rank and key of each row."""
-    return zip(keys.ranks, keys.keys, strict=True)
-
-
 @dataclass(eq=False)
 class RenameKeys(beam.PTransform):
     """Finds kept rows whose keys others have too, see `tars.keys`.
@@ -95,7 +90,7 @@ def new_keys(bucket: Iterable[Keys]) -> Iterator[Keys]:
     """The new keys of those rows in a bucket that must give theirs up."""
     holders: dict[str, list[KeyHolder]] = defaultdict(list)
     for some in bucket:
-        for rank, key in keys_by_rank(some):
+        for rank, key in zip(some.ranks, some.keys, strict=True):
             holders[stem(key)].append(KeyHolder(key, some.shard_index, rank))
     renamed: dict[int, dict[int, str]] = defaultdict(dict)
     for alike in holders.values():
@@ -107,7 +102,7 @@ def new_keys(bucket: Iterable[Keys]) -> Iterator[Keys]:
 
 def _name(renamed: Keys) -> bytes:
     """Sixteen bytes that name new keys: the sum of those of each, however they come together."""
-    texts = (repr((renamed.shard_index, row)).encode() for row in keys_by_rank(renamed))
+    texts = (repr((renamed.shard_index, row)).encode() for row in zip(renamed.ranks, renamed.keys, strict=True))
     return _sum_of_names(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
 
 

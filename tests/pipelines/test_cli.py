@@ -44,7 +44,7 @@ def test_the_help_is_in_groups_in_one_order(name, capsys):
 
 def test_a_default_is_shown_where_it_tells_something(capsys):
     text = " ".join(said(capsys, "curate", "--help").split())
-    assert "images of an inference batch (default: 32)" in text
+    assert "(default: 1000)" in text
     assert "decoding threads of a worker process; 0: one per core (default: 0)" in text
     assert "continue the run in --output (default" not in text
     assert "keep if the shorter side in pixels >= this, or none (default" not in text

@@ -468,8 +468,13 @@ def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table
     np.save(tmp_path / "example.npy", np.eye(1, width)[0])
     example = json.dumps({"example": str(tmp_path / "example.npy")})
     own = [f"--head={tmp_path}/taste.json", f"--scorer=red_scorer:Likeness {example}"]
-    direct = scored(data, "own", *OFF, *own, "--keep=taste > 0")
-    again = selected(table, "own-again", *own, "--keep=taste > 0")
+    tastes = sorted(weight[0] @ np.array(row["embedding"], np.float32) for row in rows(table) if row["embedding"])
+    at = len(tastes) // 4 + int(
+        np.argmax(np.diff(tastes)[len(tastes) // 4 : -len(tastes) // 4])
+    )  # where they lie far apart
+    keep = f"--keep=taste > {(tastes[at] + tastes[at + 1]) / 2:.6f}"
+    direct = scored(data, "own", *OFF, *own, keep)
+    again = selected(table, "own-again", *own, keep)
     assert same(direct, again)
     summary = json.loads((again / "summary.json").read_text())
     assert 0 < summary["funnel"]["kept"] < 33
@@ -477,7 +482,7 @@ def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table
     for row in rows(again):
         if row["status"] != "failed":
             assert row["taste"] == pytest.approx(float(weight[0] @ np.array(row["embedding"], np.float32)), abs=1e-4)
-    assert select.main([f"--scores={table}", "--dry_run", *own, "--keep=taste > 0"]) == 0
+    assert select.main([f"--scores={table}", "--dry_run", *own, keep]) == 0
     assert f" {summary['funnel']['kept']} " in capsys.readouterr().out
     assert select.main([f"--scores={table}", "--dry_run", "--scorer=red_scorer:Redness"]) == 2
     assert "takes images, and a score table has none" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core.retry import Retry
 
 from beam_curate.records import Shard
-from beam_curate.runs import claims
+from beam_curate.runs import claim_holders, claims
 from beam_curate.runs.claims import RunError
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
@@ -478,6 +478,6 @@ def test_a_job_on_a_store_is_refused_while_another_runs(store, conditional, monk
     monkeypatch.setattr(claims, "_held", {})  # as in another process
     with pytest.raises(RunError, match="another job writes there, process"):
         Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)], overwrite=True)
-    monkeypatch.setattr(claims, "_process_started", lambda pid: "")  # it was killed
+    monkeypatch.setattr(claim_holders, "_process_started", lambda pid: "")  # it was killed
     assert Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)], resume=True) is False
     assert sorted(stored(output)) == ["input_shards.parquet", "run.json"]

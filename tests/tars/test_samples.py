@@ -219,10 +219,10 @@ def message(names, **options):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["a.heic", "a.txt"], "here: '.heic', '.txt'); name that of the images with --image_extension"),
+        (["a.heic", "a.txt"], "here: '.heic', '.txt'); name that of the images with `image_extension`"),
         (["a.txt", "b.txt"], "if they stand elsewhere in the tar, sort it by name"),
         (["d/a", "d/a.txt"], "the member 'a' has none at all, and is no part of a sample"),
-        (["a", "b", "a.txt"], "name that of the images with --image_extension"),
+        (["a", "b", "a.txt"], "name that of the images with `image_extension`"),
         (
             ["a.jpg", "b.jpg", "a.txt"],
             "stand apart from earlier ones (here: '.txt'), so that they are no one sample; sort",
@@ -240,7 +240,7 @@ def test_a_message_names_the_likely_cause(names, words):
 
 
 def test_the_message_names_the_image_extension_that_was_asked_for():
-    words = "no member has the extension 'seg.png' that --image_extension asks for (here: '.jpg', '.txt')"
+    words = "no member has the extension 'seg.png' that `image_extension` asks for (here: '.jpg', '.txt')"
     assert words in message(["a", "a.jpg", "a.txt"], image_extension="seg.png")
 
 

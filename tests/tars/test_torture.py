@@ -225,10 +225,13 @@ def test_colours_at_a_quarter_of_the_height_are_left_to_pillow():
     results = []
     for decoder in ("pillow", "fast", "scaled"):
         try:
-            results.append(decode_image(bytes(data), DecodeOptions(size=8, decoder=decoder))[1].tobytes())
+            results.append(decode_image(bytes(data), DecodeOptions(size=8, decoder=decoder))[1].astype(int))
         except ImageError as error:
             results.append((error.reason, error.message))
-    assert results[1:] == results[:1] * 2
+    if isinstance(results[0], tuple):
+        assert results[1:] == results[:1] * 2
+    else:  # torch's kernel resizes what Pillow decoded
+        assert max(abs(other - results[0]).max() for other in results[1:]) <= 2
 
 
 def directory_bomb(tags=60_000, size=1_000_000):

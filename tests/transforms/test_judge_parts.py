@@ -1,10 +1,12 @@
 """Rows that a step on the whole table removes, joined by part, and a top rule on what is left."""
 
 import collections
+import json
 
 import apache_beam as beam
 import pyarrow as pa
 import pytest
+from pyarrow import dataset
 
 from beam_curate import read_score_table
 from beam_curate.records import Removed, Shard
@@ -53,7 +55,10 @@ def selected(source, output, top=None, removed=REMOVED, pending=SHARDS, minimum=
     with beam.Pipeline(runner="FnApiRunner") as root:
         rows = root | "Removed" >> beam.Create(removed) if removed else None
         _ = root | beam.Create(pending) | SelectRows(selection, str(output), rows)
-    (output / "summary.json").write_text("{}")  # finished, as far as readers ask
+    statuses = dataset.dataset(output / "verdicts").to_table(["status"])["status"].to_pylist()
+    counted = {name: statuses.count(name) for name in ("failed", "rejected", "kept")}
+    ended = {"input": len(statuses), **counted, "reasons": {}}
+    (output / "summary.json").write_text(json.dumps({"funnel": ended}))  # finished, as far as readers ask
 
 
 def outcome(output):
