@@ -144,7 +144,7 @@ def _prompt_scores(
 
 @takes_yaml(
     "transforms.write_webdataset_shards:WriteWebDatasetShards",
-    without=("done", "top", "second_embeddings", "duplicates"),
+    without=("done", "top", "second_embeddings", "duplicates", "scoring_hints"),
 )
 def write_webdataset_shards(
     output: str, score_names: Sequence[str] = ("aesthetic", "nsfw"), **options: Any

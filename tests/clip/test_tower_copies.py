@@ -152,7 +152,16 @@ def samples():
         )
 
 
-def test_the_handler_embeds_with_them_as_without():
+@pytest.fixture
+def one_thread():
+    """torch with one thread in this process, as a copy has: other numbers of threads may give other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_handler_embeds_with_them_as_without(one_thread):
     batch = list(samples())
     alone = ClipModelHandler(MODEL, "random", device="cpu", precision="fp32", batch_size=2)
     shared = ClipModelHandler(MODEL, "random", device="cpu", precision="fp32", batch_size=2, large_model=True)
