@@ -6,6 +6,7 @@ process; all the rest is as submitted. Keys are made for one run and sign nothin
 """
 
 import contextlib
+import fcntl
 import http.server
 import io
 import json
@@ -15,6 +16,7 @@ import pathlib
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import urllib.parse
 import urllib.request
@@ -190,6 +192,14 @@ def dataflow(folder: pathlib.Path):
         emulator.stop()
 
 
+@contextlib.contextmanager
+def staging():
+    """One test at a time stages: Beam runs `setup.py sdist` in the checkout, and two of those write over each other's files."""
+    with open(pathlib.Path(tempfile.gettempdir()) / "beam-curate-staging.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 _DRIVER = """
 import importlib, json, sys, traceback
 for command, words in json.load(open(sys.argv[1])):
@@ -205,10 +215,11 @@ for command, words in json.load(open(sys.argv[1])):
 def run_commands(service: Service, folder: pathlib.Path, cases: list[tuple[str, list[str]]]) -> tuple[list[int], str]:
     """Runs command lines, each a command's name and words, in one process; gives their statuses, -1 for a crash, and the log."""
     (folder / "cases.json").write_text(json.dumps(cases))
-    done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, str(folder / "cases.json")],
-        cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
+    with staging():
+        done = subprocess.run(
+            [sys.executable, "-c", _DRIVER, str(folder / "cases.json")],
+            cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines() if line.startswith('{"status"')]
     return statuses, f"{done.stdout}\n{done.stderr}"
 
@@ -222,9 +233,16 @@ def submit(service: Service, folder: pathlib.Path, command: str, *flags: str) ->
         f"--sdk_container_image=us-docker.pkg.dev/stub-project/images/beam-curate-{command}:1", "--setup_file=./setup.py",
         "--labels=stub=run", f"--job_name={command}",
     ]  # fmt: skip
-    done = subprocess.run(
-        words, cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=500, check=False
-    )
+    with staging():
+        done = subprocess.run(
+            words,
+            cwd=ROOT,
+            env=os.environ | service.environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
     workers = "".join(path.read_text() for path in folder.glob("*/log"))
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{workers}"
     return done.stdout
