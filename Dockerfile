@@ -27,14 +27,13 @@ RUN pip install --no-cache-dir --require-hashes --only-binary=:all: -r build.loc
       --only-binary=:all: --no-binary=google-apitools,tfrecord -r requirements.lock
 COPY setup.py pyproject.toml README.md ./
 COPY beam_curate beam_curate
-COPY pipelines pipelines
 RUN pip install --no-cache-dir --prefix=/packages --no-deps --no-build-isolation .
 
 FROM python:3.11-slim-bookworm AS runtime
 COPY --from=packages /packages /usr/local
 # A missing or unfitting package is an error of the build, not of a job.
 RUN pip check && python -c "import apache_beam, apache_beam.io.aws.clients.s3.boto3_client, open_clip, simplejpeg, nvidia.dali" \
-    && python -c "import beam_curate, pipelines.curate, tfrecord.example_pb2"
+    && python -c "import beam_curate.commands.curate, tfrecord.example_pb2"
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 # The paths of the driver; and all packages are here, so Beam's boot needs no virtual environment for each process.
 ENV PATH=/usr/local/nvidia/bin:${PATH} \
@@ -51,7 +50,7 @@ FROM runtime AS models
 ARG CLIP_MODEL=""
 ARG PRETRAINED=openai
 RUN mkdir /models && if [ -n "${CLIP_MODEL}" ]; then \
-      python -m pipelines.fetch_models --model_dir /models --clip_model "${CLIP_MODEL}" --pretrained "${PRETRAINED}"; \
+      beam-curate fetch-models --model_dir /models --clip_model "${CLIP_MODEL}" --pretrained "${PRETRAINED}"; \
     fi
 
 # For the worker pools of other runners, which need no root.
@@ -66,17 +65,14 @@ ENTRYPOINT ["/opt/apache/beam/boot"]
 FROM runtime AS dataflow
 COPY --from=models /models /models
 COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
-# Each script alone in its folder, and none in the working directory, which the workers look for modules in: select.py would
-# be taken for the standard library's `select`.
+# The scripts in a folder of their own, and none in the working directory, which the workers look for modules in: select.py
+# would be taken for the standard library's `select`.
 WORKDIR /template
-COPY pipelines/curate.py curate/
-COPY pipelines/select.py select/
-COPY pipelines/dedup.py dedup/
-COPY pipelines/export.py export/
+COPY pipelines pipelines
 COPY pipelines/pack.py pack/
 # The command that the Flex Template of this image starts; the workers are the same for all of them.
 ARG TEMPLATE=curate
-ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/${TEMPLATE}/${TEMPLATE}.py
+ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/pipelines/${TEMPLATE}.py
 RUN test -f "${FLEX_TEMPLATE_PYTHON_PY_FILE}"
 LABEL org.opencontainers.image.title="beam-curate" \
       org.opencontainers.image.description="Curates image datasets with Apache Beam on Dataflow, with GPUs" \

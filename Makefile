@@ -26,7 +26,7 @@ $(VENV)/.installed: setup.py pyproject.toml dev.lock
 	@touch $@
 
 demo: $(VENV)/.installed  ## build a small dataset from real photographs and curate it
-	$(BIN)/python pipelines/demo.py --folder demo
+	$(BIN)/beam-curate demo --folder demo
 
 test: $(VENV)/.installed  ## run the tests, in two processes (eight minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -102,9 +102,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["beam_curate", "beam_curate.*", "pipelines", "pipelines.*"]),
+    packages=find_packages(include=["beam_curate", "beam_curate.*"]),
     package_data={"beam_curate": ["py.typed", "report/templates/*"]},
-    entry_points={"console_scripts": ["beam-curate = pipelines.starting:run"]},
+    entry_points={"console_scripts": ["beam-curate = beam_curate.commands.starting:run"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -16,7 +16,7 @@ from gpu_peaks import image_gflops, peak_tflops
 from gpu_runs import Settings
 from photo_shards import write_shards
 
-from pipelines import curate
+from beam_curate.commands import curate
 
 
 def model_speeds(

@@ -31,6 +31,7 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from selecting import make_source
 
+from beam_curate.commands import select
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, Shard
@@ -51,7 +52,6 @@ from beam_curate.transforms.list_parts import ListParts
 from beam_curate.transforms.pack_shards import PackShards
 from beam_curate.transforms.select_rows import SelectRows
 from beam_curate.transforms.write_report import WriteReport
-from pipelines import select
 
 _DIM: Final = 64
 _LINKS: Final = 60_000  # ext4 allows 65,000 names of a file

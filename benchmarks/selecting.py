@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from beam_curate.commands import select
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart, Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.configuration import read_configuration
 from beam_curate.runs.run import Run
 from beam_curate.storage.files import atomic_output, write_json
-from pipelines import select
 
 PER_PART = 1000
 _DIM = 768

@@ -1,1 +1,1 @@
-"""The commands: each file is a script with its options, `build` and `main`."""
+"""The commands as scripts, for a checkout and for Flex Templates; `beam_curate.commands` is what they run."""

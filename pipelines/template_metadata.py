@@ -20,12 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pipelines.curate_options import CurateOptions
-from pipelines.dedup_options import DedupOptions
-from pipelines.export_options import ExportOptions
-from pipelines.option_groups import ORDER, group_of
-from pipelines.pack_options import PackOptions
-from pipelines.select_options import SelectOptions
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.dedup_options import DedupOptions
+from beam_curate.commands.export_options import ExportOptions
+from beam_curate.commands.option_groups import ORDER, group_of
+from beam_curate.commands.pack_options import PackOptions
+from beam_curate.commands.select_options import SelectOptions
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "templates"
 

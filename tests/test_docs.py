@@ -10,13 +10,13 @@ import re
 import pytest
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 
-from pipelines.curate_options import CurateOptions
-from pipelines.dedup_options import DedupOptions
-from pipelines.export_options import ExportOptions
-from pipelines.launch import ProgressOptions
-from pipelines.pack_options import PackOptions
-from pipelines.report import ReportOptions
-from pipelines.select_options import SelectOptions
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.dedup_options import DedupOptions
+from beam_curate.commands.export_options import ExportOptions
+from beam_curate.commands.launch import ProgressOptions
+from beam_curate.commands.pack_options import PackOptions
+from beam_curate.commands.report import ReportOptions
+from beam_curate.commands.select_options import SelectOptions
 from tests.conftest import ROOT
 
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in (ROOT.glob("*.md"), (ROOT / "docs").glob("*.md"))

@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 
-from pipelines import pack
+from beam_curate.commands import pack
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.exporting_runs import curated
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines import curate
+from beam_curate.commands import curate
 from tests.storage.test_object_stores import gcs as gcs
 from tests.storage.test_object_stores import s3 as s3
 from tests.storage.test_object_stores import store as store

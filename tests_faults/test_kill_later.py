@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipelines import curate
+from beam_curate.commands import curate
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests_faults.stopping import stop
 

@@ -15,7 +15,7 @@ from tests.support.storage_jobs import comparable, put, run_job, shard_bytes, st
 WORKER = b"apache_beam.runners.worker.sdk_worker_main"
 JOB = """
 import sys
-from pipelines.worker_deaths import ends_with_its_workers
+from beam_curate.commands.worker_deaths import ends_with_its_workers
 from tests.support.storage_jobs import run_job
 
 if __name__ == "__main__":

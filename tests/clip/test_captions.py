@@ -15,8 +15,8 @@ from beam_curate.clip import tower_copies
 from beam_curate.clip.caption_handler import CaptionHandler
 from beam_curate.clip.text_tower import build_text_tower
 from beam_curate.clip.weights import find_weights
+from beam_curate.commands import curate, select
 from beam_curate.records import EmbeddedSample, Failure, ImageFacts, SampleRef
-from pipelines import curate, select
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.models import MODEL, SMALL
 

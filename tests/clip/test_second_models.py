@@ -20,10 +20,10 @@ from beam_curate import (
     read_score_table,
 )
 from beam_curate.clip.second_models import SecondModelError, embedding_name, find_second_models
+from beam_curate.commands import curate, select
 from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, ImageFacts, SampleRef
-from pipelines import curate, select
 from tests.conftest import encoded, photo, tar_bytes
 
 HEADS = ["--pretrained=random", "--aesthetic_head=none", "--nsfw_head=none", "--min_aesthetic=none", "--max_nsfw=none"]

@@ -5,12 +5,12 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from beam_curate.commands import export, format_options, select
 from beam_curate.export.formats import FORMATS
 from beam_curate.runs import output_files
 from beam_curate.runs.finished_run import RunNotUsableError, read_run
 from beam_curate.tars.sources import SourceReader
 from beam_curate.transforms import pack_files, place_rows
-from pipelines import export, format_options, select
 from tests.support.exporting_runs import awkward, curated
 
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save
 
+from beam_curate.commands import fetch_models
 from beam_curate.heads import fetching
 from beam_curate.heads.files import find_heads, load_head
 from beam_curate.heads.head import head_from_state
 from beam_curate.heads.nsfw_lookup import Lookup
 from beam_curate.heads.published import PUBLISHED, PublishedHead, fixed_embeddings, problem
 from beam_curate.storage.downloading import DownloadError, UnreachableError, download
-from pipelines import fetch_models
 from tests.conftest import ROOT
 from tests.support.made_heads import mlp_state, nsfw_state
 from tests.support.made_saved_model import nsfw_zip

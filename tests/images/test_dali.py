@@ -16,12 +16,12 @@ from PIL import Image, ImageOps
 from beam_curate import reasons
 from beam_curate.clip.visual_tower import build_visual_tower
 from beam_curate.clip.weights import find_weights
+from beam_curate.commands import curate
 from beam_curate.images import dali_decoding, dali_plans
 from beam_curate.images.decoding import DecodeOptions, ImageError, decode_image, image_facts
 from beam_curate.images.resizing import Target
 from beam_curate.records import Failure, ImageFacts, Sample, SampleRef
 from beam_curate.transforms.decode_images import DecodeImages, decode_sample
-from pipelines import curate
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.images.test_bmp_kinds import PALETTES, RLE4, bmp, repeated
 from tests.support.kinds import picture

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
+from beam_curate.commands import cli
+from beam_curate.commands.option_groups import MORE, ORDER
 from beam_curate.version import __version__
-from pipelines import cli
-from pipelines.option_groups import MORE, ORDER
 
 OF_OPTIONS = [name for name, command in cli.COMMANDS.items() if command.options.endswith("Options")]
 

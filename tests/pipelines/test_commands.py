@@ -2,10 +2,10 @@
 
 import pytest
 
+from beam_curate.commands import options
+from beam_curate.commands.worker_deaths import WorkerDiedError
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.storage.retrying import StorageError
-from pipelines import options
-from pipelines.worker_deaths import WorkerDiedError
 
 
 @pytest.fixture

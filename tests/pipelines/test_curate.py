@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from beam_curate.commands import curate
+from beam_curate.commands.demo_data import build_demo_dataset
 from beam_curate.transforms import decode_images
-from pipelines import curate
-from pipelines.demo_data import build_demo_dataset
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.models import MODEL, SMALL
 

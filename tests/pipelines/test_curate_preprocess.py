@@ -12,8 +12,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 
+from beam_curate.commands import curate, select
 from beam_curate.yaml_transforms import curate_images
-from pipelines import curate, select
 from tests.conftest import encoded, photo, tar_bytes
 
 OFF = ["--aesthetic_head=none", "--nsfw_head=none", "--min_aesthetic=none", "--max_nsfw=none"]

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from beam_curate.clip.model_description import choose_batch_size
-from pipelines import curate
-from pipelines.curate_options import CurateOptions
-from pipelines.dataflow_options import GPUS, dataflow_arguments, scoring_hints, with_gpu_defaults
-from pipelines.dedup_options import DedupOptions
-from pipelines.export_options import ExportOptions
-from pipelines.options import OptionError, parse
-from pipelines.select_options import SelectOptions
+from beam_curate.commands import curate
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.dataflow_options import GPUS, dataflow_arguments, scoring_hints, with_gpu_defaults
+from beam_curate.commands.dedup_options import DedupOptions
+from beam_curate.commands.export_options import ExportOptions
+from beam_curate.commands.options import OptionError, parse
+from beam_curate.commands.select_options import SelectOptions
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.dataflow_stub import BUCKET, PROJECT, REGION, dataflow, run_commands
 
@@ -181,7 +181,7 @@ STOCK = "error: --sdk_container_image is missing: the workers would have Beam's 
     ],
 )
 def test_workers_without_this_package_are_refused(command, words, remedy, capsys):
-    run = importlib.import_module(f"pipelines.{command}").main
+    run = importlib.import_module(f"beam_curate.commands.{command}").main
     assert run([*NEEDED[command], "--output=out", *DATAFLOW, *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith(STOCK + remedy)
@@ -199,7 +199,7 @@ def test_workers_without_this_package_are_refused(command, words, remedy, capsys
     ],
 )
 def test_workers_with_this_package_are_not_refused(words):
-    from pipelines.launch import pipeline_options
+    from beam_curate.commands.launch import pipeline_options
 
     pipeline_options(words, CurateOptions)
 
@@ -228,7 +228,7 @@ def test_the_documented_command_is_right():
     (command,) = [words for words in COMMANDS if words[:3] == ["python", "-m", "pipelines.curate"]]
     options, arguments = settled(*command[3:])
     assert options.accelerator == "l4"
-    from pipelines.launch import pipeline_options
+    from beam_curate.commands.launch import pipeline_options
 
     pipeline_options(arguments, CurateOptions)
 
@@ -400,9 +400,10 @@ def test_the_staged_package_is_whole(submitted):
     location = packages["workflow.tar.gz"].removeprefix(f"storage.googleapis.com/{BUCKET}/")
     with tarfile.open(fileobj=io.BytesIO(submitted.bucket.read(location))) as archive:
         staged = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    for package in ("beam_curate", "beam_curate/transforms", "pipelines"):
+    for package in ("beam_curate", "beam_curate/transforms", "beam_curate/commands"):
         assert {f"{package}/__init__.py"} <= staged
-    assert {"pipelines/curate.py", "beam_curate/py.typed", "README.md"} <= staged
+    assert {"beam_curate/commands/curate.py", "beam_curate/py.typed", "README.md"} <= staged
+    assert not [name for name in staged if name.startswith("pipelines")]
 
 
 def test_a_job_without_a_gpu_asks_for_none(submitted):

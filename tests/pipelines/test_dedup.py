@@ -10,10 +10,10 @@ import webdataset
 from PIL import Image, ImageEnhance
 
 from beam_curate import read_score_table
+from beam_curate.commands import curate, dedup, select
 from beam_curate.duplicates.candidates import normalised
 from beam_curate.duplicates.finding import SUMMARY, read_findings
 from beam_curate.duplicates.table import part_name, read_part
-from pipelines import curate, dedup, select
 from tests.conftest import tar_bytes
 from tests.support.models import MODEL
 

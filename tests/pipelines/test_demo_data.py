@@ -15,8 +15,8 @@ import webdataset
 from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from beam_curate import reasons
-from pipelines import demo as demo_command
-from pipelines import demo_data
+from beam_curate.commands import demo as demo_command
+from beam_curate.commands import demo_data
 
 ORIENTATION = 0x0112
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "tiff"}

@@ -17,8 +17,8 @@ import webdataset as wds
 from PIL import Image
 from tfrecord import tfrecord_loader
 
-from pipelines import dedup, export, select
-from pipelines.demo_data import build_demo_dataset
+from beam_curate.commands import dedup, export, select
+from beam_curate.commands.demo_data import build_demo_dataset
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support import models
 from tests.support.exporting_runs import awkward, curated

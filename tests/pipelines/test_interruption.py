@@ -197,7 +197,7 @@ def test_an_ignored_signal_stays_ignored_and_forks_have_their_own(start):
     code = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-from pipelines.interruption import listen
+from beam_curate.commands.interruption import listen
 listen()
 child = os.fork()
 if not child:

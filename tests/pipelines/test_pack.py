@@ -9,8 +9,8 @@ import pytest
 import webdataset
 import wids
 
+from beam_curate.commands import curate, pack
 from beam_curate.intake.images import Images
-from pipelines import curate, pack
 from tests.conftest import encoded, photo, tar_bytes
 
 

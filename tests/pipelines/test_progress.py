@@ -9,10 +9,10 @@ import pytest
 from apache_beam.metrics.execution import MetricKey
 from apache_beam.metrics.metric import MetricName, MetricResult
 
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.launch import ProgressOptions, counters_seen, pipeline_options
+from beam_curate.commands.options import OptionError
 from beam_curate.progress import PROGRESS, Progress, Seen, samples_seen, shown
-from pipelines.curate_options import CurateOptions
-from pipelines.launch import ProgressOptions, counters_seen, pipeline_options
-from pipelines.options import OptionError
 
 
 class Terminal(io.StringIO):

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate import read_score_table
+from beam_curate.commands import curate, select
 from beam_curate.runs import score_table
 from beam_curate.storage import retrying
 from beam_curate.transforms import preview_selection, write_report
-from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.fault_filesystem import KINDS, Faults, FaultyFileSystem
 from tests.support.models import MODEL
@@ -582,12 +582,12 @@ def test_the_embeddings_are_still_there(table):
 
 def test_the_options_name_what_there_is():
     """The options are read before anything else is imported, so they name layouts and quality scores themselves."""
+    from beam_curate.commands import duplicate_options, selecting_options
+    from beam_curate.commands.curate_options import CurateOptions
     from beam_curate.duplicates.methods import all_methods, perceptual, semantic
     from beam_curate.duplicates.search import MOST_COMPARISONS
     from beam_curate.export.layout_files import LAYOUTS
     from beam_curate.scores.quality import QUALITY
-    from pipelines import duplicate_options, selecting_options
-    from pipelines.curate_options import CurateOptions
 
     assert tuple(LAYOUTS) == selecting_options.LAYOUTS
     assert tuple(kind.name for kind in all_methods()) == duplicate_options.METHODS

@@ -41,7 +41,7 @@ for name, *argv in json.loads(sys.argv[1]):
     if argv[0].startswith("--input") and name == "curate":
         watch_the_model()
     try:
-        status = importlib.import_module(f"pipelines.{name}").main(argv)
+        status = importlib.import_module(f"beam_curate.commands.{name}").main(argv)
     except SystemExit as end:
         status = end.code
     tell(name, status)

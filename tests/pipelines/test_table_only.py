@@ -7,9 +7,9 @@ import pytest
 
 from beam_curate import read_score_table
 from beam_curate.clip.handler import ClipModelHandler
+from beam_curate.commands import curate, dedup, export, select
 from beam_curate.runs.run import Run
 from beam_curate.storage import ranged_reading
-from pipelines import curate, dedup, export, select
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.models import MODEL
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import pytest
 
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.dedup_options import DedupOptions
+from beam_curate.commands.export_options import ExportOptions
+from beam_curate.commands.options import option, parse, required
+from beam_curate.commands.pack_options import PackOptions
+from beam_curate.commands.select_options import SelectOptions
 from pipelines import template_metadata
-from pipelines.curate_options import CurateOptions
-from pipelines.dedup_options import DedupOptions
-from pipelines.export_options import ExportOptions
-from pipelines.options import option, parse, required
-from pipelines.pack_options import PackOptions
-from pipelines.select_options import SelectOptions
 from tests.conftest import ROOT
 
 CURATE = json.loads((ROOT / "templates" / "curate.json").read_text())
@@ -92,7 +92,7 @@ def test_every_command_with_a_template_is_here():
 
 
 def test_every_option_is_a_parameter_and_every_parameter_an_option(template):
-    from pipelines.launch import pipeline_options
+    from beam_curate.commands.launch import pipeline_options
 
     beam = [name for name in template.parameters if name not in template.own]
     assert template.own.keys() <= template.parameters.keys()

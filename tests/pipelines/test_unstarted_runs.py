@@ -5,14 +5,21 @@ import socket
 import apache_beam as beam
 import pytest
 
+from beam_curate.commands import curate, launch
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.launch import (
+    LOCAL_RUNNER,
+    NotStartedError,
+    build_pipeline,
+    pipeline_options,
+    run_pipeline,
+    runner_name,
+)
+from beam_curate.commands.options import OptionError
 from beam_curate.records import Shard
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
-from pipelines import curate, launch
-from pipelines.curate_options import CurateOptions
-from pipelines.launch import LOCAL_RUNNER, NotStartedError, build_pipeline, pipeline_options, run_pipeline, runner_name
-from pipelines.options import OptionError
 from tests.conftest import encoded, photo, tar_bytes
 
 MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pipelines import worker_deaths
-from pipelines.worker_deaths import WorkerDiedError, ends_with_its_workers
+from beam_curate.commands import worker_deaths
+from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
 
 
 @pytest.fixture(autouse=True)

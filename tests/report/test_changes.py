@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 import pytest
 
 from beam_curate import read_score_table
+from beam_curate.commands import report, select
 from beam_curate.report import data as report_data
 from beam_curate.report.changes import BOTH, HERE, NEITHER, THERE
 from beam_curate.report.writing import plan_of_run, write_report
 from beam_curate.runs.state_files import read_summary
-from pipelines import report, select
 from tests.conftest import encoded, photo
 from tests.report.test_report import MODEL, Page, run
 

@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 import pytest
 
 from beam_curate import read_score_table
+from beam_curate.commands import select
 from beam_curate.report import drawn
 from beam_curate.report.links import shard_link, web_link
 from beam_curate.report.writing import write_report
-from pipelines import select
 from tests.conftest import encoded, photo
 from tests.report.test_report import HOSTILE_CAPTION, HOSTILE_KEYS, MODEL, made_run, row, run
 from tests.support.browser import Browser

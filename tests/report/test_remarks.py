@@ -4,11 +4,11 @@ import re
 
 import pytest
 
+from beam_curate.commands import curate
 from beam_curate.report.data import collect
 from beam_curate.report.remarks import remarks
 from beam_curate.report.writing import plan_of_run
 from beam_curate.runs.state_files import read_summary
-from pipelines import curate
 from tests.conftest import encoded, photo
 from tests.report.test_report import MODEL, made_run, row, run
 

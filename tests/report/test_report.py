@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from beam_curate.commands import curate
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
 from beam_curate.report.data import collect, plan_report
 from beam_curate.report.html import shorten, visible
@@ -27,7 +28,6 @@ from beam_curate.runs.run import Run
 from beam_curate.scores.rules import Rule
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
-from pipelines import curate
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.browser import Browser
 from tests.support.models import MODEL

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from beam_curate import read_score_table
+from beam_curate.commands import curate, dedup, select
 from beam_curate.duplicates.candidates import normalised
 from beam_curate.duplicates.finding import read_findings
 from beam_curate.report import writing
@@ -20,7 +21,6 @@ from beam_curate.report.html import shorten
 from beam_curate.report.table import Place
 from beam_curate.report.thumbnails import Thumbnail
 from beam_curate.runs.run import Run
-from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo, tar_bytes
 from tests.report.test_report import HOSTILE_KEYS, MODEL, Page, read
 from tests.support.browser import Browser

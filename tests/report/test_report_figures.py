@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_curate.commands import select_preview
+from beam_curate.commands.options import OptionError
 from beam_curate.report.data import plan_report
 from beam_curate.report.spread import BINS, Spread
 from beam_curate.report.table import Group
@@ -21,8 +23,6 @@ from beam_curate.selection.rejudging import Selection
 from beam_curate.storage import ranged_reading
 from beam_curate.transforms.preview_selection import PreviewSelection, read_preview, read_preview_page
 from beam_curate.transforms.write_report import WriteReport
-from pipelines import select_preview
-from pipelines.options import OptionError
 from tests.report.test_report import made_run, row
 
 

@@ -39,7 +39,7 @@ def test_spans_are_where_the_members_lie(run):
 
 
 def test_members_of_any_name_are_exported(run):
-    from pipelines import export
+    from beam_curate.commands import export
 
     output = run.parent / "exported"
     flags = [

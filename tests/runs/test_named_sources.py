@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_curate.commands import curate, dedup, select
 from beam_curate.runs import whole_run
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.whole_table import read_score_table
-from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.exporting_runs import MODEL, OFF, awkward, curated
 

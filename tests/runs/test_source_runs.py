@@ -5,10 +5,10 @@ import shutil
 import apache_beam as beam
 import pytest
 
+from beam_curate.commands import curate, dedup, export, select
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.transforms.list_parts import ListParts
-from pipelines import curate, dedup, export, select
 from tests.support.exporting_runs import MODEL, OFF, awkward, curated
 
 

@@ -9,6 +9,12 @@ import pytest
 
 from beam_curate import ScoreAndFilter
 from beam_curate.clip.handler import _MAX_WAITING
+from beam_curate.commands import curate, select
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.dedup_options import DedupOptions
+from beam_curate.commands.export_options import ExportOptions
+from beam_curate.commands.options import OptionError, parse
+from beam_curate.commands.select_options import SelectOptions
 from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.scores.expression_bounds import beside_bounds
 from beam_curate.scores.expressions import NUMBER, ExpressionError, parse_expression
@@ -16,12 +22,6 @@ from beam_curate.scores.rules import Rule, keep_rule
 from beam_curate.scores.scales import SCALES, prompt_scales
 from beam_curate.scores.screening import parse_screening
 from beam_curate.yaml_transforms import score_and_filter
-from pipelines import curate, select
-from pipelines.curate_options import CurateOptions
-from pipelines.dedup_options import DedupOptions
-from pipelines.export_options import ExportOptions
-from pipelines.options import OptionError, parse
-from pipelines.select_options import SelectOptions
 from tests.support.stubs import stub_heads
 
 NEEDED = {

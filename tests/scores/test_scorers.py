@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from beam_curate import read_score_table
+from beam_curate.commands import curate, select
 from beam_curate.runs import score_table
 from beam_curate.scores.rules import FACT_KINDS
 from beam_curate.scores.scorers import (
@@ -24,7 +25,6 @@ from beam_curate.scores.scorers import (
     run_images,
     set_up_scorer,
 )
-from pipelines import curate, select
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.made_heads import embeddings
 

@@ -204,7 +204,7 @@ _DRIVER = """
 import importlib, json, sys, traceback
 for command, words in json.load(open(sys.argv[1])):
     try:
-        status = importlib.import_module(f"pipelines.{command}").main(words)
+        status = importlib.import_module(f"beam_curate.commands.{command}").main(words)
     except Exception:  # whatever it is, the other command lines are run too
         traceback.print_exc()
         status = -1

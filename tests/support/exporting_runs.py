@@ -1,6 +1,6 @@
 """Runs to export, made once: of the demo's photographs, and of made pictures of every awkward kind."""
 
-from pipelines import curate
+from beam_curate.commands import curate
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.models import MODEL
 

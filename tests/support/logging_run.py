@@ -3,7 +3,7 @@
 For tests that kill the process and then want to know which samples cost inference twice.
 """
 
-from pipelines import interruption
+from beam_curate.commands import interruption
 
 if __name__ == "__main__":
     interruption.listen()  # first of all, as the commands do
@@ -17,9 +17,9 @@ import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
 import beam_curate.clip.handler
+from beam_curate.commands import curate
+from beam_curate.commands.options import run_command
 from beam_curate.records import EmbeddedSample
-from pipelines import curate
-from pipelines.options import run_command
 from tests.support.stubs import stub_embedding
 
 DIM = 256  # as ViT-S-32-alt, which the job is told to use

@@ -15,12 +15,12 @@ import torch
 import webdataset
 
 from beam_curate.clip import checkpoint
+from beam_curate.commands.options import fail
 from beam_curate.heads import files
 from beam_curate.heads.head import HeadError
 from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.tars.sources import SourceChangedError, SourceReader
 from beam_curate.tars.writing import safe_key, write_end, write_member
-from pipelines.options import fail
 from tests.conftest import tar_bytes
 from tests.support import torture
 

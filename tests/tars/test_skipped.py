@@ -7,11 +7,11 @@ import tarfile
 import pyarrow.parquet as pq
 import pytest
 
+from beam_curate.commands import curate, dedup, select
 from beam_curate.runs.part_files import footprint, part_counts
 from beam_curate.runs.parts import part_paths, read_part_counts
 from beam_curate.runs.score_table import PART_METADATA, SCHEMA_VERSION, write_table
 from beam_curate.tars.skipped import KINDS, in_order, lost
-from pipelines import curate, dedup, select
 from tests.conftest import encoded, photo
 from tests.support.models import MODEL
 from tests.tars.test_links import linked_tar

@@ -10,10 +10,10 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 
 import beam_curate.clip.handler
+from beam_curate.commands import curate, dedup, export, select
 from beam_curate.duplicates import image_hashes
 from beam_curate.duplicates.methods.pixels import Pixels
 from beam_curate.transforms import decode_images
-from pipelines import curate, dedup, export, select
 from tests.support.fault_filesystem import SCHEME, Faults, FaultyFileSystem
 from tests.support.models import MODEL
 from tests.support.storage_jobs import put, run_job, shard_bytes

@@ -11,8 +11,8 @@ from apache_beam.yaml import main as beam_yaml
 from apache_beam.yaml.yaml_provider import InlineProvider
 
 from beam_curate import yaml_transforms
+from beam_curate.commands import curate
 from beam_curate.records import Failure, Sample, SampleRef, ScoredSample
-from pipelines import curate
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 
 EXAMPLE = ROOT / "examples" / "curate.yaml"

@@ -12,8 +12,8 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from pipelines.dataflow_options import is_dataflow
-from pipelines.options import OptionError
+from beam_curate.commands.dataflow_options import is_dataflow
+from beam_curate.commands.options import OptionError
 
 
 def runner_of(name: str) -> PipelineRunner:

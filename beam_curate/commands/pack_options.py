@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipelines.options import OptionError, comma_list, option, required
+from beam_curate.commands.options import OptionError, comma_list, option, required
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
+from beam_curate.commands.launch import LOCAL_RUNNER, build_pipeline, run_and_wait, runner_name
+from beam_curate.commands.options import OptionError, printable
+from beam_curate.commands.outcome import skipped_lines
 from beam_curate.duplicates.removal import Duplicates
 from beam_curate.report.preview import Preview, Tally
 from beam_curate.report.writing import write_page
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import absolute, clean_temporary, delete, files_under, join
 from beam_curate.transforms.preview_selection import PreviewSelection, read_preview, read_preview_page
-from pipelines.launch import LOCAL_RUNNER, build_pipeline, run_and_wait, runner_name
-from pipelines.options import OptionError, printable
-from pipelines.outcome import skipped_lines
 
 
 def check_dry_run(options: PipelineOptions) -> None:

@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.curate_options import CurateOptions
-from pipelines.options import OptionError
+from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.options import OptionError
 
 if TYPE_CHECKING:
     from beam_curate.clip.model_description import ModelDescription
     from beam_curate.clip.second_models import SecondModel
+    from beam_curate.commands.own_scores import OwnScores
     from beam_curate.heads.head import EmbeddingScore
     from beam_curate.records import Shard
     from beam_curate.runs.configuration import Configuration, Model
     from beam_curate.scores.rules import KeepRule
     from beam_curate.scores.screening import Screening
     from beam_curate.scores.top import TopRule
-    from pipelines.own_scores import OwnScores
 
 
 OF_DEDUP: Final = ("keep_by", "eps", "n_clusters", "border", "max_distance")
@@ -126,6 +126,8 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.clip.caption_handler import CAPTION_SCORE
     from beam_curate.clip.model_description import describe_model
     from beam_curate.clip.second_models import SecondModelError, find_second_models, widths
+    from beam_curate.commands.duplicate_options import check_keep_by
+    from beam_curate.commands.own_scores import check_layouts, load_own_scores, refuse_shared_names
     from beam_curate.heads.files import find_heads
     from beam_curate.images.dali_decoding import require_dali
     from beam_curate.intake.request import list_input
@@ -134,8 +136,6 @@ def prepare(options: CurateOptions, given: frozenset[str]) -> Job:
     from beam_curate.scores.rules import keep_rule
     from beam_curate.scores.scales import prompt_scales
     from beam_curate.scores.screening import parse_screening
-    from pipelines.duplicate_options import check_keep_by
-    from pipelines.own_scores import check_layouts, load_own_scores, refuse_shared_names
 
     options.check_scales()
     failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
@@ -221,7 +221,7 @@ def check_weights(job: Job) -> None:
 def _prompts(options: CurateOptions, quick_gelu: bool) -> tuple[EmbeddingScore, ...]:
     """The scores of --prompt, computed once with the text tower."""
     from beam_curate.clip.prompts import prompt_scores
-    from pipelines.own_scores import read_prompts
+    from beam_curate.commands.own_scores import read_prompts
 
     return prompt_scores(
         read_prompts(options.prompt),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pipelines.dataflow_options import ACCELERATORS, PLACEMENTS
-from pipelines.duplicate_options import (
+from beam_curate.commands.dataflow_options import ACCELERATORS, PLACEMENTS
+from beam_curate.commands.duplicate_options import (
     DuplicateOptions,
     border_option,
     eps_option,
@@ -15,8 +15,8 @@ from pipelines.duplicate_options import (
     mirrored_option,
     n_clusters_option,
 )
-from pipelines.options import OptionError, comma_list, dependent, number_or_none, option, required
-from pipelines.selecting_options import (
+from beam_curate.commands.options import OptionError, comma_list, dependent, number_or_none, option, required
+from beam_curate.commands.selecting_options import (
     SelectingOptions,
     head_option,
     keep_option,

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.options import OptionError, comma_list, number_or_none, option
+from beam_curate.commands.options import OptionError, comma_list, number_or_none, option
 
 if TYPE_CHECKING:
     import pyarrow as pa

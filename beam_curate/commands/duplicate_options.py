@@ -5,7 +5,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines.options import OptionError, comma_list, option
+from beam_curate.commands.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.duplicates.search import DuplicateSearch

@@ -21,15 +21,15 @@ from apache_beam.options.pipeline_options import (
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
+from beam_curate.commands.beam_checks import check_beam_options, runner_of
+from beam_curate.commands.dataflow_options import check_workers, is_dataflow
+from beam_curate.commands.interruption import end_children, saying, sparing_children
+from beam_curate.commands.options import OneLineParser, OptionError, refuse_stray, refuse_unknown
+from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
 from beam_curate.progress import MODES, PROGRESS, Seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
 from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
-from pipelines.beam_checks import check_beam_options, runner_of
-from pipelines.dataflow_options import check_workers, is_dataflow
-from pipelines.interruption import end_children, saying, sparing_children
-from pipelines.options import OneLineParser, OptionError, refuse_stray, refuse_unknown
-from pipelines.worker_deaths import WorkerDiedError, ends_with_its_workers
 
 # Beam's DirectRunner looks for the Prism binary on the network first (without a time limit) and then changes to this engine
 # by itself, depending on the transforms. Asking for the engine by its name keeps a run offline and the same every time.

@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.options import OptionError, printable
+from beam_curate.commands.options import OptionError, printable
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from beam_curate.commands.dedup_options import DedupOptions
+    from beam_curate.commands.select_options import SelectOptions
     from beam_curate.records import Shard
     from beam_curate.runs.configuration import Configuration
     from beam_curate.runs.run import Run
     from beam_curate.runs.summary import About, Summary
     from beam_curate.runs.table_parts import TablePlace
-    from pipelines.dedup_options import DedupOptions
-    from pipelines.select_options import SelectOptions
 
 
 def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
@@ -86,12 +86,12 @@ def start_selection(
         ValueError: The folder is one of the source's, or does not allow the run.
         StorageError: A file cannot be read or written.
     """
+    from beam_curate.commands.launch import service_job
+    from beam_curate.commands.outcome import finish_complete
     from beam_curate.runs.claims import claim
     from beam_curate.runs.run import Run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.places import same_place
-    from pipelines.launch import service_job
-    from pipelines.outcome import finish_complete
 
     if any(same_place(output, folder) for folder in (absolute(options.scores), table.scores)):
         raise OptionError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipelines.options import OneLineParser, OptionError, fail, parser_of
+from beam_curate.commands.options import OneLineParser, OptionError, fail, parser_of
 
 _PROGRAM: Final = "beam-curate"
 _SHELLS: Final = ("bash", "zsh", "tcsh")
@@ -37,22 +37,22 @@ class Command:
 
 
 COMMANDS: Final = {
-    "curate": Command("score shards of images, and write the samples that pass", "pipelines.curate",
-                      "pipelines.curate_options:CurateOptions"),
-    "select": Command("select again from a score table by other rules, without a GPU", "pipelines.select",
-                      "pipelines.select_options:SelectOptions"),
-    "dedup": Command("find duplicates in a score table, and write the dataset without them", "pipelines.dedup",
-                     "pipelines.dedup_options:DedupOptions"),
-    "export": Command("write a finished run as a training loop reads it", "pipelines.export",
-                      "pipelines.export_options:ExportOptions"),
-    "pack": Command("make shards of images: a folder, a table of paths, Parquet with image bytes", "pipelines.pack",
-                    "pipelines.pack_options:PackOptions"),
-    "report": Command("write the report of a run again, or compare two runs in one page", "pipelines.report",
-                      "pipelines.report:ReportOptions"),
-    "fetch-models": Command("get the CLIP weights and the scoring heads", "pipelines.fetch_models",
-                            "pipelines.fetch_models:parser"),
-    "demo": Command("curate a small dataset of real photographs", "pipelines.demo",
-                    "pipelines.demo:parser"),
+    "curate": Command("score shards of images, and write the samples that pass", "beam_curate.commands.curate",
+                      "beam_curate.commands.curate_options:CurateOptions"),
+    "select": Command("select again from a score table by other rules, without a GPU", "beam_curate.commands.select",
+                      "beam_curate.commands.select_options:SelectOptions"),
+    "dedup": Command("find duplicates in a score table, and write the dataset without them", "beam_curate.commands.dedup",
+                     "beam_curate.commands.dedup_options:DedupOptions"),
+    "export": Command("write a finished run as a training loop reads it", "beam_curate.commands.export",
+                      "beam_curate.commands.export_options:ExportOptions"),
+    "pack": Command("make shards of images: a folder, a table of paths, Parquet with image bytes", "beam_curate.commands.pack",
+                    "beam_curate.commands.pack_options:PackOptions"),
+    "report": Command("write the report of a run again, or compare two runs in one page", "beam_curate.commands.report",
+                      "beam_curate.commands.report:ReportOptions"),
+    "fetch-models": Command("get the CLIP weights and the scoring heads", "beam_curate.commands.fetch_models",
+                            "beam_curate.commands.fetch_models:parser"),
+    "demo": Command("curate a small dataset of real photographs", "beam_curate.commands.demo",
+                    "beam_curate.commands.demo:parser"),
 }  # fmt: skip
 
 

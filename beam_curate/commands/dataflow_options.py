@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from pipelines.options import OptionError
+from beam_curate.commands.options import OptionError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -1,21 +1,17 @@
 """Builds a small WebDataset of real photographs, with a few bad samples, to try the pipelines on.
 
-    python pipelines/demo_data.py --output demo/data
+    beam-curate demo-data --output demo/data
 
 The photographs are those inside the scikit-image wheel, read as files: nothing is downloaded. Crops, flips and
 rescales of them make 78 good samples in many formats (.jpg, .txt and .json each); five bad ones are added on purpose.
 The same library versions give the same bytes.
 """
 
-import sys
-
-if __name__ == "__main__" and not __package__:
-    del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
-
 import argparse
 import gzip
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

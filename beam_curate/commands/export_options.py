@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.format_options import (
+from beam_curate.commands.format_options import (
     FORMATS,
     FormatOptions,
     compression_option,
@@ -13,7 +13,7 @@ from pipelines.format_options import (
     quality_option,
     resize_option,
 )
-from pipelines.options import OptionError, number_or_none, option, required
+from beam_curate.commands.options import OptionError, number_or_none, option, required
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import importlib
 from typing import NoReturn
 
-from pipelines.interruption import listen
+from beam_curate.commands.interruption import listen
 
 
 def run(command: str = "") -> NoReturn:
@@ -13,7 +13,7 @@ def run(command: str = "") -> NoReturn:
         command: Its name; empty for the one that the command line names first, as in `beam-curate select`.
     """
     listen()
-    from pipelines.cli import COMMANDS, main
-    from pipelines.options import run_command
+    from beam_curate.commands.cli import COMMANDS, main
+    from beam_curate.commands.options import run_command
 
     run_command(importlib.import_module(COMMANDS[command].module).main if command else main)

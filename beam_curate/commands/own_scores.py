@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_curate.clip.prompts import PromptSpec, parse_prompts
+from beam_curate.commands.options import OptionError
 from beam_curate.export.layout_files import LAYOUTS
 from beam_curate.heads.head import EmbeddingScore
 from beam_curate.heads.own import OwnHead, load_own_head
@@ -15,7 +16,6 @@ from beam_curate.scores.scorers import (
     describe_scorer,
     load_scorer,
 )
-from pipelines.options import OptionError
 
 
 @dataclass(frozen=True)

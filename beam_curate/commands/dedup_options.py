@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.duplicate_options import (
+from beam_curate.commands.duplicate_options import (
     DuplicateOptions,
     border_option,
     eps_option,
@@ -14,8 +14,8 @@ from pipelines.duplicate_options import (
     mirrored_option,
     n_clusters_option,
 )
-from pipelines.options import OptionError, comma_list, number_or_none, option, required
-from pipelines.selecting_options import SelectingOptions, layout_option
+from beam_curate.commands.options import OptionError, comma_list, number_or_none, option, required
+from beam_curate.commands.selecting_options import SelectingOptions, layout_option
 
 
 @dataclass(frozen=True)

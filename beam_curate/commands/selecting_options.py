@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from pipelines.options import OptionError, comma_list, option
+from beam_curate.commands.options import OptionError, comma_list, option
 
 if TYPE_CHECKING:
     from beam_curate.scores.top import TopRule

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeVar, cast
 
+from beam_curate.commands import interruption
+from beam_curate.commands.option_groups import ORDER, group_of
 from beam_curate.version import __version__
-from pipelines import interruption
-from pipelines.option_groups import ORDER, group_of
 
 Options = TypeVar("Options")
 Main = TypeVar("Main", bound=Callable[..., int])
 
-_OWN_ERROR = re.compile(r"^(?:beam_curate|pipelines)(?:\.\w+)+Error: (.+)", re.MULTILINE)
+_OWN_ERROR = re.compile(r"^beam_curate(?:\.\w+)+Error: (.+)", re.MULTILINE)
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -236,7 +236,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         status = 130
     except (OSError, ValueError, RuntimeError) as error:
         from_worker = _OWN_ERROR.findall(str(error)) if type(error) is RuntimeError else []
-        if not from_worker and type(error).__module__.split(".")[0] not in ("beam_curate", "pipelines"):
+        if not from_worker and type(error).__module__.split(".")[0] != "beam_curate":
             raise
         print(f"error: {printable(as_options(from_worker[-1] if from_worker else error))}", file=sys.stderr)
         status = 1

@@ -8,6 +8,8 @@ from functools import reduce
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_curate.commands.launch import build_pipeline, run_and_wait, run_pipeline
+from beam_curate.commands.options import printable
 from beam_curate.duplicates.finding import read_findings
 from beam_curate.export.layout_files import DESCRIPTION
 from beam_curate.export.layouts import read_description
@@ -16,8 +18,6 @@ from beam_curate.storage.files import exists, join
 from beam_curate.tars.skipped import KINDS, lost
 from beam_curate.transforms.write_layouts import WriteLayouts
 from beam_curate.transforms.write_report import WriteReport
-from pipelines.launch import build_pipeline, run_and_wait, run_pipeline
-from pipelines.options import printable
 
 
 def finish_complete(output: str, shown: str, layouts: Sequence[str], options: PipelineOptions) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from pipelines.interruption import end_children, leave
+from beam_curate.commands.interruption import end_children, leave
 
 GRACE_SECONDS: Final = 15.0
 """How long the runner gets to end by itself after a worker died; it may wait for the dead one even then."""

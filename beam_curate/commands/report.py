@@ -1,0 +1,73 @@
+"""Writes the report of a finished run again, or one that compares it with another run over the same input.
+
+beam-curate report --run best/ --against scored/ --report compared.html
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from beam_curate.commands.options import OptionError, fail, gives_back, option, parse, printable, required
+
+EPILOG = """Every option of Apache Beam passes through; the default runner is Beam's in-process one. The pictures are read from
+the source shards; where these are gone, the report has none."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Which run, which other one, and where to write."""
+
+    run: str = required("folder of a finished run: the --output of curate.py, select.py or dedup.py")
+    against: str = option(
+        "",
+        "folder of another finished run over the same input: which samples only one of the two keeps, and where on each score",
+    )
+    report: str = option("", "the file to write; without --against the default is report.html in --run", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if self.against and not self.report:
+            raise OptionError("--report is missing; give a file for the comparison, such as compared.html")
+        if self.report.endswith(("/", "\\")):
+            raise OptionError(f"--report {self.report} is a folder; give the path of a file, such as compared.html")
+
+
+@gives_back
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status.
+
+    0: done. 2: a wrong option, before any work.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        options, rest, _ = parse(ReportOptions, argv, str(__doc__).splitlines()[0], EPILOG)
+    except OptionError as error:
+        return fail(error)
+    import apache_beam as beam
+
+    from beam_curate.commands.launch import build_pipeline, pipeline_options, run_and_wait
+    from beam_curate.commands.source_run import finished_run, refuse_written_over
+    from beam_curate.report.writing import plan_of_run
+    from beam_curate.storage.files import absolute
+    from beam_curate.storage.retrying import StorageError
+    from beam_curate.transforms.write_report import WriteReport
+
+    try:
+        beam_options = pipeline_options(rest, ReportOptions)
+        run, summary = finished_run("run", options.run)
+        against = finished_run("against", options.against)[0] if options.against else None
+        if options.report:
+            runs = [("run", run), *([("against", against)] if against else [])]
+            read = [shard.path for _, each in runs for shard in each.input_shards]
+            refuse_written_over(options.report, [(name, each.folder) for name, each in runs], read)
+        path = absolute(options.report) if options.report else ""
+        other = against.folder if against else ""
+        plan_of_run(summary, run.folder, other)
+        steps = WriteReport(run.folder, other, path)
+        root = build_pipeline(lambda root: root | beam.Create([summary]) | steps, beam_options)
+    except (ValueError, StorageError) as error:
+        return fail(error)
+    run_and_wait(root)
+    print(f"look at {printable(path or run.report_path)}")
+    return 0
