@@ -69,7 +69,6 @@ COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/d
 # would be taken for the standard library's `select`.
 WORKDIR /template
 COPY pipelines pipelines
-COPY pipelines/pack.py pack/
 # The command that the Flex Template of this image starts; the workers are the same for all of them.
 ARG TEMPLATE=curate
 ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/pipelines/${TEMPLATE}.py
