@@ -6,6 +6,8 @@ import os
 # numpy and Arrow are loaded, here and in the processes that tests start. A test about threads says how many it wants.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as curate sets it: a thread that waits leaves the core to others
+# As a tower sets it before it multiplies; some test here may have multiplied in this process before (see clip/independent_rows).
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import io
 import pathlib
