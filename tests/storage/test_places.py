@@ -58,10 +58,10 @@ def by_other_spelling(folder):
 
 
 def by_a_subfolder_that_leads_away(folder):
-    (folder / "data" / "0.tar").write_bytes(b"precious")
+    (folder / "data" / "0.parquet").write_bytes(b"precious")
     (folder / "out" / "duplicates").mkdir()
-    link(folder / "out" / "duplicates" / "work", folder / "data")
-    return folder / "data" / "0.tar"
+    link(folder / "out" / "duplicates" / "hashes", folder / "data")
+    return folder / "data" / "0.parquet"
 
 
 WAYS = [by_shard_link, by_link_to_link, by_relative_link, by_link_that_lies_in_it, by_folder_link, by_hard_link,
