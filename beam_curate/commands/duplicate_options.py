@@ -114,7 +114,7 @@ class DuplicateOptions:
             raise OptionError(f"--max_distance is {self.max_distance}; give 0 to {MOST_BITS} bits")
         if self.mirrored and "perceptual" not in named:
             raise OptionError(f"--mirrored is of perceptual; add it to --{option_name}, or leave --mirrored out")
-        if not self.max_comparisons > 0:
+        if not (math.isfinite(self.max_comparisons) and self.max_comparisons > 0):
             raise OptionError(f"--max_comparisons is {self.max_comparisons}; give a number above 0, such as 1e14")
         if self.keep_by in ("hard", "easy") and "semantic" not in named:
             raise OptionError(f"--keep_by {self.keep_by} needs the clusters of semantic; add it to --{option_name}")

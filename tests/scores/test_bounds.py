@@ -39,7 +39,7 @@ BOUNDS = {
     "batch_size": (1, 0, _MAX_WAITING, _MAX_WAITING + 1), "model_copies": (1, 0, 99, None),
     "decode_threads": (0, -1, 99, None), "max_pixels": (1, 0, MAX_PIXELS, MAX_PIXELS + 1),
     "max_member_bytes": (1, 0, ENDLESS, None), "max_shard_bytes": (1, 0, ENDLESS, None), "encode_threads": (0, -1, 99, None),
-    "max_comparisons": (1, 0, ENDLESS, None),
+    "max_comparisons": (1.0, 0.0, 1e15, None),
     "samples_per_file": (1, 0, ENDLESS, None), "resize_shortest": (1, 0, 9999, None), "quality": (1, 0, 100, 101),
 }  # fmt: skip
 TEXTS = {(CurateOptions, "quality")}

@@ -474,6 +474,7 @@ def test_of_several_that_create_an_object_one_does(store, conditional):
 def test_a_job_on_a_store_is_refused_while_another_runs(store, conditional, monkeypatch):
     output = f"{store.root}/claimed"
     Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)])
+    monkeypatch.setattr(claims, "_held", {})  # of a process that is not this one
     claims.claim(output)
     monkeypatch.setattr(claims, "_held", {})  # as in another process
     with pytest.raises(RunError, match="another job writes there, process"):
