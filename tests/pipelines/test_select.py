@@ -554,7 +554,7 @@ def test_wrong_options_of_the_main_job(data, tmp_path, capsys, flags, message):
 
 
 @pytest.mark.parametrize(
-    "script", ["curate", "select", "export", "fetch_models", "demo", "demo_data", "template_metadata"]
+    "script", ["curate", "select", "export", "fetch_models", "demo", "report", "template_metadata"]
 )
 def test_no_script_takes_this_one_for_the_standard_library(script):
     """A module `select` beside a script comes before the standard library's, which subprocess needs."""
