@@ -33,7 +33,7 @@ taskmanager:
   memory:
     framework: {{heap: {{size: 128m}}, off-heap: {{size: 128m}}}}
     task: {{heap: {{size: 384m}}, off-heap: {{size: 64m}}}}
-    network: {{min: 256m, max: 256m}}
+    network: {{min: 512m, max: 512m}}
     managed: {{size: 64m}}
     jvm-metaspace: {{size: 256m}}
     jvm-overhead: {{min: 128m, max: 128m}}
@@ -94,7 +94,7 @@ class Flink:
     def _start_task_manager(self, host: Host) -> "subprocess.Popen[bytes]":
         main = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
         here = [f"-Dtaskmanager.{key}={WORKERS[host.name]}" for key in ("host", "bind-host")]
-        memory = ["-Xmx512m", "-XX:MaxDirectMemorySize=512m"]
+        memory = ["-Xmx512m", "-XX:MaxDirectMemorySize=768m"]
         return self._java(f"{host.name}-task-manager", memory, [main, f"--configDir={self._folder}", *here], host)
 
     def _start_job_server(self) -> None:
