@@ -111,20 +111,16 @@ def refuse_hole(image: Image.Image, data: bytes) -> None:
     Raises:
         DamagedImageError: At least 512 bytes, a block of a disk or of a tar, are zero.
     """
-    at = data.find(_HOLE)
-    if at < 0:
+    if image.format not in ("JPEG", "WEBP") or _HOLE not in data:
         return
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
-        at = data.find(_HOLE, max(data.rfind(frame) for frame in _FRAMES))
-        damaged = at >= 0 and not _decodes(data)
-    elif image.format == "WEBP":
+    if image.format == "WEBP":
         start = data.find(b"VP8 ", 12)
+        end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
         at = data.find(_HOLE, start)
-        damaged = 0 <= start < at and at + len(_HOLE) <= start + 8 + int.from_bytes(
-            data[start + 4 : start + 8], "little"
-        )
+        damaged = 0 <= start < at and at + len(_HOLE) <= end
     else:
-        damaged = False
+        at = data.find(_HOLE, max(data.rfind(frame) for frame in _FRAMES))
+        damaged = at >= 0 and image.mode in ("RGB", "L") and not _decodes(data)
     if damaged:
         raise DamagedImageError(
             f"a hole in the {image.format}: {len(_HOLE)} bytes or more from byte {at} of {len(data)} are zero"

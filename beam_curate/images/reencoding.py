@@ -22,6 +22,7 @@ from PIL import Image
 from beam_curate.images import colours, exif, jpeg_decoding, loading, resizing
 from beam_curate.images.decoding import MAX_PIXELS, DecodeOptions, open_image
 from beam_curate.images.errors import pillow_errors
+from beam_curate.images.opening import OpenedImage
 from beam_curate.records import ImageFacts
 
 KEEP: Final = "keep"
@@ -121,27 +122,42 @@ def reencode(data: bytes, reencoding: Reencoding) -> tuple[bytes, ImageFacts]:
         ImageError: The image cannot be decoded.
         EncodeError: It cannot be encoded as asked.
     """
-    options = DecodeOptions(max_pixels=reencoding.max_pixels, extract_exif=False)
-    image, whole, orientation, facts = open_image(data, options)
+    opened = open_image(data, DecodeOptions(max_pixels=reencoding.max_pixels, extract_exif=False))
+    facts = opened.facts
     if not must_change(facts.width, facts.height, facts.format, reencoding):
         return data, facts
     format = wanted_format(facts.format, reencoding)
     size = _new_size(facts.width, facts.height, reencoding.shortest)
     if max(size) > _MAX_SIDE[format]:
         raise EncodeError(f"{format} takes sides up to {_MAX_SIDE[format]} pixels, and the image has {max(size)}")
+    pixels = load_at_size(opened, size, Image.Resampling.BICUBIC)
+    profile = _rgb_profile(opened.image)
+    encoded = _encode(pixels, format, reencoding.quality, profile)
+    return encoded, ImageFacts(*pixels.size, format, hashlib.sha256(encoded).hexdigest(), len(encoded))
+
+
+def load_at_size(opened: OpenedImage, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Loads an image upright, in RGB and at another size, by Pillow alone; a large JPEG is decoded at a fraction of its own.
+
+    Args:
+        opened: The image, which is loaded in place.
+        size: Width and height of the upright picture.
+        resample: How to resize.
+
+    Raises:
+        ImageError: It cannot be decoded.
+    """
+    image, data, orientation, facts = opened
     stored = size if orientation < 5 else size[::-1]
     with pillow_errors(facts):
         if image.format in (_JPEG, "MPO"):
             factor = jpeg_decoding.scale_factor(image, min(stored))
             image.draft(None, (image.width // factor, image.height // factor))
-        loading.load(image, whole)
-        profile = _rgb_profile(image)
+        loading.load(image, data)
         pixels = colours.to_rgb(image)
         if pixels.size != stored:
-            pixels = pixels.resize(stored, Image.Resampling.BICUBIC)
-        pixels = exif.turn_upright(pixels, orientation)
-    encoded = _encode(pixels, format, reencoding.quality, profile)
-    return encoded, ImageFacts(*pixels.size, format, hashlib.sha256(encoded).hexdigest(), len(encoded))
+            pixels = pixels.resize(stored, resample)
+        return exif.turn_upright(pixels, orientation)
 
 
 def _new_size(width: int, height: int, shortest: int | None) -> tuple[int, int]:

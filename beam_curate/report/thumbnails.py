@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 from PIL import Image
 
-from beam_curate.images import colours, exif, jpeg_decoding, loading
 from beam_curate.images.decoding import MAX_PIXELS, DecodeOptions, open_image
-from beam_curate.images.errors import ImageError, pillow_errors
+from beam_curate.images.errors import ImageError
+from beam_curate.images.reencoding import load_at_size
 from beam_curate.report.rows import Row
 from beam_curate.report.table import Place
 from beam_curate.storage.retrying import StorageError
@@ -69,17 +69,12 @@ def make_thumbnails(rows: Iterable[Row], max_pixels: int = MAX_PIXELS) -> dict[P
 
 def _thumbnail(data: bytes, options: DecodeOptions) -> Thumbnail:
     """Brings the longer side down to SIDE pixels, with Pillow alone: a process that makes a report loads no torch."""
-    image, data, orientation, facts = open_image(data, options)
+    opened = open_image(data, options)
+    facts = opened.facts
     longest = max(facts.width, facts.height)
     scale = min(SIDE, longest) / longest
     size = max(1, round(facts.width * scale)), max(1, round(facts.height * scale))
-    stored = size if orientation < 5 else size[::-1]
-    with pillow_errors(facts):
-        if image.format in ("JPEG", "MPO"):
-            factor = jpeg_decoding.scale_factor(image, min(stored))
-            image.draft(None, (image.width // factor, image.height // factor))
-        loading.load(image, data)
-        picture = exif.turn_upright(colours.to_rgb(image).resize(stored, Image.Resampling.LANCZOS), orientation)
+    picture = load_at_size(opened, size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return Thumbnail("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), *size)
