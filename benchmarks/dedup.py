@@ -51,6 +51,7 @@ from beam_curate.selection.rejudging import Selection
 DIM = 768
 PER_PART = 10_000
 LOOKED_AT = 4  # clusters that a simulation compares
+REMAINDERS = 32  # dimensions of a simulated vector beyond its directions
 NEAR = 20  # one row in so many is a near duplicate
 
 
@@ -230,20 +231,21 @@ def simulate(rows: int, eps: float, border: float, seed: int) -> None:
     spread = np.arange(1, DIRECTIONS + 1, dtype=np.float32) ** -0.5
     topics = rng.standard_normal((max(20, rows // 50), DIRECTIONS), np.float32) * spread
     method = Semantic(eps, border=border)
-    sample = with_remainders(draw_points(method.sampled(rows), topics, rng), rng).astype(np.float16)
+    sample = draw_points(method.sampled(rows), topics, rng)
     began = time.process_time()
-    plan = method.plan(rows, pa.table({"embedding": score_table.embedding_column(sample)}))
+    # The plan is made in the directions that are drawn: those beyond are too few here to be as short as in embeddings.
+    clusters = method.clusters(rows, sample)
+    forecast = method.estimate(rows, with_remainders(sample, rng).astype(np.float16), sample, clusters)
     planned = time.process_time() - began
-    clusters = plan.spreading.clusters
-    axes = np.eye(sample.shape[1], DIRECTIONS, dtype=np.float32)
-    sizes = np.bincount(clusters.visits(sample @ plan.comparing, border * method.distance)[1], minlength=len(clusters))
+    axes = np.eye(DIRECTIONS + REMAINDERS, DIRECTIONS, dtype=np.float32)
+    sizes = np.bincount(clusters.visits(sample, border * method.distance)[1], minlength=len(clusters))
     share = (np.arange(LOOKED_AT) + 0.5) / LOOKED_AT
     looked_at = np.unique(np.searchsorted(np.cumsum(sizes), share * sizes.sum()))
     held: dict[int, list[np.ndarray]] = {cluster: [] for cluster in looked_at.tolist()}
     visits = done = 0
     while done < rows:
         points = draw_points(min(50_000, rows - done), topics, rng)
-        row, cluster, home = clusters.visits(points @ plan.comparing[:DIRECTIONS], border * method.distance)
+        row, cluster, home = clusters.visits(points, border * method.distance)
         for number, pieces in held.items():
             mine = cluster == number
             found = np.zeros(int(mine.sum()), method.dtype(axes))
@@ -259,8 +261,8 @@ def simulate(rows: int, eps: float, border: float, seed: int) -> None:
     each = 1e9 * (time.process_time() - began) / seen
     print(
         f"{rows:12,} rows, eps {eps}, border {border}: {len(clusters):5} clusters, {visits / rows:5.2f} visited by a row "
-        f"({plan.estimate.visits:.2f} forecast), compared with {comparisons / in_buckets * visits / rows:9,.0f} rows "
-        f"({plan.estimate.comparisons / rows:9,.0f} forecast in {planned:.1f} s CPU; {len(made)} clusters looked at; "
+        f"({forecast.visits:.2f} forecast), compared with {comparisons / in_buckets * visits / rows:9,.0f} rows "
+        f"({forecast.comparisons / rows:9,.0f} forecast in {planned:.1f} s CPU; {len(made)} clusters looked at; "
         f"{each:.1f} ns each)",
         flush=True,
     )
@@ -268,7 +270,7 @@ def simulate(rows: int, eps: float, border: float, seed: int) -> None:
 
 def with_remainders(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Points as vectors of length 1: beyond their directions no two are near, as in most dimensions of embeddings."""
-    beyond = rng.standard_normal((len(points), 32), np.float32)
+    beyond = rng.standard_normal((len(points), REMAINDERS), np.float32)
     beyond /= np.linalg.norm(beyond, axis=1, keepdims=True)
     left = np.sqrt(np.maximum(0, 1 - (points**2).sum(axis=1, keepdims=True)))
     return np.concatenate([points, beyond * left], axis=1)

@@ -35,9 +35,10 @@ class Estimate(NamedTuple):
 class Plan(NamedTuple):
     """What is settled before the search: where rows go, what a comparison needs to know, and what it will cost if that varies.
 
-    What a comparison needs goes to every worker: it should be small.
+    What a comparison needs goes to every worker: it should be small. There are so many `buckets`, of which some may be empty.
     """
 
+    buckets: int
     spreading: Any
     comparing: Any = None
     estimate: Estimate | None = None

@@ -18,6 +18,7 @@ from beam_curate.duplicates.method import Compared, Method
 from beam_curate.duplicates.methods import number_of
 from beam_curate.duplicates.pairs import PAIR, Pairs, choose_pairs, pairs_of_edges, some_rows
 from beam_curate.duplicates.search import DuplicateSearch
+from beam_curate.progress import PROGRESS
 from beam_curate.records import BlockRows, BucketRows
 from beam_curate.transforms.group_rows import GroupRows
 
@@ -110,6 +111,7 @@ class _Comparing(beam.DoFn):
     def __init__(self, methods: Sequence[Method]) -> None:
         self._methods = {number_of(method): (place, method) for place, method in enumerate(methods)}
         self._comparisons = Metrics.counter("beam_curate.duplicates", "comparisons")
+        self._compared = Metrics.counter("beam_curate.duplicates", "compared_buckets")
 
     def start_bundle(self) -> None:
         self._held: list[Edges] = []
@@ -148,6 +150,8 @@ class _CompareBuckets(_Comparing):
         else:
             rows = pieces if held is None else held
             yield from self.found(number, method.compare(in_method, rows, comparing[place]))
+        self._compared.inc()
+        PROGRESS.add(compared=1)
 
     def _in_blocks(self, key: int, method: Method, pieces: Iterable[Rows], comparing: Any) -> Iterator[Any]:
         """Asks the leaders of a large bucket; sends pairs of blocks of those left."""

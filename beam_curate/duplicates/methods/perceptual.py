@@ -113,7 +113,7 @@ class Perceptual(Method):
         """See Method."""
         del sample
         buckets = Buckets.of(total * (2 if self.mirrored else 1), self.distance)
-        return Plan(buckets, buckets)
+        return Plan(len(buckets.masks) * buckets.each, buckets, buckets)
 
     def spread(self, found: Candidates, spreading: Any) -> Spread:
         """See Method."""

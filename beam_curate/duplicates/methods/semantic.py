@@ -138,11 +138,11 @@ class Semantic(Method):
         vectors = embeddings(sample)
         axes = directions(normalised(vectors[:SAMPLE]))
         points = project(vectors, axes)
-        clusters = self._clusters(total, points)
-        estimate = self._estimate(total, vectors, points, clusters) if len(points) else None
-        return Plan(_Spreading(axes, clusters), axes, estimate)
+        clusters = self.clusters(total, points)
+        estimate = self.estimate(total, vectors, points, clusters) if len(points) else None
+        return Plan(len(clusters), _Spreading(axes, clusters), axes, estimate)
 
-    def _clusters(self, total: int, points: Floats) -> Clusters:
+    def clusters(self, total: int, points: Floats) -> Clusters:
         """As many as were asked for, or more if buckets, with their visitors, come out larger than can be compared at once."""
         distinct = points[~near_first(points, self.distance, _CROWDS)]  # a crowd takes one cluster, however large it is
         count = self.clusters_for(total)
@@ -227,7 +227,7 @@ class Semantic(Method):
     def _dtype(dim: int) -> np.dtype[Any]:
         return np.dtype([("id", "<u8"), ("rank", "<u8"), ("home", "?"), ("vector", "<f2", (dim,))])
 
-    def _estimate(self, total: int, vectors: npt.NDArray[np.float16], points: Floats, clusters: Clusters) -> Estimate:
+    def estimate(self, total: int, vectors: npt.NDArray[np.float16], points: Floats, clusters: Clusters) -> Estimate:
         """What the search will cost."""
         row, cluster, home = clusters.visits(points, self.border * self.distance)
         order = np.argsort(cluster, kind="stable")
