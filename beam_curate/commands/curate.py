@@ -23,6 +23,7 @@ from beam_curate.commands.options import OptionError, fail, gives_back, parse
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from beam_curate.images.decoding import DecodeOptions
     from beam_curate.runs.summary import Summary
 
 EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
@@ -38,8 +39,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.clip.handler import ClipModelHandler
     from beam_curate.clip.second_models import widths
     from beam_curate.clip.weights import for_any_folder
-    from beam_curate.commands.launch import runner_name
-    from beam_curate.images.decoding import DecodeOptions
+    from beam_curate.commands.launch import in_process, runner_name
     from beam_curate.records import DecodedImage, EmbeddedSample
     from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection
@@ -55,14 +55,6 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
 
     options = job.options
-    decode = DecodeOptions(
-        size=job.model.image_size,
-        resize_mode=job.model.resize_mode,
-        interpolation=job.model.interpolation,
-        decoder=options.decoder,
-        apply_exif_orientation=options.exif_orientation == "apply",
-        max_pixels=options.max_pixels,
-    )
     weights: dict[str, Any] = {
         "clip_model": options.clip_model,
         "pretrained": for_any_folder(options.clip_model, options.pretrained),
@@ -75,6 +67,7 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         "batch_size": options.batch_size,
         "model_copies": options.model_copies if options.model_copies > 1 else None,
     }
+    decode = _decoding(job)
     hints = scoring_hints(options, runner_name(root.options))
     score = ScoreAndFilter(
         job.heads,
@@ -92,6 +85,8 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         max_shard_bytes=options.max_shard_bytes,
     ).with_resource_hints(**hints)
     model = ClipModelHandler(**weights, **running, preprocess=job.model.preprocess)
+    if in_process(root.options) and not (options.resume or options.retry_failed):  # these may have nothing to embed
+        model.load_ahead()
     if job.on_one_device:
         one = EmbedEncoded(model, decode, options.dali_device, options.decode_threads)
         embedded = samples | one.with_resource_hints(**hints)
@@ -148,6 +143,20 @@ def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> 
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)
+    )
+
+
+def _decoding(job: Job) -> DecodeOptions:
+    from beam_curate.images.decoding import DecodeOptions
+
+    options = job.options
+    return DecodeOptions(
+        size=job.model.image_size,
+        resize_mode=job.model.resize_mode,
+        interpolation=job.model.interpolation,
+        decoder=options.decoder,
+        apply_exif_orientation=options.exif_orientation == "apply",
+        max_pixels=options.max_pixels,
     )
 
 
