@@ -23,7 +23,7 @@ from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
 from beam_curate.commands.option_groups import group_of
-from beam_curate.commands.options import option_fields
+from beam_curate.commands.options import option_fields, settings_of
 from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.select_options import SelectOptions
 
@@ -95,12 +95,12 @@ def metadata(options: type[Any], name: str, description: str) -> dict[str, Any]:
 
 
 def _parameter(field: Any) -> dict[str, Any]:
-    settings = dict(field.metadata)
+    settings = settings_of(field)
     # A command may do without a folder to write to, with --dry_run; a job that writes nothing is of no use.
     optional = not settings.get("required", False) and field.name != "output"
     found = {"name": field.name, "label": _label(field.name), "helpText": settings["help"], "isOptional": optional}
     found |= _SHAPES.get(field.name) or _shape(field.default, settings)
-    if "dependent" in settings:  # the console would send it as given, and an accelerator could not choose it
+    if "dependent" in field.metadata:  # the console would send it as given, and an accelerator could not choose it
         found["helpText"] += f" (default: {_text(field.default)}, or as the accelerator wants)"
     elif optional and field.default not in ("", ()):
         found["defaultValue"] = _text(field.default)

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.export_options import ExportOptions
 from beam_curate.commands.job import Job, command, now, versions
-from beam_curate.commands.options import OptionError, printable
+from beam_curate.commands.options import OptionError
 
 if TYPE_CHECKING:
     import apache_beam as beam

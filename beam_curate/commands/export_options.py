@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from beam_curate.commands.format_options import FORMATS, FormatOptions
+from beam_curate.commands.format_options import FormatOptions
 from beam_curate.commands.options import number_or_none, option, required
 from beam_curate.commands.run_options import RunOptions
+from beam_curate.export.formats import format_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class ExportOptions(FormatOptions, RunOptions):
     output: str = required("folder for the exported files, their rows and the summary")
     format: str = required(
         "webdataset: tars, as in the run; tfrecord: files of tf.train.Example, with index files for DALI",
-        choices=FORMATS,
+        choices=format_names,
     )
     samples_per_file: int = option(1000, "samples in every file but the last", least=1)
     shuffle_seed: int | None = option(

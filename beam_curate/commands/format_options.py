@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from beam_curate.commands.options import CheckedOptions, OptionError, comma_list, number_or_none, option
+from beam_curate.export.formats import all_formats, format_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from beam_curate.export.prepared import PreparedSamples
 
-FORMATS: Final = ("webdataset", "tfrecord")
-"""The names of `beam_curate.export.formats`, which `--help` should not wait for."""
 IMAGE_FORMATS: Final = ("keep", "jpeg", "webp", "png")
 DEFAULT_QUALITY: Final = 95
 """Of JPEG and WebP. Source: img2dataset's default encode_quality."""
@@ -42,7 +41,7 @@ class FormatOptions(CheckedOptions):
         "webdataset",
         "webdataset: tars with every member as it is, unless an option below asks for something else; tfrecord: files of "
         "tf.train.Example, with index files for DALI",
-        choices=FORMATS,
+        choices=format_names,
     )
     compression: str = option(
         "none", "of tfrecord files; DALI reads none but uncompressed ones", choices=("none", "gzip")
@@ -111,14 +110,14 @@ class FormatOptions(CheckedOptions):
             OptionError: It names the option, its value, and the remedy.
         """
         from beam_curate.export.fields import choose_fields
-        from beam_curate.export.formats import FORMATS as KINDS
         from beam_curate.images.decoding import MAX_PIXELS
         from beam_curate.images.reencoding import Reencoding
 
-        kind = KINDS[self.format]
+        kinds = all_formats()
+        kind = kinds[self.format]
         compressed = self.compression != "none"
         if compressed and not kind.compresses:
-            others = " or ".join(name for name, other in KINDS.items() if other.compresses)
+            others = " or ".join(name for name, other in kinds.items() if other.compresses)
             raise OptionError(
                 f"--compression {self.compression} is for --format {others}; tars stay plain, so that readers can seek in them"
             )

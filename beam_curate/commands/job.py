@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from beam_curate.commands.options import OptionError, fail, gives_back, parse
+from beam_curate.commands.endings import fail, gives_back
+from beam_curate.commands.options import OptionError, parse
 from beam_curate.commands.run_options import RunOptions, ShardOptions
 
 if TYPE_CHECKING:

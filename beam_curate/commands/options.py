@@ -4,25 +4,20 @@ Only the standard library is imported here, so that `--help` answers at once.
 """
 
 import argparse
-import atexit
 import dataclasses
 import difflib
-import functools
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar
 
-from beam_curate.commands import interruption
 from beam_curate.commands.option_groups import ORDER, group_of, place_of
 from beam_curate.version import __version__
 
 Options = TypeVar("Options")
 Main = TypeVar("Main", bound=Callable[..., int])
 
-_NOT_OF_ARGPARSE: Final = ("dependent", "least", "most", "group")
-_OWN_ERROR = re.compile(r"^beam_curate(?:\.\w+)+Error: (.+)", re.MULTILINE)
+_OF_CHECKS: Final = ("dependent", "least", "most", "group")
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -40,8 +35,8 @@ def option(default: Any, help: str, **settings: Any) -> Any:
     Args:
         default: Its value where the user gives none.
         help: What it is.
-        settings: For argparse (choices, metavar, type, …); `least` and `most`, the bounds of a number; `group`, for an option
-            that `option_groups` does not name.
+        settings: For argparse (choices, or a function that gives them, metavar, type, …); and `least` and `most`, the bounds
+            of a number, and `group`, for an option that `option_groups` does not name.
     """
     return dataclasses.field(default=default, metadata={"help": help, **settings})
 
@@ -88,6 +83,14 @@ def option_values(options: Any) -> dict[str, Any]:
         if not _has_parts(field):
             found[field.name] = value
     return found
+
+
+def settings_of(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """What argparse, or a template, is told of an option."""
+    settings = {name: value for name, value in field.metadata.items() if name not in _OF_CHECKS}
+    if callable(settings.get("choices")):
+        settings["choices"] = tuple(settings["choices"]())
+    return settings
 
 
 def _has_parts(field: dataclasses.Field[Any]) -> bool:
@@ -187,7 +190,7 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
     groups = {group_of(field, options) for field in fields}
     places = {group: parser.add_argument_group(group) for group in ORDER if group in groups}
     for field in fields:
-        settings = {name: value for name, value in field.metadata.items() if name not in _NOT_OF_ARGPARSE}
+        settings = settings_of(field)
         if settings.get("action") == "store_true":
             # Also `--name=true`: a template's launcher gives every parameter a value.
             settings |= {"action": "store", "nargs": "?", "const": True, "default": False, "type": _truth}
@@ -274,68 +277,3 @@ def refuse_stray(left: Sequence[str]) -> None:
             raise OptionError(
                 f"{word!r} belongs to no option; put a pattern into quotes ('data/*.tar'), and commas between several values"
             )
-
-
-def printable(text: object) -> str:
-    """A text on one line, with `?` for characters that would act on a terminal (escapes, directions of writing)."""
-    line = " ".join(str(text).split())
-    return "".join(character if character.isprintable() else "?" for character in line)
-
-
-def as_options(message: object) -> str:
-    """An error of the library, which names arguments in backquotes, in the words of a command line: `output` is --output."""
-    return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", str(message))
-
-
-def fail(error: object) -> int:
-    """Prints one line on standard error and gives the exit status of a wrong command."""
-    print(f"error: {printable(as_options(error))}", file=sys.stderr)
-    return 2
-
-
-def gives_back(main: Main) -> Main:
-    """A command that gives its output folder back at its end, however it ends; see `beam_curate.runs.claims`."""
-
-    @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> int:
-        try:
-            return main(argv)
-        finally:
-            claims = sys.modules.get("beam_curate.runs.claims")
-            if claims is not None:  # else it ended before anything was loaded
-                claims.release_all()
-
-    return cast(Main, run)
-
-
-def run_command(main: Callable[[], int]) -> NoReturn:
-    """Runs a command and ends the process with its status.
-
-    An error of one of this project's own classes says what is wrong in a line (status 1); so does one in a worker process, whose
-    traceback Beam makes the text of its own error. Any other error is a bug and keeps its traceback.
-    """
-    try:
-        status = main()
-    except KeyboardInterrupt:  # of a caller that does not `listen`
-        print("error: interrupted", file=sys.stderr)
-        status = 130
-    except (OSError, ValueError, RuntimeError) as error:
-        from_worker = _OWN_ERROR.findall(str(error)) if type(error) is RuntimeError else []
-        if not from_worker and type(error).__module__.split(".")[0] != "beam_curate":
-            raise
-        print(f"error: {printable(as_options(from_worker[-1] if from_worker else error))}", file=sys.stderr)
-        status = 1
-    leave(status)
-
-
-def leave(status: int) -> NoReturn:
-    """Ends the process: exit handlers run, buffers are flushed, and the interpreter is not torn down.
-
-    A thread of one of the native libraries sometimes outlives the interpreter and aborts the process ("terminate called
-    without an active exception", status 134) after all work is done: 3 of 16 times after a short command (measured). A
-    job's success must not be told as a failure.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    interruption.leave(status)

@@ -8,8 +8,8 @@ from functools import reduce
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.launch import build_pipeline, run_and_wait, run_pipeline
-from beam_curate.commands.options import printable
 from beam_curate.duplicates.finding import read_findings
 from beam_curate.export.layout_files import DESCRIPTION
 from beam_curate.export.layouts import read_description

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.job import Job, command, now, versions
-from beam_curate.commands.options import OptionError, printable
+from beam_curate.commands.options import OptionError
 from beam_curate.commands.pack_options import PackOptions
 
 if TYPE_CHECKING:

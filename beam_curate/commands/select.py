@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.job import command
-from beam_curate.commands.options import OptionError, printable
+from beam_curate.commands.options import OptionError
 from beam_curate.commands.select_options import SelectOptions
 from beam_curate.commands.source_run import SourceJob, finished_run, refuse_source, refuse_written_over
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.job import TableJob, now, versions
-from beam_curate.commands.options import OptionError, printable
+from beam_curate.commands.options import OptionError
 
 if TYPE_CHECKING:
     from beam_curate.commands.dedup_options import DedupOptions
