@@ -285,5 +285,5 @@ def fetch_weights(source: WeightsSource) -> WeightsSource:
         f"({reason}). Where there is a network, python pipelines/fetch_models.py --model_dir MODELS --clip_model "
         f"{source.clip_model} --pretrained {source.tag} --only clip gets them; or fetch {wanted[0]} from there, put it into "
         f"MODELS/{place}/ as {CHECKPOINT_NAMES[0] if wanted[0].endswith('.safetensors') else CHECKPOINT_NAMES[2]}. Then give "
-        "--model_dir MODELS (in Python: model_dir), or name a file with --pretrained (pretrained)"
+        "`model_dir` MODELS, or name a file with `pretrained`"
     )
