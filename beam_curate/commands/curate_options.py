@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from beam_curate.commands.dataflow_options import ACCELERATORS, PLACEMENTS
+from beam_curate.commands.dataflow_options import PLACEMENTS
 from beam_curate.commands.duplicate_options import DuplicateOptions, methods_help
+from beam_curate.commands.gpus import ACCELERATORS
 from beam_curate.commands.options import OptionError, comma_list, dependent, number_or_none, option, required
 from beam_curate.commands.selecting_options import SelectingOptions
 

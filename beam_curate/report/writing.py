@@ -10,8 +10,9 @@ from apache_beam.io.filesystems import FileSystems
 from beam_curate.records import KEPT
 from beam_curate.report import page
 from beam_curate.report.changes import check_same_input
-from beam_curate.report.data import ReportData, ReportPlan, collect, plan_report
+from beam_curate.report.data import ReportData, collect
 from beam_curate.report.duplicates import find_duplicates
+from beam_curate.report.plan import ReportPlan, plan_report
 from beam_curate.report.thumbnails import make_thumbnails
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER
