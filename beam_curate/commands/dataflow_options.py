@@ -96,7 +96,7 @@ def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[st
     gpu = GPUS[options.accelerator]
     placement = WORKERS if options.gpu_placement == AUTO else options.gpu_placement
     _check(options, placement, _beam_options(rest))
-    changes: dict[str, Any] = {"gpu_placement": placement, "device": "cuda"}
+    changes: dict[str, object] = {"gpu_placement": placement, "device": "cuda"}
     if options.decoder == DALI and options.dali_device == AUTO:
         changes["dali_device"] = "cuda"  # a worker whose GPU is missing fails, and does not go on with its CPU
     if options.model_copies > 1 and not options.decode_threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,18 +57,17 @@ def score_and_pack(
         apply_exif_orientation=options.exif_orientation == "apply",
         max_pixels=options.max_pixels,
     )
-    weights: dict[str, Any] = {
-        "clip_model": options.clip_model,
-        "pretrained": for_any_folder(options.clip_model, options.pretrained),
-        "model_dir": absolute(options.model_dir) if options.model_dir else None,
-        "device": options.device,
-        "quick_gelu": plan.model.quick_gelu,  # as it was decided here, whatever lies beside the weights there
-    }
-    running: dict[str, Any] = {
-        "precision": options.precision,
-        "batch_size": options.batch_size,
-        "model_copies": options.model_copies if options.model_copies > 1 else None,
-    }
+    handler = functools.partial(
+        ClipModelHandler,
+        clip_model=options.clip_model,
+        pretrained=for_any_folder(options.clip_model, options.pretrained),
+        model_dir=absolute(options.model_dir) if options.model_dir else None,
+        device=options.device,
+        quick_gelu=plan.model.quick_gelu,  # as it was decided here, whatever lies beside the weights there
+        precision=options.precision,
+        batch_size=options.batch_size,
+        model_copies=options.model_copies if options.model_copies > 1 else None,
+    )
     hints = scoring_hints(options, runner_name(root.options))
     judge = ScoreAndFilter(
         plan.heads,
@@ -84,7 +84,7 @@ def score_and_pack(
         max_member_bytes=options.max_member_bytes,
         max_shard_bytes=options.max_shard_bytes,
     ).with_resource_hints(**hints)
-    model = ClipModelHandler(**weights, **running, preprocess=plan.model.preprocess)
+    model = handler(preprocess=plan.model.preprocess)
     if plan.on_one_device:
         one = EmbedEncoded(model, decode, options.dali_device, options.decode_threads)
         embedded = samples | one.with_resource_hints(**hints)
@@ -102,14 +102,14 @@ def score_and_pack(
             | ScoreImages(plan.own.of_images).with_resource_hints(**hints)
         )
         for name, second in plan.second.items():
-            own = {
-                "clip_model": second.description.clip_model,
-                "pretrained": second.pretrained,
-                "quick_gelu": second.description.quick_gelu,
-                "preprocess": second.description.preprocess,
-            }
-            handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
-            infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
+            second_model = handler(
+                clip_model=second.description.clip_model,
+                pretrained=second.pretrained,
+                quick_gelu=second.description.quick_gelu,
+                preprocess=second.description.preprocess,
+                embedding_name=name,
+            )
+            infer = RunInference(second_model).with_output_types(DecodedImage).with_resource_hints(**hints)
             decoded = decoded | f"Embed_{name}" >> infer
         embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     duplicates = None
@@ -117,7 +117,7 @@ def score_and_pack(
         say_what_it_costs()
         duplicates = options.search(options.dedup, Selection(TablePlace(output), None))
     if options.caption_score:
-        captions = CaptionHandler(**weights, **running)
+        captions = CaptionHandler(**handler.keywords)
         compare = RunInference(captions).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         embedded = embedded | "Captions" >> compare
     return (

@@ -133,5 +133,5 @@ def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Writt
     )
 
 
-def _said(counts: Written) -> dict[str, Any]:
+def _said(counts: Written) -> dict[str, object]:
     return {name: getattr(counts, name) for name in ("failed", "exported", "reencoded", "reasons")}

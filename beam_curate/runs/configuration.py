@@ -204,7 +204,7 @@ class Configuration:
         """The name of the model; empty where it is not noted."""
         return (self.scoring and self.scoring.clip_model) or (self.model and self.model.clip_model) or ""
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, object]:
         """All leaves by dotted name, as JSON holds them: what `resume` compares."""
         return dict(_leaves("", to_json(self)))
 

@@ -33,10 +33,11 @@ from beam_curate.runs.state_files import (
     is_export,
     read_export_summary,
     read_index,
+    read_pack_summary,
     read_run_file,
     read_summary,
 )
-from beam_curate.runs.summary import ExportSummary, Summary
+from beam_curate.runs.summary import ExportSummary, PackSummary, Summary
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import clean_temporary, exists, join, write_atomic, write_json
@@ -123,6 +124,11 @@ class Run:
     def export_summary(self) -> ExportSummary:
         """What an export ended with."""
         return read_export_summary(self.folder)
+
+    @property
+    def pack_summary(self) -> PackSummary:
+        """What a packing ended with."""
+        return read_pack_summary(self.folder)
 
     # --- its score table
 

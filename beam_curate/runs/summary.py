@@ -133,6 +133,42 @@ class ExportSummary(About):
     source: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """What became of the rows of a packing: input = packed + failed.
+
+    Attributes:
+        input: All rows.
+        failed: That cannot be packed.
+        packed: The others.
+        reasons: The failed ones by reason.
+    """
+
+    input: int
+    failed: int
+    packed: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSummary(About):
+    """The end of a packing.
+
+    Attributes:
+        pack: What became of the rows.
+        skipped: What of the input is no row, by kind.
+        classes: The class folders in the order of their indexes, if there are any.
+        output_shards: How many shards were written.
+        output_bytes: Their size.
+    """
+
+    pack: Packed
+    skipped: Mapping[str, int]
+    classes: Sequence[str] = ()
+    output_shards: int
+    output_bytes: int
+
+
 def summary_of(said: Mapping[str, Any]) -> Summary:
     """A summary from what is written of it."""
     return of_json(Summary, modern(to_json(said)))
