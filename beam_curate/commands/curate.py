@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dataflow_options import dataflow_arguments, with_gpu_defaults
@@ -92,7 +92,7 @@ class CurateJob(TableJob):
             options.resume and not options.retried_reasons and not options.table_only and Run(self.output).is_finished
         )
 
-    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """See Job."""
         return (
             pack(root, self.plan, self.output, about)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_curate.commands.endings import printable
 from beam_curate.commands.job import Job, command, now, versions
@@ -80,7 +80,7 @@ class PackJob(Job):
             started=now(),
         )
 
-    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """See Job."""
         from beam_curate.intake.shards import ShardWriting
         from beam_curate.intake.tables import TableReading

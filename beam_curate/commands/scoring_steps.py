@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def score_and_pack(
-    root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, Any]
+    root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, object]
 ) -> beam.PCollection[Summary]:
     """What is left of the run, to shards and summary.
 
@@ -142,7 +142,7 @@ def score_and_pack(
     )
 
 
-def pack(root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, Any]) -> beam.PCollection[Summary]:
+def pack(root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, object]) -> beam.PCollection[Summary]:
     """What is left of a run that has ended with its table: neither sources to score nor a model to load."""
     from beam_curate.runs.run import Run
     from beam_curate.transforms.list_parts import ListParts

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from beam_curate.intake.entries import PackedShard
 from beam_curate.records import WrittenShard
@@ -19,7 +18,7 @@ def finish_packing(
     shards: Sequence[PackedShard],
     skipped: Mapping[str, int],
     classes: Sequence[str],
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
 ) -> PackSummary:
     """Checks the accounts and writes the last files; returns the summary.
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -124,7 +124,7 @@ def write_run_page(output: str, summary: Summary, data: ReportData, path: str = 
     return path
 
 
-def preview_page(data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
+def preview_page(data: ReportData, about: Mapping[str, object], samples_per_shard: int) -> bytes:
     """The report that a selection would have.
 
     Args:

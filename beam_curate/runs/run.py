@@ -220,17 +220,17 @@ class Run:
         parts: Sequence[ScorePart],
         files: Sequence[WrittenShard],
         per_file: int,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         **more: Any,
     ) -> Summary:
         """Checks the accounts of the run and writes its last files, see `ending.finish_run`."""
         return ending.finish_run(self.folder, parts, files, len(parts), per_file, about, **more)
 
-    def end_table(self, parts: Sequence[ScorePart], about: Mapping[str, Any]) -> Summary:
+    def end_table(self, parts: Sequence[ScorePart], about: Mapping[str, object]) -> Summary:
         """Ends a run with its score table, see `ending.finish_table`."""
         return ending.finish_table(self.folder, parts, len(parts), about)
 
-    def end_export(self, files: Sequence[WrittenShard], *, indexed: bool, said: Mapping[str, Any]) -> None:
+    def end_export(self, files: Sequence[WrittenShard], *, indexed: bool, said: Mapping[str, object]) -> None:
         """Writes the lists of an export's files and, last, its summary."""
         ending.write_lists(self.folder, files, indexed=indexed)
         write_json(self.folder, SUMMARY, said)
@@ -254,7 +254,7 @@ class Run:
         if not exists(path) or is_our_card(path):
             write_atomic(self.folder, CARD, lambda stream: stream.write(text.encode()))
 
-    def write_croissant(self, metadata: Mapping[str, Any]) -> None:
+    def write_croissant(self, metadata: Mapping[str, object]) -> None:
         """Writes an export's Croissant metadata."""
         write_json(self.folder, CROISSANT, metadata)
 

@@ -75,7 +75,7 @@ class About:
 
     scores_meaningless: bool | None = None
     random: Sequence[str] | None = None
-    heads: Sequence[Mapping[str, Any]] | None = None
+    heads: Sequence[Mapping[str, object]] | None = None
     configuration: Configuration = Configuration()
     input: Input = Input()
     runner: str = ""
@@ -113,7 +113,7 @@ class Summary(About):
     table: str | None = None
     table_only: bool = False
     files: Written | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class ExportSummary(About):
     export: Written
     output_files: int = 0
     output_bytes: int = 0
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class PackSummary(About):
     output_bytes: int
 
 
-def summary_of(said: Mapping[str, Any]) -> Summary:
+def summary_of(said: Mapping[str, object]) -> Summary:
     """A summary from what is written of it."""
     return of_json(Summary, modern(to_json(said)))
 
