@@ -11,6 +11,7 @@ import grpc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import (
+    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
@@ -108,6 +109,14 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 def runner_name(options: PipelineOptions) -> str:
     """The runner's name as given to Beam."""
     return str(options.view_as(StandardOptions).runner)
+
+
+def in_process(options: PipelineOptions) -> bool:
+    """Whether the workers are threads of this process."""
+    return (
+        runner_name(options) == LOCAL_RUNNER
+        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    )
 
 
 def service_job(options: PipelineOptions) -> dict[str, str] | None:

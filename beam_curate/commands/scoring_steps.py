@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from beam_curate.commands.scoring_plan import ScoringPlan
+    from beam_curate.images.decoding import DecodeOptions
     from beam_curate.runs.summary import Summary
 
 
@@ -32,8 +33,7 @@ def score_and_pack(
     from beam_curate.clip.weights import for_any_folder
     from beam_curate.commands.dataflow_options import scoring_hints
     from beam_curate.commands.duplicate_options import say_what_it_costs
-    from beam_curate.commands.launch import runner_name
-    from beam_curate.images.decoding import DecodeOptions
+    from beam_curate.commands.launch import in_process, runner_name
     from beam_curate.records import DecodedImage, EmbeddedSample
     from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection
@@ -49,14 +49,6 @@ def score_and_pack(
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
 
     options = plan.options
-    decode = DecodeOptions(
-        size=plan.model.image_size,
-        resize_mode=plan.model.resize_mode,
-        interpolation=plan.model.interpolation,
-        decoder=options.decoder,
-        apply_exif_orientation=options.exif_orientation == "apply",
-        max_pixels=options.max_pixels,
-    )
     handler = functools.partial(
         ClipModelHandler,
         clip_model=options.clip_model,
@@ -68,6 +60,7 @@ def score_and_pack(
         batch_size=options.batch_size,
         model_copies=options.model_copies if options.model_copies > 1 else None,
     )
+    decode = _decoding(plan)
     hints = scoring_hints(options, runner_name(root.options))
     judge = ScoreAndFilter(
         plan.heads,
@@ -85,6 +78,8 @@ def score_and_pack(
         max_shard_bytes=options.max_shard_bytes,
     ).with_resource_hints(**hints)
     model = handler(preprocess=plan.model.preprocess)
+    if in_process(root.options) and not (options.resume or options.retry_failed):  # these may have nothing to embed
+        model.load_ahead()
     if plan.on_one_device:
         one = EmbedEncoded(model, decode, options.dali_device, options.decode_threads)
         embedded = samples | one.with_resource_hints(**hints)
@@ -139,6 +134,20 @@ def score_and_pack(
         )
         | WriteReport(output)
         | WriteLayouts(output, options.layouts)
+    )
+
+
+def _decoding(plan: ScoringPlan) -> DecodeOptions:
+    from beam_curate.images.decoding import DecodeOptions
+
+    options = plan.options
+    return DecodeOptions(
+        size=plan.model.image_size,
+        resize_mode=plan.model.resize_mode,
+        interpolation=plan.model.interpolation,
+        decoder=options.decoder,
+        apply_exif_orientation=options.exif_orientation == "apply",
+        max_pixels=options.max_pixels,
     )
 
 
