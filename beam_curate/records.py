@@ -279,10 +279,10 @@ class BucketRows:
 
 @record
 class BlockRows:
-    """Rows of a block of a large bucket, for a pair of its blocks, `first` and `second` by number, and which it is."""
+    """Rows of a pair of blocks of a large bucket: the numbers of both blocks, and of which they are, see `duplicates.blocks`."""
 
     bucket: int
-    first: int
-    second: int
-    is_second: bool
+    asking: int
+    answering: int
+    answers: bool
     rows: bytes

@@ -42,6 +42,8 @@ _COUNTERS: Final = {
     "beam_curate.score/kept": "kept",
     "beam_curate.score/rejected": "rejected",
     "beam_curate.score/failed": "failed",
+    "beam_curate.duplicates/buckets": "buckets of duplicates to compare",
+    "beam_curate.duplicates/compared_buckets": "compared",
     "beam_curate.select/rows": "rows judged",
     "beam_curate.write/samples": "samples written",
 }
