@@ -203,9 +203,9 @@ def write_file(format: Format, output: str, index: int, rows: pa.Table, plan: st
 
 
 def finished_file(format: Format, output: str, index: int, plan: str) -> WrittenShard | None:
-    """An output file that an earlier try finished by this plan: all its files are there, the first in its length, and the table
-    with a row for each of its samples.
+    """An output file that an earlier try finished by this plan.
 
+    All its files are there, the first in its length, and the table with a row for each of its samples.
     Each is looked for by its own name: a listing of the folder for each file would take a time that grows with their square.
     Arguments as for `write_file`.
     """
