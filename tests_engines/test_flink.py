@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from beam_curate.duplicates.image_hashes import FOLDER
 from tests_engines.commands import NAMES, Commands
 from tests_engines.conftest import installed
 from tests_engines.flink import Flink, flink_cluster
@@ -68,27 +67,6 @@ def test_a_task_manager_that_is_lost_after_a_search_for_duplicates(
         assert not (output / "summary.json").exists()
         assert finish(process) == 0, tail(log)
     assert_same(output, commands.expected["dedup"])
-
-
-def test_a_task_manager_that_is_lost_during_a_search_for_duplicates(
-    flink: Flink, commands: Commands, shared: Path
-) -> None:
-    """What it had read and sent is read and sent again, but no image is decoded again, and the same is found."""
-    output, log = shared / "flink-searching-dedup", shared / "flink-searching-dedup.log"
-    with commands.start("dedup", "flink-searching", *flink.flags) as process:
-        wait_for(lambda: bool(hashes(output)), 120, "the first hashes of images", process, log)
-        before = hashes(output)
-        flink.replace_task_manager(1)
-        assert not (output / "duplicates" / "summary.json").exists()
-        assert finish(process) == 0, tail(log)
-    after = hashes(output)
-    assert {name: after[name] for name in before} == before
-    assert_same(output, commands.expected["dedup"])
-
-
-def hashes(output: Path) -> dict[str, int]:
-    """The files of hashes of images, and when each was written."""
-    return {path.name: path.stat().st_mtime_ns for path in output.glob(f"{FOLDER}/part-*")}
 
 
 def test_a_lost_task_manager_is_replaced(flink: Flink, data: Path, shared: Path, reference: dict[str, bytes]) -> None:

@@ -96,10 +96,9 @@ class _Met:
         known = [number for number in self._counts if number <= count] or self._counts[:1]
         if count <= self._counts[-1]:
             return asking * answering * self._share(count, most)
-        logs = np.log([1, *known])
-        shares = np.log([max(self._share(number, most), 1e-12) for number in (1, *known)])
-        bend = min(2, len(known))
-        found = float(np.exp(np.polyval(np.polyfit(logs[1:], shares[1:], min(bend, len(known) - 1)), math.log(count))))
+        shares = np.log([max(self._share(number, most), 1e-12) for number in known])
+        curve = np.polyfit(np.log(known), shares, min(2, len(known) - 1))
+        found = float(np.exp(np.polyval(curve, math.log(count))))
         return min(everyone, asking * answering * found)
 
     def _share(self, count: int, rows: int) -> float:
@@ -111,6 +110,7 @@ class _Met:
         asks = np.flatnonzero(self._who.asks)
         clusters = Clusters.train(self._points[asks[::2]], count)
         row, cluster, member = clusters.visits(self._points, self._width if count > 1 else 0.0)
+        each = rows / len(self._points)
         found = 0.0
         for asking, answering in meetings(self._who):
             of = [
@@ -118,7 +118,7 @@ class _Met:
                 for chosen in (asking, answering)
                 for inside in (True, False)
             ]
-            size = of[2] * rows / len(self._points)
-            better = (1 + np.minimum(1, _ASKED / np.maximum(size, 1))) / 2 if rows else 1.0
-            found += float(((of[0] + of[1]) * of[2] * better + of[0] * of[3]).sum())
+            # Of the partners in a cluster, a block at once, rows ask those that begin with a better one than they are.
+            members, visitors = (of[k] * (1 + np.minimum(1, _ASKED / np.maximum(of[k] * each, 1))) / 2 for k in (2, 3))
+            found += float(((of[0] + of[1]) * members + of[0] * visitors).sum())
         return found / max(1, len(asks)) / len(self._points)
