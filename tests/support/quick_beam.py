@@ -10,17 +10,25 @@ are looked at 900 times, and whose options are read 1100 times):
 - whether a function both yields and returns (`_check_fn_use_yield_and_return`): kept by its code;
 - what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words;
 - which objects are not part of another's size, as they are modules' (`TraversalContext._update_exclude_set` of objsize): kept
-  until another module is imported.
+  until another module is imported;
+- what a pickled function or coder is when bzip2 has packed it (`bz2` of cloudpickle_pickler): the last thousands are kept.
+
+And the pieces of a stage are put together in the thread that runs it instead of one that is started for it.
 
 All give what Beam gives, as tests/test_quick_beam.py compares. Processes that a test starts are not quickened.
 """
 
+import bz2
+import concurrent.futures
 import copy
+import functools
 import sys
 import types
 import weakref
 
+from apache_beam.internal import cloudpickle_pickler
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.worker import bundle_processor
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators, trivial_inference
 from objsize import traverse
@@ -135,6 +143,33 @@ def quick_exclusion(self):
     self.exclude_set |= _EXCLUDED[count]
 
 
+@functools.lru_cache(maxsize=4000)
+def quick_compress(data, compresslevel=9):
+    """The data, packed."""
+    return bz2.compress(data, compresslevel)
+
+
+@functools.lru_cache(maxsize=4000)
+def quick_decompress(data):
+    """The data, unpacked."""
+    return bz2.decompress(data)
+
+
+class HereExecutor(concurrent.futures.Executor):
+    """Does at once, in the thread that asks, what a pool of one thread does."""
+
+    def __init__(self, max_workers=1, thread_name_prefix=""):
+        assert max_workers == 1
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = concurrent.futures.Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - as a pool hands it on
+            future.set_exception(error)
+        return future
+
+
 def quicken():
     """Has this process's pipelines use them."""
     core.get_function_args_defaults = quick_arguments
@@ -144,3 +179,6 @@ def quicken():
     core._check_fn_use_yield_and_return = quick_yields
     PipelineOptions.view_as = quick_view
     traverse.TraversalContext._update_exclude_set = quick_exclusion
+    cloudpickle_pickler.bz2 = types.SimpleNamespace(compress=quick_compress, decompress=quick_decompress)
+    futures = types.SimpleNamespace(ThreadPoolExecutor=HereExecutor, TimeoutError=concurrent.futures.TimeoutError)
+    bundle_processor.concurrent = types.SimpleNamespace(futures=futures)
