@@ -15,7 +15,8 @@ are looked at 900 times, and whose options are read 1100 times):
 
 And the pieces of a stage are put together in the thread that runs it instead of one that is started for it.
 
-All give what Beam gives, as tests/test_quick_beam.py compares. Processes that a test starts are not quickened.
+All give what Beam gives, as tests/test_quick_beam.py compares. Processes that a test starts are not quickened, but for those of
+dataflow_stub.py.
 """
 
 import bz2
