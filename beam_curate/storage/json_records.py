@@ -18,7 +18,7 @@ MORE: Final = "more"
 
 
 @functools.cache  # a class's hints are the same in every file; reading them takes longer than a small file
-def _hints(kind: Any) -> Mapping[str, Any]:
+def _hints(kind: Any) -> Mapping[str, object]:
     return typing.get_type_hints(kind)
 
 
@@ -60,7 +60,7 @@ def _optional_misfit(kind: Any, value: Any) -> str:
     return "" if value is None else misfit(value, shape_of(kind))
 
 
-def of_json(kind: type[Record], value: Mapping[str, Any]) -> Record:
+def of_json(kind: type[Record], value: Mapping[str, object]) -> Record:
     """The record that a JSON object of its shape holds."""
     hints = _hints(kind)
     known = {name: _of_json(hints[name], inner) for name, inner in value.items() if name in hints and name != MORE}
