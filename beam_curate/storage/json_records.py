@@ -17,6 +17,7 @@ Record = TypeVar("Record")
 MORE: Final = "more"
 
 
+@functools.cache  # a class's hints are the same in every file; reading them takes longer than a small file
 def _hints(kind: Any) -> Mapping[str, object]:
     return typing.get_type_hints(kind)
 
