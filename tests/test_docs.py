@@ -147,6 +147,12 @@ def test_a_number_of_a_page_is_the_one_in_force(page, pattern, number):
     assert (WORDS[said] if said in WORDS else float(said.replace(",", ""))) == number
 
 
+def test_the_versions_of_python_are_those_of_the_package():
+    wanted = re.search(r'python_requires=">=3\.(\d+),<3\.(\d+)"', (ROOT / "setup.py").read_text())
+    said = f"Python 3.{wanted[1]} to 3.{int(wanted[2]) - 1}"
+    assert {page for page in ("README.md", "docs/tutorial.md") if said not in PAGES[page]} == set()
+
+
 def test_the_page_lists_the_extensions_of_images():
     (listed,) = re.findall(r"known image extension \(([\w,\s]+); in any case\)", PAGES["docs/from-nemo-curator.md"])
     assert {name.strip() for name in listed.split(",")} == IMAGE_EXTENSIONS

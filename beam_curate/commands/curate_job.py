@@ -1,4 +1,4 @@
-"""What `curate.py` knows before any work starts: checked options, the input, the model and all scores."""
+"""What `curate` knows before any work starts: checked options, the input, the model and all scores."""
 
 from __future__ import annotations
 

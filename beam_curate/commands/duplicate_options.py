@@ -1,4 +1,4 @@
-"""The options that say what duplicates are, of `dedup.py` and `curate.py`, and their checks."""
+"""The options that say what duplicates are, of `dedup` and `curate`, and their checks."""
 
 import logging
 import math

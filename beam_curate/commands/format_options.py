@@ -1,4 +1,4 @@
-"""The options of `select.py` and `export.py` that say how samples are written."""
+"""The options of `select` and `export` that say how samples are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that `curate.py` and `select.py` share, and their checks."""
+"""The options that `curate` and `select` share, and their checks."""
 
 from __future__ import annotations
 

@@ -225,8 +225,8 @@ COMMANDS = [
 
 
 def test_the_documented_command_is_right():
-    (command,) = [words for words in COMMANDS if words[:3] == ["python", "-m", "pipelines.curate"]]
-    options, arguments = settled(*command[3:])
+    (command,) = [words for words in COMMANDS if words[:2] == ["beam-curate", "curate"]]
+    options, arguments = settled(*command[2:])
     assert options.accelerator == "l4"
     from beam_curate.commands.launch import pipeline_options
 

@@ -160,8 +160,8 @@ def test_bytes_of_a_sample_in_a_shuffled_export():
 
 
 def test_a_thread_that_writes_a_shard_holds_about_40_mb(tmp_path, monkeypatch):
-    """A shard of 1000 samples in source order: of its 20 MB of images only what is fetched together is held."""
-    count, size = 1000, 20_000
+    """A shard of 1000 samples in source order: of its 50 MB of images only what is fetched together is held."""
+    count, size = 1000, 50_000
     body = np.random.default_rng(0).bytes(size + count)
     images = [body[n : n + size] for n in range(count)]
     (tmp_path / "0.tar").write_bytes(tar_bytes([(f"{n:05d}.jpg", data) for n, data in enumerate(images)]))
