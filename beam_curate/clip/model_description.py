@@ -154,7 +154,7 @@ def decide_quick_gelu(source: WeightsSource, wanted: QuickGelu = "auto") -> tupl
         if source.quick_gelu is False:
             raise WeightsError(
                 f"clip_model={source.clip_model!r} has QuickGELU, but {source.said_by} says GELU: name the model without "
-                "QuickGELU, or give --quick_gelu yes or no (in Python True or False)"
+                "QuickGELU, or give `quick_gelu` yes or no (in Python True or False)"
             )
         return True, f"the configuration of {source.clip_model}"
     if source.quick_gelu is not None:
@@ -163,7 +163,7 @@ def decide_quick_gelu(source: WeightsSource, wanted: QuickGelu = "auto") -> tupl
     if source.seed is None and any(tags.get_pretrained_cfg(source.clip_model, tag).get("quick_gelu") for tag in known):
         raise UnsaidError(
             f"quick_gelu='auto', but nothing says whether {source.path} was trained with QuickGELU, as OpenAI's weights were, "
-            "or with GELU, and the wrong one gives plausible but wrong embeddings: give --quick_gelu yes (in Python True) "
+            "or with GELU, and the wrong one gives plausible but wrong embeddings: give `quick_gelu` yes (in Python True) "
             "if the weights are OpenAI's or made from them, else no (False)",
             "quick_gelu",
         )

@@ -159,7 +159,7 @@ def _question(
     tag = next(iter(known.values()))[0] if known else "openai"
     return (
         f"preprocess='{AUTO}', but {what} for {weights}, and {why}; the wrong way gives plausible but wrong embeddings: give "
-        f"--preprocess (in Python preprocess) with the tag whose images are prepared in the same way, such as {tag}"
+        f"`preprocess` with the tag whose images are prepared in the same way, such as {tag}"
         f"{'' if known else ' where open_clip trained them with its defaults'}, with values such as "
         f"{Preprocessing((0.5,) * 3, (0.5,) * 3, 'bicubic', 'squash')}, or with the path of an open_clip_config.json"
     )

@@ -111,6 +111,7 @@ class DuplicateRule:
         against_run: That dataset.
         action: What was done with samples that are there too.
         found: The counts of the finished duplicates table that was applied; None: they were looked for by this run.
+        more: What decides of other methods.
     """
 
     methods: Sequence[str] = ()
@@ -126,6 +127,7 @@ class DuplicateRule:
     action: str | None = None
     between_datasets: bool = False
     found: Mapping[str, Any] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_table(cls, said: Mapping[str, Any]) -> "DuplicateRule":

@@ -41,7 +41,7 @@ class Written:
 
 
 class Format(Protocol):
-    """How samples are written: frozen, and pickled to the workers. A new one is one file, named in `export.formats`.
+    """How samples are written: frozen, and pickled to the workers. A new one is one file, in `export.formats`.
 
     Attributes:
         name: As options, the dataset card and summary.json call it.

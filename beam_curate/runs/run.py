@@ -18,10 +18,8 @@ from beam_curate.runs.run_files import (
     CARD,
     CARD_TAG,
     CROISSANT,
-    EXPORT,
     FAILURES,
     LAYOUTS_FOLDER,
-    PACK,
     REPORT,
     ROWS,
     RUN,
@@ -40,6 +38,7 @@ from beam_curate.runs.state_files import (
 )
 from beam_curate.runs.summary import ExportSummary, Summary
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import clean_temporary, exists, join, write_atomic, write_json
 
 
@@ -82,38 +81,9 @@ class Run:
         """Whether its report is written."""
         return exists(join(self.folder, REPORT))
 
-    def begin(
-        self,
-        configuration: Configuration,
-        shards: Sequence[Shard],
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-        retry: Sequence[str] = (),
-        scores: str = "",
-        export: bool = False,
-        pack: bool = False,
-        reads: Sequence[str] = (),
-        runs: Sequence[str] = (),
-        table_only: bool = False,
-    ) -> bool:
-        """Makes the folder ready for the run; returns whether the run is complete already.
-
-        Arguments and errors are those of `beginning.begin`.
-        """
-        return beginning.begin(
-            self.folder,
-            configuration,
-            shards,
-            resume=resume,
-            overwrite=overwrite,
-            retry=retry,
-            scores=scores,
-            kind=EXPORT if export else PACK if pack else "",
-            reads=reads,
-            runs=runs,
-            table_only=table_only,
-        )
+    def begin(self, wanted: WantedRun) -> bool:
+        """Makes the folder ready for a run; returns whether it is complete already. Errors are those of `beginning.begin`."""
+        return beginning.begin(self.folder, wanted)
 
     def forget_unstarted(self) -> bool:
         """Takes back a beginning of which nothing is finished; returns whether it did. No worker may be writing any more."""

@@ -31,7 +31,7 @@ class RunFile:
 
     Attributes:
         configuration: What decides the result.
-        kind: EXPORT for an export; empty for a run with a score table.
+        kind: EXPORT for an export, PACK for packed images; empty for a run with a score table.
         scores: The folder whose score table is judged; empty: the run's own.
         input_shards: How many there are.
     """

@@ -154,7 +154,7 @@ def test_quick_gelu_changes_the_embeddings_and_is_decided_openly(tmp_path, exact
 def test_weights_that_may_need_quick_gelu_are_not_guessed(tmp_path, name):
     path = tmp_path / "mine.safetensors"
     save_file({"visual.x": torch.ones(1), "logit_scale": torch.tensor(4.6052)}, path)
-    with pytest.raises(WeightsError, match=r"mine\.safetensors.*give --quick_gelu yes"):
+    with pytest.raises(WeightsError, match=r"mine\.safetensors.*give `quick_gelu` yes"):
         describe_model(name, str(path))
     for choice in (True, False):
         model = describe_model(name, str(path), quick_gelu=choice, preprocess="openai")
