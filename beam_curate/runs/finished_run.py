@@ -98,7 +98,7 @@ def read_run(folder: str) -> FinishedRun:
     counts = [entry.nsamples for entry in listed]
     if sum(counts) != kept:
         raise RunNotUsableError(
-            f"{folder}: {INDEX} tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
+            f"{folder}: {INDEX} names {sum(counts)} samples and {SUMMARY} {kept}; restore both files"
         )
     with open_samples_table(folder, 0) as first:
         schema = first.schema_arrow.remove_metadata()
