@@ -30,7 +30,7 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     quick_gelu: str = option(
         "auto",
         "activation of the model. OpenAI's weights need QuickGELU (yes). auto: what the model's name, the tag, the folder or "
-        "file name, or the configuration beside the weights says; an error if none of these says it and the model exists with both",
+        "file name, or the configuration beside the weights says; an error if none says it and the model exists with both",
         choices=("auto", "yes", "no"),
     )
     preprocess: str = option(
