@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import torch
 
@@ -47,7 +47,7 @@ class ModelDescription:
         return Target(self.image_size, self.resize_mode, self.interpolation)
 
     @property
-    def preprocess(self) -> dict[str, Any]:
+    def preprocess(self) -> dict[str, object]:
         """How an image is prepared, as the option of the same name takes it."""
         return {key: getattr(self, key) for key in KEYS}
 
@@ -201,7 +201,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """
     if precision == "auto":
         if device.type == "cpu":
-            able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+            able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
             native = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
             return torch.bfloat16 if native else torch.float32
         if torch.cuda.is_bf16_supported(including_emulation=False):

@@ -21,7 +21,7 @@ import urllib.parse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import huggingface_hub
 
@@ -74,7 +74,7 @@ class WeightsSource:
     tag: str = ""
     quick_gelu: bool | None = None
     said_by: str = ""
-    preprocess: Mapping[str, Any] | None = None
+    preprocess: Mapping[str, object] | None = None
     preprocess_by: str = ""
     recorded: bool = False
 

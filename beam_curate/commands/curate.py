@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dataflow_options import dataflow_arguments, with_gpu_defaults
@@ -92,7 +92,7 @@ class CurateJob(TableJob):
             options.resume and not options.retried_reasons and not options.table_only and Run(self.output).is_finished
         )
 
-    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """See Job."""
         return (
             pack(root, self.plan, self.output, about)
@@ -264,16 +264,19 @@ def _prompts(options: CurateOptions, quick_gelu: bool) -> tuple[EmbeddingScore, 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
     """A default threshold on a score that is turned off is no rule; one that the user gave is a mistake."""
-    for name, score in (("min_aesthetic", "aesthetic"), ("max_nsfw", "nsfw")):
-        if score not in scores and getattr(options, name) is not None:
-            if name in given:
-                raise OptionError(
-                    f"--{name} {getattr(options, name)} needs the {score} score, which --{score}_head none turns off; "
-                    f"give a head, or --{name} none"
-                )
-            changes: dict[str, Any] = {name: None}
-            options = dataclasses.replace(options, **changes)
-    return options
+    scored = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw"}
+    idle = [name for name, score in scored.items() if score not in scores and getattr(options, name) is not None]
+    for name in idle:
+        if name in given:
+            raise OptionError(
+                f"--{name} {getattr(options, name)} needs the {scored[name]} score, which --{scored[name]}_head none turns off; "
+                f"give a head, or --{name} none"
+            )
+    return dataclasses.replace(
+        options,
+        min_aesthetic=None if "min_aesthetic" in idle else options.min_aesthetic,
+        max_nsfw=None if "max_nsfw" in idle else options.max_nsfw,
+    )
 
 
 main = command(CurateOptions, __doc__, EPILOG, prepare, settled)

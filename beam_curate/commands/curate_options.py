@@ -3,19 +3,17 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from beam_curate.commands.dataflow_options import ACCELERATORS, PLACEMENTS
 from beam_curate.commands.duplicate_options import DuplicateOptions, methods_help
-from beam_curate.commands.options import OptionError, comma_list, dependent, number_or_none, option, required
+from beam_curate.commands.model_options import ModelOptions
+from beam_curate.commands.options import OptionError, comma_list, number_or_none, option, required
 from beam_curate.commands.selecting_options import SelectingOptions
 
-_MOST_IMAGES: Final = (
-    8192  # of ClipModelHandler, and of DecodeOptions: said there, and written here for `--help` to be quick
-)
 _MOST_PIXELS: Final = 178_956_970
+"""That of DecodeOptions, which `--help` should not wait for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurateOptions(DuplicateOptions, SelectingOptions):
+class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     """What to read, which model and heads to run, what to keep, and where to write."""
 
     input: str = required("shards: a glob, {00000..00099} braces, a comma list, or a .txt file of paths")
@@ -94,27 +92,6 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         "or the same command with --resume and without this option",
         action="store_true",
     )
-    batch_size: int = dependent(
-        32,
-        "images of an inference batch; default: 32, and where the command itself runs on a GPU 64, 128 or 256 by its memory",
-        least=1,
-        most=_MOST_IMAGES,
-    )
-    device: str = option("auto", "where the model runs; auto: cuda if there is one", choices=("auto", "cpu", "cuda"))
-    precision: str = dependent("auto", "of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
-    model_copies: int = option(1, "copies of the model on a worker, in processes of their own", least=1)
-    decoder: str = option(
-        "fast",
-        "pillow: the reference; fast: within 2 levels of it; scaled: faster, large JPEGs at a fraction of their size, "
-        "within 4 levels on camera photographs; dali: JPEGs in batches with NVIDIA DALI, for workers with a GPU",
-        choices=("fast", "pillow", "scaled", "dali"),
-    )
-    dali_device: str = option(
-        "auto",
-        "where --decoder dali decodes; auto: cuda if there is one, and with --accelerator always",
-        choices=("auto", "cpu", "cuda"),
-    )
-    decode_threads: int = option(0, "decoding threads of a worker process; 0: one per core", least=0)
     exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))
     max_pixels: int = option(
         _MOST_PIXELS, "images with more pixels fail (decompression bombs)", least=1, most=_MOST_PIXELS
@@ -126,19 +103,6 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         1 << 38, "a gzip or zstd shard that expands to more bytes fails from there on", least=1
     )
     image_extension: str = option("", "extension of the image member, such as jpg; default: the first known one")
-    accelerator: str = option(
-        "none",
-        "GPU of the Dataflow workers; chooses their machine, disk, threads and processes, --device and --dali_device, and "
-        "--batch_size and --precision where not given. h100: its machine with one GPU is to be had as Spot or flex-start "
-        "alone: give it with a provisioning_model in --dataflow_service_options, see docs/dataflow.md",
-        choices=ACCELERATORS,
-    )
-    gpu_placement: str = option(
-        "auto",
-        "workers: a GPU on every worker; scoring: on the workers that read, decode, embed, score and write the score table, by "
-        "resource hints, and none on those that pack shards or look for duplicates; auto: workers if there is an --accelerator",
-        choices=PLACEMENTS,
-    )
     retry_failed: str = option(
         "",
         "continue the run in --output and score again the samples that failed for these reasons (a comma list); the limits "

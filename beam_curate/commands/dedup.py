@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.duplicate_options import check_keep_by, say_what_it_costs
@@ -80,7 +80,7 @@ class DedupJob(SourceJob):
         files = Files(options.samples_per_shard, options.shuffle_seed)
         return Configuration(DEDUPLICATE, duplicates=rule, files=files, source=self.source_identity)
 
-    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """See Job: the search, and what is left of the run, to shards and summary."""
         import apache_beam as beam
 

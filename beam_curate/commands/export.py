@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_curate.commands.endings import printable
 from beam_curate.commands.export_options import ExportOptions
@@ -73,7 +73,7 @@ class ExportJob(Job):
             started=now(),
         )
 
-    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """See Job."""
         from beam_curate.transforms.export_files import ExportFiles
 

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from beam_curate.commands.endings import fail, gives_back
 from beam_curate.commands.options import OptionError, parse
@@ -64,7 +64,7 @@ class Job(ABC):
         """
 
     @abstractmethod
-    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """Applies the transforms, for what is left of the run.
 
         Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from beam_curate.commands.endings import printable
 from beam_curate.commands.job import Job, command, now, versions
@@ -80,7 +80,7 @@ class PackJob(Job):
             started=now(),
         )
 
-    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """See Job."""
         from beam_curate.intake.shards import ShardWriting
         from beam_curate.intake.tables import TableReading
@@ -107,23 +107,22 @@ class PackJob(Job):
 
     def report(self, seconds: float) -> int:
         """See Job: the counts and what comes next; 1 if nothing could be packed."""
-        from beam_curate.intake.ending import read_packing
         from beam_curate.runs.run import Run
         from beam_curate.storage.files import join
 
-        output, summary = self.options.output, read_packing(self.output)
-        counts = summary["pack"]
-        width = len(f"{counts['input']:,}")
+        output, summary = self.options.output, Run(self.output).pack_summary
+        counts = summary.pack
+        width = len(f"{counts.input:,}")
         for name in ("input", "failed", "packed"):
-            print(f"{name:7} {counts[name]:>{width},} rows")
-        for reason, number in counts["reasons"].items():
+            print(f"{name:7} {getattr(counts, name):>{width},} rows")
+        for reason, number in counts.reasons.items():
             print(f"  {reason}: {number:,}")
-        for kind, number in summary["skipped"].items():
+        for kind, number in summary.skipped.items():
             print(f"passed over: {number:,} {kind}")
-        print(f"{summary['output_shards']:,} shards, {summary['output_bytes']:,} bytes in {output}, {seconds:.1f} s")
-        if counts["failed"]:
+        print(f"{summary.output_shards:,} shards, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
+        if counts.failed:
             print(f"which rows failed, and why: {printable(join(output, Run.packed_rows))}/*.parquet")
-        if not counts["packed"]:
+        if not counts.packed:
             print("error: no row could be packed; the reasons are above", file=sys.stderr)
             return 1
         print(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from beam_curate.clip.second_models import SecondModel
     from beam_curate.commands.scoring_plan import ScoringPlan
     from beam_curate.images.decoding import DecodeOptions
     from beam_curate.runs.summary import Summary
 
 
 def score_and_pack(
-    root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, Any]
+    root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, object]
 ) -> beam.PCollection[Summary]:
     """What is left of the run, to shards and summary.
 
@@ -49,18 +49,17 @@ def score_and_pack(
     from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
 
     options = plan.options
-    weights: dict[str, Any] = {
-        "clip_model": options.clip_model,
-        "pretrained": for_any_folder(options.clip_model, options.pretrained),
-        "model_dir": absolute(options.model_dir) if options.model_dir else None,
-        "device": options.device,
-        "quick_gelu": plan.model.quick_gelu,  # as it was decided here, whatever lies beside the weights there
-    }
-    running: dict[str, Any] = {
-        "precision": options.precision,
-        "batch_size": options.batch_size,
-        "model_copies": options.model_copies if options.model_copies > 1 else None,
-    }
+    handler = functools.partial(
+        ClipModelHandler,
+        clip_model=options.clip_model,
+        pretrained=for_any_folder(options.clip_model, options.pretrained),
+        model_dir=absolute(options.model_dir) if options.model_dir else None,
+        device=options.device,
+        quick_gelu=plan.model.quick_gelu,  # as it was decided here, whatever lies beside the weights there
+        precision=options.precision,
+        batch_size=options.batch_size,
+        model_copies=options.model_copies if options.model_copies > 1 else None,
+    )
     decode = _decoding(plan)
     hints = scoring_hints(options, runner_name(root.options))
     judge = ScoreAndFilter(
@@ -78,7 +77,7 @@ def score_and_pack(
         max_member_bytes=options.max_member_bytes,
         max_shard_bytes=options.max_shard_bytes,
     ).with_resource_hints(**hints)
-    model = ClipModelHandler(**weights, **running, preprocess=plan.model.preprocess)
+    model = handler(preprocess=plan.model.preprocess)
     if in_process(root.options) and not (options.resume or options.retry_failed):  # these may have nothing to embed
         model.load_ahead()
     if plan.on_one_device:
@@ -98,8 +97,14 @@ def score_and_pack(
             | ScoreImages(plan.own.of_images).with_resource_hints(**hints)
         )
         for name, second in plan.second.items():
-            handler = ClipModelHandler(**{**weights, **_own_weights(second), **running}, embedding_name=name)
-            infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
+            second_model = handler(
+                clip_model=second.description.clip_model,
+                pretrained=second.pretrained,
+                quick_gelu=second.description.quick_gelu,
+                preprocess=second.description.preprocess,
+                embedding_name=name,
+            )
+            infer = RunInference(second_model).with_output_types(DecodedImage).with_resource_hints(**hints)
             decoded = decoded | f"Embed_{name}" >> infer
         embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
     duplicates = None
@@ -107,7 +112,7 @@ def score_and_pack(
         say_what_it_costs()
         duplicates = options.search(options.dedup, Selection(TablePlace(output), None))
     if options.caption_score:
-        captions = CaptionHandler(**weights, **running)
+        captions = CaptionHandler(**handler.keywords)
         compare = RunInference(captions).with_output_types(EmbeddedSample).with_resource_hints(**hints)
         embedded = embedded | "Captions" >> compare
     return (
@@ -132,16 +137,6 @@ def score_and_pack(
     )
 
 
-def _own_weights(second: SecondModel) -> dict[str, Any]:
-    described = second.description
-    return {
-        "clip_model": described.clip_model,
-        "pretrained": second.pretrained,
-        "quick_gelu": described.quick_gelu,
-        "preprocess": described.preprocess,
-    }
-
-
 def _decoding(plan: ScoringPlan) -> DecodeOptions:
     from beam_curate.images.decoding import DecodeOptions
 
@@ -156,7 +151,7 @@ def _decoding(plan: ScoringPlan) -> DecodeOptions:
     )
 
 
-def pack(root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, Any]) -> beam.PCollection[Summary]:
+def pack(root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, object]) -> beam.PCollection[Summary]:
     """What is left of a run that has ended with its table: neither sources to score nor a model to load."""
     from beam_curate.runs.run import Run
     from beam_curate.transforms.list_parts import ListParts

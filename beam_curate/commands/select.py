@@ -251,15 +251,22 @@ def _prompts(options: SelectOptions, scored: Model) -> tuple[EmbeddingScore, ...
     from beam_curate.clip.preprocessing import KEYS as PREPROCESS_KEYS
     from beam_curate.clip.prompts import prompt_scores
 
-    weights = {"model_dir": options.model_dir or None, "quick_gelu": scored.more["quick_gelu"]}
+    folder, quick_gelu = options.model_dir or None, bool(scored.more["quick_gelu"])
     prepared = {key: scored.more[key] for key in PREPROCESS_KEYS}  # of the run: nothing is to be asked about it again
-    here = describe_model(scored.clip_model, options.pretrained, **weights, preprocess=prepared, fetch=True)
+    here = describe_model(
+        scored.clip_model,
+        options.pretrained,
+        model_dir=folder,
+        quick_gelu=quick_gelu,
+        preprocess=prepared,
+        fetch=True,
+    )
     if here.weights != scored.weights:
         raise OptionError(
             f"--pretrained {options.pretrained}: these are not the weights that made the embeddings of {options.scores}; give "
             f"those of {scored.clip_model} with the identity {scored.weights}"
         )
-    return prompt_scores(specs, scored.clip_model, options.pretrained, **weights)
+    return prompt_scores(specs, scored.clip_model, options.pretrained, model_dir=folder, quick_gelu=quick_gelu)
 
 
 def duplicates_note(job: SelectJob) -> str:

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -238,7 +238,7 @@ def held_bytes(rows: pa.Table) -> int:
     return pc.sum(pc.struct_field(pc.list_flatten(rows.column("members")), "size")).as_py() or 0
 
 
-def shard_stats(rows: pa.Table) -> dict[str, Any]:
+def shard_stats(rows: pa.Table) -> dict[str, object]:
     """What a person or a loader wants to know of a file's samples without opening it."""
     scores = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
     return {

@@ -33,10 +33,11 @@ from beam_curate.runs.state_files import (
     is_export,
     read_export_summary,
     read_index,
+    read_pack_summary,
     read_run_file,
     read_summary,
 )
-from beam_curate.runs.summary import ExportSummary, Summary
+from beam_curate.runs.summary import ExportSummary, PackSummary, Summary
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import clean_temporary, exists, join, write_atomic, write_json
@@ -123,6 +124,11 @@ class Run:
     def export_summary(self) -> ExportSummary:
         """What an export ended with."""
         return read_export_summary(self.folder)
+
+    @property
+    def pack_summary(self) -> PackSummary:
+        """What a packing ended with."""
+        return read_pack_summary(self.folder)
 
     # --- its score table
 
@@ -214,17 +220,17 @@ class Run:
         parts: Sequence[ScorePart],
         files: Sequence[WrittenShard],
         per_file: int,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         **more: Any,
     ) -> Summary:
         """Checks the accounts of the run and writes its last files, see `ending.finish_run`."""
         return ending.finish_run(self.folder, parts, files, len(parts), per_file, about, **more)
 
-    def end_table(self, parts: Sequence[ScorePart], about: Mapping[str, Any]) -> Summary:
+    def end_table(self, parts: Sequence[ScorePart], about: Mapping[str, object]) -> Summary:
         """Ends a run with its score table, see `ending.finish_table`."""
         return ending.finish_table(self.folder, parts, len(parts), about)
 
-    def end_export(self, files: Sequence[WrittenShard], *, indexed: bool, said: Mapping[str, Any]) -> None:
+    def end_export(self, files: Sequence[WrittenShard], *, indexed: bool, said: Mapping[str, object]) -> None:
         """Writes the lists of an export's files and, last, its summary."""
         ending.write_lists(self.folder, files, indexed=indexed)
         write_json(self.folder, SUMMARY, said)
@@ -248,7 +254,7 @@ class Run:
         if not exists(path) or is_our_card(path):
             write_atomic(self.folder, CARD, lambda stream: stream.write(text.encode()))
 
-    def write_croissant(self, metadata: Mapping[str, Any]) -> None:
+    def write_croissant(self, metadata: Mapping[str, object]) -> None:
         """Writes an export's Croissant metadata."""
         write_json(self.folder, CROISSANT, metadata)
 
