@@ -220,7 +220,9 @@ def finished_file(format: Format, output: str, index: int, plan: str) -> Written
     others = [join(output, f"{name}{end}") for end in format.beside]
     if stats["plan"] != plan or not all(map(exists, others)) or not exists(data) or size_of(data) != stats["size"]:
         return None
-    if (stats["samples"] and not all(map(size_of, others))) or not _has_rows(join(output, f"{name}.parquet"), stats["samples"]):
+    if (stats["samples"] and not all(map(size_of, others))) or not _has_rows(
+        join(output, f"{name}.parquet"), stats["samples"]
+    ):
         return None
     facts = {key: stats[key] for key in ("index", "name", "samples", "size", "md5", "reencoded", "members", "alike")}
     return WrittenShard(**facts, failures=[LeftOut(**one) for one in stats["failures"]])
