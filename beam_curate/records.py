@@ -32,7 +32,7 @@ def record(cls: type[T]) -> type[T]:
         name for name, value in vars(cls).items() if name[:2] != "__" and (callable(value) or hasattr(value, "__get__"))
     ]:
         raise TypeError(
-            f"the record {cls.__name__} may have fields alone, as workers have no more of it; remove {more[0]}"
+            f"the record {cls.__name__} may have only fields, because workers get nothing else of it; remove {more[0]}"
         )
     frozen = dataclass(frozen=True)(cls)
     beam.coders.registry.register_row(frozen)
