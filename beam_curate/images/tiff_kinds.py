@@ -63,7 +63,9 @@ def prepare(image: Image.Image) -> None:
     if layout.compression == _WEBP:  # libtiff is built without it into Pillow's packages, and says only that it failed
         raise UnsupportedKindError("a TIFF of WebP's compression, which Pillow's libtiff does not read")
     if layout.photometric == LAB and not _is_d50(image.tag_v2.get(_WHITE_POINT, _D50)):
-        raise UnsupportedKindError(f"a TIFF of Lab whose white is {image.tag_v2[_WHITE_POINT]}, where {_D50} (D50) is read")
+        raise UnsupportedKindError(
+            f"a TIFF of Lab whose white is {image.tag_v2[_WHITE_POINT]}, where {_D50} (D50) is read"
+        )
     if image.mode == "CMYK" and image.tag_v2.get(_INK_SET, 1) != 1:
         raise UnsupportedKindError("a TIFF of inks other than CMYK, which are not read")
     if layout.planes and (image.mode in ("LA", "LAB", "PA") or (image.mode == "RGBA" and layout.samples != 4)):

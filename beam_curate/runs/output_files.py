@@ -203,11 +203,10 @@ def write_file(format: Format, output: str, index: int, rows: pa.Table, plan: st
 
 
 def finished_file(format: Format, output: str, index: int, plan: str) -> WrittenShard | None:
-    """An output file that an earlier try finished by this plan: all its files are there, the first in its length, and the table
-    with a row for each of its samples.
+    """An output file that an earlier try finished by this plan: all its files are there.
 
-    Each is looked for by its own name: a listing of the folder for each file would take a time that grows with their square.
-    Arguments as for `write_file`.
+    The first has its length, and the table a row for each sample. Each is looked for by its own name: a listing of the folder for
+    each file would take a time that grows with their square. Arguments as for `write_file`.
     """
     name = shard_name(index)
     data, said = join(output, f"{name}.{format.extension}"), join(output, f"{name}_stats.json")
@@ -220,7 +219,9 @@ def finished_file(format: Format, output: str, index: int, plan: str) -> Written
     others = [join(output, f"{name}{end}") for end in format.beside]
     if stats["plan"] != plan or not all(map(exists, others)) or not exists(data) or size_of(data) != stats["size"]:
         return None
-    if (stats["samples"] and not all(map(size_of, others))) or not _has_rows(join(output, f"{name}.parquet"), stats["samples"]):
+    if (stats["samples"] and not all(map(size_of, others))) or not _has_rows(
+        join(output, f"{name}.parquet"), stats["samples"]
+    ):
         return None
     facts = {key: stats[key] for key in ("index", "name", "samples", "size", "md5", "reencoded", "members", "alike")}
     return WrittenShard(**facts, failures=[LeftOut(**one) for one in stats["failures"]])
