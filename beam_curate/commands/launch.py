@@ -1,7 +1,6 @@
 """Running a pipeline from a command: Beam's options, the default runner, the progress line."""
 
 import atexit
-import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import grpc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import (
+    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
@@ -24,7 +24,7 @@ from google.auth.exceptions import GoogleAuthError
 from beam_curate.commands.beam_checks import check_beam_options, runner_of
 from beam_curate.commands.dataflow_options import check_workers, is_dataflow
 from beam_curate.commands.interruption import end_children, saying, sparing_children
-from beam_curate.commands.options import OneLineParser, OptionError, refuse_stray, refuse_unknown
+from beam_curate.commands.options import OneLineParser, OptionError, option_fields, refuse_stray, refuse_unknown
 from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
 from beam_curate.progress import MODES, PROGRESS, Seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
@@ -42,6 +42,8 @@ _COUNTERS: Final = {
     "beam_curate.score/kept": "kept",
     "beam_curate.score/rejected": "rejected",
     "beam_curate.score/failed": "failed",
+    "beam_curate.duplicates/buckets": "buckets of duplicates to compare",
+    "beam_curate.duplicates/compared_buckets": "compared",
     "beam_curate.select/rows": "rows judged",
     "beam_curate.write/samples": "samples written",
 }
@@ -90,7 +92,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     _, left = parser.parse_known_args(list(rest))
     # A template's launcher adds options of its own, which may be newer than this Beam; it has checked the user's.
     if not any(word.split("=", 1)[0] == "--template_location" for word in rest):
-        refuse_unknown(left, [field.name for field in dataclasses.fields(own)], flags)
+        refuse_unknown(left, [field.name for field in option_fields(own)], flags)
         refuse_stray(left)
     options = PipelineOptions(list(rest))
     check_workers(options)
@@ -109,6 +111,14 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 def runner_name(options: PipelineOptions) -> str:
     """The runner's name as given to Beam."""
     return str(options.view_as(StandardOptions).runner)
+
+
+def in_process(options: PipelineOptions) -> bool:
+    """Whether the workers are threads of this process."""
+    return (
+        runner_name(options) == LOCAL_RUNNER
+        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    )
 
 
 def service_job(options: PipelineOptions) -> dict[str, str] | None:
@@ -221,7 +231,9 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
             local and isinstance(error, Exception) and not isinstance(error, (StorageError, WorkerDiedError))
         )
         if new and fruitless and PROGRESS.samples == scored and _undone(output):
-            kept = f"the run did not start, and {output} holds none: mend the cause and give the same command again"
+            kept = (
+                f"the run did not start, and {output} holds no run: correct the cause and give the same command again"
+            )
         print(f"the run stopped; {kept}" if kept.startswith("what") else kept, file=sys.stderr)
         raise
     ended = bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))

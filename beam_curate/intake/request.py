@@ -36,7 +36,7 @@ def read_request(spec: str) -> Request:
     tables = [pattern for pattern in patterns if is_table(pattern)]
     if tables and len(tables) < len(patterns):
         other = next(pattern for pattern in patterns if pattern not in tables)
-        raise InputError(f"`input` names tables and {other!r}, which is none; pack them one after the other")
+        raise InputError(f"`input` names tables and {other!r}, which is no table; pack them one after the other")
     if tables:
         return Request((), list_named(tables))
     try:
@@ -46,7 +46,7 @@ def read_request(spec: str) -> Request:
     if not places:
         raise InputError("`input` names nothing; give a folder of images, a glob, or a table")
     if any(pattern.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst")) for pattern in patterns):
-        raise InputError(f"--input {spec!r} names shards; they need no packing: give them to beam-curate curate")
+        raise InputError(f"`input` {spec!r} names shards; they need no packing: give them to beam-curate curate")
     if not first_image(places):
         raise InputError(
             f"`input` {spec!r}: there is no image (.jpg, .png, .webp, …); check the path, or give a table of paths"

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,7 @@ class Written:
 
 
 class Format(Protocol):
-    """How samples are written: frozen, and pickled to the workers. A new one is one file, named in `export.formats`.
+    """How samples are written: frozen, and pickled to the workers. A new one is one file, in `export.formats`.
 
     Attributes:
         name: As options, the dataset card and summary.json call it.
@@ -203,10 +203,11 @@ def write_file(format: Format, output: str, index: int, rows: pa.Table, plan: st
 
 
 def finished_file(format: Format, output: str, index: int, plan: str) -> WrittenShard | None:
-    """An output file that an earlier try finished by this plan: all its files are there.
+    """An output file that an earlier try finished by this plan.
 
-    The first has its length, and the table a row for each sample. Each is looked for by its own name: a listing of the folder for
-    each file would take a time that grows with their square. Arguments as for `write_file`.
+    All its files are there, the first in its length, and the table with a row for each of its samples.
+    Each is looked for by its own name: a listing of the folder for each file would take a time that grows with their square.
+    Arguments as for `write_file`.
     """
     name = shard_name(index)
     data, said = join(output, f"{name}.{format.extension}"), join(output, f"{name}_stats.json")
@@ -254,7 +255,7 @@ def held_bytes(rows: pa.Table) -> int:
     return pc.sum(pc.struct_field(pc.list_flatten(rows.column("members")), "size")).as_py() or 0
 
 
-def shard_stats(rows: pa.Table) -> dict[str, Any]:
+def shard_stats(rows: pa.Table) -> dict[str, object]:
     """What a person or a loader wants to know of a file's samples without opening it."""
     scores = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
     return {
