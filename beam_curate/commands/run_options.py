@@ -48,6 +48,6 @@ class ShardOptions(RunOptions):
         super().check()
         unknown = sorted(set(self.layouts) - set(LAYOUTS))
         if unknown:
-            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of {', '.join(LAYOUTS)}")
+            raise OptionError(f"--layout {unknown[0]} is unknown; give a comma list of {', '.join(LAYOUTS)}")
         if getattr(self, "table_only", False) and self.layout:
             raise OptionError(f"--layout {self.layout} is of shards, which --table_only does not write; leave one out")
