@@ -17,9 +17,8 @@ Record = TypeVar("Record")
 MORE: Final = "more"
 
 
-@functools.cache  # a class's hints are the same in every file; reading them takes longer than a small file
-def _hints(kind: Any) -> Mapping[str, object]:
-    return typing.get_type_hints(kind)
+# A class's hints are the same for every file, and looking them up takes longer than a small file does.
+_hints: Final[Callable[[Any], Mapping[str, object]]] = functools.cache(typing.get_type_hints)
 
 
 def shape_of(kind: Any) -> Shape:
