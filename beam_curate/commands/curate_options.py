@@ -1,4 +1,4 @@
-"""The options of `curate.py`."""
+"""The options of `curate`."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -19,7 +19,7 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     input: str = required("shards: a glob, {00000..00099} braces, a comma list, or a .txt file of paths")
     output: str = required("folder for the curated shards, the score table and the summary")
     model_dir: str = option(
-        "", "folder with the model files (see fetch_models.py; NeMo Curator's layout works)", type=str
+        "", "folder with the model files (see beam-curate fetch-models; NeMo Curator's layout works)", type=str
     )
     clip_model: str = option("ViT-L-14", "any open_clip model")
     pretrained: str = option(
@@ -27,8 +27,8 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     )
     quick_gelu: str = option(
         "auto",
-        "activation of the model. OpenAI's weights need QuickGELU (yes). auto: as the model's name, the tag, the folder or "
-        "file name, or the configuration beside the weights says; an error if none does and the model exists with both",
+        "activation of the model. OpenAI's weights need QuickGELU (yes). auto: what the model's name, the tag, the folder or "
+        "file name, or the configuration beside the weights says; an error if none says it and the model exists with both",
         choices=("auto", "yes", "no"),
     )
     preprocess: str = option(
@@ -57,7 +57,7 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     prompt: str = option(
         "",
         'scores from words, by the model\'s own text tower: "watermark=a photo with a watermark,a clean photo" is the '
-        "probability of the first text against the others, one text alone its similarity; several are separated by ;",
+        "probability of the first text against the others, a single text gives its similarity; several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
     )
     min_aesthetic: float | None = option(
@@ -88,8 +88,8 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     )
     table_only: bool = option(
         False,
-        "end with the score table and its verdicts, and write no shards: select.py packs it on machines without a GPU, or the "
-        "same command with --resume and without this option",
+        "end with the score table and its verdicts, and write no shards: beam-curate select packs it on machines without a GPU, "
+        "or the same command with --resume and without this option",
         action="store_true",
     )
     exif_orientation: str = option("apply", "turn images upright before resizing", choices=("apply", "ignore"))

@@ -1,4 +1,4 @@
-"""The options of `dedup.py`."""
+"""The options of `dedup`."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from beam_curate.commands.run_options import ShardOptions
 class DedupOptions(DuplicateOptions, ShardOptions):
     """In which score table duplicates are looked for, what a duplicate is, and where to write."""
 
-    scores: str = required("folder of the run that made the score table: the --output of curate.py or select.py")
+    scores: str = required("folder of the run that made the score table: the --output of beam-curate curate or select")
     output: str = required("folder for the duplicates table and the shards without duplicates")
     methods: str = option("exact,semantic", f"what a duplicate is: {methods_help()}")
     candidates: str = option(
         "kept",
         "among which samples duplicates are looked for: those that the run of --scores kept, or all that have an embedding, for "
-        "a table that select.py uses with other rules",
+        "a table that beam-curate select uses with other rules",
         choices=("kept", "all"),
     )
     against: str = option(
@@ -30,7 +30,9 @@ class DedupOptions(DuplicateOptions, ShardOptions):
         choices=("drop", "keep"),
     )
     table_only: bool = option(
-        False, "write the duplicates table alone, for select.py --duplicates, and no shards", action="store_true"
+        False,
+        "write only the duplicates table, for beam-curate select --duplicates, and no shards",
+        action="store_true",
     )
 
     def check(self) -> None:

@@ -42,6 +42,8 @@ _COUNTERS: Final = {
     "beam_curate.score/kept": "kept",
     "beam_curate.score/rejected": "rejected",
     "beam_curate.score/failed": "failed",
+    "beam_curate.duplicates/buckets": "buckets of duplicates to compare",
+    "beam_curate.duplicates/compared_buckets": "compared",
     "beam_curate.select/rows": "rows judged",
     "beam_curate.write/samples": "samples written",
 }
@@ -229,7 +231,9 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
             local and isinstance(error, Exception) and not isinstance(error, (StorageError, WorkerDiedError))
         )
         if new and fruitless and PROGRESS.samples == scored and _undone(output):
-            kept = f"the run did not start, and {output} holds none: mend the cause and give the same command again"
+            kept = (
+                f"the run did not start, and {output} holds no run: correct the cause and give the same command again"
+            )
         print(f"the run stopped; {kept}" if kept.startswith("what") else kept, file=sys.stderr)
         raise
     ended = bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))

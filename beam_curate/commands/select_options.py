@@ -1,4 +1,4 @@
-"""The options of `select.py`."""
+"""The options of `select`."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from beam_curate.commands.selecting_options import SelectingOptions
 class SelectOptions(FormatOptions, SelectingOptions):
     """Which score table to select from, by which rules, and where to write."""
 
-    scores: str = required("folder of the run that made the score table: the --output of curate.py")
+    scores: str = required("folder of the run that made the score table: the --output of beam-curate curate")
     output: str = option("", "folder for the selected shards and their table; not needed with --dry_run")
     duplicates: str = option(
         "",
-        "folder of a duplicates table, the --output of dedup.py: of each group of duplicates that the other rules keep, keep the "
-        "best one; --top chooses among what is left",
+        "folder of a duplicates table, the --output of beam-curate dedup: of each group of duplicates that the other rules keep, "
+        "keep the best one; --top chooses among what is left",
     )
     prompt: str = option(
         "",
         'scores from words to add, by the text tower of the model that made the embeddings: "watermark=a photo with a '
-        'watermark,a clean photo" is the probability of the first text against the others, one text alone its similarity; '
+        'watermark,a clean photo" is the probability of the first text against the others, a single text gives its similarity; '
         "several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
     )
