@@ -23,7 +23,8 @@ class ExportOptions(FormatOptions):
     input: str = required("folder of a finished run: the --output of curate.py or select.py")
     output: str = required("folder for the exported files, their rows and the summary")
     format: str = required(
-        "webdataset: tars, as in the run; tfrecord: files of tf.train.Example, with index files for DALI",
+        "webdataset: tars, as in the run; tfrecord: files of tf.train.Example, with index files for DALI; mds: for MosaicML's "
+        "streaming",
         choices=FORMATS,
     )
     samples_per_file: int = option(1000, "samples in every file but the last")

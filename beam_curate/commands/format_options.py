@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from beam_curate.export.prepared import PreparedSamples
 
-FORMATS: Final = ("webdataset", "tfrecord")
+FORMATS: Final = ("webdataset", "tfrecord", "mds")
 """The names of `beam_curate.export.formats`, which `--help` should not wait for."""
 IMAGE_FORMATS: Final = ("keep", "jpeg", "webp", "png")
 DEFAULT_QUALITY: Final = 95
@@ -156,3 +156,28 @@ class FormatOptions:
         limit = max_pixels if isinstance(max_pixels, int) else MAX_PIXELS
         reencoding = Reencoding(self.resize_shortest, self.image_format, self.quality or DEFAULT_QUALITY, limit)
         return kind(fields, schema, reencoding, compressed, self.encode_threads)
+
+    def check_file_size(self, format: PreparedSamples, option: str, per_file: int, samples: int, size: int) -> None:
+        """Refuses files that would be larger than their format allows, by the mean size of a sample.
+
+        Where images are encoded their size is not known before. The limit holds there too: it ends the job.
+
+        Args:
+            format: Of the files.
+            option: That gives the number of samples in a file.
+            per_file: Its value.
+            samples: How many samples there are.
+            size: Their bytes.
+
+        Raises:
+            OptionError: It names the option, its value, and the remedy.
+        """
+        limit = format.max_file_bytes
+        if limit is None or self.encodes or not samples:
+            return
+        most = limit * samples // max(size, 1)
+        if min(per_file, samples) > most:
+            raise OptionError(
+                f"--{option} {per_file}: files of --format {self.format} hold {limit / 2**30:.0f} GiB at most, and a sample has "
+                f"{size / samples / 1e6:.1f} MB in the mean; give at most {most}, or make the images smaller by --resize_shortest"
+            )

@@ -138,6 +138,9 @@ def prepare(options: SelectOptions) -> Job:
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
     format = _format(options, selection, scored.max_pixels) if options.asks_for_format else None
+    if format is not None:
+        samples, size = summary.funnel.input, sum(shard.size for shard in shards)
+        options.check_file_size(format, "samples_per_shard", options.samples_per_shard, samples, size)
     job = Job(options, selection, shards, summary, own.descriptions, duplicates, own.files, format)
     if options.report:
         _check_report(job, source.folder)

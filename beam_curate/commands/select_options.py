@@ -61,7 +61,7 @@ class SelectOptions(SelectingOptions, FormatOptions):
     format: str = option(
         "webdataset",
         "webdataset: tars with every member as it is, unless an option below asks for something else; tfrecord: files of "
-        "tf.train.Example, with index files for DALI",
+        "tf.train.Example, with index files for DALI; mds: for MosaicML's streaming",
         choices=FORMATS,
     )
     compression: str = compression_option()

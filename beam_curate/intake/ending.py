@@ -9,6 +9,7 @@ from beam_curate.records import WrittenShard
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
 from beam_curate.runs.summary import AccountingError
+from beam_curate.runs.wids import wids_index
 from beam_curate.storage.files import delete, files_under, join
 from beam_curate.storage.json_files import read_object
 
@@ -63,7 +64,7 @@ def finish_packing(
         "output_bytes": sum(shard.size for shard in written),
         **about,
     }
-    Run(output).end_export(files, indexed=True, said=summary)
+    Run(output).end_export(files, wids_index(files), summary)
     return summary
 
 
