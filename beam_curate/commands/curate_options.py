@@ -39,7 +39,7 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     input: str = required("shards: a glob, {00000..00099} braces, a comma list, or a .txt file of paths")
     output: str = required("folder for the curated shards, the score table and the summary")
     model_dir: str = option(
-        "", "folder with the model files (see fetch_models.py; NeMo Curator's layout works)", type=str
+        "", "folder with the model files (see beam-curate fetch-models; NeMo Curator's layout works)", type=str
     )
     clip_model: str = option("ViT-L-14", "any open_clip model")
     pretrained: str = option(
@@ -121,8 +121,8 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
     )
     table_only: bool = option(
         False,
-        "end with the score table and its verdicts, and write no shards: select.py packs it on machines without a GPU, or the "
-        "same command with --resume and without this option",
+        "end with the score table and its verdicts, and write no shards: beam-curate select packs it on machines without a GPU, "
+        "or the same command with --resume and without this option",
         action="store_true",
     )
     layout: str = layout_option()

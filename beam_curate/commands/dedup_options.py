@@ -22,7 +22,7 @@ from beam_curate.commands.selecting_options import SelectingOptions, layout_opti
 class DedupOptions(DuplicateOptions, SelectingOptions):
     """In which score table duplicates are looked for, what a duplicate is, and where to write."""
 
-    scores: str = required("folder of the run that made the score table: the --output of curate.py or select.py")
+    scores: str = required("folder of the run that made the score table: the --output of beam-curate curate or select")
     output: str = required("folder for the duplicates table and the shards without duplicates")
     methods: str = option("exact,semantic", f"what a duplicate is: {methods_help()}")
     keep_by: str = keep_by_option()
@@ -35,7 +35,7 @@ class DedupOptions(DuplicateOptions, SelectingOptions):
     candidates: str = option(
         "kept",
         "among which samples duplicates are looked for: those that the run of --scores kept, or all that have an embedding, for "
-        "a table that select.py uses with other rules",
+        "a table that beam-curate select uses with other rules",
         choices=("kept", "all"),
     )
     against: str = option(
@@ -48,7 +48,9 @@ class DedupOptions(DuplicateOptions, SelectingOptions):
         choices=("drop", "keep"),
     )
     table_only: bool = option(
-        False, "write the duplicates table alone, for select.py --duplicates, and no shards", action="store_true"
+        False,
+        "write the duplicates table alone, for beam-curate select --duplicates, and no shards",
+        action="store_true",
     )
     layout: str = layout_option()
     samples_per_shard: int = option(1000, "samples in every output shard but the last")

@@ -20,7 +20,7 @@ from beam_curate.commands.options import OptionError, number_or_none, option, re
 class ExportOptions(FormatOptions):
     """Which run to export, to which format, and where to write."""
 
-    input: str = required("folder of a finished run: the --output of curate.py or select.py")
+    input: str = required("folder of a finished run: the --output of beam-curate curate or select")
     output: str = required("folder for the exported files, their rows and the summary")
     format: str = required(
         "webdataset: tars, as in the run; tfrecord: files of tf.train.Example, with index files for DALI; mds: for MosaicML's "

@@ -145,8 +145,9 @@ def parse(
         OptionError: A value is wrong or a required option is missing.
     """
     parser = parser_of(options, description, epilog)
-    namespace, rest = parser.parse_known_args(list(argv))
     own: type[Any] = options
+    _refuse_missing([field.name for field in dataclasses.fields(own) if field.metadata.get("required")], argv)
+    namespace, rest = parser.parse_known_args(list(argv))
     for field in dataclasses.fields(own):
         if field.metadata.get("action") == "append":
             setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
@@ -157,6 +158,24 @@ def parse(
     defaults = {field.name: field.default for field in dataclasses.fields(own) if "dependent" not in field.metadata}
     given = frozenset(name for name in named if name not in defaults or getattr(found, name) != defaults[name])
     return found, rest, given
+
+
+def _refuse_missing(required: Sequence[str], argv: Sequence[str]) -> None:
+    """Refuses a command line without a required option, and says which of its words may have been meant for it.
+
+    Raises:
+        OptionError: It names the option.
+    """
+    if {"-h", "--help", "--version"} & set(argv):
+        return
+    names = [word[2:].split("=", 1)[0] for word in argv if word.startswith("--")]
+    for missing in (name for name in required if name not in names):
+        (close,) = difflib.get_close_matches(missing, names, n=1) or [""]
+        if close and close not in required:
+            raise OptionError(f"--{missing} is missing; did you mean it by --{close}?")
+        if argv and not argv[0].startswith("-"):
+            raise OptionError(f"--{missing} is missing; did you mean --{missing} {argv[0]}?")
+        raise OptionError(f"--{missing} is missing; give a value (see --help)")
 
 
 def refuse_unknown(left: Sequence[str], own: Sequence[str], beam_flags: Sequence[str]) -> None:

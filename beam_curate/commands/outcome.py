@@ -113,8 +113,8 @@ def report(folder: str, output: str, seconds: float) -> int:
         print(line)
     if summary.table_only:
         print(
-            f"the score table in {output}, {seconds:.1f} s; no shards yet: pack it with select.py --scores {output}, or by the "
-            "same command with --resume and without --table_only"
+            f"the score table in {output}, {seconds:.1f} s; no shards yet: pack it with beam-curate select --scores {output}, "
+            "or by the same command with --resume and without --table_only"
         )
     else:
         print(f"{summary.output_shards:,} shards in {output}, {seconds:.1f} s")

@@ -19,7 +19,7 @@ the source shards; where these are gone, the report has none."""
 class ReportOptions:
     """Which run, which other one, and where to write."""
 
-    run: str = required("folder of a finished run: the --output of curate.py, select.py or dedup.py")
+    run: str = required("folder of a finished run: the --output of beam-curate curate, select or dedup")
     against: str = option(
         "",
         "folder of another finished run over the same input: which samples only one of the two keeps, and where on each score",

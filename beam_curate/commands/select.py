@@ -114,7 +114,7 @@ def prepare(options: SelectOptions) -> Job:
     own = load_own_scores(options.head, options.scorer, model.clip_model, model.embed_dim)
     if own.of_images:
         raise OptionError(
-            f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to curate.py"
+            f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to beam-curate curate"
         )
     selection = Selection(table, scorers=(*own.heads, *_prompts(options, model)), own=own.of_embeddings)
     clash = sorted({*selection.added} & {*schema.names, *score_table.schema((), 1).names})

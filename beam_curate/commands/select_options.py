@@ -29,7 +29,7 @@ from beam_curate.commands.selecting_options import (
 class SelectOptions(SelectingOptions, FormatOptions):
     """Which score table to select from, by which rules, and where to write."""
 
-    scores: str = required("folder of the run that made the score table: the --output of curate.py")
+    scores: str = required("folder of the run that made the score table: the --output of beam-curate curate")
     output: str = option("", "folder for the selected shards and their table; not needed with --dry_run")
     head: tuple[str, ...] = head_option()
     scorer: tuple[str, ...] = scorer_option()
@@ -41,8 +41,8 @@ class SelectOptions(SelectingOptions, FormatOptions):
     top_fraction: str = top_fraction_option()
     duplicates: str = option(
         "",
-        "folder of a duplicates table, the --output of dedup.py: of each group of duplicates that the other rules keep, keep the "
-        "best one; --top chooses among what is left",
+        "folder of a duplicates table, the --output of beam-curate dedup: of each group of duplicates that the other rules keep, "
+        "keep the best one; --top chooses among what is left",
     )
     prompt: str = option(
         "",

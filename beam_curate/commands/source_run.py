@@ -39,19 +39,21 @@ def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
     if not run.is_finished:
         begun = run.is_begun
         remedy = (
-            "is not finished; continue it with --resume first" if begun else "is no run of curate.py; give its --output"
+            "is not finished; continue it with --resume first"
+            if begun
+            else "is no run of beam-curate curate; give its --output"
         )
         raise OptionError(f"--{option} {folder} {remedy}")
     try:
         if run.is_export:
-            made_of = printable(run.export_summary.input.run or "a folder of curate.py, select.py or dedup.py")
+            made_of = printable(run.export_summary.input.run or "a folder of beam-curate curate, select or dedup")
             raise OptionError(
                 f"--{option} {folder} is an export, without a score table; give the run it was made of: {made_of}"
             )
         summary = run.summary
         if summary.configuration.scored.model is None or not run.is_begun:
             raise OptionError(
-                f"--{option} {folder} was not made by curate.py or select.py: its mark or the configuration in its "
+                f"--{option} {folder} was not made by beam-curate curate or select: its mark or the configuration in its "
                 f"{run.summary_path} is missing; give the --output of one of these"
             )
         run.check_table()

@@ -51,7 +51,7 @@ def find_table(folder: str, scores: str) -> Duplicates:
     """
     place = absolute(folder)
     if not is_finished(place):
-        raise DuplicatesError(f"{folder} holds no finished duplicates table; give the --output of dedup.py")
+        raise DuplicatesError(f"{folder} holds no finished duplicates table; give the --output of beam-curate dedup")
     found = read_findings(place)
     if found["input"] != input_digest(scores):
         raise DuplicatesError(f"{folder} tells of duplicates among other input shards than those of the score table")

@@ -138,7 +138,7 @@ def _look_for(name: str, model_dir: str, clip_model: str) -> str:
         if _exists(place):
             return place
     raise HeadError(
-        f"no {name} head for {clip_model} in {model_dir}: run python pipelines/fetch_models.py --model_dir {model_dir} "
+        f"no {name} head for {clip_model} in {model_dir}: run beam-curate fetch-models --model_dir {model_dir} "
         f"--clip_model {clip_model}, put it at {places[0]}, {off}"
     )
 
@@ -154,7 +154,7 @@ def _lookup_of(path: str, chain: str) -> str | None:
             return place
     if chain == LAION:
         raise HeadError(
-            f"`nsfw_chain` laion needs the lookup file {places[0]}: run pipelines/fetch_models.py, which makes it, or "
+            f"`nsfw_chain` laion needs the lookup file {places[0]}: run beam-curate fetch-models, which makes it, or "
             "choose `nsfw_chain` plain"
         )
     _log.warning(
@@ -210,7 +210,7 @@ def _pth(path: str, data: bytes) -> Weights:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise HeadError(
             f"{path} is damaged, or more than weights (loading it would run code): use the .safetensors file that "
-            f"pipelines/fetch_models.py makes, or save its state_dict with safetensors where you trust it "
+            f"beam-curate fetch-models makes, or save its state_dict with safetensors where you trust it "
             f"({type(error).__name__})"
         ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):

@@ -182,7 +182,7 @@ def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) 
 
 def _check_kind(output: str, run: RunFile, kind: str, argument: str) -> None:
     if run.kind != kind:
-        words = {"": "a run of curate.py or select.py", EXPORT: "an export", PACK: "packed images"}
+        words = {"": "a run of beam-curate curate or select", EXPORT: "an export", PACK: "packed images"}
         raise RunError(f"`{argument}`: `output` {output} holds {words.get(run.kind, run.kind)}; give another `output`")
 
 
@@ -212,8 +212,8 @@ def _check_replaceable(output: str, files: Files, scores: str, kind: str) -> Seq
     _check_kind(output, run, kind, "overwrite")
     if scores and run.scores in ("", output):
         raise RunError(
-            f"`overwrite`: `output` {output} holds the score table of a run of curate.py, which this one cannot make again; "
-            "give another `output`"
+            f"`overwrite`: `output` {output} holds the score table of a run of beam-curate curate, which this one cannot make "
+            "again; give another `output`"
         )
     return ours(run.configuration.files, kind)
 

@@ -69,14 +69,14 @@ def read_run(folder: str) -> FinishedRun:
         started = exists(join(folder, RUN))
         remedy = "is not finished; continue it with `resume`" if started else "holds no run; give the folder of one"
         raise RunNotUsableError(f"{folder} {remedy}")
-    none = f"{folder} is no run of curate.py or select.py; give the folder of one of these"
+    none = f"{folder} is no run of beam-curate curate or select; give the folder of one of these"
     if is_export(folder):
         raise RunNotUsableError(none)
     summary = read_summary(folder)
     if summary.table_only:
         raise RunNotUsableError(
-            f"{folder} has a score table and no shards yet, for it was made with `table_only`: pack it with select.py, or by the "
-            "same command with `resume` and without `table_only`"
+            f"{folder} has a score table and no shards yet, for it was made with `table_only`: pack it with beam-curate "
+            "select, or by the same command with `resume` and without `table_only`"
         )
     if summary.files is not None:
         raise RunNotUsableError(
@@ -88,7 +88,7 @@ def read_run(folder: str) -> FinishedRun:
     kept = summary.funnel.kept
     listed = read_index(folder)
     if not listed:
-        raise RunNotUsableError(f"{folder} has no kept samples; select some with select.py first")
+        raise RunNotUsableError(f"{folder} has no kept samples; select some with beam-curate select first")
     (found,) = match([join(folder, "[0-9]*.tar")])
     shards = [Shard(index, join(folder, entry.url), entry.filesize) for index, entry in enumerate(listed)]
     for shard in shards:
