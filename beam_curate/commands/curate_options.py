@@ -15,7 +15,7 @@ from beam_curate.commands.duplicate_options import (
     mirrored_option,
     n_clusters_option,
 )
-from beam_curate.commands.options import OptionError, comma_list, dependent, number_or_none, option, required
+from beam_curate.commands.options import OptionError, comma_list, dependent, number_or_none, once, option, required
 from beam_curate.commands.selecting_options import (
     SelectingOptions,
     head_option,
@@ -74,7 +74,7 @@ class CurateOptions(DuplicateOptions, SelectingOptions):
         "laion: as published, with its lookup; plain: without it, as NeMo Curator; auto: laion if its file is there",
         choices=("auto", "laion", "plain"),
     )
-    prompt: str = option(
+    prompt: str = once(
         "",
         'scores from words, by the model\'s own text tower: "watermark=a photo with a watermark,a clean photo" is the '
         "probability of the first text against the others, one text alone its similarity; several are separated by ;",

@@ -14,7 +14,7 @@ from beam_curate.commands.duplicate_options import (
     mirrored_option,
     n_clusters_option,
 )
-from beam_curate.commands.options import OptionError, comma_list, number_or_none, option, required
+from beam_curate.commands.options import OptionError, comma_list, number_or_none, once, option, required
 from beam_curate.commands.selecting_options import SelectingOptions, layout_option
 
 
@@ -24,7 +24,7 @@ class DedupOptions(DuplicateOptions, SelectingOptions):
 
     scores: str = required("folder of the run that made the score table: the --output of beam-curate curate or select")
     output: str = required("folder for the duplicates table and the shards without duplicates")
-    methods: str = option("exact,semantic", f"what a duplicate is: {methods_help()}")
+    methods: str = once("exact,semantic", f"what a duplicate is: {methods_help()}")
     keep_by: str = keep_by_option()
     eps: float = eps_option()
     n_clusters: int = n_clusters_option()

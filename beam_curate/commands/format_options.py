@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from beam_curate.commands.options import OptionError, comma_list, number_or_none, option
+from beam_curate.commands.options import OptionError, comma_list, number_or_none, once, option
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,7 @@ def quality_option() -> Any:
 
 def fields_option(default: str, more: str = "") -> Any:
     """--fields."""
-    return option(
+    return once(
         default,
         "what to export beside the image: a comma list of columns of 00000.parquet (caption, aesthetic, embedding) and, with "
         f"a dot before them, members (.txt, .json). * is all columns but the embedding, and in webdataset all members{more}",

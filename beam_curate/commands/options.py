@@ -42,6 +42,11 @@ def dependent(default: Any, help: str, **settings: Any) -> Any:
     return option(default, help, dependent=True, **settings)
 
 
+def once(default: Any, help: str, **settings: Any) -> Any:
+    """A field whose text holds a list or a condition: given twice, one of the two would be lost, so that is refused."""
+    return option(default, help, once=True, **settings)
+
+
 def required(help: str, **settings: Any) -> Any:
     """A field that the user must give."""
     return dataclasses.field(metadata={"help": help, "required": True, **settings})
@@ -117,7 +122,8 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
     places = {group: parser.add_argument_group(group) for group in ORDER if group in groups}
     for field in fields:
         settings = dict(field.metadata)
-        settings.pop("dependent", None)
+        for own in ("dependent", "once"):
+            settings.pop(own, None)
         if settings.get("action") == "store_true":
             # Also `--name=true`: a template's launcher gives every parameter a value.
             settings |= {"action": "store", "nargs": "?", "const": True, "default": False, "type": _truth}
@@ -148,7 +154,12 @@ def parse(
     own: type[Any] = options
     _refuse_missing([field.name for field in dataclasses.fields(own) if field.metadata.get("required")], argv)
     namespace, rest = parser.parse_known_args(list(argv))
+    words = [word.split("=", 1)[0] for word in argv]
     for field in dataclasses.fields(own):
+        if field.metadata.get("once") and words.count(f"--{field.name}") > 1:
+            raise OptionError(
+                f"--{field.name} is given more than once; give all of it in one: {field.metadata['help']}"
+            )
         if field.metadata.get("action") == "append":
             setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
         if field.metadata.get("required") and not getattr(namespace, field.name):

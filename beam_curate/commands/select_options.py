@@ -13,7 +13,7 @@ from beam_curate.commands.format_options import (
     quality_option,
     resize_option,
 )
-from beam_curate.commands.options import OptionError, number_or_none, option, required
+from beam_curate.commands.options import OptionError, number_or_none, once, option, required
 from beam_curate.commands.selecting_options import (
     SelectingOptions,
     head_option,
@@ -44,7 +44,7 @@ class SelectOptions(SelectingOptions, FormatOptions):
         "folder of a duplicates table, the --output of beam-curate dedup: of each group of duplicates that the other rules keep, "
         "keep the best one; --top chooses among what is left",
     )
-    prompt: str = option(
+    prompt: str = once(
         "",
         'scores from words to add, by the text tower of the model that made the embeddings: "watermark=a photo with a '
         'watermark,a clean photo" is the probability of the first text against the others, one text alone its similarity; '

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from beam_curate.commands.options import OptionError, comma_list, option
+from beam_curate.commands.options import OptionError, comma_list, once, option
 
 if TYPE_CHECKING:
     from beam_curate.scores.top import TopRule
@@ -41,7 +41,7 @@ def scorer_option() -> Any:
 
 def keep_option() -> Any:
     """--keep."""
-    return option(
+    return once(
         "",
         "keep if this holds, beside the other rules: a condition on scores, width, height, side, size, format, caption, key, "
         "url and shard, such as \"aesthetic >= 5 and nsfw < 0.3 and width >= 256 and format in ('JPEG', 'PNG')\"",
@@ -50,7 +50,7 @@ def keep_option() -> Any:
 
 def layout_option() -> Any:
     """--layout."""
-    return option(
+    return once(
         "",
         "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of "
         + ", ".join(LAYOUTS),

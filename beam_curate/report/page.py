@@ -198,7 +198,8 @@ def _notices(summary: Summary, data: ReportData) -> Iterator[tuple[str, str]]:
             if total and rejected < 0.01 * total:
                 yield f"{name} {value:g} rejects almost nothing:", f"{share(rejected, total)}."
             elif total and rejected > 0.99 * total:
-                yield f"{name} {value:g} rejects almost everything:", f"{share(rejected, total)}."
+                what = "all samples" if rejected == total else "almost everything"
+                yield f"{name} {value:g} rejects {what}:", f"{share(rejected, total)}."
     counts = _counts(summary)
     if any(data.statuses[status] != counts[status] for status in _STATUSES):
         words = ", ".join(f"{count(data.statuses[status])} {status}" for status in _STATUSES)

@@ -309,7 +309,7 @@ def test_nothing_kept(tmp_path):
     assert status == 0
     page = read(output)
     assert "Nothing was kept." in page.text
-    assert "aesthetic ≥ 20 rejects almost everything: 100.0 %." in page.text
+    assert "aesthetic ≥ 20 rejects all samples: 100.0 %." in page.text
     assert "No such sample." in page.text
 
 
