@@ -36,7 +36,7 @@ def quantities(run: Measured) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    million = Measured(10**6, 100e3, 1e9, 0.3, 292, 1000)
+    million = Measured(10**6, 100e3, 1e9, 0.3, 292, 1000)  # the example of docs/costs.md
     for run in (million, million._replace(images=10**9)):
         print(f"{run.images:,} images")
         for name, number in quantities(run).items():

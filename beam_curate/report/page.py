@@ -168,7 +168,8 @@ def _blur_from(summary: Summary, data: ReportData) -> float:
 
 
 def _facts(summary: Summary) -> str:
-    shards = f"{count(summary.input_shards)} input shards, {count(summary.output_shards)} output shards"
+    numbers = {"input": summary.input_shards, "output": summary.output_shards}
+    shards = ", ".join(f"{count(number)} {name} shard{'' if number == 1 else 's'}" for name, number in numbers.items())
     words = [shards, summary.configuration.clip_model, summary.started]
     return " · ".join(shorten(str(word), 100) for word in words if word)
 
