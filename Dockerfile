@@ -18,12 +18,13 @@ FROM apache/beam_python3.11_sdk:2.77.0 AS beam
 FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:flex_templates_base_image_release_20260112_RC00 AS launcher
 
 # The packages go to a folder of their own, which the next stage copies over its Python: the image keeps neither pip's cache
-# nor the sources. Every dependency is in the lock and checked by its hash; nothing is resolved, and nothing compiled.
+# nor the sources. Every dependency is in the lock and checked by its hash; nothing is resolved (--no-deps: with a package's extras
+# pip would look for its newest release, which has no hash), and nothing compiled.
 FROM python:3.11-slim-bookworm AS packages
 WORKDIR /build
 COPY docker/build.lock requirements.lock ./
-RUN pip install --no-cache-dir --require-hashes --only-binary=:all: -r build.lock \
-    && pip install --no-cache-dir --prefix=/packages --require-hashes --no-build-isolation \
+RUN pip install --no-cache-dir --no-deps --require-hashes --only-binary=:all: -r build.lock \
+    && pip install --no-cache-dir --prefix=/packages --no-deps --require-hashes --no-build-isolation \
       --only-binary=:all: --no-binary=google-apitools,tfrecord -r requirements.lock
 COPY setup.py pyproject.toml README.md ./
 COPY beam_curate beam_curate

@@ -21,7 +21,7 @@ $(VENV)/.installed: setup.py pyproject.toml dev.lock
 	  || { echo "error: Python 3.10 to 3.13 is needed; give one with: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(UV) --require-hashes -r dev.lock
+	$(UV) --no-deps --require-hashes -r dev.lock
 	$(UV) --no-deps -e .
 	@touch $@
 

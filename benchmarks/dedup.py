@@ -46,6 +46,7 @@ from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.selection.rejudging import Selection
 
 DIM = 768
@@ -60,7 +61,7 @@ def make_table(folder: Path, rows: int, eps: float, isotropic: bool) -> None:
     topics = rng.standard_normal((max(20, rows // 50), DIM), np.float32) * spread
     per_part = min(PER_PART, rows // 10)
     shards = [Shard(number, f"/made-up/{number:05d}.tar", 1) for number in range(rows // per_part)]
-    Run(str(folder)).begin(Configuration(), shards)
+    Run(str(folder)).begin(WantedRun(Configuration(), shards))
     before = None
     for shard in shards:
         vectors = topics[rng.zipf(1.3, per_part) % len(topics)]

@@ -42,6 +42,7 @@ from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.state_files import read_summary
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.scores.rules import standard_rules
 from beam_curate.scores.top import TopRule
 from beam_curate.selection.rejudging import Selection
@@ -90,7 +91,7 @@ def make_table(folder: Path, rows: Sequence[ScoredSample], parts: int) -> str:
             path.hardlink_to(linked)
     size = source.stat().st_size
     shards = [Shard(number, str(path), size) for number, path in enumerate(paths)]
-    Run(str(output)).begin(read_configuration({"model": _MODEL}), shards)
+    Run(str(output)).begin(WantedRun(read_configuration({"model": _MODEL}), shards))
     plain = score_table.to_table(rows, ["aesthetic", "nsfw"], _DIM)
     written = []
     for shard in shards:
@@ -168,7 +169,7 @@ class Stages:
 
     def _judge(self, name: str, selection: Selection) -> None:
         output = str(self._folder / name)
-        Run(output).begin(Configuration(), Run(self._scores).input_shards, scores=self._scores)
+        Run(output).begin(WantedRun(Configuration(), Run(self._scores).input_shards, scores=self._scores))
         run(lambda root: root | ContinueRun(output, folder="verdicts") | _Pending() | SelectRows(selection, output))
 
     def _pack(self, seed: int | None) -> None:

@@ -31,6 +31,7 @@ from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, Sco
 from beam_curate.runs import score_table
 from beam_curate.runs.configuration import read_configuration
 from beam_curate.runs.run import Run
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import atomic_output, write_json
 
 PER_PART = 1000
@@ -68,7 +69,9 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
         path.hardlink_to(source)
     size = source.stat().st_size
     Run(str(folder)).begin(
-        read_configuration({"model": _MODEL}), [Shard(number, str(path), size) for number, path in enumerate(paths)]
+        WantedRun(
+            read_configuration({"model": _MODEL}), [Shard(number, str(path), size) for number, path in enumerate(paths)]
+        )
     )
     plain = score_table.to_table(rows, names, _DIM)
     for number, path in enumerate(paths):

@@ -13,7 +13,6 @@ if __name__ == "__main__" and not __package__:
     del sys.path[0]  # the scripts' folder, where `select` is not the standard library's
 
 import argparse
-import dataclasses
 import difflib
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,8 @@ from typing import Any, Final
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
-from beam_curate.commands.option_groups import ORDER, group_of
+from beam_curate.commands.option_groups import group_of
+from beam_curate.commands.options import option_fields, settings_of
 from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.select_options import SelectOptions
 
@@ -88,20 +88,19 @@ def metadata(options: type[Any], name: str, description: str) -> dict[str, Any]:
         name: Of the template, as a console shows it.
         description: What it does, one sentence.
     """
-    fields = [field for field in dataclasses.fields(options) if field.name not in _LOCAL]
-    own = [_parameter(field) | {"groupName": group_of(field.name, options)} for field in fields]
-    own.sort(key=lambda parameter: ORDER.index(parameter["groupName"]))  # stable: inside a group as in --help
+    fields = [field for field in option_fields(options) if field.name not in _LOCAL]
+    own = [_parameter(field) | {"groupName": group_of(field, options)} for field in fields]
     beam = [parameter | {"groupName": "Dataflow"} for parameter in _BEAM]
     return {"name": name, "description": description, "streaming": False, "parameters": [*own, *beam]}
 
 
 def _parameter(field: Any) -> dict[str, Any]:
-    settings = dict(field.metadata)
+    settings = settings_of(field)
     # A command may do without a folder to write to, with --dry_run; a job that writes nothing is of no use.
     optional = not settings.get("required", False) and field.name != "output"
     found = {"name": field.name, "label": _label(field.name), "helpText": settings["help"], "isOptional": optional}
     found |= _SHAPES.get(field.name) or _shape(field.default, settings)
-    if "dependent" in settings:  # the console would send it as given, and an accelerator could not choose it
+    if "dependent" in field.metadata:  # the console would send it as given, and an accelerator could not choose it
         found["helpText"] += f" (default: {_text(field.default)}, or as the accelerator wants)"
     elif optional and field.default not in ("", ()):
         found["defaultValue"] = _text(field.default)

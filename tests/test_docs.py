@@ -3,7 +3,6 @@
 import argparse
 import ast
 import contextlib
-import dataclasses
 import importlib
 import re
 
@@ -14,6 +13,7 @@ from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
 from beam_curate.commands.launch import ProgressOptions
+from beam_curate.commands.options import option_fields
 from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.report import ReportOptions
 from beam_curate.commands.select_options import SelectOptions
@@ -124,7 +124,7 @@ def flags_of_beam():
 
 
 def test_each_option_that_a_page_names_is_one():
-    own = {field.name for options in COMMANDS for field in dataclasses.fields(options)}
+    own = {field.name for options in COMMANDS for field in option_fields(options)}
     known = own | flags_of_beam() | {name for names in OF_OTHER_TOOLS.values() for name in names}
     named = set()
     for page, text in PAGES.items():

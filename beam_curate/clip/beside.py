@@ -63,7 +63,7 @@ def check_text_beside(clip_model: str, path: Path) -> None:
         check_open_clip(clip_model, model, config, "text_cfg")
 
 
-def _open_clip_model(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _open_clip_model(config: Mapping[str, Any], path: Path) -> dict[str, object]:
     """The model's part of open_clip's configuration, which is all of it in a file of open_clip's model_configs.
 
     Raises:
@@ -85,7 +85,7 @@ def said_by_file(path: Path) -> Mapping[str, Any]:
     return said
 
 
-def _part(config: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+def _part(config: Mapping[str, Any], key: str, path: Path) -> dict[str, object]:
     part = config.get(key)
     if part is not None and not isinstance(part, dict):
         raise WeightsError(f"{path}: {key} is {part!r}, and is to be a JSON object; mend the file, or move it away")
@@ -131,7 +131,7 @@ def _transformers(clip_model: str, folder: Path) -> Said:
     return Said(use, by)
 
 
-def _processor(config: Mapping[str, Any]) -> dict[str, Any]:
+def _processor(config: Mapping[str, Any]) -> dict[str, object]:
     """What an image processor of transformers does, in open_clip's words; what open_clip cannot do keeps a word of its own.
 
     Empty if it is no image processor. Source: transformers' CLIPImageProcessor, SiglipImageProcessor.
@@ -140,7 +140,7 @@ def _processor(config: Mapping[str, Any]) -> dict[str, Any]:
     config = inner if isinstance(inner, dict) else config
     if not {"image_mean", "do_normalize", "image_processor_type", "feature_extractor_type"} & set(config):
         return {}
-    said: dict[str, Any] = {"mean": config.get("image_mean"), "std": config.get("image_std")}
+    said: dict[str, object] = {"mean": config.get("image_mean"), "std": config.get("image_std")}
     if config.get("do_normalize") is False:
         said |= {"mean": [0, 0, 0], "std": [1, 1, 1]}
     if (resample := config.get("resample")) is not None:

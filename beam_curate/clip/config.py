@@ -31,7 +31,7 @@ def model_config(clip_model: str) -> tuple[str, dict[str, Any]]:
     if colon and schema in ("local-dir", "hf-hub"):
         raise WeightsError(
             f"clip_model={clip_model!r}: give the name of the model in open_clip, and {rest} (a folder here) as its weights, "
-            "with --pretrained (pretrained)"
+            "with `pretrained`"
         )
     name = clip_model.replace("/", "-")
     settings = model_settings(name)

@@ -17,6 +17,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
 from beam_curate.clip.careful_calls import CarefulCalls, Row
+from beam_curate.clip.loading_ahead import load_ahead, loaded
 from beam_curate.images.options import DecodeOptions
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, Sample
 
@@ -56,6 +57,13 @@ def element_size(element: object, batch_size: int) -> float:
         ):
             return batch_size / _MAX_WAITING
     return (batch_size + 1) / (batch_size + 2)
+
+
+def _load_tower(clip_model: str, pretrained: str, places: Mapping[str, Any], **how: Any) -> "VisualTower":
+    from beam_curate.clip.visual_tower import build_visual_tower
+    from beam_curate.clip.weights import find_weights
+
+    return build_visual_tower(find_weights(clip_model, pretrained, **places), **how)
 
 
 class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | TowerCopies[Pixels]"]):
@@ -168,24 +176,30 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         target = self.describe().target
         return DecodeOptions(target.size, target.resize_mode, target.interpolation, **options)
 
+    def load_ahead(self) -> None:
+        """Starts to load the model in a thread, for a pipeline that runs in this process; `load_model` then waits for it."""
+        if not self._copies:
+            load_ahead(self._load)
+
     def load_model(self) -> "VisualTower | TowerCopies[Pixels]":
         """Fetches the weights if need be, and builds the tower, or its copies."""
-        from beam_curate.clip.visual_tower import build_visual_tower
-        from beam_curate.clip.weights import find_weights
+        if not self._copies:
+            return loaded(self._load)
+        from beam_curate.clip.tower_copies import TowerCopies
 
-        build = functools.partial(
-            build_visual_tower,
-            find_weights(*self._model, **self._weights),
+        return TowerCopies(self._load, f"beam-curate-{self._id}", self._copies)
+
+    @property
+    def _load(self) -> "functools.partial[VisualTower]":
+        return functools.partial(
+            _load_tower,
+            *self._model,
+            self._weights,
             precision=self._precision,
             device=self._device,
             quick_gelu=self._quick_gelu,
             preprocess=self._preprocess,
         )
-        if not self._copies:
-            return build()
-        from beam_curate.clip.tower_copies import TowerCopies
-
-        return TowerCopies(build, f"beam-curate-{self._id}", self._copies)
 
     def run_inference(
         self,

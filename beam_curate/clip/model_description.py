@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import torch
 
@@ -47,7 +47,7 @@ class ModelDescription:
         return Target(self.image_size, self.resize_mode, self.interpolation)
 
     @property
-    def preprocess(self) -> dict[str, Any]:
+    def preprocess(self) -> dict[str, object]:
         """How an image is prepared, as the option of the same name takes it."""
         return {key: getattr(self, key) for key in KEYS}
 
@@ -154,7 +154,7 @@ def decide_quick_gelu(source: WeightsSource, wanted: QuickGelu = "auto") -> tupl
         if source.quick_gelu is False:
             raise WeightsError(
                 f"clip_model={source.clip_model!r} has QuickGELU, but {source.said_by} says GELU: name the model without "
-                "QuickGELU, or give --quick_gelu yes or no (in Python True or False)"
+                "QuickGELU, or give `quick_gelu` yes or no (in Python True or False)"
             )
         return True, f"the configuration of {source.clip_model}"
     if source.quick_gelu is not None:
@@ -163,7 +163,7 @@ def decide_quick_gelu(source: WeightsSource, wanted: QuickGelu = "auto") -> tupl
     if source.seed is None and any(tags.get_pretrained_cfg(source.clip_model, tag).get("quick_gelu") for tag in known):
         raise UnsaidError(
             f"quick_gelu='auto', but nothing says whether {source.path} was trained with QuickGELU, as OpenAI's weights were, "
-            "or with GELU, and the wrong one gives plausible but wrong embeddings: give --quick_gelu yes (in Python True) "
+            "or with GELU, and the wrong one gives plausible but wrong embeddings: give `quick_gelu` yes (in Python True) "
             "if the weights are OpenAI's or made from them, else no (False)",
             "quick_gelu",
         )
@@ -201,7 +201,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """
     if precision == "auto":
         if device.type == "cpu":
-            able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+            able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
             native = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
             return torch.bfloat16 if native else torch.float32
         if torch.cuda.is_bf16_supported(including_emulation=False):

@@ -18,7 +18,7 @@ from beam_curate.clip.config import did_you_mean
 from beam_curate.clip.open_clip_parts import DEFAULT_PREPROCESSING, tags
 from beam_curate.images.resizing import INTERPOLATIONS, RESIZE_MODES
 
-Preprocess: TypeAlias = str | Mapping[str, Any]
+Preprocess: TypeAlias = str | Mapping[str, object]
 """The option: `auto`, a pretrained tag, the path of a JSON file, `mean=0.5,std=0.5,...`, or the same as a mapping."""
 
 AUTO: Final = "auto"
@@ -45,7 +45,7 @@ class Preprocessing:
 KEYS: Final = tuple(field.name for field in fields(Preprocessing))
 
 
-def _checked(said: Mapping[str, Any], by: str) -> dict[str, Any]:
+def _checked(said: Mapping[str, object], by: str) -> dict[str, Any]:
     """Checks the values that are said (null says nothing) and gives them in one form.
 
     Raises:
@@ -86,7 +86,7 @@ def _word(key: str, value: object, by: str) -> str:
     return str(value)
 
 
-def _of_record(record: Mapping[str, Any]) -> Preprocessing:
+def _of_record(record: Mapping[str, object]) -> Preprocessing:
     return Preprocessing(**_checked({**DEFAULT_PREPROCESSING, **record}, "open_clip's record"))
 
 
@@ -101,7 +101,7 @@ def records(clip_model: str) -> dict[Preprocessing, list[str]]:
 def decide_preprocessing(
     clip_model: str,
     option: Preprocess = AUTO,
-    said: Mapping[str, Any] | None = None,
+    said: Mapping[str, object] | None = None,
     said_by: str = "",
     *,
     weights: str = "",
@@ -159,7 +159,7 @@ def _question(
     tag = next(iter(known.values()))[0] if known else "openai"
     return (
         f"preprocess='{AUTO}', but {what} for {weights}, and {why}; the wrong way gives plausible but wrong embeddings: give "
-        f"--preprocess (in Python preprocess) with the tag whose images are prepared in the same way, such as {tag}"
+        f"`preprocess` with the tag whose images are prepared in the same way, such as {tag}"
         f"{'' if known else ' where open_clip trained them with its defaults'}, with values such as "
         f"{Preprocessing((0.5,) * 3, (0.5,) * 3, 'bicubic', 'squash')}, or with the path of an open_clip_config.json"
     )

@@ -10,14 +10,14 @@ from beam_curate.clip.model_description import ModelDescription, describe_model
 from beam_curate.clip.weights import for_any_folder
 
 QUICK_GELU: Final[Mapping[str, bool | Literal["auto"]]] = {"auto": "auto", "yes": True, "no": False}
-"""The words of the option --quick_gelu, and what they mean."""
+"""The words that say `quick_gelu` in a text, and what they mean."""
 
 
 _ANSWERS: Final = {"quick_gelu": ",quick_gelu=yes (or no)", "preprocess": ",preprocess=TAG"}
 
 
 class SecondModelError(ValueError):
-    """A second model that cannot be had; the message names the option's value and the remedy."""
+    """A second model that cannot be had; the message names its text and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def embedding_name(clip_model: str) -> str:
 
 
 def find_second_models(texts: Sequence[str], model_dir: str | None = None) -> dict[str, SecondModel]:
-    """Describes the models of the option --second_model by the names of their embeddings.
+    """Describes second models by the names of their embeddings.
 
     Args:
-        texts: The values of the option: `MODEL=WEIGHTS`, with options of the first model's behind it where they must be said:
+        texts: `MODEL=WEIGHTS`, with options of the first model's behind it where they must be said:
             `MODEL=WEIGHTS,quick_gelu=no,preprocess=TAG`.
         model_dir: A models directory, where a tag is looked for before the hub.
 

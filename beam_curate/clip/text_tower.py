@@ -33,7 +33,7 @@ from beam_curate.clip.model_description import (
     decide_quick_gelu,
 )
 from beam_curate.clip.quick_gelu import fold_quick_gelu, scaled
-from beam_curate.clip.visual_tower import _random_state
+from beam_curate.clip.tower_weights import random_state
 from beam_curate.clip.weights import WeightsSource, fetch_weights
 from beam_curate.devices import give_up_device, out_of_memory
 
@@ -257,7 +257,7 @@ def _tokenizer(source: WeightsSource, text_config: Mapping[str, Any]) -> Callabl
 
 def _random_text_state(wanted: Mapping[str, torch.Tensor], seed: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Makes random weights as for a visual tower, but not the same ones: both have tensors of the same names."""
-    for name, tensor in _random_state({f"text.{name}": like for name, like in wanted.items()}, seed):
+    for name, tensor in random_state({f"text.{name}": like for name, like in wanted.items()}, seed):
         yield name.removeprefix("text."), tensor
 
 

@@ -35,10 +35,10 @@ def _kind(part: str) -> type[Any]:
     return kind
 
 
-def _tower(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _tower(part: str, config: Mapping[str, Any]) -> dict[str, object]:
     """What a configuration makes open_clip's _build_vision_tower or _build_text_tower build, in one spelling."""
     kind = _kind(part)
-    full: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(kind)}
+    full: dict[str, object] = {field.name: field.default for field in dataclasses.fields(kind)}
     for name, value in config.items():
         if name in full and name not in _IDLE:
             # null is how open_clip's own files switch off what is a truth value or, of timm's, a text.

@@ -7,11 +7,8 @@ relative positions of the timm towers EVA, EVA02, PE-Core, Swin, vit_relpos) los
 the normal way and then filled: their peak memory has the fp32 tower in it besides the weights.
 """
 
-import hashlib
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from beam_curate.clip.checkpoint import WeightsError, read_visual_state
+from beam_curate.clip.checkpoint import read_visual_state
 from beam_curate.clip.config import model_config
 from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
 from beam_curate.clip.model_description import (
@@ -36,7 +33,8 @@ from beam_curate.clip.open_clip_parts import DEFAULT_VISION, transformer
 from beam_curate.clip.pixel_buffers import HostBuffer
 from beam_curate.clip.pixel_files import PixelFile
 from beam_curate.clip.preprocessing import AUTO, Preprocess
-from beam_curate.clip.quick_gelu import fold_quick_gelu, scaled
+from beam_curate.clip.quick_gelu import fold_quick_gelu
+from beam_curate.clip.tower_weights import fitted, random_state
 from beam_curate.clip.weights import WeightsSource, fetch_weights
 from beam_curate.devices import give_up_device, out_of_memory
 
@@ -221,8 +219,8 @@ def build_visual_tower(
     module = _empty_tower(config, description.quick_gelu, dtype)
     factors = fold_quick_gelu(module)
     wanted = module.state_dict()
-    stored = read_visual_state(source.path) if source.seed is None else _random_state(wanted, source.seed)
-    module.load_state_dict(_fitted(stored, wanted, target, source, factors), assign=True)
+    stored = read_visual_state(source.path) if source.seed is None else random_state(wanted, source.seed)
+    module.load_state_dict(fitted(stored, wanted, target, source, factors), assign=True)
     module = module.to(target).eval().requires_grad_(False)
     if isinstance(module, transformer.VisionTransformer) and module.attn_pool is None and module.pool_type == "tok":
         last = module.transformer.resblocks[-1]
@@ -250,7 +248,7 @@ def check_visual_weights(source: WeightsSource, quick_gelu: bool) -> None:
         return
     _, config = model_config(source.clip_model)
     wanted = _empty_tower(config, quick_gelu, torch.float32).state_dict()
-    _fitted(read_visual_state(source.path), wanted, torch.device("meta"), source)
+    fitted(read_visual_state(source.path), wanted, torch.device("meta"), source)
 
 
 class _NoNumbers(TorchFunctionMode):
@@ -294,49 +292,3 @@ def _tower(config: dict[str, Any], quick_gelu: bool) -> nn.Module:
     return transformer.VisionTransformer(
         **plain, heads=heads, output_dim=config["embed_dim"], act_layer=activation, norm_layer=transformer.LayerNorm
     )
-
-
-def _fitted(
-    stored: Iterator[tuple[str, torch.Tensor]],
-    wanted: Mapping[str, torch.Tensor],
-    device: torch.device,
-    source: WeightsSource,
-    factors: Mapping[str, float] = MappingProxyType({}),
-) -> dict[str, torch.Tensor]:
-    """Copies the stored tensors to the device, in the types wanted, times their factors; checks that all are there and fit."""
-    state: dict[str, torch.Tensor] = {}
-    wrong: list[str] = []
-    for name, tensor in stored:
-        like = wanted.get(name)
-        if like is None:
-            wrong.append(f"{name} is unexpected")
-        elif tensor.shape != like.shape:
-            wrong.append(f"{name} is {tuple(tensor.shape)} instead of {tuple(like.shape)}")
-            state[name] = like
-        else:
-            state[name] = scaled(tensor, factors.get(name), device, like.dtype)
-    wrong += [f"{name} is missing" for name in wanted if name not in state]
-    if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise WeightsError(
-            f"the visual weights of {source.path} do not fit {source.clip_model} ({'; '.join(wrong[:8])}{more}): name the "
-            "model that they are of with clip_model"
-        )
-    return state
-
-
-def _random_state(wanted: Mapping[str, torch.Tensor], seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Makes random weights: each tensor from its own generator, so the order and other threads do not matter.
-
-    Matrices and kernels are normal with variance 1/fan-in, which keeps the signal's size through the layers
-    (Source: LeCun et al., Efficient BackProp, 1998, section 4.6); norms are the identity, biases zero.
-    """
-    for name, like in wanted.items():
-        if like.ndim >= 2 or name.endswith("class_embedding"):
-            number = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
-            generator = torch.Generator().manual_seed(number)
-            fan_in = math.prod(like.shape[1:]) if like.ndim >= 2 else like.shape[0]
-            yield name, torch.randn(like.shape, generator=generator) * fan_in**-0.5
-        else:
-            one = name.endswith(("weight", "gamma", "running_var"))
-            yield name, torch.full(like.shape, float(one))

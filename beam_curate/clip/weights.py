@@ -12,6 +12,7 @@
 A directory is told from a tag of the same name by a path separator: `./openai`. How a checkpoint is read: see `checkpoint`.
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -20,7 +21,7 @@ import urllib.parse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import huggingface_hub
 
@@ -73,7 +74,7 @@ class WeightsSource:
     tag: str = ""
     quick_gelu: bool | None = None
     said_by: str = ""
-    preprocess: Mapping[str, Any] | None = None
+    preprocess: Mapping[str, object] | None = None
     preprocess_by: str = ""
     recorded: bool = False
 
@@ -81,17 +82,26 @@ class WeightsSource:
     def identity(self) -> str:
         """`random:<seed>`, `sha256:<hex digest of the file>`, or `tag:<model>/<tag>` while not yet fetched.
 
-        Reads the whole file (about 1 s per GB).
+        Reads the whole file (about 1 s per GB), once in a process as long as the file stays the same.
         """
         if self.seed is not None:
             return f"{RANDOM}:{self.seed}"
         if not self.path:
             return f"tag:{self.clip_model}/{self.tag}"
-        digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-        return f"sha256:{digest.hexdigest()}"
+        now = os.stat(self.path)
+        return _sha256(
+            os.path.realpath(self.path), now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+        )
+
+
+@functools.lru_cache
+def _sha256(path: str, *_same: int) -> str:
+    """The checksum of a file; what else is given tells one content from another."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def model_dir_places(clip_model: str, tag: str) -> list[str]:
@@ -275,5 +285,5 @@ def fetch_weights(source: WeightsSource) -> WeightsSource:
         f"({reason}). Where there is a network, beam-curate fetch-models --model_dir MODELS --clip_model "
         f"{source.clip_model} --pretrained {source.tag} --only clip gets them; or fetch {wanted[0]} from there, put it into "
         f"MODELS/{place}/ as {CHECKPOINT_NAMES[0] if wanted[0].endswith('.safetensors') else CHECKPOINT_NAMES[2]}. Then give "
-        "--model_dir MODELS (in Python: model_dir), or name a file with --pretrained (pretrained)"
+        "`model_dir` MODELS, or name a file with `pretrained`"
     )

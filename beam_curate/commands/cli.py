@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from beam_curate.commands.options import OneLineParser, OptionError, fail, parser_of
+from beam_curate.commands.endings import fail
+from beam_curate.commands.options import OneLineParser, OptionError, parser_of
 
 _PROGRAM: Final = "beam-curate"
 _SHELLS: Final = ("bash", "zsh", "tcsh")

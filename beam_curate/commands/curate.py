@@ -7,266 +7,276 @@ beam-curate curate --input 'data/{00000..00099}.tar' --output out/ --model_dir m
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import functools
 import os
-import sys
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from beam_curate.commands.curate_job import Job, check_weights, prepare
 from beam_curate.commands.curate_options import CurateOptions
-from beam_curate.commands.dataflow_options import dataflow_arguments, scoring_hints, with_gpu_defaults
-from beam_curate.commands.options import OptionError, fail, gives_back, parse
+from beam_curate.commands.dataflow_options import dataflow_arguments, with_gpu_defaults
+from beam_curate.commands.duplicate_options import DuplicateOptions, check_keep_by
+from beam_curate.commands.job import TableJob, command, now, versions
+from beam_curate.commands.options import OptionError, option_fields, option_values
+from beam_curate.commands.scoring_plan import ScoringPlan
+from beam_curate.commands.scoring_steps import pack, score_and_pack
 
 if TYPE_CHECKING:
     import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
 
-    from beam_curate.runs.summary import Summary
+    from beam_curate.heads.head import EmbeddingScore
+    from beam_curate.runs.configuration import Configuration
+    from beam_curate.runs.summary import About
+    from beam_curate.runs.wanted import WantedRun
 
-EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
-in-process one. The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
+EPILOG = """The defaults of the thresholds are those of NeMo Curator's tutorial: an aesthetic score of 0.5 on a scale of
 1 to 10 rejects almost nothing. Run once with the rules off, look at the scores, and choose."""
 
 
-def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[Summary]:
-    """The main job on a pipeline: what is left of the run in `output`, to shards and summary."""
-    from apache_beam.ml.inference.base import RunInference
+@dataclass(frozen=True)
+class CurateJob(TableJob):
+    """All that is known before any work starts: checked options, which of them were given, and what is scored by what."""
 
-    from beam_curate.clip.caption_handler import CaptionHandler
-    from beam_curate.clip.handler import ClipModelHandler
-    from beam_curate.clip.second_models import widths
-    from beam_curate.clip.weights import for_any_folder
-    from beam_curate.commands.launch import runner_name
-    from beam_curate.images.decoding import DecodeOptions
-    from beam_curate.records import DecodedImage, EmbeddedSample
-    from beam_curate.runs.table_parts import TablePlace
-    from beam_curate.selection.rejudging import Selection
-    from beam_curate.storage.files import absolute
-    from beam_curate.transforms.continue_run import ContinueRun
-    from beam_curate.transforms.decode_images import DecodeImages, ahead_of
-    from beam_curate.transforms.embed_encoded import EmbedEncoded
-    from beam_curate.transforms.read_tar_shards import ReadTarShards
-    from beam_curate.transforms.score_and_filter import ScoreAndFilter
-    from beam_curate.transforms.score_images import ScoreImages
-    from beam_curate.transforms.write_layouts import WriteLayouts
-    from beam_curate.transforms.write_report import WriteReport
-    from beam_curate.transforms.write_webdataset_shards import WriteWebDatasetShards
+    options: CurateOptions
+    plan: ScoringPlan
+    given: frozenset[str]
 
-    options = job.options
-    decode = DecodeOptions(
-        size=job.model.image_size,
-        resize_mode=job.model.resize_mode,
-        interpolation=job.model.interpolation,
-        decoder=options.decoder,
-        apply_exif_orientation=options.exif_orientation == "apply",
-        max_pixels=options.max_pixels,
-    )
-    weights: dict[str, Any] = {
-        "clip_model": options.clip_model,
-        "pretrained": for_any_folder(options.clip_model, options.pretrained),
-        "model_dir": absolute(options.model_dir) if options.model_dir else None,
-        "device": options.device,
-        "quick_gelu": job.model.quick_gelu,  # as it was decided here, whatever lies beside the weights there
-    }
-    running: dict[str, Any] = {
-        "precision": options.precision,
-        "batch_size": options.batch_size,
-        "model_copies": options.model_copies if options.model_copies > 1 else None,
-    }
-    hints = scoring_hints(options, runner_name(root.options))
-    score = ScoreAndFilter(
-        job.heads,
-        options.min_aesthetic,
-        options.max_nsfw,
-        options.min_side,
-        job.keep,
-        job.image_scores,
-        job.own.of_embeddings,
-    )
-    run = root | ContinueRun(output, options.retried_reasons, scoring_hints=hints)
-    samples = run.pending | ReadTarShards(
-        image_extension=options.image_extension or None,
-        max_member_bytes=options.max_member_bytes,
-        max_shard_bytes=options.max_shard_bytes,
-    ).with_resource_hints(**hints)
-    model = ClipModelHandler(**weights, **running, preprocess=job.model.preprocess)
-    if job.on_one_device:
-        one = EmbedEncoded(model, decode, options.dali_device, options.decode_threads)
-        embedded = samples | one.with_resource_hints(**hints)
-    else:
-        decoded = (
-            samples
-            | DecodeImages(
-                decode,
-                options.decode_threads,
-                options.dali_device,
-                job.screening,
-                {name: second.description.target for name, second in job.second.items()},
-                ahead_of(options.batch_size),
-            ).with_resource_hints(**hints)
-            | ScoreImages(job.own.of_images).with_resource_hints(**hints)
-        )
-        for name, second in job.second.items():
-            own = {
-                "clip_model": second.description.clip_model,
-                "pretrained": second.pretrained,
-                "quick_gelu": second.description.quick_gelu,
-                "preprocess": second.description.preprocess,
-            }
-            handler = ClipModelHandler(**{**weights, **own, **running}, embedding_name=name)
-            infer = RunInference(handler).with_output_types(DecodedImage).with_resource_hints(**hints)
-            decoded = decoded | f"Embed_{name}" >> infer
-        embedded = decoded | RunInference(model).with_output_types(EmbeddedSample).with_resource_hints(**hints)
-    duplicates = None
-    if options.dedup:
-        from beam_curate.commands.duplicate_options import say_what_it_costs
+    @property
+    def configuration(self) -> Configuration:
+        """See Job."""
+        return self.plan.configuration
 
-        say_what_it_costs()
-        duplicates = options.search(options.dedup, Selection(TablePlace(output), None))
-    if options.caption_score:
-        captions = CaptionHandler(**weights, **running)
-        compare = RunInference(captions).with_output_types(EmbeddedSample).with_resource_hints(**hints)
-        embedded = embedded | "Captions" >> compare
-    return (
-        embedded
-        | score.with_resource_hints(**hints)
-        | WriteWebDatasetShards(
-            output,
-            score.score_names,
-            job.model.embed_dim,
-            options.samples_per_shard,
-            options.shuffle_seed,
-            run.done,
-            about,
-            job.top,
-            widths(job.second),
-            duplicates,
-            options.table_only,
-            hints,
-        )
-        | WriteReport(output)
-        | WriteLayouts(output, options.layouts)
-    )
+    @property
+    def wanted(self) -> WantedRun:
+        """See Job."""
+        from beam_curate.runs.wanted import WantedRun
 
-
-def pack(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[Summary]:
-    """What is left of a run in `output` that has ended with its table: neither sources to score nor a model to load."""
-    from beam_curate.runs.run import Run
-    from beam_curate.transforms.list_parts import ListParts
-    from beam_curate.transforms.pack_shards import PackShards
-    from beam_curate.transforms.write_layouts import WriteLayouts
-    from beam_curate.transforms.write_report import WriteReport
-
-    options = job.options
-    packed = (
-        root | ListParts(Run(output).table) | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
-    )
-    return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
-
-
-def about_run(job: Job, runner: str) -> dict[str, Any]:
-    """What summary.json says beside the counts."""
-    import platform
-    from importlib.metadata import version
-
-    from beam_curate.runs.summary import About, Input
-
-    packages = ("apache-beam", "torch", "open_clip_torch", "pillow", "pyarrow", "numpy")
-    return About(
-        scores_meaningless=bool(job.meaningless),
-        random=job.meaningless,
-        heads=[head.description for head in job.heads],
-        configuration=job.configuration,
-        input=Input(pattern=job.options.input, bytes=sum(shard.size for shard in job.shards)),
-        runner=runner,
-        versions={
-            "beam_curate": version("beam-curate"),
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
-        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    ).to_json()
-
-
-@gives_back
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status.
-
-    0: done. 1: no sample could be processed, or samples were lost. 2: a wrong option, before any work.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        options, rest, given = parse(CurateOptions, argv, str(__doc__).splitlines()[0], EPILOG)
-    except OptionError as error:
-        return fail(error)
-    # Before torch is loaded: on a CPU its threads and the decoders' share the cores, and a thread that spins while it waits
-    # takes them from the others (with B/32 in bf16 2 to 3 ms of CPU time an image). OpenMP's standard variable; the user's wins.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from beam_curate.commands.launch import (
-        LOCAL_RUNNER,
-        build_pipeline,
-        check_device,
-        pipeline_options,
-        runner_name,
-        service_job,
-        usual_batch_size,
-    )
-    from beam_curate.commands.outcome import finish_complete, finish_run, report
-    from beam_curate.runs.claims import claim
-    from beam_curate.runs.run import Run
-    from beam_curate.storage.files import absolute
-    from beam_curate.storage.retrying import StorageError
-
-    started = time.monotonic()
-    try:
-        options = with_gpu_defaults(options, given, rest)
-        beam_options = pipeline_options(dataflow_arguments(options, rest), CurateOptions)
-        if runner_name(beam_options) == LOCAL_RUNNER and "batch_size" not in given:
-            options = dataclasses.replace(options, batch_size=usual_batch_size(options.device))
-        job = prepare(options, given)
-        if runner_name(beam_options) == LOCAL_RUNNER:
-            check_device(options.device, precision=options.precision)
-            if options.decoder == "dali":
-                check_device(options.dali_device, "dali_device")
-            check_weights(job)
-        output = absolute(options.output)
-        about = about_run(job, runner_name(beam_options))
-        steps = functools.partial(build, job=job, output=output, about=about)
-        root = build_pipeline(steps, beam_options)
-        claim(output, service_job(beam_options))
-        complete = Run(output).begin(
-            job.configuration,
-            job.shards,
+        options = self.options
+        return WantedRun(
+            self.plan.configuration,
+            self.plan.shards,
             resume=options.resume,
             overwrite=options.overwrite,
             retry=options.retried_reasons,
-            reads=job.reads,
+            reads=self.plan.reads,
             table_only=options.table_only,
         )
-        if complete:
-            finish_complete(output, options.output, options.layouts, beam_options)
-    except (ValueError, StorageError) as error:
-        return fail(error)
-    if not complete:
-        announce(job, given)
-        new = not (options.resume or options.retry_failed)
-        if Run(output).is_finished:  # of a run that is not complete: it has ended with its table
-            root = build_pipeline(functools.partial(pack, job=job, output=output, about=about), beam_options)
-        if not finish_run(root, output, options.output, new=new):
-            return 0
-    return report(output, options.output, time.monotonic() - started)
 
+    def about(self, runner: str) -> About:
+        """See Job."""
+        import platform
 
-def announce(job: Job, given: frozenset[str]) -> None:
-    """Says on standard error what a user should know before the run."""
-    options = job.options
-    if job.meaningless:
-        print(f"warning: random {' and '.join(job.meaningless)}: the scores are meaningless", file=sys.stderr)
-    if options.min_aesthetic is not None and options.min_aesthetic < 1 and "min_aesthetic" not in given:
-        print(
-            f"note: --min_aesthetic {options.min_aesthetic} on a scale of 1 to 10 rejects almost nothing; useful cuts are "
-            "4.5 to 6.5",
-            file=sys.stderr,
+        from beam_curate.runs.summary import About, Input
+
+        return About(
+            scores_meaningless=bool(self.plan.meaningless),
+            random=self.plan.meaningless,
+            heads=[head.description for head in self.plan.heads],
+            configuration=self.plan.configuration,
+            input=Input(pattern=self.options.input, bytes=sum(shard.size for shard in self.plan.shards)),
+            runner=runner,
+            versions={
+                **versions("apache-beam", "torch", "open_clip_torch", "pillow", "pyarrow", "numpy"),
+                "python": platform.python_version(),
+            },
+            started=now(),
         )
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the run that is continued has ended with its table, and goes on to shards."""
+        from beam_curate.runs.run import Run
+
+        options = self.options
+        return (
+            options.resume and not options.retried_reasons and not options.table_only and Run(self.output).is_finished
+        )
+
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
+        """See Job."""
+        return (
+            pack(root, self.plan, self.output, about)
+            if self.has_table
+            else score_and_pack(root, self.plan, self.output, about)
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """See Job."""
+        found, least = [], self.options.min_aesthetic
+        if self.plan.meaningless:
+            found.append(f"warning: random {' and '.join(self.plan.meaningless)}: the scores are meaningless")
+        if least is not None and least < 1 and "min_aesthetic" not in self.given:
+            found.append(
+                f"note: --min_aesthetic {least} on a scale of 1 to 10 rejects almost nothing; useful cuts are 4.5 to 6.5"
+            )
+        return found
+
+
+def settled(options: CurateOptions, given: frozenset[str], rest: list[str]) -> tuple[CurateOptions, list[str]]:
+    """See `job.command`: what an accelerator implies."""
+    # Before torch is loaded: on a CPU its threads and the decoders' share the cores, and a thread that spins while it waits
+    # takes them from the others (with B/32 in bf16 2 to 3 ms of CPU time an image). OpenMP's standard variable; the user's wins.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    options = with_gpu_defaults(options, given, rest)
+    return options, dataflow_arguments(options, rest)
+
+
+def prepare(options: CurateOptions, given: frozenset[str], beam_options: PipelineOptions) -> CurateJob:
+    """Lists the input, describes the model and loads the heads; nothing is written.
+
+    Args:
+        options: The options.
+        given: The names of those that the user gave.
+        beam_options: Beam's.
+
+    Raises:
+        ValueError: Something does not fit; one line that names it and the remedy.
+    """
+    from beam_curate.clip.caption_handler import CAPTION_SCORE
+    from beam_curate.clip.model_description import describe_model
+    from beam_curate.clip.second_models import SecondModelError, find_second_models, widths
+    from beam_curate.commands.launch import LOCAL_RUNNER, runner_name, usual_batch_size
+    from beam_curate.commands.own_scores import check_layouts, load_own_scores, refuse_shared_names
+    from beam_curate.heads.files import find_heads
+    from beam_curate.intake.request import list_input
+    from beam_curate.runs.score_table import schema
+    from beam_curate.scores.rules import keep_rule
+    from beam_curate.scores.scales import prompt_scales
+    from beam_curate.scores.screening import parse_screening
+
+    local = runner_name(beam_options) == LOCAL_RUNNER  # the workers are of this machine, and read the same files
+    if local and "batch_size" not in given:
+        options = dataclasses.replace(options, batch_size=usual_batch_size(options.device))
+    _check_choices(options, given)
+    shards = list_input(options.input)
+    model = describe_model(
+        options.clip_model,
+        options.pretrained,
+        model_dir=options.model_dir or None,
+        quick_gelu=options.forced_quick_gelu,
+        preprocess=options.preprocess,
+        fetch=True,
+    )
+    try:
+        second = find_second_models(options.second_model, options.model_dir or None)
+    except SecondModelError as error:
+        raise OptionError(f"--second_model {error}") from error
+    published = find_heads(
+        options.model_dir,
+        options.clip_model,
+        model.embed_dim,
+        aesthetic_head=options.aesthetic_head or None,
+        nsfw_head=options.nsfw_head or None,
+        nsfw_chain=options.nsfw_chain,
+    )
+    own = load_own_scores(options.head, options.scorer, options.clip_model, model.embed_dim)
+    heads: tuple[EmbeddingScore, ...] = (*published, *own.heads, *_prompts(options, model.quick_gelu))
+    screening = parse_screening(options.quality, options.screen)
+    with_images = (
+        *screening.quality,
+        *(column for scorer in own.of_images for column in scorer.columns),
+        *([CAPTION_SCORE] if options.caption_score else []),
+    )
+    names = [
+        *with_images,
+        *(head.name for head in heads),
+        *(column for scorer in own.of_embeddings for column in scorer.columns),
+    ]
+    refuse_shared_names(names)
+    schema(names, model.embed_dim, widths(second))  # refuses a score that is named as an embedding
+    check_layouts(options.layouts, names)
+    try:
+        keep = keep_rule(options.keep, names, prompts=prompt_scales(head.description for head in heads))
+    except ValueError as error:
+        raise OptionError(f"--keep: {error}") from error
+    top = options.top_rule(names)
+    idle = [field.name for field in option_fields(DuplicateOptions) if field.name in given]
+    if options.dedup:
+        check_keep_by(options.keep_by, names)
+    elif idle:
+        raise OptionError(f"--{idle[0]} {option_values(options)[idle[0]]} is for --dedup; add --dedup exact,semantic")
+    options = _without_idle_rules(options, given, set(names))
+    plan = ScoringPlan(options, shards, model, heads, keep, screening, own, with_images, second, top)
+    if local:
+        check_machine(plan)
+    return CurateJob(options, plan, given)
+
+
+def _check_choices(options: CurateOptions, given: frozenset[str]) -> None:
+    """Checks what needs no look at the input.
+
+    Raises:
+        ValueError: It names the option, its value, and the remedy.
+    """
+    from beam_curate.images.dali_decoding import require_dali
+    from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
+
+    options.check_scales()
+    failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
+    unknown = [reason for reason in options.retried_reasons if reason not in failures]
+    if unknown:
+        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason of a failure; there are: {', '.join(failures)}")
+    if options.decoder == "dali":
+        require_dali(options.dali_device)
+    elif "dali_device" in given:
+        raise OptionError(f"--dali_device {options.dali_device} is for --decoder dali, not {options.decoder}")
+
+
+def check_machine(plan: ScoringPlan) -> None:
+    """Refuses devices and weights that this machine does not have or that do not fit, for a run that is here alone.
+
+    Raises:
+        ValueError: It names the file and what does not fit.
+    """
+    from beam_curate.clip.visual_tower import check_visual_weights
+    from beam_curate.clip.weights import find_weights
+    from beam_curate.commands.launch import check_device
+
+    options = plan.options
+    check_device(options.device, precision=options.precision)
+    if options.decoder == "dali":
+        check_device(options.dali_device, "dali_device")
+    source = find_weights(options.clip_model, options.pretrained, model_dir=options.model_dir or None)
+    check_visual_weights(source, plan.model.quick_gelu)
+    if options.caption_score:
+        from beam_curate.clip.text_tower import check_text_weights  # loads all of open_clip, transformers and timm
+
+        check_text_weights(source, plan.model.quick_gelu)
+    for second in plan.second.values():
+        other = find_weights(second.description.clip_model, second.pretrained, model_dir=options.model_dir or None)
+        check_visual_weights(other, second.description.quick_gelu)
+
+
+def _prompts(options: CurateOptions, quick_gelu: bool) -> tuple[EmbeddingScore, ...]:
+    """The scores of --prompt, computed once with the text tower."""
+    from beam_curate.clip.prompts import prompt_scores
+    from beam_curate.commands.own_scores import read_prompts
+
+    return prompt_scores(
+        read_prompts(options.prompt),
+        options.clip_model,
+        options.pretrained,
+        model_dir=options.model_dir or None,
+        quick_gelu=quick_gelu,
+    )
+
+
+def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
+    """A default threshold on a score that is turned off is no rule; one that the user gave is a mistake."""
+    scored = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw"}
+    idle = [name for name, score in scored.items() if score not in scores and getattr(options, name) is not None]
+    for name in idle:
+        if name in given:
+            raise OptionError(
+                f"--{name} {getattr(options, name)} needs the {scored[name]} score, which --{scored[name]}_head none turns off; "
+                f"give a head, or --{name} none"
+            )
+    return dataclasses.replace(
+        options,
+        min_aesthetic=None if "min_aesthetic" in idle else options.min_aesthetic,
+        max_nsfw=None if "max_nsfw" in idle else options.max_nsfw,
+    )
+
+
+main = command(CurateOptions, __doc__, EPILOG, prepare, settled)

@@ -10,20 +10,14 @@ work. Only the standard library is imported with this module, so that `--help` a
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from beam_curate.commands.gpus import GPUS, NONE
+from beam_curate.commands.model_options import AUTO, DALI, NOWHERE, SCORING, WORKERS, ModelOptions
 from beam_curate.commands.options import OptionError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
-
-NONE: Final = "none"
-AUTO: Final = "auto"
-WORKERS: Final = "workers"
-SCORING: Final = "scoring"
-DALI: Final = "dali"
-PLACEMENTS: Final = (AUTO, NONE, WORKERS, SCORING)
 
 # Dataflow's own default is 25 GB for a batch worker with its shuffle service; the unpacked image alone takes about 11.
 # Source: Google Cloud, "Run a pipeline with GPUs" (docs.cloud.google.com/dataflow/docs/gpu/use-gpus), which asks for 50 GB
@@ -34,87 +28,7 @@ _DRIVER: Final = "install-nvidia-driver:5xx"
 _ONE_PROCESS: Final = "no_use_multiple_sdk_containers"
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU of a kind on a worker.
-
-    Attributes:
-        type: Dataflow's name of it.
-        machine_type: The smallest machine that has one and can decode for it.
-        machines: What machines have one of them, and no more, as a regular expression.
-        memory_gb: The GPU's own memory, in GB as its maker counts them.
-        precision: The fastest precision of its tensor cores that keeps the embeddings (see docs/dataflow.md).
-        batch_size: Images in a call of the model.
-        threads: Bundles that a worker process works on at a time: while one waits for the GPU, others read and decode.
-        on_demand: Whether its machine is to be had without a provisioning model.
-
-    Source: types, machines and memory: Google Cloud, "GPU machine types" (docs.cloud.google.com/compute/docs/gpus); T4s
-    are attached to N1 machines, the others come with theirs. Precision: NVIDIA's data sheets (Turing has no bf16).
-    Batch size and threads are estimates, not measurements: large enough to fill the GPU with ViT-L-14, small enough that
-    `threads` batches at a time take a few GB beside the model.
-    """
-
-    type: str
-    machine_type: str
-    machines: str
-    memory_gb: int
-    precision: str
-    batch_size: int
-    threads: int
-    on_demand: bool = True
-
-
-GPUS: Final = {
-    "t4": Gpu("nvidia-tesla-t4", "n1-standard-4", r"n1-.*", 16, "fp16", 64, 4),
-    "l4": Gpu("nvidia-l4", "g2-standard-8", r"g2-(standard-(4|8|12|16|32)|custom-.*)", 24, "bf16", 128, 4),
-    "a100": Gpu("nvidia-tesla-a100", "a2-highgpu-1g", r"a2-highgpu-1g", 40, "bf16", 256, 6),
-    "a100-80gb": Gpu("nvidia-a100-80gb", "a2-ultragpu-1g", r"a2-ultragpu-1g", 80, "bf16", 256, 6),
-    "h100": Gpu("nvidia-h100-80gb", "a3-highgpu-1g", r"a3-highgpu-1g", 80, "bf16", 256, 8, on_demand=False),
-}
-ACCELERATORS: Final = (NONE, *GPUS)
-
-
-class GpuOptions(Protocol):
-    """The options of a command that runs the model."""
-
-    @property
-    def accelerator(self) -> str:
-        """A key of GPUS, or none."""
-
-    @property
-    def gpu_placement(self) -> str:
-        """One of PLACEMENTS."""
-
-    @property
-    def device(self) -> str:
-        """Where the model runs: auto, cpu or cuda."""
-
-    @property
-    def precision(self) -> str:
-        """Of the model's weights: auto, bf16, fp16 or fp32."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images in a call of the model."""
-
-    @property
-    def model_copies(self) -> int:
-        """Copies of the model on a worker."""
-
-    @property
-    def decoder(self) -> str:
-        """Of the images; dali is for workers with a GPU."""
-
-    @property
-    def decode_threads(self) -> int:
-        """Decoding threads of a worker process; 0: one per core."""
-
-    @property
-    def dali_device(self) -> str:
-        """Where the decoder dali decodes: auto, cpu or cuda."""
-
-
-Options = TypeVar("Options", bound=GpuOptions)
+Options = TypeVar("Options", bound=ModelOptions)
 
 
 def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[str]) -> Options:
@@ -133,20 +47,26 @@ def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[st
             raise OptionError(
                 f"--gpu_placement {options.gpu_placement} needs a GPU: give --accelerator {', '.join(GPUS)}"
             )
-        return _replace(options, gpu_placement=NONE)
+        return dataclasses.replace(options, gpu_placement=NOWHERE)
     gpu = GPUS[options.accelerator]
     placement = WORKERS if options.gpu_placement == AUTO else options.gpu_placement
     _check(options, placement, _beam_options(rest))
-    changes: dict[str, Any] = {"gpu_placement": placement, "device": "cuda"}
-    if options.decoder == DALI and options.dali_device == AUTO:
-        changes["dali_device"] = "cuda"  # a worker whose GPU is missing fails, and does not go on with its CPU
-    if options.model_copies > 1 and not options.decode_threads:
-        changes["decode_threads"] = 1  # there is a process for each core
-    changes |= {name: getattr(gpu, name) for name in ("precision", "batch_size") if name not in given}
-    return _replace(options, **changes)
+    on_gpu = options.decoder == DALI and options.dali_device == AUTO
+    alone = options.model_copies > 1 and not options.decode_threads
+    return dataclasses.replace(
+        options,
+        gpu_placement=placement,
+        device="cuda",
+        dali_device="cuda"
+        if on_gpu
+        else options.dali_device,  # a worker whose GPU is missing fails, and does not use its CPU
+        decode_threads=1 if alone else options.decode_threads,  # there is a process for each core
+        precision=options.precision if "precision" in given else gpu.precision,
+        batch_size=options.batch_size if "batch_size" in given else gpu.batch_size,
+    )
 
 
-def dataflow_arguments(options: GpuOptions, rest: Sequence[str]) -> list[str]:
+def dataflow_arguments(options: ModelOptions, rest: Sequence[str]) -> list[str]:
     """Beam's whole command line: what the settled options imply, then the user's own words, which win.
 
     Args:
@@ -200,7 +120,7 @@ def check_workers(options: "PipelineOptions") -> None:
         )
 
 
-def scoring_hints(options: GpuOptions, runner: str) -> dict[str, str]:
+def scoring_hints(options: ModelOptions, runner: str) -> dict[str, str]:
     """The resource hints of all steps of the scoring stage; empty unless that is the placement and the runner uses them.
 
     A hint on some of these steps alone would break their fusion, and have the pixels written out between them.
@@ -215,7 +135,7 @@ def is_dataflow(runner: str) -> bool:
     return runner.rsplit(".", 1)[-1].lower() in ("dataflow", "dataflowrunner", "testdataflowrunner")
 
 
-def _accelerator(options: GpuOptions, machine_type: str = "") -> str:
+def _accelerator(options: ModelOptions, machine_type: str = "") -> str:
     machine = [f"machine_type:{machine_type}"] if machine_type else []
     mps = ["use_nvidia_mps"] if options.model_copies > 1 else []
     return ";".join([f"type:{GPUS[options.accelerator].type}", "count:1", *machine, _DRIVER, *mps])
@@ -233,7 +153,7 @@ def _own_accelerator(beam: "PipelineOptions") -> dict[str, str]:
     return {}
 
 
-def _check(options: GpuOptions, placement: str, beam: "PipelineOptions") -> None:
+def _check(options: ModelOptions, placement: str, beam: "PipelineOptions") -> None:
     """Refuses what cannot work; `beam` holds the user's own Beam options."""
     from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, StandardOptions, WorkerOptions
 
@@ -251,7 +171,7 @@ def _check(options: GpuOptions, placement: str, beam: "PipelineOptions") -> None
     cases = (
         (not is_dataflow(runner),
          f"{asked} is for --runner=DataflowRunner, not for {runner}; on a machine with a GPU give --device cuda"),
-        (placement == NONE, f"{asked} with --gpu_placement none asks for a GPU and for none; leave one of them out"),
+        (placement == NOWHERE, f"{asked} with --gpu_placement none asks for a GPU and for none; leave one of them out"),
         (options.device == "cpu", f"{asked} with --device cpu would leave the GPU idle; leave one of them out"),
         (options.model_copies > 1 and options.decoder == DALI,
          f"{copies} with --decoder dali: each worker process, one a core, would have a DALI of its own on the GPU; give "
@@ -297,8 +217,3 @@ def _beam_options(rest: Sequence[str]) -> "PipelineOptions":
     from apache_beam.options.pipeline_options import PipelineOptions
 
     return PipelineOptions(list(rest))
-
-
-def _replace(options: Options, **changes: Any) -> Options:
-    replaced: Any = options
-    return dataclasses.replace(replaced, **changes)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beam_curate.commands import curate, fetch_models
-from beam_curate.commands.options import fail
+from beam_curate.commands.endings import fail
 from beam_curate.version import __version__
 
 RULES = ["--min_aesthetic=4.5", "--max_nsfw=0.5", "--min_side=64", "--samples_per_shard=20"]

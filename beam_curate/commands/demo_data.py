@@ -13,20 +13,18 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-if TYPE_CHECKING:
-    from PIL import Image
+from beam_curate.commands.demo_pictures import ALL, JPEGS, PHOTOS, VIEWS, Photo, jpeg, view_of
 
 MIN_SIDE: Final = 64
 """The `--min_side` under which one sample, 24 x 16 pixels, is rejected and no other."""
 
 _MTIME: Final = 1_704_067_200  # any fixed moment does: the tars must not depend on when they are made
-_ORIENTATION: Final = 0x0112  # EXIF tag; 6 means: turn by 90 degrees clockwise to view (EXIF 2.3, section 4.6.4)
 
 
 class DemoDataError(ValueError):
@@ -48,107 +46,6 @@ class DemoDataset:
     too_small: int
 
 
-class _Photo(NamedTuple):
-    file: str
-    caption: str
-    licence: str
-    source: str
-
-
-class _Encoding(NamedTuple):
-    suffix: str
-    encode: Callable[["Image.Image"], bytes]
-
-
-_PUBLIC: Final = "public domain"
-_UNRESTRICTED: Final = "no known copyright restrictions"
-# Licences and sources as the docstrings of skimage.data 0.26 state them; files without a stated licence are not used.
-_PHOTOS: Final = (
-    _Photo("astronaut.png", "An astronaut in an orange suit before a flag", _PUBLIC, "NASA"),
-    _Photo("brick.png", "A brick wall", "CC0", "CC0Textures, Bricks25"),
-    _Photo("camera.png", "A man with a camera on a tripod", "CC0", "Lav Varshney"),
-    _Photo("chelsea.png", "A tabby cat", "CC0", "Stefan van der Walt"),
-    _Photo("clock_motion.png", "A wall clock, blurred by motion", _PUBLIC, "Stefan van der Walt"),
-    _Photo("coffee.png", "A cup of coffee on a wooden table", "CC0", "Rachel Michetti"),
-    _Photo("coins.png", "Greek coins from Pompeii", _UNRESTRICTED, "Brooklyn Museum"),
-    _Photo("grass.png", "Grass", "CC0", "linolafett, DeviantArt"),
-    _Photo("gravel.png", "Gravel", "CC0", "CC0Textures, Gravel04"),
-    _Photo("hubble_deep_field.jpg", "Galaxies in the Hubble deep field", _PUBLIC, "NASA, HubbleSite"),
-    _Photo("ihc.png", "Stained colonic glands under a microscope", _UNRESTRICTED, "CMMI"),
-    _Photo("retina.jpg", "The retina of a human eye", "CC0", "Mikael Häggström, Wikimedia Commons"),
-    _Photo("rocket.jpg", "A rocket on its launch pad at dusk", _PUBLIC, "SpaceX"),
-)
-# The part of the photograph as fractions (left, upper, right, lower), the scale, and whether it is mirrored.
-_VIEWS: Final[dict[str, tuple[tuple[float, float, float, float], float, bool]]] = {
-    "whole": ((0, 0, 1, 1), 1.0, False),
-    "mirrored": ((0, 0, 1, 1), 0.75, True),
-    "centre": ((1 / 8, 1 / 8, 7 / 8, 7 / 8), 1.0, False),
-    "upper-left": ((0, 0, 2 / 3, 2 / 3), 0.8, False),
-    "lower-right": ((1 / 3, 1 / 3, 1, 1), 0.8, True),
-    "half-size": ((0, 0, 1, 1), 0.5, False),
-}
-
-
-def _saved(image: "Image.Image", format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def _jpeg(quality: int, mode: str | None = None, **options: Any) -> Callable[["Image.Image"], bytes]:
-    return lambda image: _saved(image.convert(mode or image.mode), "JPEG", quality=quality, **options)
-
-
-def _rotated_jpeg(image: "Image.Image") -> bytes:
-    """Stores the picture lying on its side, with the EXIF tag that turns it upright, as cameras do."""
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[_ORIENTATION] = 6
-    return _saved(image.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=88, exif=exif)
-
-
-def _png_with_alpha(image: "Image.Image") -> bytes:
-    """An RGBA picture, opaque inside an ellipse and transparent at the corners."""
-    from PIL import Image, ImageDraw
-
-    alpha = Image.new("L", image.size, 0)
-    ImageDraw.Draw(alpha).ellipse((0, 0, image.width - 1, image.height - 1), fill=255)
-    rgba = image.convert("RGB")
-    rgba.putalpha(alpha)
-    return _saved(rgba, "PNG")
-
-
-def _animated_gif(image: "Image.Image") -> bytes:
-    """Two frames: the picture, and the picture upside down."""
-    from PIL import Image
-
-    frames = [frame.convert("RGB").quantize(128) for frame in (image, image.transpose(Image.Transpose.ROTATE_180))]
-    return _saved(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=500, loop=0)
-
-
-# The first samples are all .jpg: Hugging Face `datasets` takes the columns from the first five samples of a set.
-_JPEGS: Final = (
-    _Encoding("jpg", _jpeg(92)),
-    _Encoding("jpg", _jpeg(75)),
-    _Encoding("jpg", _jpeg(60, progressive=True)),
-    _Encoding("jpg", _jpeg(95, subsampling="4:4:4")),
-    _Encoding("jpg", _jpeg(85, mode="L")),
-)
-_ALL: Final = (
-    _Encoding("jpg", _jpeg(85)),
-    _Encoding("png", lambda image: _saved(image, "PNG")),
-    _Encoding("webp", lambda image: _saved(image, "WEBP", quality=80)),
-    _Encoding("JPG", _jpeg(80)),
-    _Encoding("jpg", _rotated_jpeg),
-    _Encoding("gif", _animated_gif),
-    _Encoding("jpeg", _jpeg(70)),
-    _Encoding("tiff", lambda image: _saved(image, "TIFF")),  # uncompressed: libtiff leaves a random byte
-    _Encoding("jpg", _jpeg(90, mode="CMYK")),
-    _Encoding("png", _png_with_alpha),
-)
-
-
 class _DemoSample(NamedTuple):
     key: str
     members: tuple[tuple[str, bytes], ...]  # (suffix, bytes), in tar order
@@ -160,24 +57,13 @@ def _photo_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise DemoDataError("scikit-image is not installed; its photographs are used: pip install 'beam-curate[demo]'")
     folder = Path(spec.submodule_search_locations[0]) / "data"
-    missing = [photo.file for photo in _PHOTOS if not (folder / photo.file).is_file()]
+    missing = [photo.file for photo in PHOTOS if not (folder / photo.file).is_file()]
     if missing:
         raise DemoDataError(f"{folder} lacks {', '.join(missing)}: pip install --force-reinstall 'scikit-image>=0.25'")
     return folder
 
 
-def _view(photo: "Image.Image", name: str) -> "Image.Image":
-    from PIL import Image
-
-    box, scale, mirrored = _VIEWS[name]
-    left, upper, right, lower = (round(f * n) for f, n in zip(box, photo.size * 2, strict=True))
-    part = photo.crop((left, upper, right, lower))
-    if scale != 1:
-        part = part.resize((round(part.width * scale), round(part.height * scale)), Image.Resampling.LANCZOS)
-    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part
-
-
-def _sample(photo: _Photo, view: str, suffix: str, data: bytes, size: tuple[int, int]) -> _DemoSample:
+def _sample(photo: Photo, view: str, suffix: str, data: bytes, size: tuple[int, int]) -> _DemoSample:
     """Puts the caption and the metadata beside the image bytes; `size` is (width, height) as a person sees it."""
     caption = f"{photo.caption}, {view.replace('-', ' ')}."
     facts = {
@@ -198,10 +84,10 @@ def _good_samples(folder: Path) -> Iterator[_DemoSample]:
     """Every view of every photograph; photographs change fastest, so that each shard has them all."""
     from PIL import Image
 
-    photos = [(photo, Image.open(folder / photo.file)) for photo in _PHOTOS]
-    for number, (view, (photo, original)) in enumerate((view, photo) for view in _VIEWS for photo in photos):
-        image = _view(original, view)
-        encodings = _JPEGS if number < 2 * len(photos) else _ALL
+    photos = [(photo, Image.open(folder / photo.file)) for photo in PHOTOS]
+    for number, (view, (photo, original)) in enumerate((view, photo) for view in VIEWS for photo in photos):
+        image = view_of(original, view)
+        encodings = JPEGS if number < 2 * len(photos) else ALL
         encoding = encodings[number % len(encodings)]
         yield _sample(photo, view, encoding.suffix, encoding.encode(image), image.size)
 
@@ -210,9 +96,9 @@ def _with_bad_samples(good: list[_DemoSample], folder: Path) -> list[_DemoSample
     """Puts four bad samples among the good ones (the fifth, a duplicate key, is made when the shards are cut)."""
     from PIL import Image
 
-    photo, chelsea = _PHOTOS[3], Image.open(folder / _PHOTOS[3].file)
-    whole = _jpeg(85)(chelsea)
-    small = _jpeg(85)(chelsea.resize((24, 16), Image.Resampling.LANCZOS))
+    photo, chelsea = PHOTOS[3], Image.open(folder / PHOTOS[3].file)
+    whole = jpeg(85)(chelsea)
+    small = jpeg(85)(chelsea.resize((24, 16), Image.Resampling.LANCZOS))
     page = b"<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>No such image.</body></html>\n"
     no_image = _sample(photo, "no-image", "jpg", b"", chelsea.size)
     bad = {

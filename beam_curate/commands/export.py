@@ -6,30 +6,31 @@ beam-curate export --input best/ --output records/ --format tfrecord
 
 from __future__ import annotations
 
-import datetime
-import functools
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.export_options import ExportOptions
-from beam_curate.commands.options import OptionError, fail, gives_back, parse, printable
+from beam_curate.commands.job import Job, command, now, versions
+from beam_curate.commands.options import OptionError
 
 if TYPE_CHECKING:
     import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
 
     from beam_curate.export.end import Export
     from beam_curate.runs.configuration import Configuration
     from beam_curate.runs.finished_run import FinishedRun
+    from beam_curate.runs.summary import About
+    from beam_curate.runs.wanted import WantedRun
 
-EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
-in-process one. Images are encoded again only where --resize_shortest or --image_format asks for it."""
+EPILOG = """Images are encoded again only where --resize_shortest or --image_format asks for it."""
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob(Job):
     """All that is known before any work starts: checked options, the run, and what is exported of it."""
 
     options: ExportOptions
@@ -46,13 +47,79 @@ class Job:
         files = self.export.format.files(options.samples_per_file, options.shuffle_seed)
         return Configuration(EXPORT, files=files, source=Run(self.run.folder).source)
 
+    @property
+    def wanted(self) -> WantedRun:
+        """See Job."""
+        from beam_curate.runs.wanted import WantedRun
 
-def prepare(options: ExportOptions) -> Job:
+        options = self.options
+        return WantedRun(
+            self.configuration,
+            self.run.shards,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            runs=[self.export.source],
+        )
+
+    def about(self, runner: str) -> About:
+        """See Job."""
+        from beam_curate.runs.summary import About, Input
+
+        return About(
+            configuration=self.configuration,
+            input=Input(run=self.options.input, shards=len(self.run.shards)),
+            runner=runner,
+            versions=versions("apache-beam", "pillow", "pyarrow", "tfrecord"),
+            started=now(),
+        )
+
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
+        """See Job."""
+        from beam_curate.transforms.export_files import ExportFiles
+
+        return root | ExportFiles(replace(self.export, about=about))
+
+    def finish_complete(self, beam_options: PipelineOptions) -> None:
+        """See Job."""
+        del beam_options
+        from beam_curate.runs.run import Run
+
+        Run(self.output).check_files()
+        print(f"the export in {self.options.output} is complete already")
+
+    @property
+    def notes(self) -> list[str]:
+        """See Job."""
+        return [f"note: {self.export.format.note}"] if self.export.format.note else []
+
+    def report(self, seconds: float) -> int:
+        """See Job: the counts; 1 if a sample could not be exported."""
+        from beam_curate.runs.run import Run
+
+        output, summary = self.options.output, Run(self.output).export_summary
+        counts = summary.export
+        width = len(f"{counts.input:,}")
+        for name in ("input", "failed", "exported"):
+            print(f"{name:9} {getattr(counts, name):>{width},} samples")
+        for reason, number in counts.reasons.items():
+            print(f"  {reason}: {number:,}")
+        if counts.reencoded:
+            print(f"{counts.reencoded:,} images were encoded again, the others are byte for byte as they were")
+        print(f"{summary.output_files:,} files, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
+        if counts.failed:
+            where = Run(output).failures_path
+            print(f"error: {counts.failed:,} samples are not in the export; see {printable(where)}", file=sys.stderr)
+            return 1
+        return 0
+
+
+def prepare(options: ExportOptions, given: frozenset[str], beam_options: PipelineOptions) -> ExportJob:
     """Looks at the run and checks the fields; nothing is written.
 
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
+    del given, beam_options
     from beam_curate.export.end import Export
     from beam_curate.runs.finished_run import RunNotUsableError, read_samples_table
     from beam_curate.runs.run import Run
@@ -86,99 +153,7 @@ def prepare(options: ExportOptions) -> Job:
         options.card == "yes",
         options.croissant == "yes",
     )
-    return Job(options, run, export)
+    return ExportJob(options, run, export)
 
 
-def build(root: beam.Pipeline, job: Job, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
-    """The export on a pipeline."""
-    from dataclasses import replace
-
-    from beam_curate.transforms.export_files import ExportFiles
-
-    return root | ExportFiles(replace(job.export, about=about))
-
-
-def about_run(job: Job, runner: str) -> dict[str, Any]:
-    """What summary.json says beside the counts."""
-    from importlib.metadata import version
-
-    from beam_curate.runs.summary import About, Input
-
-    packages = ("beam_curate", "apache-beam", "pillow", "pyarrow", "tfrecord")
-    names = {"beam_curate": "beam-curate"}
-    return About(
-        configuration=job.configuration,
-        input=Input(run=job.options.input, shards=len(job.run.shards)),
-        runner=runner,
-        versions={package: version(names.get(package, package)) for package in packages},
-        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    ).to_json()
-
-
-def report(folder: str, output: str, seconds: float) -> int:
-    """Prints the counts; returns the exit status, 1 if a sample could not be exported."""
-    from beam_curate.runs.run import Run
-
-    summary = Run(folder).export_summary
-    counts = summary.export
-    width = len(f"{counts.input:,}")
-    for name in ("input", "failed", "exported"):
-        print(f"{name:9} {getattr(counts, name):>{width},} samples")
-    for reason, number in counts.reasons.items():
-        print(f"  {reason}: {number:,}")
-    if counts.reencoded:
-        print(f"{counts.reencoded:,} images were encoded again, the others are byte for byte as they were")
-    print(f"{summary.output_files:,} files, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
-    if counts.failed:
-        where = Run(output).failures_path
-        print(f"error: {counts.failed:,} samples are not in the export; see {printable(where)}", file=sys.stderr)
-        return 1
-    return 0
-
-
-@gives_back
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status.
-
-    0: done. 1: samples could not be exported. 2: a wrong option, before any work.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        options, rest, _ = parse(ExportOptions, argv, str(__doc__).splitlines()[0], EPILOG)
-    except OptionError as error:
-        return fail(error)
-    from beam_curate.commands.launch import build_pipeline, pipeline_options, runner_name, service_job
-    from beam_curate.commands.outcome import finish_run
-    from beam_curate.runs.claims import claim
-    from beam_curate.runs.run import Run
-    from beam_curate.storage.files import absolute
-    from beam_curate.storage.retrying import StorageError
-
-    started = time.monotonic()
-    try:
-        beam_options = pipeline_options(rest, ExportOptions)
-        job = prepare(options)
-        output = job.export.output
-        about = about_run(job, runner_name(beam_options))
-        steps = functools.partial(build, job=job, about=about)
-        root = build_pipeline(steps, beam_options)
-        claim(output, service_job(beam_options))
-        complete = Run(output).begin(
-            job.configuration,
-            job.run.shards,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            export=True,
-            runs=[absolute(options.input)],
-        )
-        if complete:
-            Run(output).check_files()
-    except (ValueError, StorageError) as error:
-        return fail(error)
-    if job.export.format.note:
-        print(f"note: {job.export.format.note}", file=sys.stderr)
-    if complete:
-        print(f"the export in {options.output} is complete already")
-    elif not finish_run(root, output, options.output, new=not options.resume):
-        return 0
-    return report(output, options.output, time.monotonic() - started)
+main = command(ExportOptions, __doc__, EPILOG, prepare)

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beam_curate.commands.options import as_options, comma_list
+from beam_curate.commands.endings import as_options
+from beam_curate.commands.options import comma_list
 from beam_curate.version import __version__
 
 PARTS = ("clip", "aesthetic", "nsfw")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from beam_curate.commands.options import OptionError, comma_list, number_or_none, once, option
+from beam_curate.commands.options import CheckedOptions, OptionError, comma_list, number_or_none, option
+from beam_curate.export.formats import all_formats, format_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from beam_curate.export.prepared import PreparedSamples
 
-FORMATS: Final = ("webdataset", "tfrecord", "mds")
-"""The names of `beam_curate.export.formats`, which `--help` should not wait for."""
 IMAGE_FORMATS: Final = ("keep", "jpeg", "webp", "png")
 DEFAULT_QUALITY: Final = 95
 """Of JPEG and WebP. Source: img2dataset's default encode_quality."""
@@ -27,81 +27,55 @@ OF_FORMATS: Final = (
     "fields",
 )
 """The names of those that decide the files."""
+FIELDS: Final = (
+    "what to export beside the image: a comma list of columns of 00000.parquet (caption, aesthetic, embedding) and, with a dot "
+    "before them, members (.txt, .json). * is all columns but the embedding, and in webdataset all members"
+)
 
 
-def compression_option() -> Any:
-    """--compression."""
-    return option("none", "of tfrecord files; DALI reads none but uncompressed ones", choices=("none", "gzip"))
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions(CheckedOptions):
+    """How samples are written: as what, with which fields, and what becomes of their images."""
 
-
-def resize_option() -> Any:
-    """--resize_shortest."""
-    return option(
+    format: str = option(
+        "webdataset",
+        "webdataset: tars with every member as it is, unless an option below asks for something else; tfrecord: files of "
+        "tf.train.Example, with index files for DALI; mds: for MosaicML's streaming",
+        choices=format_names,
+    )
+    compression: str = option(
+        "none", "of tfrecord files; DALI reads none but uncompressed ones", choices=("none", "gzip")
+    )
+    resize_shortest: int | None = option(
         None,
         "make the shorter side of larger images this many pixels, by decoding and encoding them again; smaller ones stay "
         "byte for byte; none: no image is resized",
         type=number_or_none(int),
+        least=1,
     )
-
-
-def image_format_option() -> Any:
-    """--image_format."""
-    return option(
+    image_format: str = option(
         "keep",
         "what images are encoded as. Other than keep: images of other formats are converted, whatever their size. keep: "
         "resized ones stay JPEG, WebP or PNG, and become PNG if they were something else",
         choices=IMAGE_FORMATS,
     )
-
-
-def quality_option() -> Any:
-    """--quality."""
-    return option(
-        None, f"of images encoded as JPEG or WebP, 1 to 100; none: {DEFAULT_QUALITY}", type=number_or_none(int)
+    quality: int | None = option(
+        None,
+        f"of images encoded as JPEG or WebP, 1 to 100; none: {DEFAULT_QUALITY}",
+        type=number_or_none(int),
+        least=1,
+        most=100,
     )
+    fields: str = option("*", FIELDS, once=True)
+    encode_threads: int = option(0, "threads of a worker process that encode images; 0: one per core", least=0)
 
-
-def fields_option(default: str, more: str = "") -> Any:
-    """--fields."""
-    return once(
-        default,
-        "what to export beside the image: a comma list of columns of 00000.parquet (caption, aesthetic, embedding) and, with "
-        f"a dot before them, members (.txt, .json). * is all columns but the embedding, and in webdataset all members{more}",
-    )
-
-
-def encode_threads_option() -> Any:
-    """--encode_threads."""
-    return option(0, "threads of a worker process that encode images; 0: one per core")
-
-
-class FormatOptions:
-    """What both options classes, which are dataclasses, do with these options."""
-
-    format: str
-    compression: str
-    resize_shortest: Any
-    image_format: str
-    quality: Any
-    fields: str
-    encode_threads: int
-
-    def check_format(self) -> None:
-        """Checks the values.
-
-        Raises:
-            OptionError: It names the option, its value, and the remedy.
-        """
-        for name, low in (("encode_threads", 0), ("resize_shortest", 1), ("quality", 1)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise OptionError(f"--{name} is {value}; give at least {low}")
+    def check(self) -> None:
+        """See CheckedOptions."""
+        super().check()
         if not self.names:
             raise OptionError(
                 "--fields is empty; give *, or a comma list of columns and .members such as caption,.json"
             )
-        if self.quality is not None and self.quality > 100:
-            raise OptionError(f"--quality is {self.quality}; give 1 to 100")
         if self.quality is not None and (self.image_format == "png" or not self.encodes):
             why = "--image_format png is lossless" if self.image_format == "png" else "no image is encoded"
             raise OptionError(
@@ -111,8 +85,7 @@ class FormatOptions:
     @property
     def asks_for_format(self) -> bool:
         """Whether any of the options that decide the files is another one than by default."""
-        fields: Any = type(self)
-        defaults = {field.name: field.default for field in dataclasses.fields(fields)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         return any(getattr(self, name) != defaults[name] for name in OF_FORMATS)
 
     @property
@@ -137,14 +110,14 @@ class FormatOptions:
             OptionError: It names the option, its value, and the remedy.
         """
         from beam_curate.export.fields import choose_fields
-        from beam_curate.export.formats import FORMATS as KINDS
         from beam_curate.images.decoding import MAX_PIXELS
         from beam_curate.images.reencoding import Reencoding
 
-        kind = KINDS[self.format]
+        kinds = all_formats()
+        kind = kinds[self.format]
         compressed = self.compression != "none"
         if compressed and not kind.compresses:
-            others = " or ".join(name for name, other in KINDS.items() if other.compresses)
+            others = " or ".join(name for name, other in kinds.items() if other.compresses)
             raise OptionError(
                 f"--compression {self.compression} is for --format {others}; tars stay plain, so that readers can seek in them"
             )

@@ -1,7 +1,6 @@
 """Running a pipeline from a command: Beam's options, the default runner, the progress line."""
 
 import atexit
-import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ import apache_beam as beam
 import grpc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import (
+    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
@@ -24,7 +24,7 @@ from beam_curate.commands.beam_checks import check_beam_options, runner_of
 from beam_curate.commands.dataflow_options import check_workers, is_dataflow
 from beam_curate.commands.interruption import end_children, saying, sparing_children
 from beam_curate.commands.job_counters import counters_seen
-from beam_curate.commands.options import OneLineParser, OptionError, refuse_stray, refuse_unknown
+from beam_curate.commands.options import OneLineParser, OptionError, option_fields, refuse_stray, refuse_unknown
 from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
 from beam_curate.progress import MODES, PARTS, PROGRESS, parts_seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
@@ -79,7 +79,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     _, left = parser.parse_known_args(list(rest))
     # A template's launcher adds options of its own, which may be newer than this Beam; it has checked the user's.
     if not any(word.split("=", 1)[0] == "--template_location" for word in rest):
-        refuse_unknown(left, [field.name for field in dataclasses.fields(own)], flags)
+        refuse_unknown(left, [field.name for field in option_fields(own)], flags)
         refuse_stray(left)
     options = PipelineOptions(list(rest))
     check_workers(options)
@@ -98,6 +98,14 @@ def _subclasses(cls: type[Any]) -> list[type[Any]]:
 def runner_name(options: PipelineOptions) -> str:
     """The runner's name as given to Beam."""
     return str(options.view_as(StandardOptions).runner)
+
+
+def in_process(options: PipelineOptions) -> bool:
+    """Whether the workers are threads of this process."""
+    return (
+        runner_name(options) == LOCAL_RUNNER
+        and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
+    )
 
 
 def service_job(options: PipelineOptions) -> dict[str, str] | None:

@@ -4,23 +4,20 @@ Only the standard library is imported here, so that `--help` answers at once.
 """
 
 import argparse
-import atexit
 import dataclasses
 import difflib
-import functools
 import re
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
 
-from beam_curate.commands import interruption
-from beam_curate.commands.option_groups import ORDER, group_of
+from beam_curate.commands.option_groups import ORDER, group_of, place_of
 from beam_curate.version import __version__
 
 Options = TypeVar("Options")
 Main = TypeVar("Main", bound=Callable[..., int])
 
-_OWN_ERROR = re.compile(r"^beam_curate(?:\.\w+)+Error: (.+)", re.MULTILINE)
+_OF_CHECKS: Final = ("dependent", "least", "most", "once", "group")
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -33,7 +30,15 @@ class OptionError(ValueError):
 
 
 def option(default: Any, help: str, **settings: Any) -> Any:
-    """A field of an options class that becomes `--<name>`; settings go to argparse (choices, metavar, type, …)."""
+    """A field of an options class that becomes `--<name>`.
+
+    Args:
+        default: Its value where the user gives none.
+        help: What it is.
+        settings: For argparse (choices, or a function that gives them, metavar, type, …); and `least` and `most`, the bounds
+            of a number; `once`, for a text that holds a list or a condition, of which one would be lost if it were given twice;
+            and `group`, for an option that `option_groups` does not name.
+    """
     return dataclasses.field(default=default, metadata={"help": help, **settings})
 
 
@@ -42,14 +47,79 @@ def dependent(default: Any, help: str, **settings: Any) -> Any:
     return option(default, help, dependent=True, **settings)
 
 
-def once(default: Any, help: str, **settings: Any) -> Any:
-    """A field whose text holds a list or a condition: given twice, one of the two would be lost, so that is refused."""
-    return option(default, help, once=True, **settings)
-
-
 def required(help: str, **settings: Any) -> Any:
     """A field that the user must give."""
     return dataclasses.field(metadata={"help": help, "required": True, **settings})
+
+
+def flag_of(name: str) -> str:
+    """What a command line calls the option of a field. What a run keeps is called by the library's names, whatever this says."""
+    return f"--{name}"
+
+
+def parts(kinds: Callable[[], Sequence[type[Any]]]) -> Any:
+    """A field that holds an object of each of these options classes: their options are the command's, beside its own."""
+    return dataclasses.field(default=(), metadata={"parts": kinds})
+
+
+def option_fields(options: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The options of a class, those of its parts too, in the order in which `--help` shows them."""
+    found: list[dataclasses.Field[Any]] = []
+    for field in dataclasses.fields(options):
+        found += (
+            [each for kind in field.metadata["parts"]() for each in option_fields(kind)]
+            if _has_parts(field)
+            else [field]
+        )
+    return sorted(found, key=lambda field: place_of(field, options))
+
+
+def option_values(options: Any) -> dict[str, Any]:
+    """The values of all options by name, those of its parts too."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for part in value if _has_parts(field) else ():
+            found |= option_values(part)
+        if not _has_parts(field):
+            found[field.name] = value
+    return found
+
+
+def settings_of(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """What argparse, or a template, is told of an option."""
+    settings = {name: value for name, value in field.metadata.items() if name not in _OF_CHECKS}
+    if callable(settings.get("choices")):
+        settings["choices"] = tuple(settings["choices"]())
+    return settings
+
+
+def _has_parts(field: dataclasses.Field[Any]) -> bool:
+    return "parts" in field.metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedOptions:
+    """The base of options classes: their values are checked as they are made."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Checks the bounds of numbers; a class with more to check does so after its base.
+
+        Raises:
+            OptionError: It names the option, its value, and the remedy.
+        """
+        for field in dataclasses.fields(self):
+            value, least, most = getattr(self, field.name), field.metadata.get("least"), field.metadata.get("most")
+            if value is None or (least is None and most is None):
+                continue
+            # Not a number is refused too: no comparison with it holds.
+            if least is not None and most is not None and not least <= value <= most:
+                raise OptionError(f"--{field.name} is {value}; give {least} to {most}")
+            if least is not None and not value >= least:
+                raise OptionError(f"--{field.name} is {value}; give at least {least}")
 
 
 def number_or_none(kind: type[float] | type[int]) -> Callable[[str], float | int | None]:
@@ -115,15 +185,13 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
     epilog = f"{epilog}\n{PROGRESS}"
     parser = OneLineParser(description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
-    fields = dataclasses.fields(options)
+    fields = option_fields(options)
     wanted = [field.name for field in fields if field.metadata.get("required")]
     parser.usage = " ".join(["%(prog)s", *(f"--{name} {name.upper()}" for name in wanted), "[options]"])
-    groups = {group_of(field.name, options): None for field in fields}
+    groups = {group_of(field, options) for field in fields}
     places = {group: parser.add_argument_group(group) for group in ORDER if group in groups}
     for field in fields:
-        settings = dict(field.metadata)
-        for own in ("dependent", "once"):
-            settings.pop(own, None)
+        settings = settings_of(field)
         if settings.get("action") == "store_true":
             # Also `--name=true`: a template's launcher gives every parameter a value.
             settings |= {"action": "store", "nargs": "?", "const": True, "default": False, "type": _truth}
@@ -135,7 +203,7 @@ def parser_of(options: type[Any], description: str, epilog: str) -> argparse.Arg
         else:
             settings["default"] = field.default
             settings.setdefault("type", type(field.default))
-        places[group_of(field.name, options)].add_argument(f"--{field.name}", **settings)
+        places[group_of(field, options)].add_argument(flag_of(field.name), dest=field.name, **settings)
     return parser
 
 
@@ -151,23 +219,26 @@ def parse(
         OptionError: A value is wrong or a required option is missing.
     """
     parser = parser_of(options, description, epilog)
-    own: type[Any] = options
-    _refuse_missing([field.name for field in dataclasses.fields(own) if field.metadata.get("required")], argv)
+    fields = option_fields(options)
+    _refuse_missing([field.name for field in fields if field.metadata.get("required")], argv)
     namespace, rest = parser.parse_known_args(list(argv))
     words = [word.split("=", 1)[0] for word in argv]
-    for field in dataclasses.fields(own):
-        if field.metadata.get("once") and words.count(f"--{field.name}") > 1:
-            raise OptionError(
-                f"--{field.name} is given more than once; give all of it in one: {field.metadata['help']}"
-            )
+    for field in fields:
+        if field.metadata.get("once") and words.count(flag_of(field.name)) > 1:
+            help = field.metadata["help"]
+            raise OptionError(f"--{field.name} is given more than once; give all of it in one: {help}")
         if field.metadata.get("action") == "append":
             setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
         if field.metadata.get("required") and not getattr(namespace, field.name):
             raise OptionError(f"--{field.name} is empty; give a value")
-    found = options(**vars(namespace))
-    named = {word[2:].split("=", 1)[0] for word in argv if word.startswith("--")}
-    defaults = {field.name: field.default for field in dataclasses.fields(own) if "dependent" not in field.metadata}
-    given = frozenset(name for name in named if name not in defaults or getattr(found, name) != defaults[name])
+    found: Options = _made(options, vars(namespace))
+    flags = {word.split("=", 1)[0] for word in argv}
+    values = option_values(found)
+    given = frozenset(
+        field.name
+        for field in fields
+        if flag_of(field.name) in flags and ("dependent" in field.metadata or values[field.name] != field.default)
+    )
     return found, rest, given
 
 
@@ -187,6 +258,17 @@ def _refuse_missing(required: Sequence[str], argv: Sequence[str]) -> None:
         if argv and not argv[0].startswith("-"):
             raise OptionError(f"--{missing} is missing; did you mean --{missing} {argv[0]}?")
         raise OptionError(f"--{missing} is missing; give a value (see --help)")
+
+
+def _made(options: Any, values: Mapping[str, Any]) -> Any:
+    """An object of an options class, with its parts."""
+    own = {}
+    for field in dataclasses.fields(options):
+        if _has_parts(field):
+            own[field.name] = tuple(_made(kind, values) for kind in field.metadata["parts"]())
+        else:
+            own[field.name] = values[field.name]
+    return options(**own)
 
 
 def refuse_unknown(left: Sequence[str], own: Sequence[str], beam_flags: Sequence[str]) -> None:
@@ -219,68 +301,3 @@ def refuse_stray(left: Sequence[str]) -> None:
             raise OptionError(
                 f"{word!r} belongs to no option; put a pattern into quotes ('data/*.tar'), and commas between several values"
             )
-
-
-def printable(text: object) -> str:
-    """A text on one line, with `?` for characters that would act on a terminal (escapes, directions of writing)."""
-    line = " ".join(str(text).split())
-    return "".join(character if character.isprintable() else "?" for character in line)
-
-
-def as_options(message: object) -> str:
-    """An error of the library, which names arguments in backquotes, in the words of a command line: `output` is --output."""
-    return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", str(message))
-
-
-def fail(error: object) -> int:
-    """Prints one line on standard error and gives the exit status of a wrong command."""
-    print(f"error: {printable(as_options(error))}", file=sys.stderr)
-    return 2
-
-
-def gives_back(main: Main) -> Main:
-    """A command that gives its output folder back at its end, however it ends; see `beam_curate.runs.claims`."""
-
-    @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> int:
-        try:
-            return main(argv)
-        finally:
-            claims = sys.modules.get("beam_curate.runs.claims")
-            if claims is not None:  # else it ended before anything was loaded
-                claims.release_all()
-
-    return cast(Main, run)
-
-
-def run_command(main: Callable[[], int]) -> NoReturn:
-    """Runs a command and ends the process with its status.
-
-    An error of one of this project's own classes says what is wrong in a line (status 1); so does one in a worker process, whose
-    traceback Beam makes the text of its own error. Any other error is a bug and keeps its traceback.
-    """
-    try:
-        status = main()
-    except KeyboardInterrupt:  # of a caller that does not `listen`
-        print("error: interrupted", file=sys.stderr)
-        status = 130
-    except (OSError, ValueError, RuntimeError) as error:
-        from_worker = _OWN_ERROR.findall(str(error)) if type(error) is RuntimeError else []
-        if not from_worker and type(error).__module__.split(".")[0] != "beam_curate":
-            raise
-        print(f"error: {printable(as_options(from_worker[-1] if from_worker else error))}", file=sys.stderr)
-        status = 1
-    leave(status)
-
-
-def leave(status: int) -> NoReturn:
-    """Ends the process: exit handlers run, buffers are flushed, and the interpreter is not torn down.
-
-    A thread of one of the native libraries sometimes outlives the interpreter and aborts the process ("terminate called
-    without an active exception", status 134) after all work is done: 3 of 16 times after a short command (measured). A
-    job's success must not be told as a failure.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    interruption.leave(status)

@@ -8,8 +8,8 @@ from functools import reduce
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.launch import build_pipeline, run_and_wait, run_pipeline
-from beam_curate.commands.options import printable
 from beam_curate.duplicates.finding import read_findings
 from beam_curate.export.layout_files import DESCRIPTION
 from beam_curate.export.layouts import read_description
@@ -55,17 +55,17 @@ def _has_layout(folder: str) -> bool:
     return exists(join(folder, DESCRIPTION)) and bool(read_description(folder)["complete"])
 
 
-def finish_run(root: beam.Pipeline, output: str, shown: str, *, new: bool) -> bool:
+def finish_run(root: beam.Pipeline, output: str, mark: str, *, new: bool) -> bool:
     """Runs the pipeline of a run; returns whether it ran to its end, or goes on without this command.
 
     Args:
         root: The pipeline.
         output: The run's folder.
-        shown: The folder as the user named it.
+        mark: The file that says that it is done.
         new: Whether this command has begun the run.
     """
     if not run_pipeline(root, output, new=new):
-        print(f"the job goes on without this command; when it is done there is {Run(shown).summary_path}")
+        print(f"the job goes on without this command; when it is done there is {mark}")
         return False
     Run(output).clean()
     return True

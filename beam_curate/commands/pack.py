@@ -6,31 +6,32 @@ beam-curate pack --input 'train-*.parquet' --output packed/
 
 from __future__ import annotations
 
-import datetime
-import functools
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from beam_curate.commands.options import OptionError, fail, gives_back, parse, printable
+from beam_curate.commands.endings import printable
+from beam_curate.commands.job import Job, command, now, versions
+from beam_curate.commands.options import OptionError
 from beam_curate.commands.pack_options import PackOptions
 
 if TYPE_CHECKING:
     import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
 
     from beam_curate.intake.columns import Columns
     from beam_curate.intake.request import Request
     from beam_curate.runs.configuration import Configuration
+    from beam_curate.runs.summary import About
+    from beam_curate.runs.wanted import WantedRun
 
-EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
-in-process one. Bytes are never changed. A row that cannot be packed is in rows/*.parquet with the reason. Lists of web
+EPILOG = """Bytes are never changed. A row that cannot be packed is in rows/*.parquet with the reason. Lists of web
 addresses are for img2dataset, whose shards need no packing."""
 
 
 @dataclass(frozen=True)
-class Job:
+class PackJob(Job):
     """All that is known before any work starts: checked options, what the input is, and what its columns are for."""
 
     options: PackOptions
@@ -42,18 +43,101 @@ class Job:
         """What decides the shards: a packing is continued only with the same."""
         from beam_curate.runs.configuration import PACK, Configuration, Files
 
-        names = ("input", "class_folders", "beside", "base", "max_member_bytes")
-        more = {name: getattr(self.options, name) for name in names}
-        files = Files(self.options.samples_per_shard)
-        return Configuration(PACK, files=files, more={**more, "columns": asdict(self.columns)})
+        options = self.options
+        more = {
+            "input": options.input,
+            "class_folders": options.class_folders,
+            "beside": options.beside,
+            "base": options.base,
+            "max_member_bytes": options.max_member_bytes,
+            "columns": asdict(self.columns),
+        }
+        return Configuration(PACK, files=Files(options.samples_per_shard), more=more)
+
+    @property
+    def wanted(self) -> WantedRun:
+        """See Job."""
+        from beam_curate.runs.wanted import WantedRun
+
+        options, request = self.options, self.request
+        return WantedRun(
+            self.configuration,
+            request.tables,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            reads=[place.folder for place in request.places],
+        )
+
+    def about(self, runner: str) -> About:
+        """See Job."""
+        from beam_curate.runs.summary import About, Input
+
+        return About(
+            configuration=self.configuration,
+            input=Input(pattern=self.options.input, shards=len(self.request.tables) or None),
+            runner=runner,
+            versions=versions("apache-beam", "pyarrow"),
+            started=now(),
+        )
+
+    def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
+        """See Job."""
+        from beam_curate.intake.shards import ShardWriting
+        from beam_curate.intake.tables import TableReading
+        from beam_curate.storage.files import absolute
+        from beam_curate.transforms.list_images import ListImages, ReadTables
+        from beam_curate.transforms.pack_images import PackImages
+
+        options, request = self.options, self.request
+        source: beam.PTransform
+        if request.tables:
+            base = absolute(options.base) if options.base else ""
+            reading = TableReading(self.columns, base, len(request.tables) > 1)
+            source = ReadTables([table.path for table in request.tables], reading)
+        else:
+            source = ListImages(request.places, options.extensions, options.class_folders)
+        image = self.columns.image
+        writing = ShardWriting(self.output, options.samples_per_shard, image, options.max_member_bytes)
+        return root | source | PackImages(writing, about, by_row_group=bool(image))
+
+    def finish_complete(self, beam_options: PipelineOptions) -> None:
+        """See Job."""
+        del beam_options
+        print(f"the packing in {self.options.output} is complete already")
+
+    def report(self, seconds: float) -> int:
+        """See Job: the counts and what comes next; 1 if nothing could be packed."""
+        from beam_curate.runs.run import Run
+        from beam_curate.storage.files import join
+
+        output, summary = self.options.output, Run(self.output).pack_summary
+        counts = summary.pack
+        width = len(f"{counts.input:,}")
+        for name in ("input", "failed", "packed"):
+            print(f"{name:7} {getattr(counts, name):>{width},} rows")
+        for reason, number in counts.reasons.items():
+            print(f"  {reason}: {number:,}")
+        for kind, number in summary.skipped.items():
+            print(f"passed over: {number:,} {kind}")
+        print(f"{summary.output_shards:,} shards, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
+        if counts.failed:
+            print(f"which rows failed, and why: {printable(join(output, Run.packed_rows))}/*.parquet")
+        if not counts.packed:
+            print("error: no row could be packed; the reasons are above", file=sys.stderr)
+            return 1
+        print(
+            f"next: beam-curate curate --input '{printable(join(output, '*.tar'))}' --output curated/ --model_dir models/"
+        )
+        return 0
 
 
-def prepare(options: PackOptions) -> Job:
+def prepare(options: PackOptions, given: frozenset[str], beam_options: PipelineOptions) -> PackJob:
     """Looks at the input and checks the columns; nothing is written.
 
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
+    del given, beam_options
     from beam_curate.intake.columns import Columns, find_columns
     from beam_curate.intake.request import read_request
     from beam_curate.storage.files import absolute
@@ -79,7 +163,7 @@ def prepare(options: PackOptions) -> Job:
         columns = find_columns(table, *named)
         if columns.image:
             _refuse(options, ("base",), "for a table of paths, and this one holds the bytes of its images")
-    return Job(options, request, columns)
+    return PackJob(options, request, columns)
 
 
 def _refuse(options: PackOptions, names: Sequence[str], why: str) -> None:
@@ -88,108 +172,4 @@ def _refuse(options: PackOptions, names: Sequence[str], why: str) -> None:
             raise OptionError(f"--{name} is {why}; leave it out")
 
 
-def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[dict[str, Any]]:
-    """The packing on a pipeline."""
-    from beam_curate.intake.shards import ShardWriting
-    from beam_curate.intake.tables import TableReading
-    from beam_curate.storage.files import absolute
-    from beam_curate.transforms.list_images import ListImages, ReadTables
-    from beam_curate.transforms.pack_images import PackImages
-
-    options, request = job.options, job.request
-    source: beam.PTransform
-    if request.tables:
-        base = absolute(options.base) if options.base else ""
-        reading = TableReading(job.columns, base, len(request.tables) > 1)
-        source = ReadTables([table.path for table in request.tables], reading)
-    else:
-        source = ListImages(request.places, options.extensions, options.class_folders)
-    writing = ShardWriting(output, options.samples_per_shard, job.columns.image, options.max_member_bytes)
-    entries = root | source
-    return entries | PackImages(writing, about, by_row_group=bool(job.columns.image))
-
-
-def about_run(job: Job, runner: str) -> dict[str, Any]:
-    """What summary.json says beside the counts."""
-    from importlib.metadata import version
-
-    from beam_curate.runs.summary import About, Input
-
-    packages = {"beam_curate": "beam-curate", "apache-beam": "apache-beam", "pyarrow": "pyarrow"}
-    return About(
-        configuration=job.configuration,
-        input=Input(pattern=job.options.input, shards=len(job.request.tables) or None),
-        runner=runner,
-        versions={name: version(package) for name, package in packages.items()},
-        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    ).to_json()
-
-
-def report(folder: str, output: str, seconds: float) -> int:
-    """Prints the counts and what comes next; returns the exit status, 1 if nothing could be packed."""
-    from beam_curate.intake.ending import read_packing
-    from beam_curate.runs.run import Run
-    from beam_curate.storage.files import join
-
-    summary = read_packing(folder)
-    counts = summary["pack"]
-    width = len(f"{counts['input']:,}")
-    for name in ("input", "failed", "packed"):
-        print(f"{name:7} {counts[name]:>{width},} rows")
-    for reason, number in counts["reasons"].items():
-        print(f"  {reason}: {number:,}")
-    for kind, number in summary["skipped"].items():
-        print(f"passed over: {number:,} {kind}")
-    print(f"{summary['output_shards']:,} shards, {summary['output_bytes']:,} bytes in {output}, {seconds:.1f} s")
-    if counts["failed"]:
-        print(f"which rows failed, and why: {printable(join(output, Run.packed_rows))}/*.parquet")
-    if not counts["packed"]:
-        print("error: no row could be packed; the reasons are above", file=sys.stderr)
-        return 1
-    print(
-        f"next: beam-curate curate --input '{printable(join(output, '*.tar'))}' --output curated/ --model_dir models/"
-    )
-    return 0
-
-
-@gives_back
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status.
-
-    0: done. 1: no row could be packed. 2: a wrong option, before any work.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        options, rest, _ = parse(PackOptions, argv, str(__doc__).splitlines()[0], EPILOG)
-    except OptionError as error:
-        return fail(error)
-    from beam_curate.commands.launch import build_pipeline, pipeline_options, runner_name, service_job
-    from beam_curate.commands.outcome import finish_run
-    from beam_curate.runs.claims import claim
-    from beam_curate.runs.run import Run
-    from beam_curate.storage.files import absolute
-    from beam_curate.storage.retrying import StorageError
-
-    started = time.monotonic()
-    try:
-        beam_options = pipeline_options(rest, PackOptions)
-        job = prepare(options)
-        output = absolute(options.output)
-        about = about_run(job, runner_name(beam_options))
-        root = build_pipeline(functools.partial(build, job=job, output=output, about=about), beam_options)
-        claim(output, service_job(beam_options))
-        complete = Run(output).begin(
-            job.configuration,
-            job.request.tables,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            pack=True,
-            reads=[place.folder for place in job.request.places],
-        )
-    except (ValueError, StorageError) as error:
-        return fail(error)
-    if complete:
-        print(f"the packing in {options.output} is complete already")
-    elif not finish_run(root, output, options.output, new=not options.resume):
-        return 0
-    return report(output, options.output, time.monotonic() - started)
+main = command(PackOptions, __doc__, EPILOG, prepare)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from beam_curate.commands.options import OptionError, comma_list, option, required
+from beam_curate.commands.options import comma_list, option, required
+from beam_curate.commands.run_options import RunOptions
 
 
-@dataclass(frozen=True)
-class PackOptions:
+@dataclass(frozen=True, kw_only=True)
+class PackOptions(RunOptions):
     """What to pack, which columns or files say what, and where to write."""
 
     input: str = required(
@@ -27,17 +28,8 @@ class PackOptions:
     key_column: str = option("", "column that names the samples; default: their row's number")
     caption_column: str = option("", "column that becomes the caption .txt; all columns go to .json in any case")
     base: str = option("", "folder that the paths in a table are relative to; default: the folder of the table")
-    max_member_bytes: int = option(1 << 27, "images with more bytes fail")
-    samples_per_shard: int = option(1000, "rows of the input for every shard but the last")
-    resume: bool = option(False, "continue the packing in --output", action="store_true")
-    overwrite: bool = option(False, "delete an earlier packing's files in --output first", action="store_true")
-
-    def __post_init__(self) -> None:
-        for name in ("samples_per_shard", "max_member_bytes"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"--{name} is {getattr(self, name)}; give at least 1")
-        if self.resume and self.overwrite:
-            raise OptionError("--resume and --overwrite exclude each other; give one of them")
+    max_member_bytes: int = option(1 << 27, "images with more bytes fail", least=1)
+    samples_per_shard: int = option(1000, "rows of the input for every shard but the last", least=1)
 
     @property
     def extensions(self) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beam_curate.commands.options import OptionError, fail, gives_back, option, parse, printable, required
+from beam_curate.commands.endings import fail, gives_back, printable
+from beam_curate.commands.options import OptionError, option, parse, required
 
 EPILOG = """Every option of Apache Beam passes through; the default runner is Beam's in-process one. The pictures are read from
 the source shards; where these are gone, the report has none."""

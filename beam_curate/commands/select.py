@@ -6,42 +6,41 @@ beam-curate select --scores out/ --keep 'aesthetic >= 5 and nsfw < 0.3' --output
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from beam_curate.commands.options import OptionError, fail, gives_back, parse, printable
+from beam_curate.commands.endings import printable
+from beam_curate.commands.job import command
+from beam_curate.commands.options import OptionError
 from beam_curate.commands.select_options import SelectOptions
+from beam_curate.commands.source_run import SourceJob, finished_run, refuse_source, refuse_written_over
 
 if TYPE_CHECKING:
     import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
 
     from beam_curate.duplicates.removal import Duplicates
     from beam_curate.export.prepared import PreparedSamples
     from beam_curate.heads.head import EmbeddingScore
-    from beam_curate.records import Shard
     from beam_curate.runs.configuration import Configuration, Model
-    from beam_curate.runs.summary import Summary
+    from beam_curate.runs.summary import About
+    from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection
 
-EPILOG = """Every option of Apache Beam passes through, such as --runner=DataflowRunner; the default runner is Beam's
-in-process one. Rules are off unless they are given: those of the run that made the table do not count any more. Failed
+EPILOG = """Rules are off unless they are given: those of the run that made the table do not count any more. Failed
 samples stay failed. The samples' bytes are read from the source shards, which must be where they were."""
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(frozen=True, kw_only=True)
+class SelectJob(SourceJob):
     """All that is known before any work starts.
 
     Attributes:
         options: Checked.
         selection: The source and the rules.
-        shards: The input shards of the source's run.
-        source: The summary of that run.
         scorers: The descriptions of the user's own scorers.
         duplicates: The duplicates to reject beside the rules.
         files: Of --head.
@@ -50,16 +49,24 @@ class Job:
 
     options: SelectOptions
     selection: Selection
-    shards: Sequence[Shard]
-    source: Summary
     scorers: Sequence[dict[str, object]]
     duplicates: Duplicates | None = None
     files: Sequence[str] = ()
     format: PreparedSamples | None = None
 
     @property
+    def table(self) -> TablePlace:
+        """See SourceJob."""
+        return self.selection.table
+
+    @property
+    def runs(self) -> list[str]:
+        """See SourceJob."""
+        return [self.options.duplicates]
+
+    @property
     def reads(self) -> list[str]:
-        """The files and folders that are read beside the runs and their shards, as far as options name them."""
+        """See SourceJob."""
         options = self.options
         weights = [options.pretrained] if "://" in options.pretrained or os.path.exists(options.pretrained) else []
         return [path for path in (options.model_dir, *weights, *self.files) if path]
@@ -67,7 +74,7 @@ class Job:
     @property
     def configuration(self) -> Configuration:
         """What decides the result: a run is continued only with the same."""
-        from beam_curate.runs.configuration import SELECT, Configuration, DuplicateRule, Files, Rules, Scores, Source
+        from beam_curate.runs.configuration import SELECT, Configuration, DuplicateRule, Files, Scores, Source
 
         options, source = self.options, self.source
         heads = {
@@ -79,21 +86,75 @@ class Job:
         return Configuration(
             SELECT,
             scores=Scores(options.prompt, heads=heads, scorers=self.scorers),
-            rules=options.as_record(Rules),
+            rules=options.rules,
             duplicates=DuplicateRule.of_table(self.duplicates.counts) if self.duplicates is not None else None,
             files=self.format.files(*packed) if self.format is not None else Files(*packed),
             source=Source(source.configuration, source.funnel),
         )
 
+    def about(self, runner: str) -> About:
+        """See Job: the source's model and heads, and these rules."""
+        new = [scorer.description for scorer in self.selection.scorers]
+        random = [*(self.source.random or ()), *(f"{score['name']} score" for score in new if score.get("meaningless"))]
+        about = super().about(runner)
+        return replace(
+            about,
+            scores_meaningless=bool(random),
+            random=random,
+            heads=[*(about.heads or ()), *new],
+            input=replace(about.input, duplicates=self.options.duplicates or None),
+        )
 
-def prepare(options: SelectOptions) -> Job:
+    def without_run(self, beam_options: PipelineOptions) -> bool:
+        """See Job: --dry_run."""
+        if note := duplicates_note(self):
+            print(note, file=sys.stderr)
+        if self.options.dry_run:
+            from beam_curate.commands.select_preview import dry_run
+
+            options, about = self.options, {**self.about("").to_json(), "skipped": self.source.skipped}
+            per_shard = options.samples_per_shard
+            print(dry_run(self.selection, self.duplicates, per_shard, options.report, about, beam_options))
+        return self.options.dry_run
+
+    def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
+        """See Job: what is left of the run, to shards and summary."""
+        import apache_beam as beam
+
+        from beam_curate.export.copied_tars import CopiedTars
+        from beam_curate.runs.score_table import VERDICTS
+        from beam_curate.transforms.continue_run import ContinueRun
+        from beam_curate.transforms.pack_shards import PackShards
+        from beam_curate.transforms.remove_duplicates import RemoveDuplicates
+        from beam_curate.transforms.select_rows import SelectRows
+        from beam_curate.transforms.write_layouts import WriteLayouts
+        from beam_curate.transforms.write_report import WriteReport
+
+        options, output = self.options, self.output
+        run = root | ContinueRun(output, folder=VERDICTS)
+        removed = None
+        if self.duplicates is not None:
+            numbers = root | "Parts" >> beam.Create([shard.index for shard in self.shards])
+            removed = numbers | RemoveDuplicates(self.selection, self.duplicates)
+        parts = (run.pending | SelectRows(self.selection, output, removed), run.done) | "AddDone" >> beam.Flatten()
+        format = self.format or CopiedTars()
+        packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about, format)
+        return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
+
+    @property
+    def notes(self) -> list[str]:
+        """See Job."""
+        return [f"note: {self.format.note}"] if self.format is not None and self.format.note else []
+
+
+def prepare(options: SelectOptions, given: frozenset[str], beam_options: PipelineOptions) -> SelectJob:
     """Looks at the source and checks the rules; nothing is written.
 
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
+    del given, beam_options
     from beam_curate.commands.own_scores import check_layouts, load_own_scores, refuse_shared_names
-    from beam_curate.commands.source_run import finished_run
     from beam_curate.duplicates.removal import find_table
     from beam_curate.runs import score_table
     from beam_curate.runs.configuration import Model
@@ -106,6 +167,8 @@ def prepare(options: SelectOptions) -> Job:
     options.check_scales()
     source, summary = finished_run("scores", options.scores)
     shards, table = source.input_shards, source.table
+    if not options.dry_run:
+        refuse_source(options, table)
     with table.open(0) as part:
         schema = part.schema
     names = score_table.score_names(schema)
@@ -141,7 +204,16 @@ def prepare(options: SelectOptions) -> Job:
     if format is not None:
         samples, size = summary.funnel.input, sum(shard.size for shard in shards)
         options.check_file_size(format, "samples_per_shard", options.samples_per_shard, samples, size)
-    job = Job(options, selection, shards, summary, own.descriptions, duplicates, own.files, format)
+    job = SelectJob(
+        options=options,
+        shards=shards,
+        source=summary,
+        selection=selection,
+        scorers=own.descriptions,
+        duplicates=duplicates,
+        files=own.files,
+        format=format,
+    )
     if options.report:
         _check_report(job, source.folder)
     return job
@@ -160,9 +232,8 @@ def _format(options: SelectOptions, selection: Selection, max_pixels: object) ->
     return options.chosen_format(schema.remove_metadata(), suffixes, max_pixels)
 
 
-def _check_report(job: Job, source: str) -> None:
+def _check_report(job: SelectJob, source: str) -> None:
     """Refuses a page of --report that would take the place of a file that is read, or of a folder."""
-    from beam_curate.commands.source_run import refuse_written_over
     from beam_curate.storage.files import absolute
 
     options = job.options
@@ -182,18 +253,25 @@ def _prompts(options: SelectOptions, scored: Model) -> tuple[EmbeddingScore, ...
     from beam_curate.clip.preprocessing import KEYS as PREPROCESS_KEYS
     from beam_curate.clip.prompts import prompt_scores
 
-    weights = {"model_dir": options.model_dir or None, "quick_gelu": scored.more["quick_gelu"]}
+    folder, quick_gelu = options.model_dir or None, bool(scored.more["quick_gelu"])
     prepared = {key: scored.more[key] for key in PREPROCESS_KEYS}  # of the run: nothing is to be asked about it again
-    here = describe_model(scored.clip_model, options.pretrained, **weights, preprocess=prepared, fetch=True)
+    here = describe_model(
+        scored.clip_model,
+        options.pretrained,
+        model_dir=folder,
+        quick_gelu=quick_gelu,
+        preprocess=prepared,
+        fetch=True,
+    )
     if here.weights != scored.weights:
         raise OptionError(
             f"--pretrained {options.pretrained}: these are not the weights that made the embeddings of {options.scores}; give "
             f"those of {scored.clip_model} with the identity {scored.weights}"
         )
-    return prompt_scores(specs, scored.clip_model, options.pretrained, **weights)
+    return prompt_scores(specs, scored.clip_model, options.pretrained, model_dir=folder, quick_gelu=quick_gelu)
 
 
-def duplicates_note(job: Job) -> str:
+def duplicates_note(job: SelectJob) -> str:
     """What a selection from a run without duplicates should know; empty if it has nothing to do with one."""
     from beam_curate.scores.rules_in_force import duplicates, steps
 
@@ -210,88 +288,4 @@ def duplicates_note(job: Job) -> str:
     )
 
 
-def build(root: beam.Pipeline, job: Job, output: str, about: dict[str, Any]) -> beam.PCollection[Summary]:
-    """The selection on a pipeline: what is left of the run in `output`, to shards and summary."""
-    import apache_beam as beam
-
-    from beam_curate.export.copied_tars import CopiedTars
-    from beam_curate.runs.score_table import VERDICTS
-    from beam_curate.transforms.continue_run import ContinueRun
-    from beam_curate.transforms.pack_shards import PackShards
-    from beam_curate.transforms.remove_duplicates import RemoveDuplicates
-    from beam_curate.transforms.select_rows import SelectRows
-    from beam_curate.transforms.write_layouts import WriteLayouts
-    from beam_curate.transforms.write_report import WriteReport
-
-    run = root | ContinueRun(output, folder=VERDICTS)
-    removed = None
-    if job.duplicates is not None:
-        numbers = root | "Parts" >> beam.Create([shard.index for shard in job.shards])
-        removed = numbers | RemoveDuplicates(job.selection, job.duplicates)
-    parts = (run.pending | SelectRows(job.selection, output, removed), run.done) | "AddDone" >> beam.Flatten()
-    options, format = job.options, job.format or CopiedTars()
-    packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about, format)
-    return packed | WriteReport(output) | WriteLayouts(output, job.options.layouts)
-
-
-def about_run(job: Job, runner: str = "") -> dict[str, Any]:
-    """What summary.json says beside the counts: the source's model and heads, and these rules."""
-    from beam_curate.commands.source_run import about_source
-
-    new = [scorer.description for scorer in job.selection.scorers]
-    random = [*(job.source.random or ()), *(f"{score['name']} score" for score in new if score.get("meaningless"))]
-    about = about_source(job.source, job.configuration, job.options.scores, runner)
-    return replace(
-        about,
-        scores_meaningless=bool(random),
-        random=random,
-        heads=[*(about.heads or ()), *new],
-        input=replace(about.input, duplicates=job.options.duplicates or None),
-    ).to_json()
-
-
-@gives_back
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status.
-
-    0: done. 1: samples were lost. 2: a wrong option, before any work.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        options, rest, _ = parse(SelectOptions, argv, str(__doc__).splitlines()[0], EPILOG)
-    except OptionError as error:
-        return fail(error)
-    from beam_curate.commands.launch import build_pipeline, pipeline_options, runner_name
-    from beam_curate.commands.outcome import finish_run, report
-    from beam_curate.commands.source_run import start_selection
-    from beam_curate.storage.files import absolute
-    from beam_curate.storage.retrying import StorageError
-
-    started = time.monotonic()
-    try:
-        beam_options = pipeline_options(rest, SelectOptions)
-        job = prepare(options)
-        table = job.selection.table
-        if note := duplicates_note(job):
-            print(note, file=sys.stderr)
-        if options.dry_run:
-            from beam_curate.commands.select_preview import dry_run
-
-            about = {**about_run(job), "skipped": job.source.skipped}
-            per_shard = options.samples_per_shard
-            print(dry_run(job.selection, job.duplicates, per_shard, options.report, about, beam_options))
-            return 0
-        output = absolute(options.output)
-        about = about_run(job, runner_name(beam_options))
-        steps = functools.partial(build, job=job, output=output, about=about)
-        root = build_pipeline(steps, beam_options)
-        complete = start_selection(
-            options, output, job.configuration, job.shards, table, [options.duplicates], beam_options, job.reads
-        )
-    except (ValueError, StorageError) as error:
-        return fail(error)
-    if job.format is not None and job.format.note:
-        print(f"note: {job.format.note}", file=sys.stderr)
-    if not complete and not finish_run(root, output, options.output, new=not options.resume):
-        return 0
-    return report(output, options.output, time.monotonic() - started)
+main = command(SelectOptions, __doc__, EPILOG, prepare)

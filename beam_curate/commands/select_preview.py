@@ -8,8 +8,9 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
 
+from beam_curate.commands.endings import printable
 from beam_curate.commands.launch import LOCAL_RUNNER, build_pipeline, run_and_wait, runner_name
-from beam_curate.commands.options import OptionError, printable
+from beam_curate.commands.options import OptionError
 from beam_curate.commands.outcome import skipped_lines
 from beam_curate.duplicates.removal import Duplicates
 from beam_curate.report.preview import Preview, Tally

@@ -1,97 +1,61 @@
-"""The options that `curate.py` and `select.py` share, and their checks."""
+"""The options of `curate.py` and `select.py` that say which samples are kept, and their checks."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from beam_curate.commands.options import OptionError, comma_list, once, option
+from beam_curate.commands.options import OptionError, number_or_none, option
+from beam_curate.commands.run_options import ShardOptions
 
 if TYPE_CHECKING:
+    from beam_curate.runs.configuration import Rules
     from beam_curate.scores.top import TopRule
 
-Record = TypeVar("Record")
 _THRESHOLDS: Final = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw", "min_side": "side"}
-LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
 
 
-def head_option() -> Any:
-    """--head."""
-    return option(
+@dataclass(frozen=True, kw_only=True)
+class SelectingOptions(ShardOptions):
+    """The scores and rules that decide which samples are kept."""
+
+    head: tuple[str, ...] = option(
         (),
         "JSON description of a head of your own, with its safetensors file beside it; several are separated by ; (on a command "
         "line the option may be repeated)",
         action="append",
         metavar="FILE",
     )
-
-
-def scorer_option() -> Any:
-    """--scorer."""
-    return option(
+    scorer: tuple[str, ...] = option(
         (),
         "a scorer of your own, package.module:Class, with options as a JSON object behind it; several are separated by ; "
         "(on a command line the option may be repeated)",
         action="append",
         metavar="MODULE:CLASS",
     )
-
-
-def keep_option() -> Any:
-    """--keep."""
-    return once(
+    min_aesthetic: float | None = option(None, "keep if aesthetic >= this, or none", type=number_or_none(float))
+    max_nsfw: float | None = option(None, "keep if the NSFW probability < this, or none", type=number_or_none(float))
+    min_side: int | None = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
+    keep: str = option(
         "",
         "keep if this holds, beside the other rules: a condition on scores, width, height, side, size, format, caption, key, "
         "url and shard, such as \"aesthetic >= 5 and nsfw < 0.3 and width >= 256 and format in ('JPEG', 'PNG')\"",
+        once=True,
     )
-
-
-def layout_option() -> Any:
-    """--layout."""
-    return once(
-        "",
-        "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of "
-        + ", ".join(LAYOUTS),
-    )
-
-
-def top_option() -> Any:
-    """--top."""
-    return option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
-
-
-def top_fraction_option() -> Any:
-    """--top_fraction."""
-    return option(
+    top: str = option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
+    top_fraction: str = option(
         "", "of what the other rules keep, keep this part, the highest: aesthetic=0.3", metavar="COLUMN=FRACTION"
     )
 
-
-class SelectingOptions:
-    """What both options classes, which are dataclasses, do with the options that they share."""
-
-    min_aesthetic: Any
-    max_nsfw: Any
-    min_side: Any
-    top: str
-    top_fraction: str
-    layout: str
-
-    def check_selecting(self) -> None:
-        """Checks thresholds and layouts.
-
-        Raises:
-            OptionError: It names the option, its value, and the remedy.
-        """
+    def check(self) -> None:
+        """See CheckedOptions."""
+        super().check()
         for name in _THRESHOLDS:
-            value = getattr(self, name, None)
+            value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise OptionError(f"--{name} is {value}; give a finite number, or none")
-        unknown = sorted(set(self.layouts) - set(LAYOUTS))
-        if unknown:
-            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of {', '.join(LAYOUTS)}")
 
     def check_scales(self) -> None:
         """Checks that thresholds are on the scales of their columns. It loads Beam, which `--help` should not wait for.
@@ -127,12 +91,15 @@ class SelectingOptions:
         return rule
 
     @property
-    def layouts(self) -> tuple[str, ...]:
-        """The names of --layout."""
-        return comma_list(self.layout)
+    def rules(self) -> Rules:
+        """The rules, as the configuration has them."""
+        from beam_curate.runs.configuration import Rules
 
-    def as_record(self, kind: type[Record], **others: Any) -> Record:
-        """A part of the configuration whose fields are the options of their names, where there is one, and others."""
-        fields: Any = kind
-        names = {field.name for field in dataclasses.fields(fields)} - others.keys()
-        return kind(**{name: getattr(self, name) for name in names if hasattr(self, name)}, **others)
+        return Rules(
+            min_aesthetic=self.min_aesthetic,
+            max_nsfw=self.max_nsfw,
+            min_side=self.min_side,
+            keep=self.keep,
+            top=self.top,
+            top_fraction=self.top_fraction,
+        )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from beam_curate.commands.options import OptionError, printable
+from beam_curate.commands.endings import printable
+from beam_curate.commands.job import TableJob, now, versions
+from beam_curate.commands.options import OptionError
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from beam_curate.commands.dedup_options import DedupOptions
     from beam_curate.commands.select_options import SelectOptions
     from beam_curate.records import Shard
-    from beam_curate.runs.configuration import Configuration
     from beam_curate.runs.run import Run
     from beam_curate.runs.summary import About, Summary
     from beam_curate.runs.table_parts import TablePlace
+    from beam_curate.runs.wanted import WantedRun
 
 
 def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
@@ -62,84 +64,83 @@ def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
     return run, summary
 
 
-def start_selection(
-    options: DedupOptions | SelectOptions,
-    output: str,
-    configuration: Configuration,
-    shards: Sequence[Shard],
-    table: TablePlace,
-    others: Sequence[str],
-    beam_options: PipelineOptions,
-    reads: Sequence[str] = (),
-) -> bool:
-    """Makes the output folder ready for a run that judges another's score table; returns whether it is complete already.
+@dataclass(frozen=True, kw_only=True)
+class SourceJob(TableJob):
+    """What the commands have in common that start from another run's score table.
 
-    Args:
-        options: The options.
-        output: The absolute folder.
-        configuration: What decides the result.
+    Attributes:
+        options: Checked.
         shards: The input shards of the source's run.
-        table: Its score table.
-        others: Further folders of runs that are read: those of --duplicates or --against.
-        beam_options: Beam's options.
-        reads: Files and folders that are read beside these and the input shards.
+        source: The summary of that run.
+    """
+
+    options: DedupOptions | SelectOptions
+    shards: Sequence[Shard]
+    source: Summary
+
+    @property
+    @abstractmethod
+    def table(self) -> TablePlace:
+        """The score table that is judged."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> Sequence[str]:
+        """Further folders of runs that are read; an empty name is none."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> Sequence[str]:
+        """The files and folders that are read beside the runs and their shards, as far as options name them."""
+
+    @property
+    def wanted(self) -> WantedRun:
+        """See Job."""
+        from beam_curate.runs.wanted import WantedRun
+        from beam_curate.storage.files import absolute
+
+        options = self.options
+        return WantedRun(
+            self.configuration,
+            self.shards,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            scores=self.table.scores,
+            reads=[absolute(path) for path in self.reads],
+            runs=[absolute(folder) for folder in (options.scores, *self.runs) if folder],
+        )
+
+    def about(self, runner: str) -> About:
+        """See Job: the source's model and heads; without a runner, of a preview, which is no run and has no time."""
+        from beam_curate.runs.summary import About
+
+        source = self.source
+        return About(
+            scores_meaningless=source.scores_meaningless,
+            random=source.random,
+            heads=source.heads,
+            configuration=self.configuration,
+            input=replace(source.input, scores=self.options.scores),
+            runner=runner,
+            versions={**source.versions, **versions()},
+            started=now() if runner else "",
+        )
+
+
+def refuse_source(options: DedupOptions | SelectOptions, table: TablePlace) -> None:
+    """Refuses the folder of the source as the output.
 
     Raises:
-        ValueError: The folder is one of the source's, or does not allow the run.
-        StorageError: A file cannot be read or written.
+        OptionError: It names the option and the remedy.
     """
-    from beam_curate.commands.launch import service_job
-    from beam_curate.commands.outcome import finish_complete
-    from beam_curate.runs.claims import claim
-    from beam_curate.runs.run import Run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.places import same_place
 
+    output = absolute(options.output)
     if any(same_place(output, folder) for folder in (absolute(options.scores), table.scores)):
         raise OptionError(
             f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
         )
-    claim(output, service_job(beam_options))
-    complete = Run(output).begin(
-        configuration,
-        shards,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        scores=table.scores,
-        reads=[absolute(path) for path in reads],
-        runs=[absolute(folder) for folder in (options.scores, *others) if folder],
-    )
-    if complete:
-        finish_complete(output, options.output, options.layouts, beam_options)
-    return complete
-
-
-def about_source(source: Summary, configuration: Configuration, scores: str, runner: str = "") -> About:
-    """What summary.json says of the run that was started from, and what decides the result.
-
-    Args:
-        source: The summary of that run.
-        configuration: What decides the result.
-        scores: Its folder as the user named it.
-        runner: Beam's name of it; empty for a preview, which is no run and has no time.
-    """
-    import datetime
-    from dataclasses import replace
-    from importlib.metadata import version
-
-    from beam_curate.runs.summary import About
-
-    now = datetime.datetime.now(datetime.timezone.utc)
-    return About(
-        scores_meaningless=source.scores_meaningless,
-        random=source.random,
-        heads=source.heads,
-        configuration=configuration,
-        input=replace(source.input, scores=scores),
-        runner=runner,
-        versions={**source.versions, "beam_curate": version("beam-curate")},
-        started=now.isoformat(timespec="seconds") if runner else "",
-    )
 
 
 def refuse_written_over(report: str, folders: Iterable[tuple[str, str]], read: Iterable[str]) -> None:

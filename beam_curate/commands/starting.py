@@ -14,6 +14,6 @@ def run(command: str = "") -> NoReturn:
     """
     listen()
     from beam_curate.commands.cli import COMMANDS, main
-    from beam_curate.commands.options import run_command
+    from beam_curate.commands.endings import run_command
 
     run_command(importlib.import_module(COMMANDS[command].module).main if command else main)

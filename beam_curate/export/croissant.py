@@ -4,7 +4,7 @@ The records are those of the Parquet tables; the files with the images are named
 Source: MLCommons, Croissant Format Specification 1.0 (docs.mlcommons.org/croissant/docs/croissant-spec.html).
 """
 
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -62,7 +62,7 @@ _DESCRIPTIONS: Final = {
 }
 
 
-def croissant(name: str, license: str, format: PreparedSamples, summary: ExportSummary) -> dict[str, Any]:
+def croissant(name: str, license: str, format: PreparedSamples, summary: ExportSummary) -> dict[str, object]:
     """The metadata as JSON-LD.
 
     Args:
@@ -97,7 +97,7 @@ def croissant(name: str, license: str, format: PreparedSamples, summary: ExportS
     }
 
 
-def _files(name: str, description: str, pattern: str, mime: str) -> dict[str, Any]:
+def _files(name: str, description: str, pattern: str, mime: str) -> dict[str, object]:
     return {
         "@type": "cr:FileSet",
         "@id": name,
@@ -108,7 +108,7 @@ def _files(name: str, description: str, pattern: str, mime: str) -> dict[str, An
     }
 
 
-def _field(column: pa.Field) -> dict[str, Any]:
+def _field(column: pa.Field) -> dict[str, object]:
     many = pa.types.is_fixed_size_list(column.type)
     return {
         "@type": "cr:Field",

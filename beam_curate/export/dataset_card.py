@@ -5,7 +5,7 @@ Source: huggingface.co/docs/hub/datasets-cards and datasets-manual-configuration
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -78,7 +78,7 @@ def dataset_card(
 
 def _configuration(
     format: Format, summary: Summary | ExportSummary, files: Sequence[WrittenShard], samples: int
-) -> tuple[str, dict[str, Any] | None]:
+) -> tuple[str, dict[str, object] | None]:
     """What load_dataset reads, and the features of it.
 
     That is the tars, if their extensions tell the features or all samples have the same, which `datasets` demands where it has
@@ -97,7 +97,7 @@ def _configuration(
     return "[0-9]*.parquet", {"features": [{"name": column.name, **hub_type(column.type)} for column in schema]}
 
 
-def _member_features(members: Sequence[str]) -> dict[str, Any]:
+def _member_features(members: Sequence[str]) -> dict[str, object]:
     """The features of the tars, where the extensions tell them; else nothing, and `datasets` looks into the tars.
 
     It decodes members such as .json to what is in them, which may differ from sample to sample.
@@ -111,7 +111,7 @@ def _member_features(members: Sequence[str]) -> dict[str, Any]:
     return {"features": [*({"name": name, "dtype": kind} for name, kind in kinds.items()), *own]}
 
 
-def hub_type(kind: pa.DataType) -> dict[str, Any]:
+def hub_type(kind: pa.DataType) -> dict[str, object]:
     """A column's type as the hub writes it."""
     if pa.types.is_fixed_size_list(kind):
         return {"list": hub_type(kind.value_type)["dtype"], "length": kind.list_size}

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from beam_curate.export.croissant import croissant
 from beam_curate.export.dataset_card import Card, dataset_card
@@ -46,7 +46,7 @@ class Export:
     license: str = "unknown"
     card: bool = True
     croissant: bool = True
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
 
 
 def finish_export(export: Export, files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> ExportSummary:
@@ -88,7 +88,7 @@ def finish_run(
     files: Sequence[WrittenShard],
     samples_per_shard: int,
     seed: int | None,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     format: Format,
     failures: Sequence[LeftOut],
 ) -> Summary:
@@ -133,5 +133,5 @@ def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Writt
     )
 
 
-def _said(counts: Written) -> dict[str, Any]:
+def _said(counts: Written) -> dict[str, object]:
     return {name: getattr(counts, name) for name in ("failed", "exported", "reencoded", "reasons")}

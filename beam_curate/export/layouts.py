@@ -24,7 +24,7 @@ none it is made (see `layout_files.uids`). `_layout.json` says how many are whic
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -156,7 +156,7 @@ def finish_layout(
     configuration = Run(output).summary.configuration
     parts = sorted(written)
     total = sum(part.rows for part in parts)
-    description: dict[str, Any] = {"layout": plan.name, "complete": True, "rows": total}
+    description: dict[str, object] = {"layout": plan.name, "complete": True, "rows": total}
     files = [file for part in parts for file in plan.files(part.shard_index)]
     description |= {"files": files, "clip_model": configuration.scored.clip_model or None}
     description |= {"order": "source", "shuffle_seed_of_the_shards": configuration.files.shuffle_seed}
@@ -198,7 +198,7 @@ def _check_folder(folder: str, name: str, files: Sequence[str]) -> None:
         raise LayoutError(f"{folder} holds {what}; give an empty or new folder for the layout {name}")
 
 
-def read_description(folder: str) -> dict[str, Any]:
+def read_description(folder: str) -> dict[str, object]:
     """What lies in a layout's folder, and whether it is `complete`.
 
     Raises:

@@ -73,7 +73,7 @@ class PreparedSamples(ABC):
         return self.fields.schema(self.schema, reencodes=self.reencoding.needed)
 
     @property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, object]:
         """What decides the files: a run or export is continued only with the same."""
         done = self.reencoding
         return {

@@ -196,7 +196,7 @@ class DaliDecoder:
         """The error of a device that does not work; a worker process that has lost its GPU ends here."""
         give_up_device(error)
         return RuntimeError(
-            f"NVIDIA DALI does not work on {self._where}: {error}; use --dali_device cpu or the decoder fast"
+            f"NVIDIA DALI does not work on {self._where}: {error}; use `dali_device` cpu or `decoder` fast"
         )
 
     def _self_test(self) -> None:
@@ -223,7 +223,7 @@ class DaliDecoder:
         if difference > _SELF_TEST_LEVELS:
             raise RuntimeError(
                 f"NVIDIA DALI decodes otherwise on {self._where} than Pillow: {difference:.1f} levels in the mean on a smooth "
-                f"image, more than {_SELF_TEST_LEVELS:g}; use --dali_device cpu or the decoder fast"
+                f"image, more than {_SELF_TEST_LEVELS:g}; use `dali_device` cpu or `decoder` fast"
             )
 
 

@@ -15,7 +15,7 @@ the column `exif` has the tags, and the orientation is applied.
 import hashlib
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image
 
@@ -34,7 +34,7 @@ SUFFIXES: Final = {_JPEG: "jpg", "WEBP": "webp", "PNG": "png"}
 # Sources: ITU-T T.81 has 16 bits for a side, libjpeg takes 65500; the WebP container has 14 bits; PNG has 31.
 _MAX_SIDE: Final = {_JPEG: 65500, "WEBP": 16383, "PNG": (1 << 31) - 1}
 # PNG: zlib's own default. WebP: method 4, libwebp's default. JPEG: 4:2:0, baseline, the standard's Huffman tables.
-_SETTINGS: Final[dict[str, dict[str, Any]]] = {
+_SETTINGS: Final[dict[str, dict[str, object]]] = {
     _JPEG: {"subsampling": "4:2:0", "optimize": False, "progressive": False},
     "WEBP": {"method": 4, "lossless": False},
     "PNG": {"compress_level": 6, "optimize": False},

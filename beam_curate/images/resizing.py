@@ -125,7 +125,8 @@ def resize_array(
     Both resize rows, round to whole levels, and resize columns; torch's weights have 15 bits. So each pass is off by less than
     255 n w / 2^15 < 0.04 before it rounds (n weights, the largest of them w): 1 level after the first one, and after the second,
     whose weights' magnitudes sum up to at most 1.17, 2 levels. Of 184 photographs at 224 pixels 3 had such values, 11 of 27.7
-    million in all, and bilinear none; line art has them more often.
+    million in all, and bilinear none; line art has them more often. Embeddings of 169 photographs (ViT-B/32 in
+    fp32, random weights) had a cosine of at least 1 - 6e-7 with those of Pillow's pixels; bf16 itself takes up to 8e-5 off.
 
     torch's kernel works in the calling thread alone on processors with AVX2 (measured), so many threads may call this
     at once whatever `torch.set_num_threads` says.

@@ -2,24 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
 
 from beam_curate.intake.entries import PackedShard
 from beam_curate.records import WrittenShard
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
-from beam_curate.runs.summary import AccountingError
+from beam_curate.runs.summary import AccountingError, Packed, PackSummary
 from beam_curate.runs.wids import wids_index
 from beam_curate.storage.files import delete, files_under, join
-from beam_curate.storage.json_files import read_object
-
-COUNTS: Final = "pack"
-_SHAPE: Final[Mapping[str, Any]] = {
-    COUNTS: {"input": int, "failed": int, "packed": int, "reasons": {"*": int}},
-    "skipped": {"*": int},
-    "output_shards": int,
-    "output_bytes": int,
-}
+from beam_curate.storage.json_records import of_json, to_json
 
 
 def finish_packing(
@@ -28,8 +19,8 @@ def finish_packing(
     shards: Sequence[PackedShard],
     skipped: Mapping[str, int],
     classes: Sequence[str],
-    about: Mapping[str, Any],
-) -> dict[str, Any]:
+    about: Mapping[str, object],
+) -> PackSummary:
     """Checks the accounts and writes the last files; returns the summary.
 
     Args:
@@ -56,27 +47,16 @@ def finish_packing(
         WrittenShard(shard.index, shard.name, shard.packed, shard.size, shard.md5, 0, (), False, ())
         for shard in written
     ]
-    summary = {
-        COUNTS: {"input": rows, "failed": failed, "packed": packed, "reasons": dict(reasons.most_common())},
+    said = {
+        "pack": to_json(Packed(rows, failed, packed, dict(reasons.most_common()))),
         "skipped": dict(skipped),
         **({"classes": list(classes)} if classes else {}),
         "output_shards": len(written),
         "output_bytes": sum(shard.size for shard in written),
         **about,
     }
-    Run(output).end_export(files, wids_index(files), summary)
-    return summary
-
-
-def read_packing(output: str) -> dict[str, Any]:
-    """Reads the summary of a packing.
-
-    Raises:
-        DamagedFileError: It is damaged.
-        StorageError: It cannot be read.
-    """
-    remedy = "restore it, or delete it and repeat the command with `resume`"
-    return read_object(Run(output).summary_path, _SHAPE, remedy)
+    Run(output).end_export(files, wids_index(files), said)
+    return of_json(PackSummary, said)
 
 
 def _delete_others(output: str, shards: Sequence[PackedShard]) -> None:

@@ -46,7 +46,7 @@ def read_request(spec: str) -> Request:
     if not places:
         raise InputError("`input` names nothing; give a folder of images, a glob, or a table")
     if any(pattern.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst")) for pattern in patterns):
-        raise InputError(f"--input {spec!r} names shards; they need no packing: give them to beam-curate curate")
+        raise InputError(f"`input` {spec!r} names shards; they need no packing: give them to beam-curate curate")
     if not first_image(places):
         raise InputError(
             f"`input` {spec!r}: there is no image (.jpg, .png, .webp, …); check the path, or give a table of paths"

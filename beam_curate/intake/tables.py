@@ -98,7 +98,7 @@ class TableReading:
         return f"{part.table:08d}/{number:012d}", f"{part.path}#{number}", key
 
     def _entry(
-        self, part: TablePart, number: int, values: Mapping[str, Any], text: str, row_group: int, row: int
+        self, part: TablePart, number: int, values: Mapping[str, object], text: str, row_group: int, row: int
     ) -> Entry:
         columns = self.columns
         order, source, key = self._names(part, number)

@@ -6,7 +6,7 @@ Values are taken as they stand: a CSV says nothing of types, so all of its value
 import csv
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from beam_curate.storage.operations import open_read
 
@@ -26,7 +26,7 @@ class Line(NamedTuple):
 class TextRow(NamedTuple):
     """A row: its values by column, the text that stands for all of it, and what is wrong with it, if anything."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     json: str
     problem: str = ""
 

@@ -66,7 +66,7 @@ class Changes:
         if not table.select(["key", "index"]).equals(here):
             raise OtherInputError(
                 f"part {group.shard_index} of the score tables is of other samples in {other.verdicts or other.scores}; compare "
-                "runs over the same --input"
+                "runs over the same `input`"
             )
         status = table.column("status").to_numpy(zero_copy_only=False)
         kept, kept_there = group.statuses[KEPT], status == KEPT
@@ -104,5 +104,5 @@ def check_same_input(here: Sequence[str], there: Sequence[str], against: str) ->
         if one != two:
             raise OtherInputError(
                 f"{against} is over other shards: shard {number} is {two or 'none'} there and {one or 'none'} here; compare runs "
-                "over the same --input"
+                "over the same `input`"
             )

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from beam_curate.report.data import AT_LEAST
 from beam_curate.report.html import count, share
+from beam_curate.report.plan import AT_LEAST
 from beam_curate.report.spread import Distribution, round_up
 
 HEIGHT: Final = 100.0

@@ -9,7 +9,7 @@ from beam_curate.reasons import DESCRIPTIONS
 from beam_curate.records import FAILED, KEPT, REJECTED
 from beam_curate.report.changes import HERE, THERE, Changes
 from beam_curate.report.charts import Chart, funnel_bar, histogram
-from beam_curate.report.data import AT_LEAST, BELOW, ReportData
+from beam_curate.report.data import ReportData
 from beam_curate.report.duplicate_figures import (
     duplicate_words,
     group_title,
@@ -20,6 +20,7 @@ from beam_curate.report.duplicate_figures import (
 )
 from beam_curate.report.duplicates import ShownDuplicates
 from beam_curate.report.html import count, document, share, shorten
+from beam_curate.report.plan import AT_LEAST, BELOW
 from beam_curate.report.samples import MAX_FAILURES, Gallery
 from beam_curate.report.sliders import is_census, picture_places, slider_columns, slider_data
 from beam_curate.report.spread import Distribution

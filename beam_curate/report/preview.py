@@ -62,7 +62,7 @@ class Preview:
         everything = self.everything + other.everything
         return Preview(self.failed + other.failed, self.screened + other.screened, everything, lines)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As JSON can hold it."""
         return asdict(self)
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from beam_curate.records import FAILED, KEPT, REJECTED
-from beam_curate.report.data import AT_LEAST, ReportData
+from beam_curate.report.data import ReportData
 from beam_curate.report.html import count, number
+from beam_curate.report.plan import AT_LEAST
 from beam_curate.report.spread import Distribution
 
 

@@ -28,7 +28,7 @@ _DUPLICATE: Final = (
 )  # fmt: skip
 
 
-def slider_columns(data: ReportData) -> list[dict[str, Any]]:
+def slider_columns(data: ReportData) -> list[dict[str, object]]:
     """For each column its range, the thresholds that count, and the options of `select` for them; those that decide first."""
     rows = data.drawn.rows
     found = []
@@ -57,7 +57,7 @@ def slider_columns(data: ReportData) -> list[dict[str, Any]]:
 
 def slider_data(
     data: ReportData, columns: Sequence[Mapping[str, Any]], folder: str, duplicates: str, blur_from: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The JSON for the script; numbers of the rows as they lie in memory, little-endian and in base64.
 
     Args:
@@ -88,7 +88,7 @@ def picture_places(data: ReportData) -> dict[Place, int]:
     return {place: number for number, place in enumerate(dict.fromkeys([*places, *data.pictured]))}
 
 
-def _pictures(data: ReportData, columns: Sequence[Mapping[str, Any]], blur_from: float) -> list[dict[str, Any]]:
+def _pictures(data: ReportData, columns: Sequence[Mapping[str, Any]], blur_from: float) -> list[dict[str, object]]:
     """What is known of each sample with a picture; the pictures that the page shows anyway are not there twice."""
     static = {place for gallery in data.galleries for place in gallery.places}
     found, room = [], PICTURE_BYTES
@@ -106,7 +106,7 @@ def _pictures(data: ReportData, columns: Sequence[Mapping[str, Any]], blur_from:
     return found
 
 
-def _said(shown: Shown, columns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _said(shown: Shown, columns: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     row, picture = shown
     values = [row.values.get(column["name"], math.nan) for column in columns]
     return {

@@ -1,7 +1,7 @@
 """The rows of a score table for a report, a part at a time: the columns that are asked for, with a selection's verdicts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -125,9 +125,9 @@ def stored_scores(table: TablePlace, shard_index: int) -> tuple[str, ...]:
 
 def read_details(
     table: TablePlace, shard_index: int, names: Sequence[str], places: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Stored columns of the rows at some places of a part, ascending, of those row groups alone that hold one."""
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, object]] = []
     with table.open(shard_index) as part:
         first = 0
         for group, rows in enumerate(part.group_rows):

@@ -3,15 +3,16 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from apache_beam.io.filesystems import FileSystems
 
 from beam_curate.records import KEPT
 from beam_curate.report import page
 from beam_curate.report.changes import check_same_input
-from beam_curate.report.data import ReportData, ReportPlan, collect, plan_report
+from beam_curate.report.data import ReportData, collect
 from beam_curate.report.duplicates import find_duplicates
+from beam_curate.report.plan import ReportPlan, plan_report
 from beam_curate.report.thumbnails import make_thumbnails
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER
@@ -123,7 +124,7 @@ def write_run_page(output: str, summary: Summary, data: ReportData, path: str = 
     return path
 
 
-def preview_page(data: ReportData, about: Mapping[str, Any], samples_per_shard: int) -> bytes:
+def preview_page(data: ReportData, about: Mapping[str, object], samples_per_shard: int) -> bytes:
     """The report that a selection would have.
 
     Args:

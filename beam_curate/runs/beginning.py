@@ -8,17 +8,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from beam_curate.records import Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.claims import RunError, claim, is_claimed, release
-from beam_curate.runs.configuration import LIMITS, Configuration, Files
+from beam_curate.runs.configuration import EXPORT, LIMITS, PACK, Configuration
 from beam_curate.runs.parts import part_paths, read_part_counts
 from beam_curate.runs.run_files import (
     CROISSANT,
-    EXPORT,
     INPUT_SHARDS,
     OF_THE_TABLE,
-    PACK,
     RUN,
     SCORES,
     SUMMARY,
@@ -30,6 +27,7 @@ from beam_curate.runs.run_files import (
     ours,
 )
 from beam_curate.runs.state_files import RunFile, input_shards, is_table_only, read_run_file, write_run_file
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import all_files, clean_temporary, delete, exists, is_temporary, join
 from beam_curate.storage.json_files import DamagedFileError
 from beam_curate.storage.object_stores import scheme
@@ -41,41 +39,11 @@ LOOKED_INTO: Final = 1000
 look into all others, each when they read it. A footer is one or two requests, so these take seconds on an object store."""
 
 
-def begin(
-    output: str,
-    configuration: Configuration,
-    shards: Sequence[Shard],
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    retry: Sequence[str] = (),
-    scores: str = "",
-    kind: str = "",
-    reads: Sequence[str] = (),
-    runs: Sequence[str] = (),
-    table_only: bool = False,
-) -> bool:
-    """Makes the output folder ready for the run; returns whether the run is complete already.
+def begin(output: str, wanted: WantedRun) -> bool:
+    """Makes the output folder ready for a run; returns whether the run is complete already.
 
     The folder is claimed meanwhile, see `claims`: of two jobs that come at the same moment one is refused. A command claims it
     before, and until its end.
-
-    Args:
-        output: The run's folder.
-        configuration: All that decides the results.
-        shards: The input.
-        resume: Continue the run that is there, which must have the same configuration and input.
-        overwrite: Delete the files of the run that is there.
-        retry: Reasons of failure: continue the run, complete or not, and score again the samples that failed for one of
-            them. The limits that failed them may have changed. Duplicates and verdicts on the whole table are deleted, for they
-            may change; output files whose plan still holds stay.
-        scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
-            noted, and a run that is continued may name another: the table was moved.
-        kind: EXPORT for an export, PACK for packed images; empty for a run with a score table.
-        reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
-        runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
-        table_only: The run ends with its score table, so one that has ended so is complete; without, it is not. Its summary
-            then stays until that of the whole run takes its place: that one can be told by `table_only` in it.
 
     Raises:
         RunError: The folder holds something else, or another run, or another job writes there; it names the difference and the
@@ -84,25 +52,29 @@ def begin(
         ScoreTableError: A part of its table is damaged.
         StorageError: A file cannot be read, written or deleted.
     """
-    _check_apart(output, [*(shard.path for shard in shards), *reads], [*runs, scores] if scores else runs)
+    _check_apart(output, wanted)
     mine = not is_claimed(output)
     claim(output)
     try:
         there = exists(join(output, RUN))
-        if there and not overwrite:
-            whole = _continue(output, configuration, shards, resume, retry, scores, kind)
-            return whole and (table_only or not is_table_only(output))
+        if there and not wanted.overwrite:
+            whole = _continue(output, wanted)
+            return whole and (wanted.table_only or not is_table_only(output))
         if there:
-            kinds = _check_replaceable(output, configuration.files, scores, kind)
-            _check_not_read(output, [*(shard.path for shard in shards), *reads], kinds)
+            kinds = _check_replaceable(output, wanted)
+            _check_not_read(output, wanted.read, kinds)
             _delete_run(output, kinds)
         else:
-            _check_new(output, resume or bool(retry))
-        write_run_file(output, RunFile(configuration, kind, scores, len(shards)), shards)
+            _check_new(output, wanted.goes_on)
+        write_run_file(output, _mark(wanted), wanted.shards)
         return False
     finally:
         if mine:
             release(output)
+
+
+def _mark(wanted: WantedRun) -> RunFile:
+    return RunFile(wanted.configuration, wanted.kind, wanted.scores, len(wanted.shards))
 
 
 def _check_new(output: str, goes_on: bool) -> None:
@@ -125,40 +97,33 @@ def _of_a_start(output: str, path: str) -> bool:
     return path == join(output, INPUT_SHARDS) or is_temporary(output, path)
 
 
-def _continue(
-    output: str,
-    configuration: Configuration,
-    shards: Sequence[Shard],
-    resume: bool,
-    retry: Sequence[str],
-    scores: str,
-    kind: str,
-) -> bool:
+def _continue(output: str, wanted: WantedRun) -> bool:
     """Makes the run that is there ready to go on; returns whether it is complete already."""
-    if not resume and not retry:
+    if not wanted.goes_on:
         raise RunError(
             f"`output` {output} holds a run already; continue it with `resume` or replace it with `overwrite`"
         )
     run = read_run_file(output)
-    _check_kind(output, run, kind, "resume")
-    _check_same(output, run.configuration, configuration, shards, LIMITS if retry else ())
+    _check_kind(output, run, wanted.kind, "resume")
+    _check_same(output, run.configuration, wanted)
     folder = score_table.VERDICTS if run.scores else score_table.FOLDER
     parts = sorted(part_paths(output, folder).values())[:LOOKED_INTO]
     deque(in_threads(lambda path: read_part_counts(output, path), parts), maxlen=0)
     clean_temporary(output)
-    if retry:
-        _check_not_read(output, [shard.path for shard in shards], OF_THE_TABLE)
+    if wanted.retry:
+        _check_not_read(output, [shard.path for shard in wanted.shards], OF_THE_TABLE)
         delete_matching(output, OF_THE_TABLE)
-    if retry or run.scores != scores:
-        write_run_file(output, RunFile(configuration, kind, scores, len(shards)))
+    if wanted.retry or run.scores != wanted.scores:
+        write_run_file(output, _mark(wanted))
     return exists(join(output, SUMMARY))
 
 
-def _check_apart(output: str, reads: Sequence[str], runs: Sequence[str]) -> None:
+def _check_apart(output: str, wanted: WantedRun) -> None:
     """Refuses an output folder that holds what is read, or lies in a run that is: it would be deleted, or written into."""
+    runs = [*wanted.runs, wanted.scores] if wanted.scores else wanted.runs
     own = folders(output)
     ours = Folders(own)
-    for path in (*reads, *runs):
+    for path in (*wanted.read, *runs):
         if ours.hold(path):
             raise RunError(f"`output` {output} holds {path}, which this run reads; give another `output`")
     for run in runs:
@@ -186,12 +151,13 @@ def _check_kind(output: str, run: RunFile, kind: str, argument: str) -> None:
         raise RunError(f"`{argument}`: `output` {output} holds {words.get(run.kind, run.kind)}; give another `output`")
 
 
-def _check_replaceable(output: str, files: Files, scores: str, kind: str) -> Sequence[str]:
+def _check_replaceable(output: str, wanted: WantedRun) -> Sequence[str]:
     """Refuses to delete what the new run cannot give again: another kind of run, or its scores.
 
     Returns:
         The patterns of the files to delete.
     """
+    files, kind = wanted.configuration.files, wanted.kind
     try:
         run = read_run_file(output)
     except DamagedFileError as error:
@@ -202,7 +168,7 @@ def _check_replaceable(output: str, files: Files, scores: str, kind: str) -> Seq
                 f"`output`, or move away what is there"
             ) from error
         # What the file does not say the others must: only what this kind of run writes may be there.
-        foreign = (SCORES,) if scores else (SCORES, VERDICTS) if kind == EXPORT else (CROISSANT,)
+        foreign = (SCORES,) if wanted.scores else (SCORES, VERDICTS) if kind == EXPORT else (CROISSANT,)
         others = [*matching(output, foreign), *of_other_formats(output, files)]
         if others:
             raise RunError(
@@ -210,7 +176,7 @@ def _check_replaceable(output: str, files: Files, scores: str, kind: str) -> Seq
             ) from error
         return ours(files, kind)
     _check_kind(output, run, kind, "overwrite")
-    if scores and run.scores in ("", output):
+    if wanted.scores and run.scores in ("", output):
         raise RunError(
             f"`overwrite`: `output` {output} holds the score table of a run of beam-curate curate, which this one cannot make "
             "again; give another `output`"
@@ -238,14 +204,9 @@ def forget_unstarted(output: str) -> bool:
     return True
 
 
-def _check_same(
-    output: str,
-    before_it: Configuration,
-    configuration: Configuration,
-    shards: Sequence[Shard],
-    may_differ: Sequence[str],
-) -> None:
-    before, now = before_it.flat(), configuration.flat()
+def _check_same(output: str, begun: Configuration, wanted: WantedRun) -> None:
+    before, now = begun.flat(), wanted.configuration.flat()
+    may_differ = LIMITS if wanted.retry else ()
     for name in sorted({*before, *now}):
         # An option that is newer than the run, and off, changes nothing.
         off = name not in before and now[name] in (False, "", [], None)
@@ -255,7 +216,7 @@ def _check_same(
                 f"start a new run in another `output`"
             )
     listed = {shard.path: shard.size for shard in input_shards(output)}
-    sizes = {shard.path: shard.size for shard in shards}
+    sizes = {shard.path: shard.size for shard in wanted.shards}
     for path in sorted({*listed, *sizes}):
         if listed.get(path) != sizes.get(path):
             was, is_now = (

@@ -14,7 +14,7 @@ Holder = Mapping[str, Any]
 """What a claim says of who made it."""
 
 
-def this_process() -> dict[str, Any]:
+def this_process() -> dict[str, object]:
     """What the claim of this process says of it."""
     return {
         "id": uuid.uuid4().hex,

@@ -22,7 +22,7 @@ from beam_curate.runs.claim_holders import Holder, is_alive, this_process
 from beam_curate.storage.exclusive import create_new
 from beam_curate.storage.files import CLAIM, TEMPORARY, delete, files_under, join, read_bytes, remove_empty_temporary
 from beam_curate.storage.object_stores import scheme
-from beam_curate.storage.operations import make_parent
+from beam_curate.storage.operations import exists, make_parent
 from beam_curate.storage.retrying import StorageError, retried
 
 _UNLOCKABLE: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -175,16 +175,20 @@ def _create(output: str, data: bytes, mine: Holder) -> str:
         path = join(output, TEMPORARY, f"{CLAIM}-{number}.json")
         if not create_new(path, data):
             continue
-        # One who looked long ago may have passed over a claim that is another's by now.
-        others = {
-            each: holder for each, holder in _claims(output).items() if each != path and before.get(each) != holder
-        }
-        if others:
-            delete([path])
-            other, holder = next(iter(others.items()))
-            raise RunError(_refusal(output, other, holder, certain=True))
-        if before:
-            delete(list(before))
+        try:
+            # One who looked long ago may have passed over a claim that is another's by now.
+            others = {
+                each: holder for each, holder in _claims(output).items() if each != path and before.get(each) != holder
+            }
+            if others:
+                other, holder = next(iter(others.items()))
+                raise RunError(_refusal(output, other, holder, certain=True))
+            if before:
+                delete(list(before))
+        except (RunError, StorageError):
+            with contextlib.suppress(StorageError):  # the first error tells more
+                delete([path])
+            raise
         return path
     raise RunError(f"`output` {output}: other jobs are starting there at this moment; try again")
 
@@ -200,10 +204,16 @@ def _number(path: str) -> int:
 
 
 def _read(path: str) -> Holder | None:
-    """Who holds a claim: empty if the file does not say, None if it is gone."""
+    """Who holds a claim: empty if the file does not say, None if it is gone.
+
+    Raises:
+        StorageError: It is there and cannot be read: nobody can say that its job is dead.
+    """
     try:
         found = json.loads(read_bytes(path))
     except StorageError:
+        if exists(path):
+            raise
         return None
     except ValueError:
         return {}

@@ -47,7 +47,7 @@ class Model:
     clip_model: str = ""
     weights: str = ""
     embed_dim: int = 0
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Scores:
     prompt: str = ""
     quality: str = ""
     caption_score: bool = False
-    heads: Mapping[str, Any] = field(default_factory=dict)
+    heads: Mapping[str, object] = field(default_factory=dict)
     scorers: Sequence[Any] = ()
 
 
@@ -111,6 +111,7 @@ class DuplicateRule:
         against_run: That dataset.
         action: What was done with samples that are there too.
         found: The counts of the finished duplicates table that was applied; None: they were looked for by this run.
+        more: What decides of other methods.
     """
 
     methods: Sequence[str] = ()
@@ -125,10 +126,11 @@ class DuplicateRule:
     against_run: "Source | None" = None
     action: str | None = None
     between_datasets: bool = False
-    found: Mapping[str, Any] | None = None
+    found: Mapping[str, object] | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of_table(cls, said: Mapping[str, Any]) -> "DuplicateRule":
+    def of_table(cls, said: Mapping[str, object]) -> "DuplicateRule":
         """The rule that applies a finished duplicates table: what was found decides, not where it lies."""
         return of_json(cls, rule_of_table(said))
 
@@ -149,7 +151,7 @@ class Files:
 
     samples_per_file: int | None = None
     shuffle_seed: int | float | None = None
-    format: Mapping[str, Any] | None = None
+    format: Mapping[str, object] | None = None
     extension: str = "tar"
     beside: Sequence[str] = ()
     indexed: bool = True
@@ -187,7 +189,7 @@ class Configuration:
     duplicates: DuplicateRule | None = None
     files: Files = Files()
     source: "Source | None" = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def scored(self) -> "Configuration":
@@ -204,7 +206,7 @@ class Configuration:
         """The name of the model; empty where it is not noted."""
         return (self.scoring and self.scoring.clip_model) or (self.model and self.model.clip_model) or ""
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> dict[str, object]:
         """All leaves by dotted name, as JSON holds them: what `resume` compares."""
         return dict(_leaves("", to_json(self)))
 
@@ -224,7 +226,7 @@ class Source:
     content: str | None = None
 
 
-def read_configuration(value: Mapping[str, Any]) -> Configuration:
+def read_configuration(value: Mapping[str, object]) -> Configuration:
     """The configuration in a JSON object of its shape, of this version or an older one."""
     return of_json(Configuration, grouped(value))
 

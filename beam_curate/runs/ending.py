@@ -12,7 +12,7 @@ from beam_curate.storage.files import write_json
 from beam_curate.storage.json_records import to_json
 
 
-def finish_table(output: str, parts: Iterable[ScorePart], input_shards: int, about: Mapping[str, Any]) -> Summary:
+def finish_table(output: str, parts: Iterable[ScorePart], input_shards: int, about: Mapping[str, object]) -> Summary:
     """Checks the accounts of a run that ends with its score table and writes summary.json; returns the summary.
 
     Args:
@@ -35,7 +35,7 @@ def finish_run(
     files: Iterable[WrittenShard],
     input_shards: int,
     samples_per_file: int,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     failed: int = 0,
     *,
     index: Callable[[Sequence[WrittenShard]], Mapping[str, Any] | None] = wids_index,

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,7 @@ class Written:
 
 
 class Format(Protocol):
-    """How samples are written: frozen, and pickled to the workers. A new one is one file, named in `export.formats`.
+    """How samples are written: frozen, and pickled to the workers. A new one is one file, in `export.formats`.
 
     Attributes:
         name: As options, the dataset card and summary.json call it.
@@ -94,7 +94,7 @@ class Format(Protocol):
     @property
     def images(self) -> Sequence[str]: ...  # noqa: D102
 
-    def index(self, files: Sequence[WrittenShard]) -> Mapping[str, Any] | None:
+    def index(self, files: Sequence[WrittenShard]) -> Mapping[str, object] | None:
         """What index.json says of all files, for their readers; None: there is none."""
 
     def write(self, out: "HashingWriter", rows: pa.Table) -> Written:
@@ -241,7 +241,7 @@ def held_bytes(rows: pa.Table) -> int:
     return pc.sum(pc.struct_field(pc.list_flatten(rows.column("members")), "size")).as_py() or 0
 
 
-def shard_stats(rows: pa.Table) -> dict[str, Any]:
+def shard_stats(rows: pa.Table) -> dict[str, object]:
     """What a person or a loader wants to know of a file's samples without opening it."""
     scores = [field.name for field in rows.schema if pa.types.is_floating(field.type)]
     return {

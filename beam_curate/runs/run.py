@@ -18,10 +18,8 @@ from beam_curate.runs.run_files import (
     CARD,
     CARD_TAG,
     CROISSANT,
-    EXPORT,
     FAILURES,
     LAYOUTS_FOLDER,
-    PACK,
     REPORT,
     ROWS,
     RUN,
@@ -35,11 +33,13 @@ from beam_curate.runs.state_files import (
     is_export,
     read_export_summary,
     read_index,
+    read_pack_summary,
     read_run_file,
     read_summary,
 )
-from beam_curate.runs.summary import ExportSummary, Summary
+from beam_curate.runs.summary import ExportSummary, PackSummary, Summary
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import clean_temporary, exists, join, write_atomic, write_json
 
 
@@ -82,38 +82,9 @@ class Run:
         """Whether its report is written."""
         return exists(join(self.folder, REPORT))
 
-    def begin(
-        self,
-        configuration: Configuration,
-        shards: Sequence[Shard],
-        *,
-        resume: bool = False,
-        overwrite: bool = False,
-        retry: Sequence[str] = (),
-        scores: str = "",
-        export: bool = False,
-        pack: bool = False,
-        reads: Sequence[str] = (),
-        runs: Sequence[str] = (),
-        table_only: bool = False,
-    ) -> bool:
-        """Makes the folder ready for the run; returns whether the run is complete already.
-
-        Arguments and errors are those of `beginning.begin`.
-        """
-        return beginning.begin(
-            self.folder,
-            configuration,
-            shards,
-            resume=resume,
-            overwrite=overwrite,
-            retry=retry,
-            scores=scores,
-            kind=EXPORT if export else PACK if pack else "",
-            reads=reads,
-            runs=runs,
-            table_only=table_only,
-        )
+    def begin(self, wanted: WantedRun) -> bool:
+        """Makes the folder ready for a run; returns whether it is complete already. Errors are those of `beginning.begin`."""
+        return beginning.begin(self.folder, wanted)
 
     def forget_unstarted(self) -> bool:
         """Takes back a beginning of which nothing is finished; returns whether it did. No worker may be writing any more."""
@@ -153,6 +124,11 @@ class Run:
     def export_summary(self) -> ExportSummary:
         """What an export ended with."""
         return read_export_summary(self.folder)
+
+    @property
+    def pack_summary(self) -> PackSummary:
+        """What a packing ended with."""
+        return read_pack_summary(self.folder)
 
     # --- its score table
 
@@ -244,18 +220,18 @@ class Run:
         parts: Sequence[ScorePart],
         files: Sequence[WrittenShard],
         per_file: int,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         **more: Any,
     ) -> Summary:
         """Checks the accounts of the run and writes its last files, see `ending.finish_run`."""
         return ending.finish_run(self.folder, parts, files, len(parts), per_file, about, **more)
 
-    def end_table(self, parts: Sequence[ScorePart], about: Mapping[str, Any]) -> Summary:
+    def end_table(self, parts: Sequence[ScorePart], about: Mapping[str, object]) -> Summary:
         """Ends a run with its score table, see `ending.finish_table`."""
         return ending.finish_table(self.folder, parts, len(parts), about)
 
     def end_export(
-        self, files: Sequence[WrittenShard], index: Mapping[str, Any] | None, said: Mapping[str, Any]
+        self, files: Sequence[WrittenShard], index: Mapping[str, Any] | None, said: Mapping[str, object]
     ) -> None:
         """Writes the lists of an export's files and, last, its summary."""
         ending.write_lists(self.folder, files, index)
@@ -280,7 +256,7 @@ class Run:
         if not exists(path) or is_our_card(path):
             write_atomic(self.folder, CARD, lambda stream: stream.write(text.encode()))
 
-    def write_croissant(self, metadata: Mapping[str, Any]) -> None:
+    def write_croissant(self, metadata: Mapping[str, object]) -> None:
         """Writes an export's Croissant metadata."""
         write_json(self.folder, CROISSANT, metadata)
 

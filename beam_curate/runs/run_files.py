@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from beam_curate.runs import score_table
-from beam_curate.runs.configuration import Files
+from beam_curate.runs.configuration import EXPORT, PACK, Files
 from beam_curate.runs.layout_names import LAYOUT_FILES
 from beam_curate.storage.files import TEMPORARY, delete, files_under, join, read_bytes
 
@@ -34,8 +34,6 @@ DUPLICATES: Final = ("duplicates/summary.json", "duplicates/part-*.parquet", "du
 OF_THE_TABLE: Final = (SUMMARY, *_OF_ALL_FILES, VERDICTS, *DUPLICATES)
 """What follows from the score table and is made again when the table changes. Output files name their plan: those that still fit
 stay, and the others are written over."""
-EXPORT: Final = "export"
-PACK: Final = "pack"
 ROWS: Final = "rows"
 """The folder of the tables that a packing writes."""
 _NUMBERED: Final = "[0-9]*"

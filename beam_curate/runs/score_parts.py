@@ -52,3 +52,27 @@ def write_part(
     with atomic_output(output, part.path) as stream:
         footer = score_table.write_table(stream, table, said, group_rows)
     return replace(part, footprint=part_files.footprint(footer.schema.to_arrow_schema(), footer))
+
+
+def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
+    """A part with some of its failed rows replaced by the same samples, scored again.
+
+    Raises:
+        ScoreTableError: A row to replace is not there, or has another key. That it failed is not asked: a bundle that is
+            repeated finds what it has written itself.
+    """
+    places = {index: place for place, index in enumerate(table.column("index").to_pylist())}
+    keys = table.column("key").to_pylist()
+    order = list(range(table.num_rows))
+    for position, (index, key) in enumerate(
+        zip(again.column("index").to_pylist(), again.column("key").to_pylist(), strict=True)
+    ):
+        place = places.get(index)
+        if place is None or keys[place] != key:
+            raise score_table.ScoreTableError(
+                f"row {index} with key {key!r} was not there before, so it cannot be scored again"
+            )
+        order[place] = table.num_rows + position
+    # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.
+    both = pa.concat_tables([score_table.with_later_columns(table).cast(again.schema), again])
+    return both.take(pa.array(order)).combine_chunks()

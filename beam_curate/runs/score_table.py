@@ -281,25 +281,3 @@ def count(table: pa.Table) -> tuple[Counter[str], Counter[str]]:
 def _counted(texts: pa.ChunkedArray) -> Counter[str]:
     found = pc.value_counts(texts.drop_null())
     return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
-
-
-def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
-    """A part with some of its failed rows replaced by the same samples, scored again.
-
-    Raises:
-        ScoreTableError: A row to replace is not there, or has another key. That it failed is not asked: a bundle that is
-            repeated finds what it has written itself.
-    """
-    places = {index: place for place, index in enumerate(table.column("index").to_pylist())}
-    keys = table.column("key").to_pylist()
-    order = list(range(table.num_rows))
-    for position, (index, key) in enumerate(
-        zip(again.column("index").to_pylist(), again.column("key").to_pylist(), strict=True)
-    ):
-        place = places.get(index)
-        if place is None or keys[place] != key:
-            raise ScoreTableError(f"row {index} with key {key!r} was not there before, so it cannot be scored again")
-        order[place] = table.num_rows + position
-    # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.
-    both = pa.concat_tables([with_later_columns(table).cast(again.schema), again])
-    return both.take(pa.array(order)).combine_chunks()

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 def read_samples(
-    rows: pa.Table, has_member: Callable[[Mapping[str, Any], str], bool] = lambda row, suffix: True
-) -> Iterator[tuple[int, Mapping[str, Any], Members]]:
+    rows: pa.Table, has_member: Callable[[Mapping[str, object], str], bool] = lambda row, suffix: True
+) -> Iterator[tuple[int, Mapping[str, object], Members]]:
     """Reads the samples of some rows: the place of each among the rows, its row, and its members.
 
     A source is read forward; a sample comes when the last of its members is read. Of a sample whose members are links, which

@@ -5,7 +5,6 @@ Each reader names a file that is damaged (empty, cut, of another shape) and a re
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,14 +14,13 @@ from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.run_files import INDEX, INPUT_SHARDS, RUN, SIZES, SUMMARY
 from beam_curate.runs.score_table import ScoreTableError
-from beam_curate.runs.summary import About, ExportSummary, Summary, modern
+from beam_curate.runs.summary import ExportSummary, PackSummary, Summary, modern
 from beam_curate.storage.files import atomic_output, exists, join, open_read, write_json
 from beam_curate.storage.json_files import DamagedFileError, read_object
 from beam_curate.storage.json_records import read_record, to_json
 
 _SHARDS = pa.schema([("path", pa.string()), ("size", pa.int64())])
 _MADE_AGAIN = "restore it, or delete it and repeat the command of that run with `resume`"
-Ended = TypeVar("Ended", bound=About)
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class RunFile:
 
     Attributes:
         configuration: What decides the result.
-        kind: EXPORT for an export; empty for a run with a score table.
+        kind: EXPORT for an export, PACK for packed images; empty for a run with a score table.
         scores: The folder whose score table is judged; empty: the run's own.
         input_shards: How many there are.
     """
@@ -103,6 +101,11 @@ def read_export_summary(run: str) -> ExportSummary:
     return read_record(ExportSummary, join(run, SUMMARY), _MADE_AGAIN, modern)
 
 
+def read_pack_summary(run: str) -> PackSummary:
+    """Reads summary.json of a packing; errors as `read_summary`."""
+    return read_record(PackSummary, join(run, SUMMARY), _MADE_AGAIN, modern)
+
+
 def is_export(run: str) -> bool:
     """Whether summary.json is that of an export; errors as `read_summary`."""
     return "export" in _ended(run)
@@ -113,7 +116,7 @@ def is_table_only(run: str) -> bool:
     return bool(_ended(run).get("table_only"))
 
 
-def _ended(run: str) -> dict[str, Any]:
+def _ended(run: str) -> dict[str, object]:
     return read_object(join(run, SUMMARY), {"table_only?": bool}, _MADE_AGAIN)
 
 

@@ -75,7 +75,7 @@ class About:
 
     scores_meaningless: bool | None = None
     random: Sequence[str] | None = None
-    heads: Sequence[Mapping[str, Any]] | None = None
+    heads: Sequence[Mapping[str, object]] | None = None
     configuration: Configuration = Configuration()
     input: Input = Input()
     runner: str = ""
@@ -113,7 +113,7 @@ class Summary(About):
     table: str | None = None
     table_only: bool = False
     files: Written | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +130,46 @@ class ExportSummary(About):
     export: Written
     output_files: int = 0
     output_bytes: int = 0
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, object] = field(default_factory=dict)
 
 
-def summary_of(said: Mapping[str, Any]) -> Summary:
+@dataclass(frozen=True)
+class Packed:
+    """What became of the rows of a packing: input = packed + failed.
+
+    Attributes:
+        input: All rows.
+        failed: That cannot be packed.
+        packed: The others.
+        reasons: The failed ones by reason.
+    """
+
+    input: int
+    failed: int
+    packed: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackSummary(About):
+    """The end of a packing.
+
+    Attributes:
+        pack: What became of the rows.
+        skipped: What of the input is no row, by kind.
+        classes: The class folders in the order of their indexes, if there are any.
+        output_shards: How many shards were written.
+        output_bytes: Their size.
+    """
+
+    pack: Packed
+    skipped: Mapping[str, int]
+    classes: Sequence[str] = ()
+    output_shards: int
+    output_bytes: int
+
+
+def summary_of(said: Mapping[str, object]) -> Summary:
     """A summary from what is written of it."""
     return of_json(Summary, modern(to_json(said)))
 

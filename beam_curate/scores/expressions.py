@@ -254,7 +254,7 @@ def _values(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return column
 
 
-def _evaluate(node: ast.expr, columns: Mapping[str, Any]) -> Any:  # noqa: PLR0912
+def _evaluate(node: ast.expr, columns: Mapping[str, object]) -> Any:  # noqa: PLR0912
     """Carries out a checked node: an Arrow array, or a scalar where no column is in it."""
     match node:
         case ast.BoolOp(op=operator, values=values):

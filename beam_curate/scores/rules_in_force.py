@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from beam_curate import reasons
 from beam_curate.runs.configuration import DEDUPLICATE, Configuration, DuplicateRule, Rules
@@ -34,13 +34,13 @@ def steps(configuration: Configuration) -> list[Step]:
     return [*before, Step(configuration.step, configuration.rules, configuration.duplicates)]
 
 
-def rules(step: Step) -> dict[str, Any]:
+def rules(step: Step) -> dict[str, object]:
     """The rules of a step that are on, by name."""
     found = asdict(step.rules)
     return {name: found[name] for name in _RULES if found[name] not in (None, "")}
 
 
-def duplicates(step: Step) -> dict[str, Any]:
+def duplicates(step: Step) -> dict[str, object]:
     """What was taken for a duplicate in a step, by argument; empty if none was looked for.
 
     `against_action` is there if samples were compared with another dataset.

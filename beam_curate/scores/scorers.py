@@ -109,7 +109,7 @@ def load_scorer(text: str) -> Scorer:
     return scorer
 
 
-def _options(text: str, said: str) -> dict[str, Any]:
+def _options(text: str, said: str) -> dict[str, object]:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON value")
 

@@ -17,7 +17,7 @@ Record = TypeVar("Record")
 MORE: Final = "more"
 
 
-def _hints(kind: Any) -> Mapping[str, Any]:
+def _hints(kind: Any) -> Mapping[str, object]:
     return typing.get_type_hints(kind)
 
 
@@ -59,7 +59,7 @@ def _optional_misfit(kind: Any, value: Any) -> str:
     return "" if value is None else misfit(value, shape_of(kind))
 
 
-def of_json(kind: type[Record], value: Mapping[str, Any]) -> Record:
+def of_json(kind: type[Record], value: Mapping[str, object]) -> Record:
     """The record that a JSON object of its shape holds."""
     hints = _hints(kind)
     known = {name: _of_json(hints[name], inner) for name, inner in value.items() if name in hints and name != MORE}

@@ -13,76 +13,12 @@ from typing import BinaryIO, Final
 import zstandard
 from typing_extensions import Buffer
 
-from beam_curate.reasons import CORRUPT_COMPRESSION, SHARD_TOO_LARGE, UNSUPPORTED_COMPRESSION
-from beam_curate.tars.headers import BLOCK, looks_like_header, parse_header
+from beam_curate.reasons import CORRUPT_COMPRESSION, SHARD_TOO_LARGE
+from beam_curate.tars.compression_kinds import GZIP, ZSTD, CompressionError, compression_of, unsupported
+from beam_curate.tars.headers import BLOCK
+from beam_curate.tars.zstd_frames import read_full, zstd_blocks
 
-MAX_WINDOW_BYTES: Final = 1 << 27
-"""The largest window of a zstd frame that is accepted: that of `zstd --long`, 128 MiB."""
-
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_UNSUPPORTED = (
-    ("bzip2", b"BZh"),
-    ("grzip", b"GRZipII\0"),
-    ("lrzip", b"LRZI"),
-    ("rzip", b"RZIP"),
-    ("zpaq", b"7kSt"),
-    ("zpaq", b"zPQ"),
-    ("snappy", b"\xff\x06\0\0sNaPpY"),
-    ("pbzx", b"pbzx"),
-    ("lzfse", b"bvx"),
-    ("lizard", b"\x06\x22\x4d\x18"),
-    ("lz5", b"\x05\x22\x4d\x18"),
-    ("pack", b"\x1f\x1e"),
-    ("compress -H", b"\x1f\xa0"),
-    ("xz", b"\xfd7zXZ\0"),
-    ("lz4", b"\x04\x22\x4d\x18"),
-    ("lz4", b"\x02\x21\x4c\x18"),
-    ("lzop", b"\x89LZO\0\r\n\x1a\n"),
-    ("lzip", b"LZIP"),
-    ("compress", b"\x1f\x9d"),
-)
 _READ_BLOCK = 1 << 16
-
-
-class CompressionError(Exception):
-    """A compressed shard that cannot be read (further).
-
-    Attributes:
-        reason: UNSUPPORTED_COMPRESSION, CORRUPT_COMPRESSION or SHARD_TOO_LARGE.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-def compression_of(head: bytes) -> str:
-    """The name of the compression that a file's first bytes (512 are enough) show; empty if none is known.
-
-    A block that is a tar header is plain, whatever its name field begins with.
-    """
-    if len(head) >= BLOCK and (looks_like_header(head) or parse_header(head[:BLOCK]) is not None):
-        return ""
-    if head.startswith(_GZIP_MAGIC):
-        return "gzip"
-    if head.startswith(_ZSTD_MAGIC) or _is_skippable(head):
-        return "zstd"
-    for name, magic in _UNSUPPORTED:
-        if head.startswith(magic):
-            return name
-    # A zlib stream: its two bytes are a multiple of 31, with the usual window of 32 KiB. A text could begin so, no tar.
-    if head[:1] == b"x" and head[1:2] in (b"\x01", b"\x9c", b"\xda"):
-        return "zlib"
-    # The old lzma format has no magic: usual properties (0x5d), a dictionary of at least 4 KiB, an unknown size.
-    if head[:3] == b"\x5d\0\0" and head[5:13] == b"\xff" * 8:
-        return "lzma"
-    return ""
-
-
-def is_compressed(head: bytes) -> bool:
-    """Whether a file's first bytes (512 are enough) show a compression, so that spans cannot be sought in the file."""
-    return bool(compression_of(head))
 
 
 def open_decompressed(raw: BinaryIO, *, max_bytes: int | None = None) -> BinaryIO:
@@ -101,7 +37,7 @@ def open_decompressed(raw: BinaryIO, *, max_bytes: int | None = None) -> BinaryI
         OSError: The storage cannot be read.
     """
     origin = raw.tell() if raw.seekable() else None
-    head = _read_full(raw, BLOCK)
+    head = read_full(raw, BLOCK)
     name = compression_of(head)
     if origin is not None:
         raw.seek(origin)
@@ -111,7 +47,7 @@ def open_decompressed(raw: BinaryIO, *, max_bytes: int | None = None) -> BinaryI
     if not name:
         return stream
     if name not in _DECODERS:
-        raise _unsupported(name)
+        raise unsupported(name)
     decode = _DECODERS[name]
 
     def again() -> Iterator[bytes]:
@@ -120,24 +56,6 @@ def open_decompressed(raw: BinaryIO, *, max_bytes: int | None = None) -> BinaryI
 
     decompressed = _Decompressed(decode(stream), max_bytes, None if origin is None else again)
     return io.BufferedReader(decompressed, _READ_BLOCK)
-
-
-def _unsupported(name: str) -> CompressionError:
-    return CompressionError(UNSUPPORTED_COMPRESSION, f"the shard is compressed with {name}; use gzip, zstd or none")
-
-
-def _is_skippable(data: bytes) -> bool:
-    """Whether a skippable frame begins here. zstd and lz4 share its magic; the frame after it tells which it is."""
-    return len(data) >= 4 and data[0] & 0xF0 == 0x50 and data[1:4] == b"\x2a\x4d\x18"
-
-
-def _read_full(stream: BinaryIO, size: int) -> bytes:
-    """Reads that many bytes, fewer only at the end, in pieces of at most 64 KiB."""
-    pieces = []
-    while size and (data := stream.read(min(size, _READ_BLOCK))):
-        pieces.append(data)
-        size -= len(data)
-    return b"".join(pieces)
 
 
 class _Rejoined(io.RawIOBase):
@@ -233,75 +151,4 @@ def _gzip_blocks(stream: BinaryIO) -> Iterator[bytes]:
             yield block
 
 
-def _zstd_blocks(stream: BinaryIO) -> Iterator[bytes]:
-    """The uncompressed bytes of one or more zstd frames, at most 128 KiB at a time.
-
-    The frames are taken apart here, because the decoder alone takes the end of a truncated file for the end of the data.
-    Source: RFC 8878, section 3.1 (frames and blocks).
-
-    Raises:
-        EOFError: The file ends within a frame.
-        zstandard.ZstdError: A frame is damaged.
-        CompressionError: A frame is lz4's, or needs a window beyond MAX_WINDOW_BYTES.
-    """
-    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
-    while magic := _read_full(stream, 4):
-        if _is_skippable(magic):
-            left = int.from_bytes(_exactly(stream, 4), "little")
-            while left:
-                left -= len(_exactly(stream, min(left, _READ_BLOCK)))
-        elif magic == _ZSTD_MAGIC:
-            header, has_checksum = _zstd_header(stream)
-            frame = decompressor.decompressobj()
-            yield from _pieces(frame.decompress(magic + header))
-            last = False
-            while not last:
-                block_header = _exactly(stream, 3)
-                fields = int.from_bytes(block_header, "little")
-                last, kind, size = bool(fields & 1), fields >> 1 & 3, fields >> 3
-                # A run-length block is one byte, to be repeated `size` times.
-                body = _exactly(stream, 1 if kind == 1 else size)
-                yield from _pieces(frame.decompress(block_header + body))
-            if has_checksum:
-                yield from _pieces(frame.decompress(_exactly(stream, 4)))
-            if not frame.eof:
-                raise zstandard.ZstdError("a zstd frame does not end with its last block")
-        elif magic in (lz4 for name, lz4 in _UNSUPPORTED if name == "lz4"):
-            raise _unsupported("lz4")
-        else:
-            raise zstandard.ZstdError("no zstd frame where one should begin")
-
-
-def _zstd_header(stream: BinaryIO) -> tuple[bytes, bool]:
-    """The rest of a frame's header after the magic, and whether a checksum ends the frame."""
-    descriptor = _exactly(stream, 1)
-    flags = descriptor[0]
-    single_segment = bool(flags & 0x20)
-    content_size_bytes = (int(single_segment), 2, 4, 8)[flags >> 6]
-    window_bytes = 0 if single_segment else 1
-    rest = _exactly(stream, window_bytes + (0, 1, 2, 4)[flags & 3] + content_size_bytes)
-    if window_bytes:
-        base = 1 << (10 + (rest[0] >> 3))
-        window = base + base // 8 * (rest[0] & 7)
-        if window > MAX_WINDOW_BYTES:
-            raise CompressionError(
-                UNSUPPORTED_COMPRESSION,
-                f"a zstd window of {window} bytes, more than {MAX_WINDOW_BYTES}; compress with `--long=27` or less",
-            )
-    return descriptor + rest, bool(flags & 4)
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    """The data, unless there is none: an empty read would mean the end."""
-    if data:
-        yield data
-
-
-def _exactly(stream: BinaryIO, size: int) -> bytes:
-    data = _read_full(stream, size)
-    if len(data) < size:
-        raise EOFError("the file ends within a zstd frame")
-    return data
-
-
-_DECODERS: Final[dict[str, Callable[[BinaryIO], Iterator[bytes]]]] = {"gzip": _gzip_blocks, "zstd": _zstd_blocks}
+_DECODERS: Final[dict[str, Callable[[BinaryIO], Iterator[bytes]]]] = {GZIP: _gzip_blocks, ZSTD: zstd_blocks}

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 
 from beam_curate.reasons import CORRUPT_TAR, EMPTY_SHARD, NOT_A_TAR, READ, TRUNCATED_TAR
 from beam_curate.records import Failure, Sample, SampleRef, Shard
+from beam_curate.tars.events import Damage, TarEntry
 from beam_curate.tars.headers import DIRECTORIES as DIRECTORY_TYPES
 from beam_curate.tars.links import LINKS, LinkedSample
 from beam_curate.tars.member_names import encodable, skipped_as, split_name
-from beam_curate.tars.reading import Damage, TarEntry
 from beam_curate.tars.sample_group import SampleGroup
 from beam_curate.tars.skipped import DIRECTORIES, FURTHER_IMAGES, SPECIAL_FILES, SkippedMembers, in_order, lost
 

@@ -15,9 +15,10 @@ from typing import BinaryIO, Final, NamedTuple
 
 from beam_curate.records import Sample
 from beam_curate.tars import headers
-from beam_curate.tars.compression import CompressionError, open_decompressed
+from beam_curate.tars.compression import open_decompressed
+from beam_curate.tars.compression_kinds import CompressionError
+from beam_curate.tars.events import TarEntry
 from beam_curate.tars.member_names import extracted_path
-from beam_curate.tars.reading import TarEntry
 from beam_curate.tars.sample_group import IMAGE, SampleGroup
 
 LINKS: Final = (headers.HARD_LINK, headers.SYMBOLIC_LINK)

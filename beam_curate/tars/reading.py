@@ -10,15 +10,15 @@ that leads to no header: then the reader goes back, if the stream can, and looks
 """
 
 from collections.abc import Iterator
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
-from beam_curate.reasons import CORRUPT_TAR, NOT_A_TAR, TRUNCATED_TAR
+from beam_curate.reasons import CORRUPT_TAR, TRUNCATED_TAR
 from beam_curate.tars import headers
 from beam_curate.tars.blocks import BlockStream
-from beam_curate.tars.compression import compression_of
+from beam_curate.tars.events import Damage, EndMark, TarEntry, not_a_tar
 from beam_curate.tars.extensions import EXTENSIONS, Extension
 from beam_curate.tars.headers import BLOCK, ZEROS, Header, padded, parse_header
-from beam_curate.tars.kinds import Kind, kind_of, text_in
+from beam_curate.tars.kinds import kind_of
 
 RECORD: Final = 20 * BLOCK
 """Writers fill up a tar to a multiple of this, 10,240 bytes. Source: POSIX.1-2017, pax, option -b; GNU tar manual, "Blocking"."""
@@ -29,43 +29,6 @@ larger blocking factor (`tar -b`) puts more, but that looks as a shard does of w
 _NAME_FIELDS = 500  # a header's first bytes, in which the name and its prefix lie
 _SPARSE_MAP_MORE = 504  # in a block of a sparse map: whether another one follows
 _TRACE = 16  # so many zeros at the end of a body before a hole come from the hole
-
-
-class TarEntry(NamedTuple):
-    """A member: `offset` and `size` are the span of its stored body in the uncompressed stream.
-
-    `name` has surrogate escapes for bytes that are not UTF-8. `regular` is false for directories, links, devices and
-    the like. A `sparse` member is regular, but its stored bytes are not its content. `padding` bytes follow the body. `type` is
-    the header's, and `link` the name that a link points to.
-    """
-
-    name: str
-    offset: int
-    size: int
-    regular: bool
-    sparse: bool
-    padding: int
-    type: bytes = b"0"
-    link: str = ""
-
-
-class Damage(NamedTuple):
-    """A damaged spot: where it begins, a reason of reasons.py, a message, and the name of the member hit if it is known.
-
-    `body` is the offset of the member right before the spot if the damage reaches into its body as well.
-    """
-
-    offset: int
-    reason: str
-    message: str
-    name: str | None = None
-    body: int | None = None
-
-
-class EndMark(NamedTuple):
-    """An end mark at `offset` after which another archive follows: no damage, as far as its bytes tell."""
-
-    offset: int
 
 
 class TarReader:
@@ -245,7 +208,7 @@ class TarReader:
         kind = None if self._any_header else kind_of(block)
         found = b"" if kind else self._blocks.next_header(magic=self._any_magic)
         if not found and not self._any_header:
-            return _not_a_tar(offset, block), b""
+            return not_a_tar(offset, block), b""
         # What is left in a damaged header of its name is a hint whom the damage hit.
         magic = headers.looks_like_header(block)
         name = headers.block_name(block) if magic and extension.name is None else extension.name
@@ -283,7 +246,7 @@ class TarReader:
             return EndMark(offset), block
         found = block if header else self._blocks.next_header(magic=self._any_magic)
         if not found and not self._any_header:
-            return _not_a_tar(offset, block), b""
+            return not_a_tar(offset, block), b""
         message = f"{length} bytes of zeros at byte {offset}, where a header should be"
         return self._spot(message, offset, found, extension.name, stained), found
 
@@ -305,7 +268,7 @@ class TarReader:
         """What a block is that is cut by the end."""
         offset = self._blocks.position - len(block)
         if not self._any_header and (kind_of(block) or not headers.may_begin_header(block)):
-            return _not_a_tar(offset, block)
+            return not_a_tar(offset, block)
         name = extension.name
         if name is None and len(block) >= _NAME_FIELDS and headers.looks_like_header(block):
             name = headers.block_name(block)
@@ -315,15 +278,3 @@ class TarReader:
 def _stands_in(header: Header, block: bytes) -> bool:
     """Whether a name may be cut or made up, its extended header being gone: tarfile puts `?` for what is not ASCII."""
     return headers.fills_field(block) or "?" in header.name
-
-
-def _not_a_tar(offset: int, block: bytes) -> Damage:
-    """What a file is in which no header was found, by its first block that is not zeros."""
-    if name := compression_of(block):
-        kind: Kind | None = Kind(f"compressed once more, with {name}", "decompress it once")
-    else:
-        kind = kind_of(block) or text_in(block)
-    if kind is None:
-        return Damage(offset, NOT_A_TAR, "no tar header was found in it")
-    remedy = kind.remedy and f"; {kind.remedy}"
-    return Damage(offset, NOT_A_TAR, f"the shard is no tar but {kind.name}{remedy}")

@@ -18,9 +18,9 @@ from beam_curate.reasons import (
     UNSUPPORTED_MEMBER,
 )
 from beam_curate.records import Failure, Member, Sample, SampleRef, Shard
+from beam_curate.tars.events import TarEntry
 from beam_curate.tars.headers import swallowed_header
 from beam_curate.tars.member_names import encodable
-from beam_curate.tars.reading import TarEntry
 from beam_curate.tars.writing import safe_key
 from beam_curate.texts import decode_text
 

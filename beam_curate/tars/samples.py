@@ -9,10 +9,12 @@ from typing import BinaryIO, Final
 
 from beam_curate.reasons import SHARD_TOO_LARGE
 from beam_curate.records import Sample, Shard
-from beam_curate.tars.compression import CompressionError, open_decompressed
+from beam_curate.tars.compression import open_decompressed
+from beam_curate.tars.compression_kinds import CompressionError
+from beam_curate.tars.events import Damage, EndMark
 from beam_curate.tars.grouping import Grouping
 from beam_curate.tars.links import LinkedReader, LinkTargets, link_words
-from beam_curate.tars.reading import Damage, EndMark, TarReader
+from beam_curate.tars.reading import TarReader
 from beam_curate.tars.skipped import UNRESOLVED_LINKS, SkippedMembers
 
 DEFAULT_MAX_MEMBER_BYTES: Final = 1 << 27

@@ -9,10 +9,12 @@ from typing import BinaryIO, Final, NamedTuple
 
 from beam_curate.storage.files import open_read
 from beam_curate.storage.ranged_reading import RangeReader
-from beam_curate.tars.compression import CompressionError, compression_of, open_decompressed
+from beam_curate.tars.compression import open_decompressed
+from beam_curate.tars.compression_kinds import CompressionError, compression_of
+from beam_curate.tars.events import TarEntry
 from beam_curate.tars.headers import BLOCK, Header, parse_header
 from beam_curate.tars.member_names import encodable, split_name
-from beam_curate.tars.reading import TarEntry, TarReader
+from beam_curate.tars.reading import TarReader
 
 MAX_GAP_BYTES: Final = 1 << 18
 """Unwanted bytes between two members that are fetched rather than asked around, 256 KiB. With samples of 100 KB, of which

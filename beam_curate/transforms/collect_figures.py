@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import apache_beam as beam
 
-from beam_curate.report.data import Figures, Look, ReportData, ReportPlan, look_at, lowest_kept, shown_rows
+from beam_curate.report.data import Figures, Look, ReportData, look_at, lowest_kept, shown_rows
 from beam_curate.report.origins import MAX_ORIGINS, Counted, Origin, Outcomes, add_outcomes
+from beam_curate.report.plan import ReportPlan
 from beam_curate.report.shown import Part, Shown, by_part, read_shown
 from beam_curate.scores.scorers import EmbeddingsScorer
 from beam_curate.transforms.find_cutoffs import Task, own_cutoff

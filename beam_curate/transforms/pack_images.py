@@ -13,6 +13,7 @@ from beam_curate.intake.ending import finish_packing
 from beam_curate.intake.entries import NO_GROUP, Entry, PackedShard, ShardEntries
 from beam_curate.intake.files import SKIPPED
 from beam_curate.intake.shards import ShardWriting
+from beam_curate.runs.summary import PackSummary
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.group_rows import GroupRows
 from beam_curate.transforms.side_by_side import SideBySide
@@ -55,7 +56,7 @@ class PackImages(beam.PTransform):
         if self.writing.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard is {self.writing.samples_per_shard}; give at least 1")
 
-    def expand(self, rows: "Entries") -> beam.PCollection[dict[str, Any]]:
+    def expand(self, rows: "Entries") -> beam.PCollection[PackSummary]:
         """Sorts, groups by shard, writes, and sums up."""
         entries = rows.entries
         require_global_window(entries, self)

@@ -10,7 +10,8 @@ import apache_beam as beam
 
 from beam_curate.duplicates.removal import Duplicates
 from beam_curate.records import Removed, record
-from beam_curate.report.data import ReportData, plan_report
+from beam_curate.report.data import ReportData
+from beam_curate.report.plan import plan_report
 from beam_curate.report.preview import Preview, empty_preview, preview_part
 from beam_curate.report.writing import preview_page
 from beam_curate.runs.configuration import read_configuration

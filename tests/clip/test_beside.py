@@ -243,7 +243,7 @@ def test_the_text_tower_is_compared_where_it_is_used(tmp_path, state):
 
 def test_a_model_alone_or_none_says_nothing_of_preprocessing(tmp_path, state):
     flat = folder(tmp_path / "flat", state, MODEL)
-    with pytest.raises(WeightsError, match="give --preprocess"):
+    with pytest.raises(WeightsError, match="give `preprocess`"):
         describe_model(NAME, str(flat))
     assert describe_model(NAME, str(flat), preprocess="openai").quick_gelu is False
     other = folder(tmp_path / "other", state, {**MODEL, "embed_dim": 64})

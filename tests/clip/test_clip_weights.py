@@ -337,6 +337,4 @@ def test_without_a_network_the_flags_and_the_script_that_fetches_are_named(tmp_p
         "beam-curate fetch-models --model_dir MODELS --clip_model ViT-B-32 --pretrained laion2b_s34b_b79k --only clip"
         in message
     )
-    assert (
-        "Then give --model_dir MODELS (in Python: model_dir), or name a file with --pretrained (pretrained)" in message
-    )
+    assert "Then give `model_dir` MODELS, or name a file with `pretrained`" in message

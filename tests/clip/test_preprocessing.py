@@ -50,7 +50,7 @@ def test_a_bare_file_gets_the_record_of_its_model_or_a_question(model, bare):
     if len(choices) == 1:
         assert json.dumps(of(describe_model(model, bare, quick_gelu=gelu))) == choices.pop()
         return
-    with pytest.raises(UnsaidError, match="give --preprocess") as error:
+    with pytest.raises(UnsaidError, match="give `preprocess`") as error:
         describe_model(model, bare, quick_gelu=gelu)
     assert error.value.options == ("preprocess",)
     if choices:
@@ -87,7 +87,7 @@ def test_the_model_sees_what_open_clips_transform_gives(tag, bare):
 
 
 def test_both_questions_are_asked_at_once(bare):
-    with pytest.raises(UnsaidError, match=r"give --quick_gelu.*give --preprocess") as error:
+    with pytest.raises(UnsaidError, match=r"give `quick_gelu`.*give `preprocess`") as error:
         describe_model("ViT-L-14", bare)
     assert error.value.options == ("quick_gelu", "preprocess")
 

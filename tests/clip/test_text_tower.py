@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from beam_curate.clip import text_tower, visual_tower
+from beam_curate.clip import text_tower, tower_weights, visual_tower
 from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
 from beam_curate.clip.text_tower import build_text_tower, check_text_weights
 from beam_curate.clip.weights import find_weights
@@ -67,7 +67,7 @@ def reference(name, logit_scale=3.0, **options):
     torch.manual_seed(1)
     model = open_clip.create_model(name, **options).eval()
     state = {key: like for key, like in model.state_dict().items() if like.is_floating_point()}
-    state = dict(visual_tower._random_state(state, 1))
+    state = dict(tower_weights.random_state(state, 1))
     for tensor in state.values():
         if tensor.ndim == 1:
             tensor.add_(0.1 * torch.randn_like(tensor).abs())  # biases and norms that matter

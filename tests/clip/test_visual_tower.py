@@ -10,7 +10,7 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from torch import nn
 
-from beam_curate.clip import visual_tower
+from beam_curate.clip import tower_weights, visual_tower
 from beam_curate.clip.checkpoint import WeightsError
 from beam_curate.clip.model_description import choose_device, choose_precision, describe_model
 from beam_curate.clip.quick_gelu import fold_quick_gelu
@@ -49,7 +49,7 @@ def reference(name, seed=0, **options):
     """open_clip's own model, of well-spread random weights."""
     torch.manual_seed(seed)
     model = open_clip.create_model(name, **options).eval()
-    state = dict(visual_tower._random_state(model.visual.state_dict(), seed))
+    state = dict(tower_weights.random_state(model.visual.state_dict(), seed))
     for tensor in state.values():
         if tensor.ndim == 1:
             tensor.add_(0.1 * torch.randn_like(tensor).abs())  # biases and norms that matter
@@ -154,7 +154,7 @@ def test_quick_gelu_changes_the_embeddings_and_is_decided_openly(tmp_path, exact
 def test_weights_that_may_need_quick_gelu_are_not_guessed(tmp_path, name):
     path = tmp_path / "mine.safetensors"
     save_file({"visual.x": torch.ones(1), "logit_scale": torch.tensor(4.6052)}, path)
-    with pytest.raises(WeightsError, match=r"mine\.safetensors.*give --quick_gelu yes"):
+    with pytest.raises(WeightsError, match=r"mine\.safetensors.*give `quick_gelu` yes"):
         describe_model(name, str(path))
     for choice in (True, False):
         model = describe_model(name, str(path), quick_gelu=choice, preprocess="openai")
@@ -219,7 +219,7 @@ def test_a_row_depends_on_its_image_alone(name, precision):
 
 def test_random_weights_depend_on_the_seed_alone_and_spread():
     def state(seed, names):
-        return dict(visual_tower._random_state({name: torch.empty(3, 5, device="meta") for name in names}, seed))
+        return dict(tower_weights.random_state({name: torch.empty(3, 5, device="meta") for name in names}, seed))
 
     one = state(5, ["a", "b"])
     torch.manual_seed(99)

@@ -2,11 +2,13 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_curate.commands import export, format_options, select
-from beam_curate.export.formats import FORMATS
+from beam_curate.commands import export, select
+from beam_curate.export.fields import Fields
+from beam_curate.export.formats import all_formats
 from beam_curate.runs import output_files
 from beam_curate.runs.finished_run import RunNotUsableError, read_run
 from beam_curate.tars.sources import SourceReader
@@ -105,7 +107,7 @@ def test_only_the_files_from_the_first_failure_on_are_made_again(run, tmp_path, 
     assert looked.count(0) >= 2
 
 
-@pytest.mark.parametrize("format", sorted(FORMATS))
+@pytest.mark.parametrize("format", sorted(all_formats()))
 def test_a_finished_file_is_found_without_listing_the_folder(run, tmp_path, monkeypatch, format):
     output = exported(run, tmp_path / "out", f"--format={format}")
     (output / "summary.json").unlink()
@@ -125,8 +127,9 @@ def test_a_finished_file_is_found_without_listing_the_folder(run, tmp_path, monk
     assert calls == []
 
 
-def test_options_and_formats_have_the_same_names():
-    assert set(format_options.FORMATS) == set(FORMATS)
+def test_a_format_is_called_by_the_name_of_its_file():
+    for name, kind in all_formats().items():
+        assert kind(Fields((), ()), pa.schema([])).name == name
 
 
 def test_a_row_travels_without_the_embedding_unless_it_is_asked_for(run, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate.commands import export, select
-from beam_curate.export import mds, mds_files
+from beam_curate.export import mds
+from beam_curate.export.formats import mds as format_file
 from beam_curate.export.mds import MDSFile, TooLargeError, describe_file, index_of
 from tests.support.exporting_runs import awkward, curated
 from tests.support.mds_reader import read_mds
@@ -152,7 +153,7 @@ def test_a_selection_writes_the_same_files_in_one_pass(run, tmp_path):
 
 def test_what_waits_on_the_disk_is_the_same(run, tmp_path, monkeypatch):
     in_memory = exported(run, tmp_path / "memory")
-    monkeypatch.setattr(mds_files, "_IN_MEMORY", 1)
+    monkeypatch.setattr(format_file, "_IN_MEMORY", 1)
     on_disk = exported(run, tmp_path / "disk")
     for path in in_memory.glob("*.mds"):
         assert path.read_bytes() == (on_disk / path.name).read_bytes()
@@ -170,7 +171,7 @@ def test_a_list_that_is_gone_is_missed_and_made_again(run, tmp_path, capsys):
 
 
 def test_files_larger_than_the_format_takes_are_refused_before_any_work(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(mds_files.MDSFiles, "max_file_bytes", 20_000)
+    monkeypatch.setattr(format_file.MDSFiles, "max_file_bytes", 20_000)
     exported(run, tmp_path / "out", status=2)
     said = capsys.readouterr().err
     assert "--samples_per_file 4: files of --format mds hold " in said

@@ -279,7 +279,7 @@ def test_a_device_that_fails_is_loud_and_not_a_slow_pillow(monkeypatch):
 
         monkeypatch.setattr(decoder, "_run", broken)
         with pytest.raises(
-            RuntimeError, match=f"does not work on the processor: {re.escape(text)}; use --dali_device cpu"
+            RuntimeError, match=f"does not work on the processor: {re.escape(text)}; use `dali_device` cpu"
         ):
             decoder.decode([encoded(photo(1))] * 2)
         assert runs.count(text) == most  # what has lost the GPU is not halved; the other is, down to the self-test

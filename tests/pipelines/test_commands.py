@@ -2,7 +2,7 @@
 
 import pytest
 
-from beam_curate.commands import options
+from beam_curate.commands import endings
 from beam_curate.commands.worker_deaths import WorkerDiedError
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.storage.retrying import StorageError
@@ -12,7 +12,7 @@ from beam_curate.storage.retrying import StorageError
 def left(monkeypatch):
     """The exit statuses with which commands left."""
     found = []
-    monkeypatch.setattr(options, "leave", found.append)
+    monkeypatch.setattr(endings, "leave", found.append)
     return found
 
 
@@ -33,7 +33,7 @@ def failing(error):
     ],
 )
 def test_what_is_expected_to_go_wrong_is_one_line(error, status, left, capsys):
-    options.run_command(failing(error))
+    endings.run_command(failing(error))
     line = " ".join(str(error).split()) or "interrupted"
     assert capsys.readouterr().err == f"error: {line}\n"
     assert left == [status]
@@ -44,19 +44,19 @@ def test_what_is_expected_to_go_wrong_is_one_line(error, status, left, capsys):
 )
 def test_bugs_keep_their_traceback(error, left):
     with pytest.raises(type(error)):
-        options.run_command(failing(error))
+        endings.run_command(failing(error))
     assert left == []
 
 
 def test_the_status_is_the_commands(left):
     for status in (0, 1, 2):
-        options.run_command(lambda status=status: status)
+        endings.run_command(lambda status=status: status)
     assert left == [0, 1, 2]
 
 
 def test_errors_of_the_library_are_told_in_the_words_of_the_command_line(left, capsys):
     said = "`output` /d/out holds a run already; continue it with `resume`; compress with `--long=27`"
     told = "error: --output /d/out holds a run already; continue it with --resume; compress with `--long=27`\n"
-    options.fail(ValueError(said))
-    options.run_command(failing(ScoreTableError(said)))
+    endings.fail(ValueError(said))
+    endings.run_command(failing(ScoreTableError(said)))
     assert capsys.readouterr().err == 2 * told

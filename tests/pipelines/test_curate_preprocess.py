@@ -101,5 +101,5 @@ def test_yaml_takes_it_as_a_map_too(data, tmp_path):
     for said in ("webli", dict(OWN, mean=[0.1, 0.2, 0.3])):
         embed = {"clip_model": FIRST, "pretrained": f"{folder}/{FIRST}.safetensors", "preprocess": said}
         curate_images(f"{folder}/a.tar", str(tmp_path / "out"), embed=embed, score=heads)
-    with pytest.raises(ValueError, match="give --preprocess"):
+    with pytest.raises(ValueError, match="give `preprocess`"):
         curate_images(f"{folder}/a.tar", str(tmp_path / "out"), embed={**embed, "preprocess": "auto"}, score=heads)

@@ -15,9 +15,10 @@ import torch
 from beam_curate.clip.model_description import choose_batch_size
 from beam_curate.commands import curate
 from beam_curate.commands.curate_options import CurateOptions
-from beam_curate.commands.dataflow_options import GPUS, dataflow_arguments, scoring_hints, with_gpu_defaults
+from beam_curate.commands.dataflow_options import dataflow_arguments, scoring_hints, with_gpu_defaults
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
+from beam_curate.commands.gpus import GPUS
 from beam_curate.commands.options import OptionError, parse
 from beam_curate.commands.select_options import SelectOptions
 from tests.conftest import ROOT, encoded, photo, tar_bytes

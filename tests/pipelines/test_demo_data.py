@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from beam_curate import reasons
 from beam_curate.commands import demo as demo_command
-from beam_curate.commands import demo_data
+from beam_curate.commands import demo_data, demo_pictures
 
 ORIENTATION = 0x0112
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "tiff"}
@@ -144,9 +144,9 @@ def test_exif_orientation_turns_the_picture_upright(demo):
     turned = [(key, image) for key, _, image in decodable(demo) if image.getexif().get(ORIENTATION) == 6]
     key, image = next((key, image) for key, image in turned if image.width != image.height)
     name, view = key.split("-", 1)
-    (photo,) = (photo for photo in demo_data._PHOTOS if photo.file.startswith(name + "."))
+    (photo,) = (photo for photo in demo_pictures.PHOTOS if photo.file.startswith(name + "."))
     with Image.open(demo_data._photo_folder() / photo.file) as original:
-        expected = demo_data._view(original, view)
+        expected = demo_pictures.view_of(original, view)
     difference = ImageChops.difference(ImageOps.exif_transpose(image).convert("L"), expected.convert("L"))
     assert ImageStat.Stat(difference).mean[0] < 4  # a JPEG of quality 88, in grey levels of 255
 
@@ -185,7 +185,7 @@ def test_needs_no_network_and_never_imports_scikit_image(demo, tmp_path, monkeyp
 
 def test_photographs_are_files_of_the_wheel():
     shipped = {str(path) for path in importlib.metadata.files("scikit-image")}
-    assert {f"skimage/data/{photo.file}" for photo in demo_data._PHOTOS} <= shipped
+    assert {f"skimage/data/{photo.file}" for photo in demo_pictures.PHOTOS} <= shipped
 
 
 @pytest.mark.parametrize(("samples_per_shard", "shards"), [(2, 41), (1000, 1)])
@@ -231,9 +231,10 @@ def test_main_says_what_was_built(tmp_path, capsys):
     assert all(f"1 {reason}" in said for reason in (reasons.TRUNCATED_IMAGE, reasons.NO_IMAGE))
 
 
-def test_module_imports_only_the_standard_library_at_the_top():
-    tree = ast.parse(pathlib.Path(demo_data.__file__).read_text())
+@pytest.mark.parametrize("module", [demo_data, demo_pictures])
+def test_modules_import_only_the_standard_library_at_the_top(module):
+    tree = ast.parse(pathlib.Path(module.__file__).read_text())
     tops = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in tops if isinstance(node, ast.ImportFrom)}
+    names |= {node.module for node in tops if isinstance(node, ast.ImportFrom)} - {demo_pictures.__name__}
     assert not {name for name in names if name.split(".")[0] in {"PIL", "skimage", "beam_curate", "apache_beam"}}

@@ -158,6 +158,16 @@ def test_the_lock_has_one_cuda_and_it_runs_on_the_drivers_of_dataflow():
     assert [name for name in LOCK if "dali" in name] == ["nvidia-dali-cuda120"]
 
 
+def test_what_is_in_a_lock_is_installed_as_it_stands_there():
+    """Of `google-auth[pyopenssl]`, which a package asks for, pip takes the newest release, and refuses it: it has no hash."""
+    installs = [part for value in of("RUN", "packages") for part in value.split("&&") if ".lock" in part]
+    makefile = (ROOT / "Makefile").read_text()
+    installs += re.findall(r"^\t.*-r dev\.lock$", makefile, re.MULTILINE)
+    assert len(installs) == 3
+    for install in installs:
+        assert {"--no-deps", "--require-hashes"} <= set(install.split()), install
+
+
 def test_the_build_imports_what_only_some_jobs_need():
     checked = of("RUN", "runtime")[0]
     assert {"nvidia.dali", "apache_beam.io.aws.clients.s3.boto3_client"} <= set(re.findall(r"[\w.]+", checked))

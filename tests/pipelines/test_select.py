@@ -608,17 +608,21 @@ def test_the_embeddings_are_still_there(table):
 
 def test_the_options_name_what_there_is():
     """The options are read before anything else is imported, so they name layouts and quality scores themselves."""
-    from beam_curate.commands import duplicate_options, selecting_options
+    from beam_curate.commands import duplicate_methods, duplicate_options, run_options
     from beam_curate.commands.curate_options import CurateOptions
-    from beam_curate.duplicates.methods import all_methods, perceptual, semantic
+    from beam_curate.commands.duplicate_methods.perceptual import MOST_BITS
+    from beam_curate.duplicates.methods import all_methods, perceptual
     from beam_curate.duplicates.search import MOST_COMPARISONS
     from beam_curate.export.layout_files import LAYOUTS
     from beam_curate.scores.quality import QUALITY
 
-    assert tuple(LAYOUTS) == selecting_options.LAYOUTS
-    assert tuple(kind.name for kind in all_methods()) == duplicate_options.METHODS
+    assert tuple(LAYOUTS) == run_options.LAYOUTS
+    offered = [(kind.name, kind.place) for kind in duplicate_methods.all_options()]
+    assert offered == [(kind.name, kind.place) for kind in all_methods()]
     assert duplicate_options.MOST_COMPARISONS == MOST_COMPARISONS
-    assert perceptual.MOST_DISTANCE == duplicate_options.MOST_BITS
-    assert CurateOptions.__dataclass_fields__["border"].default == semantic.BORDER
+    assert perceptual.MOST_DISTANCE == MOST_BITS
+    assert all(
+        kind().method() == method() for kind, method in zip(duplicate_methods.all_options(), all_methods(), strict=True)
+    )
     helped = CurateOptions.__dataclass_fields__["quality"].metadata["help"]
     assert helped.rpartition("comma list of ")[2].split(", ") == list(QUALITY)

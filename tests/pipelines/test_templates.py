@@ -10,7 +10,7 @@ import pytest
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
-from beam_curate.commands.options import option, parse, required
+from beam_curate.commands.options import option, option_fields, parse, required
 from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.select_options import SelectOptions
 from pipelines import template_metadata
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 CURATE = json.loads((ROOT / "templates" / "curate.json").read_text())
 PARAMETERS = {parameter["name"]: parameter for parameter in CURATE["parameters"]}
-OWN = {field.name: field for field in dataclasses.fields(CurateOptions)}
+OWN = {field.name: field for field in option_fields(CurateOptions)}
 NEEDED = ["--input=gs://b/*.tar", "--output=gs://b/out"]
 COMMANDS = {
     "curate": (CurateOptions, {"input": "gs://b/*.tar", "output": "gs://b/out"}),
@@ -48,7 +48,7 @@ class Template(NamedTuple):
 def template(request):
     options, needed = COMMANDS[request.param]
     found = json.loads((ROOT / "templates" / f"{request.param}.json").read_text())
-    own = {field.name: field for field in dataclasses.fields(options) if field.name not in LOCAL}
+    own = {field.name: field for field in option_fields(options) if field.name not in LOCAL}
     return Template({parameter["name"]: parameter for parameter in found["parameters"]}, options, own, needed)
 
 

@@ -19,6 +19,7 @@ from beam_curate.commands.options import OptionError
 from beam_curate.records import Shard
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.retrying import StorageError
 from tests.conftest import encoded, photo, tar_bytes
 
@@ -112,7 +113,7 @@ class Own:
 @pytest.fixture
 def output(tmp_path):
     folder = tmp_path / "out"
-    Run(str(folder)).begin(Configuration(), [Shard(0, "/d/0.tar", 10)])
+    Run(str(folder)).begin(WantedRun(Configuration(), [Shard(0, "/d/0.tar", 10)]))
     return folder
 
 

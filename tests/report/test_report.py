@@ -18,8 +18,9 @@ from PIL import Image
 
 from beam_curate.commands import curate
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
-from beam_curate.report.data import collect, plan_report
+from beam_curate.report.data import collect
 from beam_curate.report.html import shorten, visible
+from beam_curate.report.plan import plan_report
 from beam_curate.report.samples import MAX_IMAGES
 from beam_curate.report.spread import BINS
 from beam_curate.report.writing import ReportError, write_report

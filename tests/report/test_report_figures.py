@@ -11,7 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.commands import select_preview
 from beam_curate.commands.options import OptionError
-from beam_curate.report.data import plan_report
+from beam_curate.report.plan import plan_report
 from beam_curate.report.spread import BINS, Spread
 from beam_curate.report.table import Group
 from beam_curate.report.writing import plan_of_run, write_report

@@ -1,5 +1,6 @@
 """One job at a time writes to a folder."""
 
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from beam_curate.runs.claim_holders import is_alive
 from beam_curate.runs.claims import RunError, claim, release
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
+from beam_curate.runs.wanted import WantedRun
+from beam_curate.storage.retrying import StorageError
 from tests.conftest import ROOT
 
 SHARDS = [Shard(0, "/s/0.tar", 1)]
@@ -40,11 +43,12 @@ STARTS = """
     from beam_curate.runs.claims import RunError
     from beam_curate.runs.configuration import read_configuration
     from beam_curate.runs.run import Run
+    from beam_curate.runs.wanted import WantedRun
     number = sys.argv[1]
     print("ready", flush=True)
     for output in sys.stdin:
         try:
-            Run(output.strip()).begin(read_configuration({"job": number}), [Shard(0, "/s/0.tar", 1)])
+            Run(output.strip()).begin(WantedRun(read_configuration({"job": number}), [Shard(0, "/s/0.tar", 1)]))
             print("accepted", flush=True)
         except RunError as error:
             print("refused", error, flush=True)
@@ -81,19 +85,19 @@ HOLDS = """
 @pytest.mark.parametrize("how", [{"resume": True}, {"overwrite": True}, {"retry": ["no_image"]}, {}])
 def test_a_job_is_refused_while_another_runs_and_not_when_it_was_killed(tmp_path, how):
     output = str(tmp_path / "out")
-    Run(output).begin(Configuration(), SHARDS)
+    Run(output).begin(WantedRun(Configuration(), SHARDS))
     (tmp_path / "out" / "00000.tar").write_bytes(b"x")
     job = start(HOLDS, output)
     assert job.stdout.readline() == "ready\n"
     with pytest.raises(
         RunError, match=rf"another job writes there, process {job.pid} on \S+, since \S+; wait for its end"
     ):
-        Run(output).begin(Configuration(), SHARDS, **how)
+        Run(output).begin(WantedRun(Configuration(), SHARDS, **how))
     assert (tmp_path / "out" / "00000.tar").exists()
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     if how:
-        Run(output).begin(Configuration(), SHARDS, **how)
+        Run(output).begin(WantedRun(Configuration(), SHARDS, **how))
         assert sorted(os.listdir(output)) == ["00000.tar"] * ("overwrite" not in how) + [
             "input_shards.parquet",
             "run.json",
@@ -124,7 +128,7 @@ def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
 
 def test_a_refused_command_leaves_no_folder(tmp_path):
     with pytest.raises(RunError, match="no run to continue"):
-        Run(str(tmp_path / "out")).begin(Configuration(), SHARDS, resume=True)
+        Run(str(tmp_path / "out")).begin(WantedRun(Configuration(), SHARDS, resume=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -172,6 +176,36 @@ def test_a_damaged_claim_is_named(tmp_path, without_locks, text):
     (folder / "running-1.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(RunError, match=r"an unknown machine.*if it has ended, delete \S+/running-1.json"):
         claim(str(tmp_path / "out"))
+
+
+def _failing(monkeypatch, name, number):
+    """Lets a storage operation of claims fail at its call of that number, counted from 1."""
+    real, calls = getattr(claims, name), itertools.count(1)
+
+    def fail(*arguments):
+        if next(calls) == number:
+            raise StorageError(f"{name} failed: no permission")
+        return real(*arguments)
+
+    monkeypatch.setattr(claims, name, fail)
+
+
+def test_a_claim_that_cannot_be_read_is_not_taken_for_a_dead_one(tmp_path, without_locks, monkeypatch):
+    folder = other_job(tmp_path)
+    _failing(monkeypatch, "read_bytes", 1)
+    with pytest.raises(StorageError, match="no permission"):
+        claim(str(tmp_path / "out"))
+    assert [path.name for path in folder.iterdir()] == ["running-1.json"]
+
+
+@pytest.mark.parametrize(("name", "number"), [("files_under", 2), ("read_bytes", 2), ("delete", 1)])
+def test_a_claim_that_ends_in_an_error_is_taken_back(tmp_path, without_locks, monkeypatch, name, number):
+    output, folder = str(tmp_path / "out"), other_job(tmp_path, process_started="1")
+    _failing(monkeypatch, name, number)
+    with pytest.raises(StorageError, match="no permission"):
+        claim(output)
+    assert [path.name for path in folder.iterdir()] == ["running-1.json"]
+    claim(output)
 
 
 def test_of_two_who_find_a_dead_job_one_gets_its_folder(tmp_path, without_locks, monkeypatch):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate.commands import curate, dedup, export, select
-from beam_curate.commands.options import as_options
+from beam_curate.commands.endings import as_options
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.whole_table import read_score_table
 from beam_curate.storage.json_files import DamagedFileError, misfit, read_object

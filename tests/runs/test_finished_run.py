@@ -6,7 +6,8 @@ import tarfile
 import pytest
 
 from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
-from beam_curate.tars.reading import TarEntry, TarReader
+from beam_curate.tars.events import TarEntry
+from beam_curate.tars.reading import TarReader
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.exporting_runs import curated
 

@@ -23,6 +23,7 @@ from beam_curate.runs.configuration import (
     read_configuration,
 )
 from beam_curate.runs.run import Run
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.scores.rules_in_force import duplicates, rules, steps, top_column
 from beam_curate.storage.json_records import to_json
 
@@ -36,7 +37,7 @@ def old(tmp_path):
     """The folders of these runs, with the files that say what they are."""
     for name in NAMES:
         folder = tmp_path / name
-        Run(str(folder)).begin(read_configuration({}), SHARDS)
+        Run(str(folder)).begin(WantedRun(read_configuration({}), SHARDS))
         for file in ("run.json", "summary.json"):
             shutil.copy(OLD / f"{name}.{file}", folder / file)
     return tmp_path
@@ -103,23 +104,23 @@ def test_the_summary_is_read(old, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_of_that_version_is_continued_and_refused_by_name_of_the_difference(old, name):
-    run, export = Run(str(old / name)), name == "train"
+    run = Run(str(old / name))
     written = json.loads(json.dumps(to_json(run.configuration)))
     today = read_configuration(written)
     assert written["step"] == today.step
     assert today.flat() == run.configuration.flat()
     scores = json.loads((OLD / f"{name}.run.json").read_text()).get("scores", "")
-    assert run.begin(today, SHARDS, resume=True, export=export, scores=scores) is True
+    assert run.begin(WantedRun(today, SHARDS, resume=True, scores=scores)) is True
     other = replace(today, files=replace(today.files, shuffle_seed=7))
     with pytest.raises(RunError, match=r"`resume`: files\.shuffle_seed was None and is 7 now"):
-        run.begin(other, SHARDS, resume=True, export=export, scores=scores)
+        run.begin(WantedRun(other, SHARDS, resume=True, scores=scores))
 
 
 def test_what_another_program_decided_by_is_kept_and_compared(tmp_path):
     run = Run(str(tmp_path / "out"))
     mine = read_configuration({"min_aesthetic": 1.0, "mine": {"a": 1}})
     assert mine.more == {"mine": {"a": 1}}
-    run.begin(mine, SHARDS)
+    run.begin(WantedRun(mine, SHARDS))
     assert run.configuration == mine
     with pytest.raises(RunError, match=r"mine\.a was 1 and is 2 now"):
-        run.begin(replace(mine, more={"mine": {"a": 2}}), SHARDS, resume=True)
+        run.begin(WantedRun(replace(mine, more={"mine": {"a": 2}}), SHARDS, resume=True))

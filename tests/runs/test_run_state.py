@@ -4,9 +4,10 @@ import pytest
 
 from beam_curate.records import Shard
 from beam_curate.runs.claims import RunError
-from beam_curate.runs.configuration import Configuration, Files, read_configuration
+from beam_curate.runs.configuration import EXPORT, SCORE, Configuration, Files, read_configuration
 from beam_curate.runs.parts import part_paths
 from beam_curate.runs.run import Run
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import write_json
 
 SHARDS = [Shard(0, "/d/0.tar", 10), Shard(1, "/d/1.tar", 20)]
@@ -17,16 +18,16 @@ CONFIGURATION = read_configuration(FLAT)
 @pytest.fixture
 def run(tmp_path):
     output = str(tmp_path / "out")
-    assert Run(output).begin(CONFIGURATION, SHARDS) is False
+    assert Run(output).begin(WantedRun(CONFIGURATION, SHARDS)) is False
     return output
 
 
 def test_a_new_run_writes_its_configuration_and_input(run):
     assert Run(run).input_shards == SHARDS
     assert part_paths(run) == {}
-    assert Run(run).begin(CONFIGURATION, SHARDS, resume=True) is False
+    assert Run(run).begin(WantedRun(CONFIGURATION, SHARDS, resume=True)) is False
     write_json(run, "summary.json", {})
-    assert Run(run).begin(CONFIGURATION, SHARDS, resume=True) is True
+    assert Run(run).begin(WantedRun(CONFIGURATION, SHARDS, resume=True)) is True
 
 
 @pytest.mark.parametrize("path", ["scores/part-00000.parquet", "verdicts/part-00001.parquet", "duplicates/summary.json",
@@ -38,7 +39,7 @@ def test_a_folder_with_files_below_it_and_no_run_is_refused(path, tmp_path):
     file.write_text("x")
     for option in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(RunError, match=rf"is not empty and holds no run of beam_curate, but {file}; give an empty"):
-            Run(str(tmp_path / "out")).begin(CONFIGURATION, SHARDS, **option)
+            Run(str(tmp_path / "out")).begin(WantedRun(CONFIGURATION, SHARDS, **option))
     left = [each for each in (tmp_path / "out").rglob("*") if each.is_file()]
     assert left == [file]
 
@@ -48,11 +49,11 @@ def test_links_do_not_hide_that_a_folder_is_not_empty(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "scores").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "out" / "circle").symlink_to(tmp_path / "out")
-    assert Run(str(tmp_path / "out")).begin(CONFIGURATION, SHARDS) is False
+    assert Run(str(tmp_path / "out")).begin(WantedRun(CONFIGURATION, SHARDS)) is False
     (tmp_path / "out" / "run.json").unlink()
     (tmp_path / "elsewhere" / "part-00000.parquet").write_text("x")
     with pytest.raises(RunError, match="is not empty"):
-        Run(str(tmp_path / "out")).begin(CONFIGURATION, SHARDS)
+        Run(str(tmp_path / "out")).begin(WantedRun(CONFIGURATION, SHARDS))
 
 
 def test_folders_and_what_a_stopped_start_leaves_are_no_hindrance(tmp_path):
@@ -61,7 +62,7 @@ def test_folders_and_what_a_stopped_start_leaves_are_no_hindrance(tmp_path):
     (output / "_temporary").mkdir()
     (output / "_temporary" / f"{32 * 'a'}-run.json").write_text("{")
     (output / "input_shards.parquet").write_text("")
-    assert Run(str(output)).begin(CONFIGURATION, SHARDS) is False
+    assert Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS)) is False
 
 
 @pytest.mark.parametrize("data", ["", "{}", '{"steps": 3}', "[]", "no JSON"])
@@ -71,11 +72,11 @@ def test_a_run_json_of_another_program_makes_no_run_to_overwrite(data, tmp_path)
     for name in ("00000.tar", "00000.parquet", "00000_stats.json"):
         (folder / name).write_text("x")
     (folder / "run.json").write_text(data)
-    for kind in (False, True):
+    for step in (SCORE, EXPORT):
         with pytest.raises(
             RunError, match=r"run\.json is damaged: .* may be no run of beam_curate: give another `output`"
         ):
-            Run(str(folder)).begin(CONFIGURATION, SHARDS, overwrite=True, export=kind)
+            Run(str(folder)).begin(WantedRun(replace(CONFIGURATION, step=step), SHARDS, overwrite=True))
     assert len([path for path in folder.iterdir() if path.is_file()]) == 4
 
 
@@ -97,17 +98,17 @@ def test_a_run_json_of_another_program_makes_no_run_to_overwrite(data, tmp_path)
 )
 def test_another_run_is_refused_by_name_of_the_difference(run, configuration, shards, message):
     with pytest.raises(RunError, match=message):
-        Run(run).begin(read_configuration({**FLAT, **configuration}), shards, resume=True)
+        Run(run).begin(WantedRun(read_configuration({**FLAT, **configuration}), shards, resume=True))
 
 
 def test_a_retry_may_change_the_limits_and_takes_back_the_end(run, tmp_path):
     for name in ("00000.tar", "00000.parquet", "00000_stats.json", "index.json", "sizes.json", "summary.json"):
         (tmp_path / "out" / name).write_text("{}")
     changed = {**FLAT, "max_pixels": 6}
-    assert Run(run).begin(read_configuration(changed), SHARDS, retry=["too_many_pixels"]) is False
+    assert Run(run).begin(WantedRun(read_configuration(changed), SHARDS, retry=["too_many_pixels"])) is False
     left = ["00000.parquet", "00000.tar", "00000_stats.json"]  # whose plan may still hold
     assert sorted(path.name for path in (tmp_path / "out").glob("*.*")) == [*left, "input_shards.parquet", "run.json"]
-    assert Run(run).begin(read_configuration(changed), SHARDS, resume=True) is False
+    assert Run(run).begin(WantedRun(read_configuration(changed), SHARDS, resume=True)) is False
 
 
 def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
@@ -115,7 +116,7 @@ def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
         path = tmp_path / "out" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("x")
-    assert Run(run).begin(Configuration(), SHARDS[:1], overwrite=True) is False
+    assert Run(run).begin(WantedRun(Configuration(), SHARDS[:1], overwrite=True)) is False
     left = {str(path.relative_to(run)) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert left == {"mine.txt", "README.json", "run.json", "input_shards.parquet"}
     assert Run(run).input_shards == SHARDS[:1]
@@ -123,58 +124,60 @@ def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
 
 def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):
     output = str(tmp_path / "export")
-    made = replace(CONFIGURATION, files=Files(extension="rec", beside=(".idx", "-more.txt"), indexed=False))
-    Run(output).begin(made, SHARDS, export=True)
+    made = replace(
+        CONFIGURATION, step=EXPORT, files=Files(extension="rec", beside=(".idx", "-more.txt"), indexed=False)
+    )
+    Run(output).begin(WantedRun(made, SHARDS))
     for name in ("00000.rec", "00000.idx", "00000-more.txt", "00000.parquet", "README.md", "croissant.json", "failures.parquet",
                  "mine.txt", "00000.tar", "000.rec"):  # fmt: skip
         (tmp_path / "export" / name).write_text("---\ntags:\n- beam-curate\n---\n")
     with pytest.raises(RunError, match="holds an export; give another `output`"):
-        Run(output).begin(made, SHARDS, resume=True)
-    assert Run(output).begin(made, SHARDS, resume=True, export=True) is False
+        Run(output).begin(WantedRun(replace(made, step=SCORE), SHARDS, resume=True))
+    assert Run(output).begin(WantedRun(made, SHARDS, resume=True)) is False
     with pytest.raises(RunError, match=r"`overwrite`: `output` \S+ holds an export; give another `output`"):
-        Run(output).begin(CONFIGURATION, SHARDS, overwrite=True)
-    Run(output).begin(CONFIGURATION, SHARDS, overwrite=True, export=True)
+        Run(output).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True))
+    Run(output).begin(WantedRun(replace(CONFIGURATION, step=EXPORT), SHARDS, overwrite=True))
     left = {path.name for path in (tmp_path / "export").iterdir() if path.is_file()}
     assert left == {"input_shards.parquet", "mine.txt", "run.json", "00000.tar", "000.rec"}
 
 
 def test_what_is_read_is_not_deleted(tmp_path):
     output = tmp_path / "out"
-    Run(str(output)).begin(CONFIGURATION, SHARDS)
+    Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS))
     (output / "00000.tar").write_text("x")
     (tmp_path / "link").symlink_to(output)
     within = [Shard(0, "/data/a.tar", 1), Shard(1, str(tmp_path / "link" / "00000.tar"), 1)]
     with pytest.raises(RunError, match=r"out holds \S+/link/00000\.tar, which this run reads; give another `output`"):
-        Run(str(output)).begin(CONFIGURATION, within, overwrite=True)
+        Run(str(output)).begin(WantedRun(CONFIGURATION, within, overwrite=True))
     for folder in (str(output), str(output / "more"), str(tmp_path / "link")):
         with pytest.raises(RunError, match=rf"holds {folder}, which this run reads"):
-            Run(str(output)).begin(CONFIGURATION, SHARDS, overwrite=True, reads=[folder])
+            Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True, reads=[folder]))
         with pytest.raises(RunError, match=rf"holds {folder}, which this run reads"):
-            Run(str(output)).begin(CONFIGURATION, SHARDS, overwrite=True, scores=folder)
+            Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True, scores=folder))
     assert (output / "00000.tar").exists()
-    Run(str(output)).begin(CONFIGURATION, SHARDS, overwrite=True, reads=[str(tmp_path), f"{output}2"])
+    Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True, reads=[str(tmp_path), f"{output}2"]))
     assert not (output / "00000.tar").exists()
 
 
 def test_scores_are_not_replaced_by_verdicts(tmp_path):
     output = str(tmp_path / "out")
-    Run(output).begin(CONFIGURATION, SHARDS)
+    Run(output).begin(WantedRun(CONFIGURATION, SHARDS))
     with pytest.raises(RunError, match=r"`overwrite`: `output` \S+ holds the score table of a run of curate\.py"):
-        Run(output).begin(CONFIGURATION, SHARDS, overwrite=True, scores="/other")
-    Run(f"{output}2").begin(CONFIGURATION, SHARDS, scores="/other")
-    Run(f"{output}2").begin(CONFIGURATION, SHARDS, scores="/another", overwrite=True)
+        Run(output).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True, scores="/other"))
+    Run(f"{output}2").begin(WantedRun(CONFIGURATION, SHARDS, scores="/other"))
+    Run(f"{output}2").begin(WantedRun(CONFIGURATION, SHARDS, scores="/another", overwrite=True))
 
 
 def test_numbered_files_of_others_stay(run, tmp_path):
     theirs = {"2024_raw.tar", "2024.tar", "9.parquet", "1234_stats.json", "00000_raw.tar"}
     for name in (*theirs, "00000.tar", "123456.parquet", "00012_stats.json"):
         (tmp_path / "out" / name).write_text("x")
-    Run(run).begin(CONFIGURATION, SHARDS, overwrite=True)
+    Run(run).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True))
     left = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert left == {*theirs, "input_shards.parquet", "run.json"}
 
 
 def test_a_card_of_the_users_own_stays_in_the_folder_of_a_run(run, tmp_path):
     (tmp_path / "out" / "README.md").write_text("mine")
-    Run(run).begin(CONFIGURATION, SHARDS, overwrite=True)
+    Run(run).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True))
     assert (tmp_path / "out" / "README.md").read_text() == "mine"

@@ -9,8 +9,9 @@ import zstandard
 
 from beam_curate.storage import retrying
 from beam_curate.tars import sources
+from beam_curate.tars.events import TarEntry
 from beam_curate.tars.member_names import encodable
-from beam_curate.tars.reading import TarEntry, TarReader
+from beam_curate.tars.reading import TarReader
 from beam_curate.tars.sources import SourceChangedError, SourceReader, check_sha256
 from tests.conftest import tar_bytes
 from tests.support.fault_filesystem import Faults, FaultyFileSystem

@@ -16,6 +16,7 @@ from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.summary import funnel
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.scores.rules import standard_rules
 from beam_curate.selection.rejudging import Selection, passing, rejudge_part
 from tests.runs.test_score_table import row
@@ -40,7 +41,7 @@ def scored(output, changes=None):
 
 
 def selected(scores, output, selection=None, removed=()):
-    Run(str(output)).begin(Configuration(), [Shard(0, "/s/2.tar", 1)], scores=str(scores))
+    Run(str(output)).begin(WantedRun(Configuration(), [Shard(0, "/s/2.tar", 1)], scores=str(scores)))
     selection = selection or Selection(TablePlace(str(scores)), standard_rules(min_aesthetic=9))
     return finished(output, rejudge_part(selection, str(output), 0, removed))
 
@@ -141,7 +142,7 @@ def test_a_table_that_moved_is_named_with_the_remedy(runs, tmp_path):
     with pytest.raises(ScoreTableError, match=r"scored/scores/part-00000\.parquet is missing: .*`resume`.*as `scores`"):
         read_score_table(str(output))
     moved = str(tmp_path / "moved")
-    assert Run(str(output)).begin(Configuration(), [Shard(0, "/s/2.tar", 1)], resume=True, scores=moved)
+    assert Run(str(output)).begin(WantedRun(Configuration(), [Shard(0, "/s/2.tar", 1)], resume=True, scores=moved))
     assert read_score_table(str(output)).num_rows == ROWS
     assert json.loads((output / "run.json").read_text())["scores"] == moved
     (output / "verdicts" / "part-00000.parquet").rename(output / "verdicts" / "part-00001.parquet")

@@ -1,6 +1,5 @@
 """Every numeric option has its bounds, and a threshold outside a known scale is refused wherever it can be given."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -13,7 +12,7 @@ from beam_curate.commands import curate, select
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
-from beam_curate.commands.options import OptionError, parse
+from beam_curate.commands.options import OptionError, option_fields, option_values, parse
 from beam_curate.commands.select_options import SelectOptions
 from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.scores.expression_bounds import beside_bounds
@@ -47,7 +46,7 @@ TEXTS = {(CurateOptions, "quality")}
 
 def numeric(options):
     """The options that take a number: by their default's type, or by their parser's."""
-    for field in dataclasses.fields(options):
+    for field in option_fields(options):
         kind = field.metadata.get("type", type(field.default))
         name = getattr(kind, "__name__", "")
         if name.startswith(("int", "float")) and (options, field.name) not in TEXTS:
@@ -68,7 +67,7 @@ def checked(options, *words):
 def test_every_numeric_option_has_its_bounds(options, name):
     low, below, high, above = BOUNDS[name]
     for value in (low, high):
-        assert getattr(checked(options, f"--{name}={value}"), name) == value
+        assert option_values(checked(options, f"--{name}={value}"))[name] == value
     for value in filter(lambda value: value is not None, (below, above)):
         with pytest.raises(OptionError, match=f"^--{name} is {type(low)(value) if isinstance(low, float) else value}"):
             checked(options, f"--{name}={value}")

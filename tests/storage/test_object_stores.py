@@ -19,6 +19,7 @@ from beam_curate.runs.claims import RunError
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import embedding_column, write_table
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage import files, ranged_reading, retrying
 from beam_curate.storage.exclusive import create_new
 from beam_curate.storage.listing import InputError, list_shards
@@ -358,12 +359,12 @@ def test_of_several_that_create_an_object_one_does(store, conditional):
 
 def test_a_job_on_a_store_is_refused_while_another_runs(store, conditional, monkeypatch):
     output = f"{store.root}/claimed"
-    Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)])
+    Run(output).begin(WantedRun(Configuration(), [Shard(0, "/s/0.tar", 1)]))
     monkeypatch.setattr(claims, "_held", {})  # of a process that is not this one
     claims.claim(output)
     monkeypatch.setattr(claims, "_held", {})  # as in another process
     with pytest.raises(RunError, match="another job writes there, process"):
-        Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)], overwrite=True)
+        Run(output).begin(WantedRun(Configuration(), [Shard(0, "/s/0.tar", 1)], overwrite=True))
     monkeypatch.setattr(claim_holders, "_process_started", lambda pid: "")  # it was killed
-    assert Run(output).begin(Configuration(), [Shard(0, "/s/0.tar", 1)], resume=True) is False
+    assert Run(output).begin(WantedRun(Configuration(), [Shard(0, "/s/0.tar", 1)], resume=True)) is False
     assert sorted(stored(output)) == ["input_shards.parquet", "run.json"]

@@ -6,6 +6,7 @@ from beam_curate.records import Shard
 from beam_curate.runs.claims import RunError
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage import places
 from beam_curate.storage.places import Folders, same_place
 
@@ -14,7 +15,7 @@ from beam_curate.storage.places import Folders, same_place
 def run(tmp_path):
     """A run in `out` with one packed shard, and a folder `data` beside it."""
     output = tmp_path / "out"
-    Run(str(output)).begin(Configuration(), [Shard(0, "/s/0.tar", 1)])
+    Run(str(output)).begin(WantedRun(Configuration(), [Shard(0, "/s/0.tar", 1)]))
     (output / "00000.tar").write_bytes(b"precious")
     (tmp_path / "data").mkdir()
     return tmp_path
@@ -75,7 +76,9 @@ def test_overwrite_does_not_delete_what_is_read(run, way, read_as):
     shards = [Shard(0, path, 8)] if read_as == "shard" else [Shard(0, "/s/0.tar", 1)]
     before = {found: found.read_bytes() for found in run.rglob("*") if found.is_file()}
     with pytest.raises(RunError, match=r"`output` \S+/out holds \S+, which this run reads.*; give another `output`"):
-        Run(str(run / "out")).begin(Configuration(), shards, overwrite=True, reads=[path] if read_as == "file" else [])
+        Run(str(run / "out")).begin(
+            WantedRun(Configuration(), shards, overwrite=True, reads=[path] if read_as == "file" else [])
+        )
     assert {found: found.read_bytes() for found in run.rglob("*") if found.is_file()} == before
 
 
@@ -87,26 +90,26 @@ def test_a_mount_of_the_output_folder_is_that_folder(run, monkeypatch):
     true = places.identity
     monkeypatch.setattr(places, "identity", lambda path: true(run / "out" if path == str(mount) else path))
     with pytest.raises(RunError, match=r"holds \S+/mount/00000.tar, which this run reads"):
-        Run(str(run / "out")).begin(Configuration(), [Shard(0, str(mount / "00000.tar"), 8)], overwrite=True)
+        Run(str(run / "out")).begin(WantedRun(Configuration(), [Shard(0, str(mount / "00000.tar"), 8)], overwrite=True))
     assert same_place(str(mount), str(run / "out"))
 
 
 @pytest.mark.parametrize("below", ["", "/best", "/duplicates", "/scores/x"])
 def test_an_output_folder_in_a_run_that_is_read_is_refused(run, below):
     with pytest.raises(RunError, match="which this run reads; give another `output`"):
-        Run(f"{run}/out{below}").begin(Configuration(), [], scores=str(run / "out"))
+        Run(f"{run}/out{below}").begin(WantedRun(Configuration(), [], scores=str(run / "out")))
     (run / "away").mkdir()
     (run / "away" / "scores").symlink_to(run / "out" / "scores")
     with pytest.raises(RunError, match=r"`output` \S+/away lies in \S+/out, which this run reads"):
-        Run(f"{run}/away").begin(Configuration(), [], runs=[str(run / "out")])
+        Run(f"{run}/away").begin(WantedRun(Configuration(), [], runs=[str(run / "out")]))
 
 
 def test_an_output_folder_beside_the_input_is_fine(run):
     data = run / "data" / "0.tar"
     data.write_bytes(b"x")
     output = run / "data" / "curated"
-    Run(str(output)).begin(Configuration(), [Shard(0, str(data), 1)], reads=[str(run)])
-    Run(str(output)).begin(Configuration(), [Shard(0, str(data), 1)], reads=[str(run)], overwrite=True)
+    Run(str(output)).begin(WantedRun(Configuration(), [Shard(0, str(data), 1)], reads=[str(run)]))
+    Run(str(output)).begin(WantedRun(Configuration(), [Shard(0, str(data), 1)], reads=[str(run)], overwrite=True))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 import beam_curate.clip.handler
 from beam_curate.commands import curate
-from beam_curate.commands.options import run_command
+from beam_curate.commands.endings import run_command
 from beam_curate.records import EmbeddedSample
 from tests.support.stubs import stub_embedding
 

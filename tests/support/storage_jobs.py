@@ -15,6 +15,7 @@ from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilt
 from beam_curate.records import EmbeddedSample
 from beam_curate.runs.configuration import read_configuration
 from beam_curate.runs.run import Run
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import clean_temporary, join, read_json
 from beam_curate.storage.listing import list_shards
 from beam_curate.transforms.continue_run import ContinueRun
@@ -61,7 +62,7 @@ def run_job(
     beam_options = PipelineOptions(["--runner=FnApiRunner", *options])
     FileSystems.set_options(beam_options)
     Run(output).begin(
-        read_configuration({"stub": 1}), list_shards(f"{data}/*.tar*"), resume=resume, overwrite=overwrite
+        WantedRun(read_configuration({"stub": 1}), list_shards(f"{data}/*.tar*"), resume=resume, overwrite=overwrite)
     )
     score = ScoreAndFilter(stub_heads(), **rules)
     with beam.Pipeline(options=beam_options) as root:

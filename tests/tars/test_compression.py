@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_curate.reasons import CORRUPT_COMPRESSION, SHARD_TOO_LARGE, UNSUPPORTED_COMPRESSION
-from beam_curate.tars import compression
-from beam_curate.tars.compression import CompressionError, compression_of, is_compressed, open_decompressed
+from beam_curate.tars import zstd_frames
+from beam_curate.tars.compression import open_decompressed
+from beam_curate.tars.compression_kinds import CompressionError, compression_of
 from tests.conftest import tar_bytes
 
 TAR = tar_bytes([("a.jpg", os.urandom(200_000)), ("a.txt", b"text" * 50_000)])
@@ -54,7 +55,7 @@ class OnlyRead(io.RawIOBase):
 @pytest.mark.parametrize("raw", [io.BytesIO, OnlyRead])
 def test_reads_what_was_compressed(name, raw):
     data = COMPRESSED[name]
-    assert is_compressed(data[:512])
+    assert compression_of(data[:512])
     assert compression_of(data[:512]) == name.split("_")[0]
     stream = open_decompressed(raw(data))
     assert stream.read(1000) == TAR[:1000]
@@ -64,7 +65,7 @@ def test_reads_what_was_compressed(name, raw):
 @pytest.mark.parametrize("data", [TAR, b"", b"x", b"plain text, longer than a block " * 100])
 @pytest.mark.parametrize("raw", [io.BytesIO, OnlyRead])
 def test_plain_bytes_pass_through(data, raw):
-    assert not is_compressed(data[:512])
+    assert not compression_of(data[:512])
     assert open_decompressed(raw(data)).read() == data
 
 
@@ -107,7 +108,7 @@ def test_a_flipped_bit_gives_the_bytes_or_an_error(name, data):
 
 def outcome(data: bytes) -> bytes | str:
     """The uncompressed bytes, or the reason why there are none. (Some header bits, a time, mean nothing for the bytes.)"""
-    if not is_compressed(data[:512]):
+    if not compression_of(data[:512]):
         return "plain"
     try:
         return open_decompressed(io.BytesIO(data)).read()
@@ -177,7 +178,7 @@ def test_a_huge_window_is_refused():
     with pytest.raises(CompressionError, match="--long=27") as caught:
         open_decompressed(io.BytesIO(data)).read()
     assert caught.value.reason == UNSUPPORTED_COMPRESSION
-    assert compression.MAX_WINDOW_BYTES == 1 << 27
+    assert zstd_frames.MAX_WINDOW_BYTES == 1 << 27
 
 
 def test_storage_errors_pass_through():

@@ -15,7 +15,7 @@ import torch
 import webdataset
 
 from beam_curate.clip import checkpoint
-from beam_curate.commands.options import fail
+from beam_curate.commands.endings import fail
 from beam_curate.heads import files
 from beam_curate.heads.head import HeadError
 from beam_curate.reasons import DESCRIPTIONS

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_curate.reasons import CORRUPT_TAR, NOT_A_TAR, TRUNCATED_TAR
-from beam_curate.tars.compression import CompressionError, open_decompressed
+from beam_curate.tars.compression import open_decompressed
+from beam_curate.tars.compression_kinds import CompressionError
+from beam_curate.tars.events import Damage, TarEntry
 from beam_curate.tars.extensions import MAX_EXTENSION_BYTES
 from beam_curate.tars.headers import Header, number, parse_header, parse_pax
-from beam_curate.tars.reading import Damage, TarEntry, TarReader
+from beam_curate.tars.reading import TarReader
 from tests.conftest import ASSETS, tar_bytes
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]

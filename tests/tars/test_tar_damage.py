@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from beam_curate import reasons
 from beam_curate.records import Shard
 from beam_curate.tars.blocks import MAX_STEPS_BACK
+from beam_curate.tars.events import Damage, EndMark, TarEntry
 from beam_curate.tars.headers import BLOCK
-from beam_curate.tars.reading import MAX_END_BYTES, RECORD, Damage, EndMark, TarEntry, TarReader
+from beam_curate.tars.reading import MAX_END_BYTES, RECORD, TarReader
 from beam_curate.tars.samples import read_samples
 from tests.conftest import tar_bytes
 from tests.tars.test_tar import END, Forward, block, octal, pax_header, record

@@ -18,6 +18,7 @@ from beam_curate.runs.run import Run
 from beam_curate.runs.run_files import INPUT_SHARDS, SUMMARY
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
 from beam_curate.transforms.find_duplicates import FindDuplicates
@@ -29,7 +30,7 @@ def table_of(folder, parts, per=4):
     """A finished run of some parts; row n of each is a copy of row n of the first."""
     output = str(folder)
     shards = [Shard(part, f"/s/{folder.name}/{part}.tar", 9) for part in range(parts)]
-    Run(output).begin(Configuration(), shards)
+    Run(output).begin(WantedRun(Configuration(), shards))
     for shard in shards:
         rows = []
         for n in range(per):

@@ -15,6 +15,7 @@ from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.scores.rules import standard_rules
 from beam_curate.scores.top import TopRule
 from beam_curate.selection import rejudging
@@ -49,7 +50,7 @@ def source(tmp_path):
 
 
 def selected(source, output, top=None, removed=REMOVED, pending=SHARDS, minimum=2.0):
-    Run(str(output)).begin(Configuration(), SHARDS, scores=str(source))
+    Run(str(output)).begin(WantedRun(Configuration(), SHARDS, scores=str(source)))
     rules = None if minimum is None else standard_rules(min_aesthetic=minimum)
     selection = Selection(TablePlace(str(source)), rules, top)
     with beam.Pipeline(runner="FnApiRunner") as root:
@@ -132,7 +133,7 @@ def test_an_error_in_a_thread_ends_the_job(source, tmp_path):
 def test_the_same_bytes_with_repeated_bundles(source, tmp_path):
     selection = Selection(TablePlace(str(source)), standard_rules(min_aesthetic=2.0), TopRule("aesthetic", count=3))
     for name, flags in (("once", []), ("twice", ["--direct_runner_bundle_repeat=2"])):
-        Run(str(tmp_path / name)).begin(Configuration(), SHARDS, scores=str(source))
+        Run(str(tmp_path / name)).begin(WantedRun(Configuration(), SHARDS, scores=str(source)))
         options = beam.options.pipeline_options.PipelineOptions(["--runner=FnApiRunner", *flags])
         with beam.Pipeline(options=options) as root:
             numbers = root | beam.Create([0, 1, 2])

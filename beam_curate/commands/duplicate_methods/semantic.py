@@ -1,0 +1,53 @@
+"""semantic: near embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from beam_curate.commands.method_options import MethodOptions, method_option
+from beam_curate.commands.options import OptionError
+
+if TYPE_CHECKING:
+    from beam_curate.duplicates.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticOptions(MethodOptions):
+    """How near, and how embeddings are spread."""
+
+    eps: float = method_option(0.01, "semantic: duplicates have a cosine similarity of at least 1 - eps")
+    n_clusters: int = method_option(
+        0,
+        "semantic: clusters to which embeddings are spread; 0: one for every 32,768, and for hard and easy the square root of "
+        "their number",
+        least=0,
+    )
+    border: float = method_option(
+        0.35,
+        "semantic: how near to the border of another cluster an embedding is compared there too, as a part of the distance of "
+        "duplicates; 0.5 misses no pair, 0 is a single cluster for each, as in SemDeDup",
+        least=0,
+        most=0.5,
+    )
+
+    name: ClassVar[str] = "semantic"
+    place: ClassVar[int] = 40
+    about: ClassVar[str] = "near embeddings"
+
+    def check(self) -> None:
+        """See CheckedOptions."""
+        super().check()
+        if not 0 < self.eps < 1:
+            raise OptionError(f"--eps is {self.eps}; give a number above 0 and below 1, such as 0.01")
+
+    def check_with(self, methods: tuple[str, ...], named_by: str, keep_by: str) -> None:
+        """See MethodOptions."""
+        if keep_by in ("hard", "easy") and self.name not in methods:
+            raise OptionError(f"--keep_by {keep_by} needs the clusters of semantic; add it to --{named_by}")
+
+    def method(self) -> Method:
+        """See MethodOptions."""
+        from beam_curate.duplicates.methods.semantic import Semantic
+
+        return Semantic(self.eps, self.n_clusters, self.border)

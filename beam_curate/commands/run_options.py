@@ -1,0 +1,58 @@
+"""The options of all commands that write a run: where to, and what becomes of one that is there."""
+
+from dataclasses import dataclass
+
+from beam_curate.commands.options import CheckedOptions, OptionError, comma_list, number_or_none, option, required
+
+LAYOUTS = ("clip-retrieval", "datacomp", "laion")
+"""The names of `beam_curate.export.layouts`, which `--help` should not wait for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(CheckedOptions):
+    """Where a run is written, and what becomes of one that is there."""
+
+    output: str = required("folder of the run")
+    resume: bool = option(False, "continue the run in --output", action="store_true")
+    overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
+
+    @property
+    def retried_reasons(self) -> tuple[str, ...]:
+        """Whose failed samples are tried again."""
+        return ()
+
+    def check(self) -> None:
+        """See CheckedOptions."""
+        super().check()
+        if self.resume and self.overwrite:
+            raise OptionError("--resume and --overwrite exclude each other; give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(RunOptions):
+    """How the kept samples of a score table are packed into shards."""
+
+    layout: str = option(
+        "",
+        "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of "
+        + ", ".join(LAYOUTS),
+        once=True,
+    )
+    samples_per_shard: int = option(1000, "samples in every output shard but the last", least=1)
+    shuffle_seed: int | None = option(
+        None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
+    )
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """The names of --layout."""
+        return comma_list(self.layout)
+
+    def check(self) -> None:
+        """See CheckedOptions."""
+        super().check()
+        unknown = sorted(set(self.layouts) - set(LAYOUTS))
+        if unknown:
+            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of {', '.join(LAYOUTS)}")
+        if getattr(self, "table_only", False) and self.layout:
+            raise OptionError(f"--layout {self.layout} is of shards, which --table_only does not write; leave one out")
