@@ -399,7 +399,7 @@ def test_a_wrong_option_is_refused_in_one_line(table, capsys, flags, message):
 def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert select.main([f"--scores={tmp_path}/empty", "--dry_run"]) == 2
-    assert "is no run of curate.py" in capsys.readouterr().err
+    assert "is no run of beam-curate curate" in capsys.readouterr().err
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "run.json").write_text("{}")
     assert select.main([f"--scores={tmp_path}/half", "--dry_run"]) == 2

@@ -104,7 +104,7 @@ def test_the_same_command_packs_it_without_scoring(runs, folder, monkeypatch, ca
     flags, whole, _ = runs
     name = f"{whole.name}-packed"
     table = scored(folder, name, *flags, "--table_only")
-    assert "pack it with select.py" in capsys.readouterr().out
+    assert "pack it with beam-curate select" in capsys.readouterr().out
     before = Run(str(table)).source
     parts = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in table.glob("*/part-*")}
     scored(folder, name, *flags, "--table_only", "--resume")
@@ -151,7 +151,7 @@ def test_export_refuses_it(runs, folder, capsys):
     assert export.main([f"--input={table}", f"--output={folder}/never", "--format=webdataset"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--input {table}: {table} has a score table and no shards yet" in line
-    assert "pack it with select.py" in line
+    assert "pack it with beam-curate select" in line
     assert not (folder / "never").exists()
 
 
