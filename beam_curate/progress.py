@@ -32,20 +32,33 @@ class Progress:
         self.failed = 0
         self.input_bytes = 0
         self.parts = 0
+        self.buckets = 0
+        self.compared = 0
 
-    def add(self, samples: int = 0, failed: int = 0, input_bytes: int = 0, rejected: int = 0, parts: int = 0) -> None:
-        """Adds to the counts."""
+    def add(
+        self,
+        samples: int = 0,
+        failed: int = 0,
+        input_bytes: int = 0,
+        rejected: int = 0,
+        buckets: int = 0,
+        compared: int = 0,
+        parts: int = 0,
+    ) -> None:
+        """Adds to the counts; `buckets` are those of a search for duplicates, of which some are `compared`."""
         with self._lock:
             self.samples += samples
             self.rejected += rejected
             self.failed += failed
             self.input_bytes += input_bytes
             self.parts += parts
+            self.buckets += buckets
+            self.compared += compared
 
-    def snapshot(self) -> tuple[int, int, int, int]:
-        """Samples, rejected samples, failed samples and input bytes so far."""
+    def snapshot(self) -> tuple[int, int, int, int, int, int]:
+        """Samples, rejected samples, failed samples, input bytes, buckets and compared ones so far."""
         with self._lock:
-            return self.samples, self.rejected, self.failed, self.input_bytes
+            return self.samples, self.rejected, self.failed, self.input_bytes, self.buckets, self.compared
 
 
 PROGRESS = Progress()
@@ -58,13 +71,21 @@ class Seen(NamedTuple):
     words: str = ""
 
 
-def samples_seen(start: tuple[int, int, int, int]) -> Callable[[float], Seen]:
-    """Looks at this process's counters: samples, images/s, rejections, failures since `start`, a snapshot; done are bytes."""
+def samples_seen(start: tuple[int, int, int, int, int, int]) -> Callable[[float], Seen]:
+    """Looks at this process's counters since `start`, a snapshot; done are bytes.
+
+    These are samples, images/s, rejections and failures, and in a search for duplicates the buckets that are compared of all:
+    there alone before the first sample is read.
+    """
 
     def look(seconds: float) -> Seen:
-        samples, rejected, failed, read = (now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True))
-        speed = f"{samples / max(seconds, 1e-9):.1f} images/s"
-        return Seen(read, f"{samples:,} samples, {speed}, {rejected:,} rejected, {failed:,} failed")
+        since = (now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True))
+        samples, rejected, failed, read, buckets, compared = since
+        words = [f"{compared:,} of {buckets:,} buckets compared"] if buckets else []
+        if samples or not buckets:
+            speed = f"{samples / max(seconds, 1e-9):.1f} images/s"
+            words = [f"{samples:,} samples, {speed}, {rejected:,} rejected, {failed:,} failed", *words]
+        return Seen(read, ", ".join(words))
 
     return look
 

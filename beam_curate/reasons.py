@@ -75,7 +75,7 @@ REJECTIONS: Final = (
 
 DESCRIPTIONS: Final[dict[str, str]] = {
     UNREADABLE_SHARD: "the shard could not be opened or read at all",
-    NOT_A_TAR: "no tar header was found in the shard, compressed or not; the message says what it is, where that can be told",
+    NOT_A_TAR: "no tar header was found in the shard, compressed or not; the message says what it is, if that is known",
     EMPTY_SHARD: "the shard is a valid tar without any sample in it",
     TRUNCATED_TAR: "the shard ends in the middle of this sample; the samples before it are good",
     CORRUPT_TAR: "a damaged header here, or zeros where members should be; reading went on at the next good header",
@@ -86,7 +86,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "than 4,096 characters",
     MEMBER_TOO_LARGE: "the image member is larger than the limit, or all members together than 8 times the limit",
     TOO_MANY_MEMBERS: "the sample has more members than any real one (4096)",
-    UNRESOLVED_LINK: "a member of this sample is a link to what is no file before it in the shard",
+    UNRESOLVED_LINK: "a member of this sample is a link, and its target is no file before it in the shard",
     DUPLICATE_KEY: "an earlier sample of the same shard has this key (members of a key must be adjacent)",
     DUPLICATE_MEMBER: "two members of this sample have the same extension",
     NO_IMAGE: "the sample has no member with a known image extension",

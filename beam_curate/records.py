@@ -32,7 +32,7 @@ def record(cls: type[T]) -> type[T]:
         name for name, value in vars(cls).items() if name[:2] != "__" and (callable(value) or hasattr(value, "__get__"))
     ]:
         raise TypeError(
-            f"the record {cls.__name__} may have fields alone, as workers have no more of it; remove {more[0]}"
+            f"the record {cls.__name__} may have only fields, because workers get nothing else of it; remove {more[0]}"
         )
     frozen = dataclass(frozen=True)(cls)
     beam.coders.registry.register_row(frozen)
@@ -279,10 +279,10 @@ class BucketRows:
 
 @record
 class BlockRows:
-    """Rows of a block of a large bucket, for a pair of its blocks, `first` and `second` by number, and which it is."""
+    """Rows of a pair of blocks of a large bucket: the numbers of both blocks, and of which they are, see `duplicates.blocks`."""
 
     bucket: int
-    first: int
-    second: int
-    is_second: bool
+    asking: int
+    answering: int
+    answers: bool
     rows: bytes

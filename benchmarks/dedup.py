@@ -13,9 +13,9 @@ varies, which is the worst case for clusters. `--isotropic` takes any direction.
 The baseline of the recall is single assignment, with as many clusters as this search makes and with 100, NeMo Curator's default;
 the truth is every row compared with every better one. Each search runs in a process of its own, whose peak memory is told.
 
-`--simulate` draws so many rows as the directions would show them, spreads all, and compares four clusters, of all sizes: what a
-row visits and is compared with, without the time for the rest. `--variants` are pHashes of one picture of which so many bits are
-unstable, 2^13 and 2^16 of them: the worst case of a web crawl, plain surfaces and logos.
+`--simulate` draws so many rows as the directions would show them, spreads all, and compares four clusters, drawn by their size:
+what a row visits and is compared with, beside what is forecast, without the time for the rest. `--variants` are pHashes of one
+picture of which so many bits are unstable, 2^13 and 2^16 of them: the worst case of a web crawl, plain surfaces and logos.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from beam_curate.duplicates import blocks
 from beam_curate.duplicates.candidates import Candidates, normalised
-from beam_curate.duplicates.clusters import DIRECTIONS, Clusters
+from beam_curate.duplicates.clusters import DIRECTIONS
 from beam_curate.duplicates.methods.perceptual import Perceptual
-from beam_curate.duplicates.methods.semantic import BORDER, SAMPLE, Semantic
-from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners
+from beam_curate.duplicates.methods.semantic import BORDER, Semantic
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
@@ -51,6 +51,8 @@ from beam_curate.selection.rejudging import Selection
 
 DIM = 768
 PER_PART = 10_000
+LOOKED_AT = 4  # clusters that a simulation compares
+REMAINDERS = 32  # dimensions of a simulated vector beyond its directions
 NEAR = 20  # one row in so many is a near duplicate
 
 
@@ -224,47 +226,72 @@ def draw_points(rows: int, topics: np.ndarray, rng: np.random.Generator) -> np.n
     return points / np.sqrt((points**2).sum(axis=1, keepdims=True) + beyond)
 
 
-def simulate(rows: int, eps: float, border: float) -> None:
-    """Prints how many clusters a row visits, and how many rows it is compared with."""
-    rng = np.random.default_rng(0)
+def simulate(rows: int, eps: float, border: float, seed: int) -> None:
+    """Prints how many clusters a row visits, and how many rows it is compared with: as forecast from a sample, and as it is."""
+    rng = np.random.default_rng(seed)
     spread = np.arange(1, DIRECTIONS + 1, dtype=np.float32) ** -0.5
     topics = rng.standard_normal((max(20, rows // 50), DIRECTIONS), np.float32) * spread
     method = Semantic(eps, border=border)
-    clusters = Clusters.train(draw_points(SAMPLE, topics, rng), method.clusters_for(rows))
-    sizes = np.bincount(clusters.homes(draw_points(SAMPLE, topics, rng)), minlength=len(clusters))
-    looked_at = np.unique(np.argsort(sizes)[[len(clusters) * part // 8 for part in (1, 3, 5, 7)]])
-    held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {cluster: [] for cluster in looked_at.tolist()}
+    sample = draw_points(method.sampled(rows), topics, rng)
+    began = time.process_time()
+    # The plan is made in the directions that are drawn: those beyond are too few here to be as short as in embeddings.
+    clusters = method.clusters(rows, sample)
+    forecast = method.estimate(rows, with_remainders(sample, rng).astype(np.float16), sample, clusters)
+    planned = time.process_time() - began
+    axes = np.eye(DIRECTIONS + REMAINDERS, DIRECTIONS, dtype=np.float32)
+    sizes = np.bincount(clusters.visits(sample, border * method.distance)[1], minlength=len(clusters))
+    share = (np.arange(LOOKED_AT) + 0.5) / LOOKED_AT
+    looked_at = np.unique(np.searchsorted(np.cumsum(sizes), share * sizes.sum()))
+    held: dict[int, list[np.ndarray]] = {cluster: [] for cluster in looked_at.tolist()}
     visits = done = 0
     while done < rows:
         points = draw_points(min(50_000, rows - done), topics, rng)
         row, cluster, home = clusters.visits(points, border * method.distance)
         for number, pieces in held.items():
             mine = cluster == number
-            pieces.append((points[row[mine]], home[mine]))
+            found = np.zeros(int(mine.sum()), method.dtype(axes))
+            found["id"], found["home"] = done + row[mine], home[mine]
+            found["rank"] = found["id"] * np.uint64(0x9E3779B97F4A7C15)  # no order that the rows have
+            found["vector"] = with_remainders(points[row[mine]], rng)
+            pieces.append(found)
         visits += len(row)
         done += len(points)
-    comparisons = compared = made = 0
     began = time.process_time()
-    for pieces in held.values():
-        points, home = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-        half = (method.block_rows or len(points)) // 2
-        blocks = 1 if len(points) <= 2 * half else -(-len(points) // half)
-        # Of the pairs of blocks of a large bucket one is compared, for all.
-        some = rng.permutation(len(points))[: 2 * half]
-        points, homes = points[some], home[some]
-        everyone = np.ones(len(points), np.bool_)
-        # The points stand for the vectors: those that are near in these directions are few, and compared once more.
-        bucket = Bucket(points.astype(np.float16), points)
-        found = best_partners(bucket, eps, border, [Meeting(everyone, homes), Meeting(homes, ~homes)])
-        made += found.comparisons
-        comparisons += found.comparisons * (1 if blocks == 1 else blocks * blocks / 4)
-        compared += int(home.sum())
-    each = 1e9 * (time.process_time() - began) / made
+    made = [compared(method, held.pop(number), axes) for number in list(held)]
+    comparisons, seen, in_buckets = (sum(column) for column in zip(*made, strict=True))
+    each = 1e9 * (time.process_time() - began) / seen
     print(
-        f"{rows:12,} rows, eps {eps}, border {border}: {len(clusters):5} clusters, {visits / rows:5.2f} visited by a row, "
-        f"compared with {comparisons / compared:9,.0f} rows ({len(looked_at)} clusters looked at; {each:.1f} ns each)",
+        f"{rows:12,} rows, eps {eps}, border {border}: {len(clusters):5} clusters, {visits / rows:5.2f} visited by a row "
+        f"({forecast.visits:.2f} forecast), compared with {comparisons / in_buckets * visits / rows:9,.0f} rows "
+        f"({forecast.comparisons / rows:9,.0f} forecast in {planned:.1f} s CPU; {len(made)} clusters looked at; "
+        f"{each:.1f} ns each)",
         flush=True,
     )
+
+
+def with_remainders(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Points as vectors of length 1: beyond their directions no two are near, as in most dimensions of embeddings."""
+    beyond = rng.standard_normal((len(points), REMAINDERS), np.float32)
+    beyond /= np.linalg.norm(beyond, axis=1, keepdims=True)
+    left = np.sqrt(np.maximum(0, 1 - (points**2).sum(axis=1, keepdims=True)))
+    return np.concatenate([points, beyond * left], axis=1)
+
+
+def compared(method: Semantic, pieces: list[np.ndarray], axes: np.ndarray) -> tuple[float, int, int]:
+    """The comparisons of a bucket, how many of them were made, and its rows: of many pairs of blocks two are compared."""
+    rows = np.concatenate(pieces)
+    size = method.block_rows // 2
+    if len(rows) <= 2 * size:
+        found = method.compare(0, [rows], axes).comparisons
+        return found, found, len(rows)
+    led = blocks.asked(method, 0, rows, blocks.leaders([rows], False), axes)
+    pairs: dict[tuple[int, int], list[np.ndarray]] = {}
+    for block in blocks.pairs_of_blocks([rows], led.left, blocks.keys(rows), size, False):
+        pairs.setdefault((block.asking, block.answering), []).append(block.rows)
+    some = list(pairs.values())[:: max(1, len(pairs) - 1)]
+    made = [method.compare_blocks(0, asking, answering, axes).comparisons for asking, answering in some]
+    ahead = led.found.comparisons
+    return ahead + sum(made) / len(made) * len(pairs), ahead + sum(made), len(rows)
 
 
 def measure_variants(unstable: int) -> None:
@@ -301,6 +328,7 @@ def main() -> None:
     parser.add_argument("--simulate", default="", help="sizes to simulate, separated by commas")
     parser.add_argument("--variants", default="", help="numbers of unstable bits, separated by commas")
     parser.add_argument("--eps", type=float, default=0.01)
+    parser.add_argument("--seed", type=int, default=0, help="of a simulation")
     parser.add_argument("--isotropic", action="store_true")
     for name in ("search", "output"):
         parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
@@ -311,7 +339,7 @@ def main() -> None:
         search_here(options.search, options.output, options.eps, options.border, options.n_clusters)
         return
     for size in options.simulate.split(",") if options.simulate else ():
-        simulate(int(size), options.eps, options.border)
+        simulate(int(size), options.eps, options.border, options.seed)
     for unstable in options.variants.split(",") if options.variants else ():
         if "," in options.variants:
             subprocess.run([sys.executable, __file__, "--variants", unstable], check=True)

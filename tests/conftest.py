@@ -18,9 +18,13 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from tests.support import quick_beam
 
-quick_beam.quicken()
+def pytest_configure() -> None:
+    """Quickens Beam; a process that a test starts, and that takes something from here, may need no Beam."""
+    from tests.support import quick_beam
+
+    quick_beam.quicken()
+
 
 # Hypothesis fails an example that takes more than 200 ms, which on a busy machine any may.
 settings.register_profile("busy machines", deadline=None)

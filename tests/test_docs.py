@@ -9,6 +9,7 @@ import re
 import pytest
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 
+from beam_curate import threads
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
@@ -17,6 +18,13 @@ from beam_curate.commands.options import option_fields
 from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.report import ReportOptions
 from beam_curate.commands.select_options import SelectOptions
+from beam_curate.duplicates import digests, edges, groups, roots
+from beam_curate.duplicates.methods import semantic
+from beam_curate.report import drawn, origins
+from beam_curate.runs import beginning
+from beam_curate.storage import retrying
+from beam_curate.tars.sample_group import IMAGE_EXTENSIONS
+from beam_curate.transforms import pack_images, place_rows, score_and_filter
 from tests.conftest import ROOT
 
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in (ROOT.glob("*.md"), (ROOT / "docs").glob("*.md"))
@@ -100,6 +108,65 @@ def test_the_limits_of_the_page_are_those_in_force():
             if value(module, name) not in numbers:
                 wrong.append((row, f"{module}.{name}", value(module, name), numbers))
     assert wrong == []
+
+
+SAID = [
+    ("reliability.md", r"\((\d+) attempts, 0\.25 to 30 s apart", retrying.MAX_ATTEMPTS),
+    ("reliability.md", r"attempts, ([\d.]+) to 30 s apart", retrying.FIRST_PAUSE_SECONDS / 2),  # cut by up to a half
+    ("reliability.md", r"to (\d+) s apart, 300 s in all", retrying.MAX_PAUSE_SECONDS),
+    ("reliability.md", r"s apart, (\d+) s in all", retrying.MAX_SECONDS),
+    ("reliability.md", r"of the first ([\d,]+) parts", beginning.LOOKED_INTO),
+    ("reliability.md", r"(\d+) samples being scored", score_and_filter._BATCH),
+    ("scale.md", r"bucket of about ([\d,]+) rows", digests.BUCKET_ROWS // 1000 * 1000),
+    ("scale.md", r"in each of (\d+) rounds", roots.ROUNDS + 1),
+    ("scale.md", r"(\d+) bytes a row to shuffle", digests.ROW.itemsize),
+    ("scale.md", r"for each duplicate (\d+) and", edges.EDGE.itemsize),
+    ("scale.md", r"for each duplicate 37 and (\d+) more", groups.MEMBER.itemsize),
+    ("scale.md", r"and at most (\d+) in each of", 2 * roots.POINTER.itemsize),  # its own, and a question
+    ("scale.md", r"group of duplicates, at (\d+) bytes each", groups.MEMBER.itemsize),
+    ("scale.md", r"\((\d+) MiB a bundle\)", place_rows.LOOSE_BYTES >> 20),
+    ("scale.md", r"hold at most (\d+) GiB", threads.HELD_BYTES >> 30),
+    ("scale.md", r"trained on: ([\d,]+) of them", semantic.SAMPLE),
+    ("scale.md", r"dimensions\), ([\d,]+) at most", semantic.MOST_SAMPLED),
+    ("duplicates.md", r"one for every ([\d,]+) embeddings", semantic.HOME_ROWS),
+    ("choosing-thresholds.md", r"It has at most ([\d,]+), drawn by chance", drawn.MAX_ROWS),
+    ("choosing-thresholds.md", r"drawn by chance: ([\d,]+) from all samples", drawn.MAX_ROWS * drawn._OF_ALL),
+    ("choosing-thresholds.md", r"fewer \(([\d,]+) numbers in all\)", drawn.MAX_VALUES),
+    ("choosing-thresholds.md", r"more than (\w+) scores it has fewer", drawn.MAX_VALUES // drawn.MAX_ROWS),
+    ("choosing-thresholds.md", r"shows the worst\s(\w+) of each", origins.MAX_ORIGINS),
+    ("choosing-thresholds.md", r"no more than ([\d,]+) rows, all are there", drawn.MAX_ROWS * drawn._OF_ALL),
+    ("your-own-data.md", r"holds more than ([\d,]+) references", pack_images.RANGE_ROWS),
+    ("your-own-data.md", r"up to (\d+) million rows", pack_images.RANGE_ROWS * pack_images.SAMPLED // 10**8 * 100),
+]
+WORDS = {"eight": 8, "twelve": 12}
+
+
+@pytest.mark.parametrize(("page", "pattern", "number"), SAID, ids=[f"{page} {text}" for page, text, _ in SAID])
+def test_a_number_of_a_page_is_the_one_in_force(page, pattern, number):
+    (said,) = re.findall(pattern, PAGES[f"docs/{page}"])
+    assert (WORDS[said] if said in WORDS else float(said.replace(",", ""))) == number
+
+
+def test_the_versions_of_python_are_those_of_the_package():
+    wanted = re.search(r'python_requires=">=3\.(\d+),<3\.(\d+)"', (ROOT / "setup.py").read_text())
+    said = f"Python 3.{wanted[1]} to 3.{int(wanted[2]) - 1}"
+    assert {page for page in ("README.md", "docs/tutorial.md") if said not in PAGES[page]} == set()
+
+
+def test_the_page_lists_the_extensions_of_images():
+    (listed,) = re.findall(r"known image extension \(([\w,\s]+); in any case\)", PAGES["docs/from-nemo-curator.md"])
+    assert {name.strip() for name in listed.split(",")} == IMAGE_EXTENSIONS
+
+
+def test_the_rooms_and_files_of_the_layout_page_are_there():
+    page = PAGES["docs/architecture.md"]
+    below = re.findall(r"`((?:\w+/)+)`", page) + re.findall(r"`((?:\w+/)+\w+\.py)(?:::\w+)?`", page)
+    missing = [path for path in below if not any((ROOT / home / path).exists() for home in ("", "beam_curate"))]
+    assert missing == []
+    assert len(below) > 25
+    code = {path: (ROOT / "beam_curate" / path).read_text() for path, _ in re.findall(r"`(\w+/\w+\.py)::(\w+)`", page)}
+    assert [name for path, name in re.findall(r"`(\w+/\w+\.py)::(\w+)`", page)
+            if not re.search(rf"^(class {name}\b|def {name}\b|{name}\b)", code[path], re.M)] == []  # fmt: skip
 
 
 COMMANDS = (CurateOptions, SelectOptions, DedupOptions, ExportOptions, PackOptions, ReportOptions)

@@ -48,6 +48,16 @@ def test_each_says_what_the_run_holds(finished, name, wanted, monkeypatch, capsy
     assert re.search(wanted, capsys.readouterr().out)
 
 
+def test_the_code_of_the_layout_page_reads_a_run(finished):
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    found = {}
+    exec(code.replace("gs://bucket/best", str(finished)), found)
+    assert found["run"].summary.funnel.kept == 6
+    assert found["run"].configuration.rules.min_aesthetic is None
+    assert found["run"].configuration.scored.model.weights == "random:0"
+
+
 def test_what_goes_to_the_hub_comes_back_by_pack(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["to_huggingface", str(finished)])
     runpy.run_path(str(ROOT / "examples" / "to_huggingface.py"))

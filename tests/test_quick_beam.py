@@ -1,11 +1,19 @@
 """What the tests quicken of Beam gives what Beam itself gives: see tests/support/quick_beam.py."""
 
+import sys
 import types
+import typing
 
+import apache_beam as beam
 import pytest
+from apache_beam.coders import VarIntCoder
+from apache_beam.internal import cloudpickle_pickler
 from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms import core
+from apache_beam.runners.worker import bundle_processor
+from apache_beam.transforms import core, userstate
+from apache_beam.typehints import decorators, trivial_inference, typehints
+from objsize import traverse
 
 import beam_curate
 from tests.support import quick_beam
@@ -17,19 +25,33 @@ def below(cls):
 
 def test_it_is_in_force():
     assert core.get_function_args_defaults is quick_beam.quick_arguments
+    assert userstate.get_dofn_specs is quick_beam.quick_specs
+    assert decorators.IOTypeHints.from_callable.__func__ is quick_beam.quick_annotations
+    assert trivial_inference.infer_return_type is quick_beam.quick_inference
+    assert core._check_fn_use_yield_and_return is quick_beam.quick_yields
     assert PipelineOptions.view_as is quick_beam.quick_view
+    assert traverse.TraversalContext._update_exclude_set is quick_beam.quick_exclusion
+    assert cloudpickle_pickler.bz2.compress is quick_beam.quick_compress
+    assert cloudpickle_pickler.bz2.decompress is quick_beam.quick_decompress
+    assert bundle_processor.concurrent.futures.ThreadPoolExecutor is quick_beam.HereExecutor
 
 
-def test_the_arguments_of_all_functions_of_all_dofns():
+@pytest.fixture(scope="module")
+def functions():
+    """All functions of all DoFns."""
     for name in beam_curate.__all__:
         getattr(beam_curate, name)
-    functions = {
+    found = {
         function
         for cls in below(core.DoFn)
         for function in vars(cls).values()
         if isinstance(function, types.FunctionType)
     }
-    assert len(functions) > 200
+    assert len(found) > 200
+    return found
+
+
+def test_the_arguments_of_all_functions_of_all_dofns(functions):
     for function in functions:
         bound = types.MethodType(function, object())
         for asked in (function, bound, function, bound):
@@ -38,6 +60,127 @@ def test_the_arguments_of_all_functions_of_all_dofns():
             assert names == expected[0]
             assert [id(value) for value in defaults] == [id(value) for value in expected[1]]
             names.append("of the caller")
+
+
+class Stateful(core.DoFn):
+    COUNT = userstate.ReadModifyWriteStateSpec("count", VarIntCoder())
+    LATER = userstate.TimerSpec("later", beam.TimeDomain.WATERMARK)
+    COUNTED, LATER_TIMER = core.DoFn.StateParam(COUNT), core.DoFn.TimerParam(LATER)
+
+    def process(self, element, count=COUNTED, later=LATER_TIMER):
+        yield element
+
+    @userstate.on_timer(LATER)
+    def at_last(self, count=COUNTED):
+        yield 1
+
+
+class Plain(core.DoFn):
+    def process(self, element):
+        yield element
+
+
+def test_the_states_and_timers_of_dofns():
+    hidden, borrowed = Stateful(), Plain()
+    hidden.process = lambda element: [element]  # so the state that is left is the timer's
+    borrowed.process = Stateful().process
+    wrapped = [core.CallableWrapperDoFn(fn) for fn in (len, lambda element: [element], Stateful().process)]
+    dofns = [Stateful(), Plain(), hidden, borrowed, *wrapped]
+    for dofn in dofns + dofns:
+        found = quick_beam.quick_specs(dofn)
+        assert found == quick_beam.slow_specs(dofn)
+        found[0].add("of the caller")
+    assert [len(each) for each in quick_beam.quick_specs(Stateful())] == [1, 1]
+    assert [len(each) for each in quick_beam.quick_specs(borrowed)] == [1, 1]
+    assert [len(each) for each in quick_beam.quick_specs(hidden)] == [1, 0]
+
+
+def test_the_annotations_of_all_functions_of_all_dofns(functions):
+    for function in functions:
+        for asked in (function, types.MethodType(function, object())):
+            for _ in range(2):
+                assert decorators.IOTypeHints.from_callable(asked) == quick_beam.slow_annotations(asked)
+
+
+def test_a_function_without_annotations_for_beam_has_none():
+    @decorators.no_annotations
+    def plain(element: int) -> int:
+        return element
+
+    assert decorators.IOTypeHints.from_callable(plain) is None
+    del plain._beam_no_annotations
+    assert decorators.IOTypeHints.from_callable(plain) == quick_beam.slow_annotations(plain)
+
+
+def giving(value):
+    return lambda element: value
+
+
+def with_default(value):
+    return lambda element, more=value: more
+
+
+def test_the_types_that_functions_give(functions):
+    lambdas = [lambda pair: pair[0], lambda pair: (pair, 1), lambda pair: [pair], len]
+    lambdas += [giving(1), giving("a"), with_default(1), with_default("a")]
+    for asked in (*lambdas, *functions):
+        for kind in (int, typing.Any, typehints.Tuple[int, str], typehints.List[float]):
+            for _ in range(2):
+                assert quick_beam.quick_inference(asked, [kind]) == quick_beam.slow_inference(asked, [kind])
+    assert quick_beam.quick_inference(lambdas[0], [typehints.Tuple[int, str]]) is int
+    assert quick_beam.quick_inference(lambdas[0], [typehints.Tuple[str, int]]) is str
+
+
+def test_whether_functions_yield_and_return(functions):
+    def both(element):
+        if element:
+            return [element]
+        yield element
+
+    for asked in (both, Plain().process, len, *functions):
+        for _ in range(2):
+            assert quick_beam.quick_yields(asked) == quick_beam.slow_yields(asked)
+    assert quick_beam.quick_yields(both)
+
+
+def test_what_is_no_part_of_a_size(monkeypatch):
+    def excluded(update, **settings):
+        context = traverse.TraversalContext(traverse.ObjSizeSettings(**settings))
+        context.exclude_set = set()
+        update(context)
+        # Some modules make a namespace whenever they are asked for it.
+        lasting = [vars(module) for module in list(sys.modules.values()) if type(module) is types.ModuleType]
+        return context.exclude_set & {id(None), *map(id, lasting)}
+
+    for name in (None, "a_new_module", None):
+        if name:
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        for _ in range(2):
+            found = excluded(quick_beam.quick_exclusion)
+            assert found == excluded(quick_beam.slow_exclusion)
+            assert len(found) > 1000
+            found.add(-1)
+    assert excluded(quick_beam.quick_exclusion, exclude_modules_globals=False) == {id(None)}
+    held = ["a"]
+    for update in (quick_beam.quick_exclusion, quick_beam.slow_exclusion):
+        context = traverse.TraversalContext(traverse.ObjSizeSettings(exclude=[held]))
+        context.exclude_set = set()
+        update(context)
+        assert id(held) in context.exclude_set
+
+
+def test_what_is_packed():
+    for data in (b"", b"a", b"a" * 1000, b"b" * 1000):
+        for _ in range(2):
+            assert quick_beam.quick_compress(data, compresslevel=9) == quick_beam.bz2.compress(data, 9)
+            assert quick_beam.quick_decompress(quick_beam.quick_compress(data, compresslevel=9)) == data
+
+
+def test_what_is_done_here_fails_as_in_a_thread():
+    with quick_beam.HereExecutor(max_workers=1, thread_name_prefix="a") as executor:
+        assert executor.submit(divmod, 7, 2).result(timeout=1) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(divmod, 7, 0).result(timeout=1)
 
 
 WORDS = [

@@ -18,5 +18,5 @@ def test_a_record_has_fields_alone():
 
 @pytest.mark.parametrize("kind", [lambda self: 1, property(lambda self: 1), staticmethod(len), classmethod(len)])
 def test_what_a_worker_would_not_have_is_refused(kind):
-    with pytest.raises(TypeError, match=r"the record Odd may have fields alone.*remove size"):
+    with pytest.raises(TypeError, match=r"the record Odd may have only fields.*remove size"):
         record(type("Odd", (), {"__annotations__": {"number": int}, "size": kind}))

@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 import sys
+from unittest.mock import Mock
 
+import apache_beam as beam
 import nbformat
 import pyarrow.dataset as ds
 import pytest
@@ -58,6 +60,18 @@ def test_the_tutorial(folder, models):
     found = [statuses(folder / name) for name in ("curated", "curated-python", "curated-yaml", "curated-complete")]
     assert len(found[0]) == 12
     assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_the_comparison_with_nemo_curator_builds_the_pipeline(folder, models, monkeypatch):
+    """As far as it needs no pixels: every name, argument and file of it is there."""
+    page = (ROOT / "docs" / "from-nemo-curator.md").read_text()
+    (code,) = [code for kind, code in BLOCK.findall(page) if kind == "python" and "from beam_curate" in code]
+    monkeypatch.chdir(folder)
+    built = []
+    monkeypatch.setattr(beam.Pipeline, "run", lambda self, *_: built.append(self.to_runner_api()) or Mock())
+    exec(code, {})
+    steps = {step.unique_name.partition("/")[0] for step in built[0].components.transforms.values()}
+    assert {"ReadTarShards", "DecodeImages", "ScoreAndFilter", "WriteWebDatasetShards"} <= steps
 
 
 def test_the_page_on_your_own_data(folder):

@@ -88,7 +88,9 @@ def said_by_file(path: Path) -> Mapping[str, Any]:
 def _part(config: Mapping[str, Any], key: str, path: Path) -> dict[str, object]:
     part = config.get(key)
     if part is not None and not isinstance(part, dict):
-        raise WeightsError(f"{path}: {key} is {part!r}, and is to be a JSON object; mend the file, or move it away")
+        raise WeightsError(
+            f"{path}: {key} is {part!r}, but it must be a JSON object; correct the file, or move it away"
+        )
     return part or {}
 
 

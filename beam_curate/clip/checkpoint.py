@@ -97,7 +97,7 @@ def _plain(names: Collection[str], path: str) -> dict[str, str]:
     plain = {_WRAPPERS.sub("", name): name for name in names}
     if len(plain) < len(names):
         twice = next(name for name in names if name not in plain.values())
-        raise WeightsError(f"{path} has {_WRAPPERS.sub('', twice)} twice, also as {twice}: save one of the two alone")
+        raise WeightsError(f"{path} has {_WRAPPERS.sub('', twice)} twice, also as {twice}: save only one of the two")
     return plain
 
 
@@ -141,7 +141,7 @@ def _torch_state(path: str) -> dict[str, torch.Tensor]:
         if foreign := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(
                 f"{path} cannot be read as plain weights: it holds objects ({foreign[1]}) besides tensors, and reading those "
-                "can run code. If you trust the file, save its tensors alone, where it was made: "
+                "can run code. If you trust the file, save only its tensors, where it was made: "
                 "torch.save({'state_dict': model.state_dict()}, 'NEW.pt')"
             ) from error
         raise WeightsError(f"{path} cannot be read as plain weights ({type(error).__name__}): {_OWN_REMEDY}") from error
@@ -160,7 +160,7 @@ def _tensors(content: object, path: str) -> dict[str, torch.Tensor]:
         return states["state_dict"]
     clip = [key for key, state in states.items() if any(_CLIP_NAME.search(name) for name in state)]
     if len(clip) > 1:
-        raise WeightsError(f"{path} holds the weights of several models ({', '.join(clip)}): save one of them alone")
+        raise WeightsError(f"{path} holds the weights of several models ({', '.join(clip)}): save only one of them")
     return states[clip[0]] if clip else states.get("", {})
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from beam_curate.clip.checkpoint import WeightsError
 from beam_curate.clip.open_clip_parts import model_names, model_settings
 
-_REMEDY: Final = "fetch it again if it was downloaded; mend it, or move it away, if it is your own"
+_REMEDY: Final = "fetch it again if it was downloaded; correct it, or move it away, if it is your own"
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -49,7 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error}): mend that, or move it away") from error
+        raise WeightsError(f"{path} cannot be read ({error}): correct that, or move it away") from error
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not valid JSON ({error}): {_REMEDY}") from error
     if not isinstance(content, dict):

@@ -180,8 +180,9 @@ class IndependentRows:
         differ = int(torch.stack([(rows != rows[:1]).any(dim=1) for rows in bits]).any(dim=0).sum())
         if differ and one.device.type == "cpu":
             _LOG.warning(
-                "In this process %d places of a batch of %d give an image other last bits than the first place does: it goes "
-                "through the model alone, which is slower. If the program computes with torch before, start it with %s=AUTO",
+                "In this process %d places of a batch of %d give an image other last bits than the first place does: "
+                "images go through the model one by one, which is slower. If the program computes with torch before, start "
+                "it with %s=AUTO",
                 differ, places, _MKL_MODE,
             )  # fmt: skip
         elif differ:

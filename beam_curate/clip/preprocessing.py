@@ -57,7 +57,7 @@ def _checked(said: Mapping[str, object], by: str) -> dict[str, Any]:
             value = said[key]
             found[key] = _channels(key, value, by) if key in ("mean", "std") else _word(key, value, by)
     if said.get("mode") not in (None, "RGB"):
-        raise WeightsError(f"{by} says mode={said['mode']!r}: images are given to a model as RGB alone")
+        raise WeightsError(f"{by} says mode={said['mode']!r}: images are given to a model as RGB only")
     return found
 
 
@@ -66,7 +66,7 @@ def _channels(key: str, value: object, by: str) -> tuple[float, ...]:
     numbers = [n for n in values if isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)]
     if len(numbers) != len(values) or len(numbers) not in (1, 3) or (key == "std" and min(numbers) <= 0):
         above = " above 0" if key == "std" else ""
-        raise WeightsError(f"{by} says {key}={value!r}: it is to be one number{above} for all channels, or three")
+        raise WeightsError(f"{by} says {key}={value!r}: it must be one number{above} for all channels, or three")
     if min(numbers) < 0 or max(numbers) > 1:
         raise WeightsError(
             f"{by} says {key}={value!r}: pixels count from 0 to 1; divide values of a scale to 255 by 255"

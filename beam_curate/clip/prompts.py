@@ -209,15 +209,3 @@ def caption_similarity(
 def _cosine(image: Floats, text: Floats) -> float:
     length = _length(image) * _length(text)
     return math.nan if math.isnan(length) else float(image.dot(text)) / length
-
-
-def caption_facts(caption: str | None) -> dict[str, float]:
-    """Counts the words (separated by white space) and the characters of a caption; 0 of both where there is none.
-
-    DataComp's basic filtering keeps captions of more than two words and more than five characters, so counted. Source:
-    Gadre et al., DataComp: In search of the next generation of multimodal datasets, 2023, and
-    `load_uids_with_basic_filter_helper` of github.com/mlfoundations/datacomp, baselines/apply_filter.py. (Its image-based
-    filtering keeps those of more than one word, as fastText counts them.)
-    """
-    text = caption or ""
-    return {"caption_words": float(len(text.split())), "caption_characters": float(len(text))}

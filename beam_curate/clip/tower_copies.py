@@ -187,7 +187,9 @@ class TowerCopies(Generic[T]):
             RuntimeError: A copy cannot be loaded, and the message has the traceback of its process; or this is not Linux.
         """
         if not hasattr(os, "memfd_create"):
-            raise RuntimeError("copies of a model share memory as Linux alone does: give model_copies=None here")
+            raise RuntimeError(
+                "copies of a model share memory in a way that only Linux has: give model_copies=None here"
+            )
         self._copies = [_Copy[T](build, f"{name}-{number}") for number in range(copies)]
         self._turns = itertools.count()
         self._description: Any = self._copies[0].describe()

@@ -81,7 +81,7 @@ def check_open_clip(
     """
     which = "visual" if part == "vision_cfg" else "text"
     if not isinstance(theirs.get(part), dict):
-        raise WeightsError(f"{path}: {part} is {theirs.get(part)!r}, and is to be a JSON object; mend the file")
+        raise WeightsError(f"{path}: {part} is {theirs.get(part)!r}, but it must be a JSON object; correct the file")
     _, ours = model_config(name)
     if theirs[part] == ours[part] and theirs.get("embed_dim") == ours["embed_dim"]:
         return  # as open_clip publishes it; the classes that know the defaults take seconds to load
@@ -96,8 +96,8 @@ def check_open_clip(
 
         raise WeightsError(
             f"{path} has {', '.join(f'{key}={have[key]!r}' for key in later)} in {part}, which open_clip "
-            f"{__version__} does not know, so nobody can tell whether the {which} tower is that of {name}: remove "
-            "what does not change it from the file"
+            f"{__version__} does not know, so it is not clear whether the {which} tower is that of {name}: remove "
+            "the keys that do not change it from the file"
         )
     keys = [key for key in {**have, **want} if have.get(key) != want.get(key)]
     wrong = [f"{key} {have.get(key)!r} instead of {want.get(key)!r}" for key in keys[:4]]

@@ -1,4 +1,4 @@
-"""The options of `curate.py`."""
+"""The options of `curate`."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -27,8 +27,8 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     )
     quick_gelu: str = option(
         "auto",
-        "activation of the model. OpenAI's weights need QuickGELU (yes). auto: as the model's name, the tag, the folder or "
-        "file name, or the configuration beside the weights says; an error if none does and the model exists with both",
+        "activation of the model. OpenAI's weights need QuickGELU (yes). auto: what the model's name, the tag, the folder or "
+        "file name, or the configuration beside the weights says; an error if none says it and the model exists with both",
         choices=("auto", "yes", "no"),
     )
     preprocess: str = option(
@@ -57,7 +57,7 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     prompt: str = option(
         "",
         'scores from words, by the model\'s own text tower: "watermark=a photo with a watermark,a clean photo" is the '
-        "probability of the first text against the others, one text alone its similarity; several are separated by ;",
+        "probability of the first text against the others, a single text gives its similarity; several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
         once=True,
     )

@@ -171,7 +171,7 @@ def _check(options: ModelOptions, placement: str, beam: "PipelineOptions") -> No
     cases = (
         (not is_dataflow(runner),
          f"{asked} is for --runner=DataflowRunner, not for {runner}; on a machine with a GPU give --device cuda"),
-        (placement == NOWHERE, f"{asked} with --gpu_placement none asks for a GPU and for none; leave one of them out"),
+        (placement == NOWHERE, f"{asked} with --gpu_placement none asks for a GPU and for no GPU; leave one of them out"),
         (options.device == "cpu", f"{asked} with --device cpu would leave the GPU idle; leave one of them out"),
         (options.model_copies > 1 and options.decoder == DALI,
          f"{copies} with --decoder dali: each worker process, one a core, would have a DALI of its own on the GPU; give "
@@ -187,7 +187,7 @@ def _check(options: ModelOptions, placement: str, beam: "PipelineOptions") -> No
         (bool(own) and options.model_copies > 1 and "use_nvidia_mps" not in own,
          f"{copies} shares the GPU through MPS; add use_nvidia_mps to --dataflow_service_options=worker_accelerator…"),
         (not gpu.on_demand and "provisioning_model" not in own,
-         f"{asked}: {gpu.machine_type} is to be had as Spot or flex-start alone; give --dataflow_service_options="
+         f"{asked}: {gpu.machine_type} is available only as Spot or flex-start; give --dataflow_service_options="
          f"'worker_accelerator={_accelerator(options)};provisioning_model:FLEX_START' as docs/dataflow.md says, with "
          "--gpu_placement workers"),
         (placement == WORKERS and bool(machine) and not re.fullmatch(gpu.machines, machine),
@@ -203,7 +203,7 @@ def _check(options: ModelOptions, placement: str, beam: "PipelineOptions") -> No
         (placement == WORKERS and prime,
          "--gpu_placement workers is not for Dataflow Prime; give --gpu_placement scoring, or leave out enable_prime"),
         (options.model_copies > 1 and prime,
-         f"{copies} shares the GPU through MPS, which Dataflow Prime has not; give 1"),
+         f"{copies} shares the GPU through MPS, which Dataflow Prime does not have; give 1"),
         (options.model_copies > 1 and _ONE_PROCESS in experiments,
          f"{copies} needs several processes, which --experiments={_ONE_PROCESS} forbids; leave "
          "one of them out"),

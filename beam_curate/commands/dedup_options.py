@@ -1,4 +1,4 @@
-"""The options of `dedup.py`."""
+"""The options of `dedup`."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class DedupOptions(DuplicateOptions, ShardOptions):
     )
     table_only: bool = option(
         False,
-        "write the duplicates table alone, for beam-curate select --duplicates, and no shards",
+        "write only the duplicates table, for beam-curate select --duplicates, and no shards",
         action="store_true",
     )
 

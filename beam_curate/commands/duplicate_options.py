@@ -1,4 +1,4 @@
-"""The options that say what duplicates are, of `dedup.py` and `curate.py`, and their checks."""
+"""The options that say what duplicates are, of `dedup` and `curate`, and their checks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class DuplicateOptions(CheckedOptions):
         named, known = comma_list(methods), [kind.name for kind in self.of_methods]
         unknown = [name for name in named if name not in known]
         if unknown:
-            raise OptionError(f"--{named_by} {unknown[0]!r} is none; give a comma list of {', '.join(known)}")
+            raise OptionError(f"--{named_by} {unknown[0]!r} is unknown; give a comma list of {', '.join(known)}")
         if not (math.isfinite(self.max_comparisons) and self.max_comparisons > 0):
             raise OptionError(f"--max_comparisons is {self.max_comparisons}; give a number above 0, such as 1e14")
         for each in self.of_methods:

@@ -1,4 +1,4 @@
-"""The options of `export.py`."""
+"""The options of `export`."""
 
 from dataclasses import dataclass
 

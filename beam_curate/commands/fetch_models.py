@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
-    parser.add_argument("--model_dir", required=True, help="where to put the files; made if need be")
+    parser.add_argument("--model_dir", required=True, help="where to put the files; made if it is not there")
     parser.add_argument("--clip_model", default="ViT-L-14", help="open_clip's name of the model (default: ViT-L-14)")
     parser.add_argument(
         "--pretrained",

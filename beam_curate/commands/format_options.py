@@ -1,4 +1,4 @@
-"""The options of `select.py` and `export.py` that say how samples are written."""
+"""The options of `select` and `export` that say how samples are written."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ class FormatOptions(CheckedOptions):
         "tf.train.Example, with index files for DALI; mds: for MosaicML's streaming",
         choices=format_names,
     )
-    compression: str = option(
-        "none", "of tfrecord files; DALI reads none but uncompressed ones", choices=("none", "gzip")
-    )
+    compression: str = option("none", "of tfrecord files; DALI reads only uncompressed ones", choices=("none", "gzip"))
     resize_shortest: int | None = option(
         None,
         "make the shorter side of larger images this many pixels, by decoding and encoding them again; smaller ones stay "

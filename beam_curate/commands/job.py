@@ -179,7 +179,8 @@ def command(
             said = job.about(runner_name(beam_options)).to_json()
             root = build_pipeline(lambda root: job.build(root, said), beam_options)
             claim(job.output, service_job(beam_options))
-            complete = Run(job.output).begin(job.wanted) or job.is_done
+            wanted = job.wanted
+            complete = Run(job.output).begin(wanted) or job.is_done
             if complete:
                 job.finish_complete(beam_options)
         except (ValueError, StorageError) as error:
@@ -187,7 +188,7 @@ def command(
         if not complete:
             for note in job.notes:
                 print(note, file=sys.stderr)
-            if not finish_run(root, job.output, job.mark, new=not job.wanted.goes_on):
+            if not finish_run(root, job.output, job.mark, new=not wanted.goes_on):
                 return 0
         return job.report(time.monotonic() - started)
 

@@ -18,6 +18,8 @@ _COUNTERS: Final = {
     "beam_curate.score/rejected": "rejected",
     "beam_curate.score/failed": "failed",
     "beam_curate.table/parts": "reads of parts of the table",
+    "beam_curate.duplicates/buckets": "buckets of duplicates to compare",
+    "beam_curate.duplicates/compared_buckets": "compared",
     "beam_curate.select/rows": "rows judged",
     "beam_curate.write/samples": "samples written",
 }

@@ -218,7 +218,9 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
             local and isinstance(error, Exception) and not isinstance(error, (StorageError, WorkerDiedError))
         )
         if new and fruitless and PROGRESS.samples == scored and _undone(output):
-            kept = f"the run did not start, and {output} holds none: mend the cause and give the same command again"
+            kept = (
+                f"the run did not start, and {output} holds no run: correct the cause and give the same command again"
+            )
         print(f"the run stopped; {kept}" if kept.startswith("what") else kept, file=sys.stderr)
         raise
     ended = bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))

@@ -1,4 +1,4 @@
-"""The options of `curate.py` that say where the model and the decoders run, and how."""
+"""The options of `curate` that say where the model and the decoders run, and how."""
 
 from dataclasses import dataclass
 from typing import Final

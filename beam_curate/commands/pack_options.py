@@ -1,4 +1,4 @@
-"""The options of `pack.py`."""
+"""The options of `pack`."""
 
 from dataclasses import dataclass
 

@@ -1,10 +1,11 @@
 """The options of all commands that write a run: where to, and what becomes of one that is there."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from beam_curate.commands.options import CheckedOptions, OptionError, comma_list, number_or_none, option, required
 
-LAYOUTS = ("clip-retrieval", "datacomp", "laion")
+LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
 """The names of `beam_curate.export.layouts`, which `--help` should not wait for."""
 
 
@@ -15,11 +16,6 @@ class RunOptions(CheckedOptions):
     output: str = required("folder of the run")
     resume: bool = option(False, "continue the run in --output", action="store_true")
     overwrite: bool = option(False, "delete an earlier run's files in --output first", action="store_true")
-
-    @property
-    def retried_reasons(self) -> tuple[str, ...]:
-        """Whose failed samples are tried again."""
-        return ()
 
     def check(self) -> None:
         """See CheckedOptions."""
@@ -53,6 +49,6 @@ class ShardOptions(RunOptions):
         super().check()
         unknown = sorted(set(self.layouts) - set(LAYOUTS))
         if unknown:
-            raise OptionError(f"--layout {unknown[0]} is none; give a comma list of {', '.join(LAYOUTS)}")
+            raise OptionError(f"--layout {unknown[0]} is unknown; give a comma list of {', '.join(LAYOUTS)}")
         if getattr(self, "table_only", False) and self.layout:
             raise OptionError(f"--layout {self.layout} is of shards, which --table_only does not write; leave one out")

@@ -1,4 +1,4 @@
-"""What `curate.py` scores, and by what."""
+"""What `curate` scores, and by what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipelines of `curate.py`."""
+"""The pipelines of `curate`."""
 
 from __future__ import annotations
 

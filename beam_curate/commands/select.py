@@ -177,7 +177,8 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
     own = load_own_scores(options.head, options.scorer, model.clip_model, model.embed_dim)
     if own.of_images:
         raise OptionError(
-            f"--scorer {scorer_name(own.of_images[0])} takes images, and a score table has none: give it to beam-curate curate"
+            f"--scorer {scorer_name(own.of_images[0])} needs images, and a score table has no images: give it "
+            "to beam-curate curate"
         )
     selection = Selection(table, scorers=(*own.heads, *_prompts(options, model)), own=own.of_embeddings)
     clash = sorted({*selection.added} & {*schema.names, *score_table.schema((), 1).names})

@@ -1,4 +1,4 @@
-"""The options of `select.py`."""
+"""The options of `select`."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class SelectOptions(FormatOptions, SelectingOptions):
     prompt: str = option(
         "",
         'scores from words to add, by the text tower of the model that made the embeddings: "watermark=a photo with a '
-        'watermark,a clean photo" is the probability of the first text against the others, one text alone its similarity; '
+        'watermark,a clean photo" is the probability of the first text against the others, a single text gives its similarity; '
         "several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
         once=True,

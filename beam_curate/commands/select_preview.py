@@ -1,4 +1,4 @@
-"""What `select.py --dry_run` says, and the page that it writes."""
+"""What `select --dry_run` says, and the page that it writes."""
 
 import contextlib
 import tempfile

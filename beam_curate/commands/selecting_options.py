@@ -1,4 +1,4 @@
-"""The options of `curate.py` and `select.py` that say which samples are kept, and their checks."""
+"""The options of `curate` and `select` that say which samples are kept, and their checks."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def ends_with_its_workers() -> Iterator[None]:
         if not deaths:
             raise
         raise WorkerDiedError(
-            f"{deaths[0]}; if the kernel killed it for want of memory, use fewer workers or a smaller batch"
+            f"{deaths[0]}; if the kernel killed it because memory ran out, use fewer workers or a smaller batch"
         ) from error
     finally:
         left.set()

@@ -46,6 +46,19 @@ def directions(vectors: Floats, count: int = DIRECTIONS) -> Floats:
     return np.ascontiguousarray(basis[:, ::-1][:, :count], np.float32)
 
 
+def near_first(points: Floats, distance: float, count: int) -> Flags:
+    """Says which of (N, M) points have one of the first `count` before them that is near: the most of each crowd."""
+    first = points[:count]
+    squared = (first**2).sum(axis=1) / 2
+    found = np.zeros(len(points), np.bool_)
+    for start in range(0, len(points), _BLOCK):
+        some = points[start : start + _BLOCK]
+        half = (some**2).sum(axis=1)[:, None] / 2 + squared[None, :] - some @ first.T
+        before = np.arange(len(first))[None, :] < np.arange(start, start + len(some))[:, None]
+        found[start : start + _BLOCK] = ((half <= distance**2 / 2 + _ROUNDING) & before).any(axis=1)
+    return found
+
+
 @dataclass(frozen=True)
 class Clusters:
     """Centroids, (K, M) float32."""

@@ -24,7 +24,8 @@ class EqualDigests(Method):
     def plan(self, total: int, sample: pa.Table) -> Plan:
         """The number of buckets: it grows with the rows."""
         del sample
-        return Plan(-(-total // BUCKET_ROWS) or 1)
+        buckets = -(-total // BUCKET_ROWS) or 1
+        return Plan(buckets, buckets)
 
     def spread(self, found: Candidates, spreading: Any) -> Spread:
         """Rows by their digest; those without one are left out."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import Candidates, Nearness, Places, Rows
+from beam_curate.duplicates.candidates import Candidates, Flags, Nearness, Places, Rows, best_first, firsts
 from beam_curate.duplicates.edges import Edges
 from beam_curate.duplicates.pairs import Pairs, no_pairs
 
@@ -35,9 +35,10 @@ class Estimate(NamedTuple):
 class Plan(NamedTuple):
     """What is settled before the search: where rows go, what a comparison needs to know, and what it will cost if that varies.
 
-    What a comparison needs goes to every worker: it should be small.
+    What a comparison needs goes to every worker: it should be small. There are so many `buckets`, of which some may be empty.
     """
 
+    buckets: int
     spreading: Any
     comparing: Any = None
     estimate: Estimate | None = None
@@ -55,8 +56,9 @@ class Method(ABC):
     """A way to find duplicates: one file of `methods`, of which nothing else knows.
 
     A plan is made from a sample of the rows, if it asks for one. By it each row goes to some buckets, such that of two rows that
-    are alike both are in one of them. A bucket is compared as a whole, or, if it has more than `block_rows`, as pairs of blocks.
-    Of each row comparing gives one edge at most, to the best row among those compared that is better and alike.
+    are alike both are in one of them. A bucket is compared as a whole, or, if it has more than `block_rows`, in blocks of those
+    that ask and those that answer (`blocks`). Of each row comparing gives one edge at most, to the best row among those compared
+    that is better and alike.
 
     Attributes:
         name: As users know it.
@@ -139,8 +141,8 @@ class Method(ABC):
             comparing: Of the plan.
         """
 
-    def compare_blocks(self, bucket: int, first: Rows, second: Rows | None, comparing: Any) -> Compared:
-        """The edges between two blocks of a bucket, in both directions; or those inside a block."""
+    def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
+        """The edges from rows of a bucket that ask to better ones of those that answer; a row may be in both blocks."""
         raise NotImplementedError(f"{self.name} compares buckets of any size")
 
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
@@ -162,6 +164,15 @@ class Method(ABC):
 def read_pieces(pieces: Iterable[Rows], dtype: np.dtype[Any]) -> Rows:
     """All rows of a bucket."""
     return np.concatenate([np.zeros(0, dtype), *pieces])
+
+
+def together(asking: Rows, answering: Rows) -> tuple[Rows, Flags, Flags]:
+    """Rows of two blocks, the best one first and each id once; who asks, and who answers."""
+    both = np.concatenate([asking, answering])
+    rows = best_first(both)
+    asks, answers = np.isin(rows["id"], asking["id"]), np.isin(rows["id"], answering["id"])
+    once = firsts(rows["id"])
+    return rows[once], asks[once], answers[once]
 
 
 def similar(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

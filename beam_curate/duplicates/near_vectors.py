@@ -1,11 +1,15 @@
 """In a bucket of embeddings, the best better one that is near each: exactly, and far below all pairs.
 
-The rows are clustered once more, as said in `clusters`, in a projection. Pairs of a cluster are compared there, where a product
-never comes out lower than with all dimensions, and those left with all of them. Everything is compared from the best row on, and
-a row that has found a partner asks no worse ones: where all are near each other the first block answers nearly all.
+All rows ask the best ones first. In a crowd of embeddings that are equal, or nearly so, that is the end for all but a few: the
+best one of a crowd is the partner of all of it. Whoever has found a partner among the best asks no more, as all others are worse;
+it still answers those that are worse than itself.
+
+The others are clustered once more, as said in `clusters`, in a projection: crowds are gone by then, and do not take the clusters
+for themselves. Pairs of a cluster are compared there, where a product never comes out lower than with all dimensions, and those
+left with all of them. Everything is compared from the best row on, and a row that has found a partner asks no worse ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -16,7 +20,9 @@ import numpy.typing as npt
 from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised
 from beam_curate.duplicates.clusters import Clusters
 
-_ONE_CLUSTER: Final = 1024  # rows up to which no clusters are made
+LEADERS: Final = 512
+"""The best rows, which all ask: so a crowd of a hundredth of a bucket has five among them in the mean."""
+_ONE_CLUSTER: Final = 1024  # rows that ask, up to which no clusters are made
 _ASKED: Final = 512  # partners at once
 _ASKING: Final = 4096  # rows at once: 8 MB of products
 _GATHERED: Final = 4096  # pairs at once: 25 MB of vectors of 768 dimensions
@@ -27,12 +33,12 @@ _ROUNDING: Final = 1e-12
 _EQUAL: Final = np.float32(1 - 1e-6)
 
 
-@dataclass(frozen=True)
-class Meeting:
-    """Who asks whom: (N,) of the rows each."""
+class Who(NamedTuple):
+    """Who asks, who answers, and who is at home in the bucket: (N,) of its rows each. Two visitors meet elsewhere."""
 
     asks: Flags
     answers: Flags
+    home: Flags
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,26 @@ class Partners(NamedTuple):
     comparisons: int
 
 
-def best_partners(bucket: Bucket, eps: float, border: float, meetings: Sequence[Meeting]) -> Partners:
+def best_partners(bucket: Bucket, eps: float, border: float, who: Who) -> Partners:
     """For each row that asks, the first row before it that answers and has a similarity of at least 1 - eps.
 
     Args:
         bucket: (N,) rows.
         eps: See above.
         border: The width of borders as a part of the distance of near rows; 0.5 misses no pair.
-        meetings: Who asks whom.
+        who: Who asks whom.
     """
-    search = _Search(bucket, eps, meetings)
-    for members, visitors in _cells(bucket.points, border * (2 * eps) ** 0.5):
-        search.compare(members, visitors)
+    search = _Search(bucket, eps)
+    answering = np.flatnonzero(who.answers)
+    search.meet(np.flatnonzero(who.asks), answering[:LEADERS])
+    left = who._replace(asks=who.asks & (search.of == len(search.of)))
+    if len(answering) > LEADERS and left.asks.any():
+        for members, visitors in _cells(bucket.points, border * (2 * eps) ** 0.5, left):
+            for asks, answers in meetings(left):
+                all_asking = np.concatenate([members, visitors])
+                all_asking.sort()
+                search.meet(all_asking[asks[all_asking]], members[answers[members]])
+                search.meet(members[asks[members]], visitors[answers[visitors]])
     row = np.flatnonzero(search.of < len(search.of))
     of = search.of[row]
     similarity = similarities(bucket.vectors, row, bucket.vectors, of).astype(np.float32)
@@ -76,20 +90,27 @@ def best_partners(bucket: Bucket, eps: float, border: float, meetings: Sequence[
     return Partners(row, of, similarity, search.comparisons)
 
 
-def cells_for(rows: int) -> int:
-    """How many clusters so many rows of a bucket get: about as many as it costs to find them again in comparisons."""
-    return 1 if rows <= _ONE_CLUSTER else round(2 * rows**0.5)
+def meetings(who: Who) -> tuple[tuple[Flags, Flags], tuple[Flags, Flags]]:
+    """Those that ask and those that answer them, so that of two one at least is at home."""
+    return (who.asks, who.answers & who.home), (who.asks & who.home, who.answers & ~who.home)
 
 
-def _cells(points: Floats, width: float) -> Iterator[tuple[Places, Places]]:
-    """The members and the visitors of each cluster, ascending."""
-    if len(points) <= _ONE_CLUSTER:
-        yield np.arange(len(points)), np.zeros(0, np.int64)
+def cells_for(asking: int) -> int:
+    """How many clusters are made for so many rows that ask: about as many as it costs to find them in comparisons."""
+    return 1 if asking <= _ONE_CLUSTER else round(2 * asking**0.5)
+
+
+def _cells(points: Floats, width: float, who: Who) -> Iterator[tuple[Places, Places]]:
+    """The members and the visitors of each cluster, ascending; rows that neither ask nor answer are in none."""
+    inside = np.flatnonzero(who.asks | who.answers)
+    count = cells_for(int(who.asks.sum()))
+    if count == 1:
+        yield inside, inside[:0]
         return
-    clusters = Clusters.train(points, cells_for(len(points)))
-    row, cluster, home = clusters.visits(points, width)
+    clusters = Clusters.train(points[who.asks], count)
+    row, cluster, home = clusters.visits(points[inside], width)
     order = np.lexsort((row, ~home, cluster))
-    row, cluster, home = row[order], cluster[order], home[order]
+    row, cluster, home = inside[row[order]], cluster[order], home[order]
     ends = np.searchsorted(cluster, np.arange(len(clusters) + 1))
     for start, stop in pairwise(ends):
         members = int(home[start:stop].sum())
@@ -99,8 +120,8 @@ def _cells(points: Floats, width: float) -> Iterator[tuple[Places, Places]]:
 class _Search:
     """Rows, and the best partner of each so far: the lowest place, N without one."""
 
-    def __init__(self, bucket: Bucket, eps: float, meetings: Sequence[Meeting]) -> None:
-        self._vectors, self._eps, self._meetings = bucket.vectors, eps, meetings
+    def __init__(self, bucket: Bucket, eps: float) -> None:
+        self._vectors, self._eps = bucket.vectors, eps
         half = (bucket.points.astype(np.float64) ** 2).sum(axis=1, keepdims=True).astype(np.float32) / 2
         one = np.ones_like(half)
         # The product of a row's one and another's other is minus half their squared distance.
@@ -110,15 +131,8 @@ class _Search:
         self.of: Places = np.full(len(half), len(half), np.int64)
         self.comparisons = 0
 
-    def compare(self, members: Places, visitors: Places) -> None:
-        """Compares the members of a cluster with each other and with its visitors."""
-        for meeting in self._meetings:
-            all_asking = np.concatenate([members, visitors])
-            all_asking.sort()
-            self._meet(all_asking[meeting.asks[all_asking]], members[meeting.answers[members]])
-            self._meet(members[meeting.asks[members]], visitors[meeting.answers[visitors]])
-
-    def _meet(self, asking: Places, answering: Places) -> None:
+    def meet(self, asking: Places, answering: Places) -> None:
+        """Compares rows with others, ascending both."""
         for block in range(0, len(answering), _ASKED):
             of = answering[block : block + _ASKED]
             # Only rows that are worse than the first of them, and have no better partner.

@@ -1,6 +1,6 @@
 """The duplicates table: Parquet, a part for each input shard, a row for each sample that is in a group of duplicates.
 
-Beside a score table it tells, without the embeddings, which samples are alike: `select.py --duplicates` keeps the best one of
+Beside a score table it tells, without the embeddings, which samples are alike: `select --duplicates` keeps the best one of
 each group among those that its rules keep.
 """
 

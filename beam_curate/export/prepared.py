@@ -101,7 +101,7 @@ class PreparedSamples(ABC):
         if self.reencoding.needed:
             lines += [
                 "Where `reencoded` is true the image was made smaller or converted; `original_width`, `original_height` and "
-                "`original_sha256` tell of the image before. The others are byte for byte as they were.",
+                "`original_sha256` describe the image before. The others are byte for byte as they were.",
                 "",
             ]
         return lines

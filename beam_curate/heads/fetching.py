@@ -196,7 +196,9 @@ def _from_hub(repository: str, names: Sequence[str], folder: Path, hub: str) -> 
         # Of a large file the hub's ETag is the sha256; of a small one it is a git hash.
         if len(etag) == 64 and file_sha256(got) != etag:
             got.unlink()
-            raise DownloadError(f"{url}: what arrived has not the sha256 that the hub gives, {etag}; run again")
+            raise DownloadError(
+                f"{url}: the file that arrived does not have the sha256 that the hub gives, {etag}; run again"
+            )
         return
     raise DownloadError(f"{hub}/{repository} has none of {', '.join(names)}")
 

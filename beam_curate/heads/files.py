@@ -1,6 +1,6 @@
 """Finds and loads the files of the scoring heads, and checks them against the CLIP model, before any work starts.
 
-A model directory, local or on any file system that Beam knows, holds them as `pipelines/fetch_models.py` lays them out
+A model directory, local or on any file system that Beam knows, holds them as `beam-curate fetch-models` lays them out
 
     heads/sac_logos_ava1-l14-linearMSE.safetensors     aesthetic, ViT-L-14
     heads/nsfw_vit_l_14.safetensors                    NSFW, ViT-L-14

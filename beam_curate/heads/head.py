@@ -198,7 +198,7 @@ def head_from_state(
     if head is None:
         found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in sorted(state.items()))
         raise HeadError(
-            f"{where} is none of the known heads (LAION aesthetic MLP, linear aesthetic, NSFW ViT-L/14 or ViT-B/32); "
+            f"{where} is not one of the known heads (LAION aesthetic MLP, linear aesthetic, NSFW ViT-L/14 or ViT-B/32); "
             f"its weights are: {found or 'none'}"
         )
     if lookup is not None:

@@ -68,7 +68,7 @@ def _weights(tensors: dict[str, npt.NDArray[Any]]) -> Weights:
 def _vocabulary(graph: bytes, metadata: bytes) -> Vocabulary:
     listed = re.search(rb'"encoding": (\[[^]]*\])', metadata)
     if listed is None:
-        raise FormatError("keras_metadata.pb tells no column encoding: not a model that AutoKeras made of columns")
+        raise FormatError("keras_metadata.pb names no column encoding: not a model that AutoKeras made of columns")
     columns = [column for column, way in enumerate(json.loads(listed[1])) if way == "int"]
     words: list[str] | None = None
     tables: list[dict[str, int]] = []

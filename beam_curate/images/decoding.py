@@ -14,11 +14,11 @@ What differs from open_clip's transform: EXIF orientation is applied (an option)
 resized, not after. So grey, palette and CMYK images are resized as what they show. And kinds of images that Pillow reads without
 an error as something else are mended, or refused (see `loading`).
 
-Bounds, for bytes made to hurt: the header's pixel count is checked before anything is decoded. At the peak a pixel costs 4 to 10
-bytes of memory, 16 in WebP: with the default limit at most 2.8 GB a thread (measured), so lower `max_pixels` where memory is
-short. JPEGs of very many scans are refused, no external program is ever run, and Pillow's own limits on tiles and embedded
-images stay in force, as does libpng's on texts and profiles. What libtiff writes to standard error about damaged TIFFs cannot be
-silenced from here.
+Bounds, for bytes made to hurt: the header's pixel count is checked before anything is decoded. At the peak a pixel costs 3 to 12
+bytes of memory, 16 in WebP: with the default limit at most 2.9 GB a thread (measured). Greys of more than 8 bits take up to 140
+MB more. So lower `max_pixels` where memory is short. JPEGs of very many scans are refused, no external program is ever run, and
+Pillow's own limits on tiles and embedded images stay in force, as does libpng's on texts and profiles. What libtiff writes to
+standard error about damaged TIFFs cannot be silenced from here.
 """
 
 from collections.abc import Iterable, Sequence

@@ -9,7 +9,7 @@ from typing import Final
 from PIL import Image, UnidentifiedImageError
 
 from beam_curate import reasons
-from beam_curate.images import exif, tiff_layout
+from beam_curate.images import exif, jpeg_header, tiff_layout
 from beam_curate.records import ImageFacts
 
 # Of bytes that no reader accepts, what they tell: a damaged image, or an image of a format that is not read.
@@ -83,6 +83,8 @@ def _unidentified(data: bytes) -> tuple[str, str]:
     prefix = data[:16]
     if prefix.startswith(tiff_layout.SIGNATURES) and (stored := tiff_layout.describe_unread(data)):
         return reasons.UNSUPPORTED_IMAGE, f"a TIFF of {stored}, which Pillow does not read"
+    if prefix.startswith(_DAMAGED[0][0]) and (kind := jpeg_header.describe_unread(data)):
+        return reasons.UNSUPPORTED_IMAGE, f"{kind}, which Pillow does not read"
     for signature, name in _DAMAGED:
         if prefix.startswith(signature):
             return reasons.CORRUPT_IMAGE, f"it begins as {name}, but Pillow cannot read its header"

@@ -51,7 +51,7 @@ def amend(image: Image.Image, data: bytes) -> None:
     if min(image.getchannel(band).getextrema()[0] for band in image.getbands()) == 0:
         raise UnsupportedKindError(
             f"a JPEG 2000 image in colour or with alpha of {bits} bits: "
-            "Pillow gives its white as black, so they cannot be told apart"
+            "Pillow gives its white as black, so the two cannot be distinguished"
         )
 
 

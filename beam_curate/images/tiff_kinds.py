@@ -7,7 +7,7 @@ kinds that the other reads. What both garble is refused.
 Source of what is right: TIFF 6.0, sections 3 to 8 and 16 to 23.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImagePalette
 from PIL.TiffImagePlugin import II, MM, OPEN_INFO, TiffImageFile
@@ -26,8 +26,12 @@ from beam_curate.images.tiff_layout import (
     read_layout,
 )
 
-_COMPRESSION, _COLOR_MAP, _INK_SET, _EXTRA_SAMPLES = 259, 320, 332, 338
-_RAW, _OLD_JPEG, _DEFLATE = 1, 6, 8
+_COMPRESSION, _WHITE_POINT, _COLOR_MAP, _INK_SET, _EXTRA_SAMPLES = 259, 318, 320, 332, 338
+_RAW, _OLD_JPEG, _DEFLATE, _WEBP = 1, 6, 8, 50001
+_D50: Final = (0.3457, 0.3585)
+"""The white of Lab, x and y, that Pillow takes for granted, and the one of a TIFF that names none (Adobe Photoshop TIFF Technical
+Notes, 2002; libtiff's `TIFFGetFieldDefaulted`)."""
+_SAME_WHITE: Final = 0.002  # D65, the next one that is used, is 0.03 away
 _FAX: Final = (2, 3, 4)
 """CCITT compressions: of black on white, whether the file says so or not, to libtiff too (`TIFFRGBAImageBegin`)."""
 
@@ -56,6 +60,12 @@ def prepare(image: Image.Image) -> None:
     layout = read_layout(image.tag_v2)
     if layout.photometric is None and layout.compression not in (*_FAX, _OLD_JPEG):
         raise UnsupportedKindError("a TIFF that does not say what its values mean: it has no PhotometricInterpretation")
+    if layout.compression == _WEBP:  # libtiff is built without it into Pillow's packages, and says only that it failed
+        raise UnsupportedKindError("a TIFF of WebP's compression, which Pillow's libtiff does not read")
+    if layout.photometric == LAB and not _is_d50(image.tag_v2.get(_WHITE_POINT, _D50)):
+        raise UnsupportedKindError(
+            f"a TIFF of Lab whose white is {image.tag_v2[_WHITE_POINT]}, where {_D50} (D50) is read"
+        )
     if image.mode == "CMYK" and image.tag_v2.get(_INK_SET, 1) != 1:
         raise UnsupportedKindError("a TIFF of inks other than CMYK, which are not read")
     if layout.planes and (image.mode in ("LA", "LAB", "PA") or (image.mode == "RGBA" and layout.samples != 4)):
@@ -72,6 +82,10 @@ def prepare(image: Image.Image) -> None:
         ]
     if image.mode in ("P", "PA"):
         _set_palette(image, layout)
+
+
+def _is_d50(white: Any) -> bool:
+    return len(white) == 2 and all(abs(float(said) - own) < _SAME_WHITE for said, own in zip(white, _D50, strict=True))
 
 
 def _is_for_libtiff(layout: Layout) -> bool:

@@ -36,7 +36,7 @@ def read_request(spec: str) -> Request:
     tables = [pattern for pattern in patterns if is_table(pattern)]
     if tables and len(tables) < len(patterns):
         other = next(pattern for pattern in patterns if pattern not in tables)
-        raise InputError(f"`input` names tables and {other!r}, which is none; pack them one after the other")
+        raise InputError(f"`input` names tables and {other!r}, which is no table; pack them one after the other")
     if tables:
         return Request((), list_named(tables))
     try:

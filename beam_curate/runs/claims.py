@@ -228,6 +228,6 @@ def _refusal(output: str, path: str, holder: Holder, *, certain: bool) -> str:
     if certain:
         return f"`output` {output}: another job writes there, {who}{since}; wait for its end, or stop it"
     return (
-        f"`output` {output}: another job may be writing there, {who}{since}, which cannot be asked from here; wait for its end, "
-        f"or, if it has ended, delete {path}"
+        f"`output` {output}: another job may be writing there, {who}{since}, which cannot be checked from here; wait for its "
+        f"end, or, if it has ended, delete {path}"
     )

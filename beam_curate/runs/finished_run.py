@@ -33,7 +33,7 @@ class RunNotUsableError(ValueError):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run of curate.py or select.py.
+    """A finished run of `curate` or `select`.
 
     Attributes:
         folder: Where it lies.
@@ -69,14 +69,14 @@ def read_run(folder: str) -> FinishedRun:
         started = exists(join(folder, RUN))
         remedy = "is not finished; continue it with `resume`" if started else "holds no run; give the folder of one"
         raise RunNotUsableError(f"{folder} {remedy}")
-    none = f"{folder} is no run of beam-curate curate or select; give the folder of one of these"
+    none = f"{folder} is no run of beam-curate curate or select; give the folder of one"
     if is_export(folder):
         raise RunNotUsableError(none)
     summary = read_summary(folder)
     if summary.table_only:
         raise RunNotUsableError(
-            f"{folder} has a score table and no shards yet, for it was made with `table_only`: pack it with beam-curate "
-            "select, or by the same command with `resume` and without `table_only`"
+            f"{folder} has a score table and no shards yet, for it was made with `table_only`: pack it with "
+            "beam-curate select, or by the same command with `resume` and without `table_only`"
         )
     if summary.files is not None:
         raise RunNotUsableError(
@@ -98,7 +98,7 @@ def read_run(folder: str) -> FinishedRun:
     counts = [entry.nsamples for entry in listed]
     if sum(counts) != kept:
         raise RunNotUsableError(
-            f"{folder}: {INDEX} tells of {sum(counts)} samples and {SUMMARY} of {kept}; restore them"
+            f"{folder}: {INDEX} names {sum(counts)} samples and {SUMMARY} {kept}; restore both files"
         )
     with open_samples_table(folder, 0) as first:
         schema = first.schema_arrow.remove_metadata()

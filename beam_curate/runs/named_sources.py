@@ -53,7 +53,9 @@ def check_rows(scores: str, path: str, shard_index: int, rows: pa.Table) -> None
         ).fill_null(True)
         if pc.any(low).as_py():
             at = pc.list_parent_indices(members)[pc.index(low, True).as_py()].as_py()
-            raise ScoreTableError(_message(path, rows, at, f"has a member at a place where none can be: {members[at]}"))
+            raise ScoreTableError(
+                _message(path, rows, at, f"has a member at a place where no member can be: {members[at]}")
+            )
 
 
 def check_footer(scores: str, path: str, shard_index: int, part: pq.ParquetFile) -> None:

@@ -1,5 +1,6 @@
 """One output file of a run or an export: what its format writes, the Parquet table of its samples, and its statistics."""
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,12 @@ import pyarrow.compute as pc
 from beam_curate.records import LeftOut, WrittenShard
 from beam_curate.runs import score_table
 from beam_curate.runs.packing import shard_name
+from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.placed_rows import SOURCE_RANK
 from beam_curate.runs.row_sources import LINKS, SOURCE_PART
 from beam_curate.storage.files import atomic_output, delete, exists, join, size_of, write_atomic, write_json
 from beam_curate.storage.json_files import DamagedFileError, read_object
+from beam_curate.storage.parquet_reading import open_parquet
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,9 @@ def write_file(format: Format, output: str, index: int, rows: pa.Table, plan: st
 
 
 def finished_file(format: Format, output: str, index: int, plan: str) -> WrittenShard | None:
-    """An output file that an earlier try finished by this plan: all its files are there, the first in its length.
+    """An output file that an earlier try finished by this plan.
 
+    All its files are there, the first in its length, and the table with a row for each of its samples.
     Each is looked for by its own name: a listing of the folder for each file would take a time that grows with their square.
     Arguments as for `write_file`.
     """
@@ -216,11 +220,24 @@ def finished_file(format: Format, output: str, index: int, plan: str) -> Written
         stats = read_object(said, _FINISHED, "")
     except DamagedFileError:
         return None  # it is written again, as all that is not surely finished
-    others = [join(output, f"{name}{end}") for end in (".parquet", *format.beside)]
+    others = [join(output, f"{name}{end}") for end in format.beside]
     if stats["plan"] != plan or not all(map(exists, others)) or not exists(data) or size_of(data) != stats["size"]:
+        return None
+    if (stats["samples"] and not all(map(size_of, others))) or not _has_rows(
+        join(output, f"{name}.parquet"), stats["samples"]
+    ):
         return None
     facts = {key: stats[key] for key in ("index", "name", "samples", "size", "md5", "reencoded", "members", "alike")}
     return WrittenShard(**facts, failures=[LeftOut(**one) for one in stats["failures"]])
+
+
+def _has_rows(path: str, samples: int) -> bool:
+    """Whether a table is there and whole, as its footer tells."""
+    if not exists(path):
+        return False
+    with contextlib.suppress(score_table.ScoreTableError), damage_named(path), open_parquet(path) as table:
+        return bool(table.metadata.num_rows == samples)
+    return False
 
 
 def delete_file(format: Format, output: str, index: int) -> None:

@@ -35,13 +35,14 @@ def open_part(path: str) -> Iterator[ParquetFile]:
     """Opens a part for reading.
 
     Raises:
-        ScoreTableError: It is no score table, or of a version that this package does not read.
+        ScoreTableError: It is no score table, of a version that this package does not read, or has not the rows that it counts.
         StorageError: It cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         with damage_named(path):
             part = stack.enter_context(open_parquet(path))
         _check_version(part, path)
+        _check_rows(part, path)
         yield part
 
 
@@ -51,6 +52,14 @@ def _check_version(part: ParquetFile, path: str) -> None:
         raise ScoreTableError(
             f"{path} has score table version {version}; this version of beam_curate reads {SCHEMA_VERSION}; {AGAIN}"
         )
+
+
+def _check_rows(part: ParquetFile, path: str) -> None:
+    """Holds a part to its own counts: rows that another program left out would be missing from all that follows."""
+    if PART_METADATA.encode() in (part.schema_arrow.metadata or {}):
+        counted, there = part_counts(part.schema_arrow, path).rows, part.metadata.num_rows
+        if counted != there:
+            raise ScoreTableError(f"{path} is damaged: it counts {counted} rows and has {there}; {AGAIN}")
 
 
 def part_counts(part_schema: pa.Schema, path: str = "the file", footprint: str = "") -> ScorePart:

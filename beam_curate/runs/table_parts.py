@@ -1,6 +1,6 @@
 """Reading the parts of a score table with the verdicts that count: the one door for whoever reads a run's rows.
 
-A run of `curate.py` has its rows in `scores/`. A rule that is carried out later, on a finished table, does not write them
+A run of `curate` has its rows in `scores/`. A rule that is carried out later, on a finished table, does not write them
 again: it writes *overlays*, `verdicts/part-00000.parquet`, …, with a row for each row of the part of the same number, in the
 same order and in the same row groups. An overlay has the columns that tell the rows apart, the verdict, and the scores that
 were added; the other columns are read from `scores/`, of the same run or of the run that `run.json` names under `scores`.

@@ -17,8 +17,8 @@ Record = TypeVar("Record")
 MORE: Final = "more"
 
 
-def _hints(kind: Any) -> Mapping[str, object]:
-    return typing.get_type_hints(kind)
+# A class's hints are the same in every file; reading them takes longer than a small file.
+_hints: Callable[[Any], Mapping[str, object]] = functools.cache(typing.get_type_hints)
 
 
 def shape_of(kind: Any) -> Shape:

@@ -15,7 +15,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "http": _HTTP,
     "https": _HTTP,
     "ftp": _HTTP,
-    "file": "give the path alone, without file://",
+    "file": "give only the path, without file://",
     "s3a": "write s3:// in place of s3a://",
     "s3n": "write s3:// in place of s3n://",
     "gcs": "write gs:// in place of gcs://",

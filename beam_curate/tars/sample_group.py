@@ -230,7 +230,7 @@ class SampleGroup:
         here = self._extensions_words()
         if not self._images:
             return (
-                f"members of this key stand apart from earlier ones (here: {here}), so that they are no one sample; sort the tar "
+                f"members of this key are apart from earlier ones (here: {here}), so they are not one sample; sort the tar "
                 "by name (tar --sort=name)"
             )
         dotted = next((name for name in sorted(self.extensions) if _image_rank(name, None) == 1), None)

@@ -11,12 +11,14 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_curate.duplicates.blocks import asked, keys, leaders, pairs_of_blocks
 from beam_curate.duplicates.candidates import Rows, by_part
-from beam_curate.duplicates.edges import EDGE, Edges, best_edges
+from beam_curate.duplicates.edges import EDGE, Edges, best_edges, may_stand
 from beam_curate.duplicates.method import Compared, Method
 from beam_curate.duplicates.methods import number_of
 from beam_curate.duplicates.pairs import PAIR, Pairs, choose_pairs, pairs_of_edges, some_rows
 from beam_curate.duplicates.search import DuplicateSearch
+from beam_curate.progress import PROGRESS
 from beam_curate.records import BlockRows, BucketRows
 from beam_curate.transforms.group_rows import GroupRows
 
@@ -45,8 +47,9 @@ class CompareBuckets(beam.PTransform):
 
     In: PCollection[tuple[int, Iterable[BucketRows]]], see `bucket_key`. Out: FoundEdges.
 
-    A bucket of more rows than its method compares at once goes to as many workers as there are pairs of blocks of it. Of each
-    row at most one edge a bucket and method is sent, and one is left: it does not matter in which order things come.
+    A bucket of more rows than its method compares at once goes to as many workers as there are pairs of blocks of it, see
+    `duplicates.blocks`. Of each row at most one edge a bucket, pair of blocks and method is sent, and one is left: it does not
+    matter in which order things come.
 
     Attributes:
         search: What is looked for.
@@ -108,6 +111,7 @@ class _Comparing(beam.DoFn):
     def __init__(self, methods: Sequence[Method]) -> None:
         self._methods = {number_of(method): (place, method) for place, method in enumerate(methods)}
         self._comparisons = Metrics.counter("beam_curate.duplicates", "comparisons")
+        self._compared = Metrics.counter("beam_curate.duplicates", "compared_buckets")
 
     def start_bundle(self) -> None:
         self._held: list[Edges] = []
@@ -142,10 +146,28 @@ class _CompareBuckets(_Comparing):
         held = _held(pieces, method.block_rows)
         yield from self._shown(number, method, pieces if held is None else held, comparing[place])
         if held is None and method.block_rows is not None:
-            yield from _blocks(key, pieces, method.block_rows)
+            yield from self._in_blocks(key, method, pieces, comparing[place])
         else:
             rows = pieces if held is None else held
             yield from self.found(number, method.compare(in_method, rows, comparing[place]))
+        self._compared.inc()
+        PROGRESS.add(compared=1)
+
+    def _in_blocks(self, key: int, method: Method, pieces: Iterable[Rows], comparing: Any) -> Iterator[Any]:
+        """Asks the leaders of a large bucket; sends pairs of blocks of those left."""
+        number, bucket = key >> _BUCKET_BITS, key & ((1 << _BUCKET_BITS) - 1)
+        best = leaders(pieces, method.between)
+        left, answering = [], []
+        for piece in pieces:
+            led = asked(method, bucket, piece, best, comparing)
+            yield from self.found(number, led.found)
+            left.append(led.left)
+            answering.append(keys(piece[may_stand(piece, method.between)]))
+        size = max(1, (method.block_rows or 0) // 2)
+        for block in pairs_of_blocks(pieces, np.concatenate(left), np.concatenate(answering), size, method.between):
+            name = hashlib.blake2b(b"%d %d %d" % (key, block.asking, block.answering), digest_size=7).digest()
+            sent = BlockRows(key, block.asking, block.answering, block.answers, block.rows.tobytes())
+            yield beam.pvalue.TaggedOutput(_BLOCKS, (int.from_bytes(name, "big"), sent))
 
     def _shown(self, number: int, method: Method, pieces: Iterable[Rows], comparing: Any) -> Iterator[Any]:
         """Pairs to show, of a few rows with all of the bucket."""
@@ -175,25 +197,6 @@ def _held(pieces: Iterable[Rows], most: int | None) -> list[Rows] | None:
     return held if most is not None else None
 
 
-def _blocks(key: int, pieces: Iterable[Rows], block_rows: int) -> Iterator[Any]:
-    """Each piece to all pairs of blocks that its rows are in; blocks are of half the rows that are compared at once."""
-    size = max(1, block_rows // 2)
-    number = -(-sum(map(len, pieces)) // size)
-    place = 0
-    for piece in pieces:
-        start = 0
-        while start < len(piece):
-            block, inside = divmod(place, size)
-            stop = min(len(piece), start + size - inside)
-            rows = piece[start:stop].tobytes()
-            place, start = place + stop - start, stop
-            for other in range(number):
-                first, second = min(block, other), max(block, other)
-                name = hashlib.blake2b(b"%d %d %d" % (key, first, second), digest_size=7).digest()
-                sent = BlockRows(key, first, second, block == second != first, rows)
-                yield beam.pvalue.TaggedOutput(_BLOCKS, (int.from_bytes(name, "big"), sent))
-
-
 class _CompareBlocks(_Comparing):
     """Compares pairs of blocks."""
 
@@ -202,14 +205,13 @@ class _CompareBlocks(_Comparing):
         # The key is a digest: it may be that of several pairs.
         pairs: dict[tuple[int, int, int], tuple[list[bytes], list[bytes]]] = {}
         for rows in sent:
-            pairs.setdefault((rows.bucket, rows.first, rows.second), ([], []))[rows.is_second].append(rows.rows)
-        for (key, one, other), sides in pairs.items():
+            pairs.setdefault((rows.bucket, rows.asking, rows.answering), ([], []))[rows.answers].append(rows.rows)
+        for (key, _, _), sides in pairs.items():
             number, bucket = key >> _BUCKET_BITS, key & ((1 << _BUCKET_BITS) - 1)
             place, method = self._methods[number]
             dtype = method.dtype(comparing[place])
-            first, second = (np.frombuffer(b"".join(side), dtype) for side in sides)
-            compared = method.compare_blocks(bucket, first, None if one == other else second, comparing[place])
-            yield from self.found(number, compared)
+            asking, answering = (np.frombuffer(b"".join(side), dtype) for side in sides)
+            yield from self.found(number, method.compare_blocks(bucket, asking, answering, comparing[place]))
 
 
 class _BestEdges(beam.CombineFn):

@@ -17,6 +17,7 @@ from beam_curate.duplicates.finding import is_finished, read_findings
 from beam_curate.duplicates.method import HASHES, Spread
 from beam_curate.duplicates.methods import number_of
 from beam_curate.duplicates.search import DuplicateSearch, Learned, in_sample, told
+from beam_curate.progress import PROGRESS
 from beam_curate.records import BucketRows, ScorePart
 from beam_curate.transforms.compare_buckets import CompareBuckets, bucket_key
 from beam_curate.transforms.global_window import require_global_window
@@ -121,6 +122,9 @@ def learn(search: DuplicateSearch, drawn: Sequence[_Drawn], total: int) -> Learn
     ids = np.concatenate([np.zeros(0, np.uint64), *(one for one, _ in drawn)])
     sample = pa.concat_tables([table for _, table in drawn]).take(pa.array(np.argsort(ids))) if drawn else pa.table({})
     learned = search.learn(total, sample)
+    buckets = sum(plan.buckets for plan in learned.plans)
+    Metrics.counter("beam_curate.duplicates", "buckets").inc(buckets)
+    PROGRESS.add(buckets=buckets)
     for method, plan in zip(search.methods, learned.plans, strict=True):
         if plan.estimate is not None:
             _LOG.info("%s", told(method, total, plan.estimate))

@@ -255,13 +255,13 @@ def test_a_model_alone_or_none_says_nothing_of_preprocessing(tmp_path, state):
 def test_a_file_that_is_no_json_object_is_named_with_a_remedy_for_ones_own(tmp_path, state, content):
     path = folder(tmp_path, state, None)
     (path / "open_clip_config.json").write_text(content)
-    with pytest.raises(WeightsError, match=r"open_clip_config\.json .*mend it, or move it away, if it is your own"):
+    with pytest.raises(WeightsError, match=r"open_clip_config\.json .*correct it, or move it away, if it is your own"):
         describe_model(NAME, str(path))
 
 
 @pytest.mark.parametrize("name", ["local-dir:/models/mine", "hf-hub:timm/ViT-B-16-SigLIP"])
 def test_open_clips_schemas_are_answered(name):
-    with pytest.raises(WeightsError, match=r"give the name of the model in open_clip, and .*--pretrained"):
+    with pytest.raises(WeightsError, match=r"give the name of the model in open_clip, and .*`pretrained`"):
         model_config(name)
 
 

@@ -226,7 +226,7 @@ def test_open_clips_state_is_taken_and_of_other_models_the_only_one(tmp_path):
     torch.save({"state_dict": STATE, "ema": other}, tmp_path / "ema.pt")
     assert [name for name, _ in read_visual_state(str(tmp_path / "ema.pt"))] == ["conv1.weight"]
     torch.save({"model": STATE, "ema": other}, tmp_path / "two.pt")
-    with pytest.raises(WeightsError, match=r"several models \(model, ema\): save one"):
+    with pytest.raises(WeightsError, match=r"several models \(model, ema\): save only one"):
         checkpoint_names(str(tmp_path / "two.pt"))
 
 
@@ -242,7 +242,7 @@ def test_what_is_no_checkpoint_gets_the_remedy_that_fits(tmp_path):
     torch.save({"loss": np.float64(1.5), "state_dict": STATE}, tmp_path / "own.pt")
     torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pt")
     for name, held in (("own.pt", "scalar"), ("whole.pt", "Linear")):
-        with pytest.raises(WeightsError, match=rf"holds objects \(\S*{held}\).*save its tensors alone") as error:
+        with pytest.raises(WeightsError, match=rf"holds objects \(\S*{held}\).*save only its tensors") as error:
             checkpoint_names(str(tmp_path / name))
         assert "fetch" not in str(error.value)
     for name in ("cut.safetensors", "cut.pt"):

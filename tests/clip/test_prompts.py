@@ -19,7 +19,6 @@ from beam_curate.clip.checkpoint import WeightsError
 from beam_curate.clip.prompts import (
     PromptScore,
     PromptSpec,
-    caption_facts,
     caption_similarity,
     parse_prompts,
     prompt_scores,
@@ -251,11 +250,3 @@ def test_caption_similarity_is_the_cosine_of_each_pair():
 def test_captions_need_an_embedding_each(shape):
     with pytest.raises(ValueError, match="one shape"):
         caption_similarity(np.ones((3, 4)), np.ones(shape))
-
-
-@pytest.mark.parametrize(
-    ("caption", "words", "characters"),
-    [(None, 0, 0), ("", 0, 0), (" \n", 0, 2), ("a dog", 2, 5), ("a  big\tdog\n", 3, 11), ("犬の写真", 1, 4)],
-)
-def test_words_and_characters_of_captions(caption, words, characters):
-    assert caption_facts(caption) == {"caption_words": words, "caption_characters": characters}

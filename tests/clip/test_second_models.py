@@ -25,11 +25,13 @@ from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, ImageFacts, SampleRef
 from tests.conftest import encoded, photo, tar_bytes
+from tests.support.models import LARGER_SMALL, SECOND_SMALL, SMALL
 
 HEADS = ["--pretrained=random", "--aesthetic_head=none", "--nsfw_head=none", "--min_aesthetic=none", "--max_nsfw=none"]
-FIRST, SAME_SIZE, LARGER = "ViT-S-32-alt", "ViT-M-32-alt", "ViT-B-32-256"
+FIRST, SAME_SIZE, LARGER = SMALL, SECOND_SMALL, LARGER_SMALL
+SAME_SIZE_NAME, LARGER_NAME = "second_small_vit_of_the_tests", "larger_vit_of_the_tests"
 SECOND = [f"--second_model={name}=random" for name in (SAME_SIZE, LARGER)]
-WIDTHS = {"embedding": 256, "embedding_vit_m_32_alt": 384, "embedding_vit_b_32_256": 512}
+WIDTHS = {"embedding": 256, f"embedding_{SAME_SIZE_NAME}": 384, f"embedding_{LARGER_NAME}": 512}
 
 
 @pytest.fixture(scope="module")
@@ -110,20 +112,20 @@ def test_the_shards_and_a_selection_carry_them(data, with_second):
         assert matrix(again, column).tobytes() == matrix(scores, column).tobytes()
         wide = [row[column] for row in kept.to_pylist() if min(row["width"], row["height"]) >= 290]
         assert matrix(few, column).tobytes() == np.array(wide, np.float16).tobytes()
-    assert select.main([f"--scores={output}", "--dry_run", "--prompt=embedding_vit_m_32_alt=a"]) == 2
+    assert select.main([f"--scores={output}", "--dry_run", f"--prompt=embedding_{SAME_SIZE_NAME}=a"]) == 2
 
 
 def test_resume_compares_the_second_models(with_second, data, capsys):
     configuration = json.loads((with_second / "summary.json").read_text())["configuration"]
-    assert set(configuration["second_models"]) == {"vit_m_32_alt", "vit_b_32_256"}
-    model = configuration["second_models"]["vit_b_32_256"]
+    assert set(configuration["second_models"]) == {SAME_SIZE_NAME, LARGER_NAME}
+    model = configuration["second_models"][LARGER_NAME]
     assert (model["clip_model"], model["image_size"], model["embed_dim"]) == (LARGER, 256, 512)
     assert model["weights"].startswith("random")
     (with_second / "summary.json").rename(data / "summary.json")
     flags = [f"--input={data}/data/*.tar", f"--output={with_second}", f"--clip_model={FIRST}", *HEADS, "--resume"]
     flags += ["--samples_per_shard=5", "--batch_size=4", "--precision=fp32", "--screen=side >= 50"]
     assert curate.main([*flags, SECOND[0]]) == 2
-    assert "--resume: second_models.vit_b_32_256." in capsys.readouterr().err
+    assert f"--resume: second_models.{LARGER_NAME}." in capsys.readouterr().err
     assert curate.main([*flags, *SECOND, "--second_model=ViT-S-32=random"]) == 2
     assert "--resume: second_models.vit_s_32." in capsys.readouterr().err
     (with_second / "scores" / "part-00001.parquet").rename(data / "part.parquet")
@@ -146,8 +148,11 @@ def test_resume_compares_the_second_models(with_second, data, capsys):
         ([f"{SECOND[0]},quick_gelu=maybe"], "quick_gelu='maybe'; give auto, yes, no"),
         ([f"{SECOND[0]},quick_gelu=no,quick_gelu=no"], "has quick_gelu twice; give it once"),
         ([f"{SECOND[0]},preprocess=opena"], "preprocess='opena' is neither a pretrained tag (did you mean 'openai'?)"),
-        ([SECOND[0], SECOND[0]], "there is a second model ViT-M-32-alt already; give each model once"),
-        ([SECOND[0], "--prompt=embedding_vit_m_32_alt=a"], "a score cannot be named 'embedding_vit_m_32_alt'"),
+        ([SECOND[0], SECOND[0]], f"there is a second model {SAME_SIZE} already; give each model once"),
+        (
+            [SECOND[0], f"--prompt=embedding_{SAME_SIZE_NAME}=a"],
+            f"a score cannot be named 'embedding_{SAME_SIZE_NAME}'",
+        ),
     ],
 )
 def test_wrong_second_models_are_refused(data, capsys, flags, message):
@@ -248,12 +253,12 @@ def test_in_a_pipeline_of_ones_own(data, with_second, tmp_path):
     both = pq.read_table(with_second / "scores" / "part-00000.parquet")
     assert table.column_names[-2:] == ["embedding", "embedding_large"]
     same = [step != "screen" for step in both.column("step").to_pylist()]
-    for mine, theirs in (("embedding", "embedding"), ("embedding_large", "embedding_vit_b_32_256")):
+    for mine, theirs in (("embedding", "embedding"), ("embedding_large", f"embedding_{LARGER_NAME}")):
         assert matrix(table, mine)[same].tobytes() == matrix(both, theirs)[same].tobytes()
 
 
 def test_what_does_not_fit_together_stops_the_job(data, tmp_path):
-    with pytest.raises(ValueError, match=r"ViT-B-32-256 sees size=256, .*second={'large': Target\(size=256, "):
+    with pytest.raises(ValueError, match=rf"{LARGER} sees size=256, .*second={{'large': Target\(size=256, "):
         own_pipeline(data, tmp_path / "1", {}, second_embeddings={"large": 512})
     with pytest.raises(ValueError, match=r"has the second embeddings \['large'\], and the score table's are \[\]"):
         own_pipeline(data, tmp_path / "2", {"large": Target(256)})
@@ -275,7 +280,7 @@ def bare(tmp_path_factory):
 
 def test_a_bare_file_is_asked_about_and_the_answer_stands_behind_it(bare):
     with pytest.raises(SecondModelError, match=r"ViT-S-32-alt=\S+,preprocess=TAG$"):
-        find_second_models([f"{FIRST}={bare}"])
+        find_second_models([f"ViT-S-32-alt={bare}"])
     with pytest.raises(SecondModelError, match=r"ViT-L-14=\S+,quick_gelu=yes \(or no\),preprocess=TAG$"):
         find_second_models([f"ViT-L-14={bare}"])
     for answer, gelu, mode in (
@@ -283,6 +288,6 @@ def test_a_bare_file_is_asked_about_and_the_answer_stands_behind_it(bare):
         ("quick_gelu=yes,preprocess=mean=0.5,std=0.5,interpolation=bilinear,resize_mode=squash", True, "squash"),
         ("preprocess=openai, quick_gelu=no", False, "shortest"),
     ):
-        (model,) = find_second_models([f"{FIRST}={bare},{answer}"]).values()
+        (model,) = find_second_models([f"ViT-S-32-alt={bare},{answer}"]).values()
         assert (model.description.quick_gelu, model.description.resize_mode) == (gelu, mode)
         assert model.pretrained == str(bare)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate.duplicates import clusters, near_vectors
+from beam_curate.duplicates import blocks, clusters, near_vectors
 from beam_curate.duplicates.candidates import FOREIGN, Candidates
 from beam_curate.duplicates.methods import all_methods, method_named, number_of
 from beam_curate.duplicates.methods import perceptual as perceptual_hashes
@@ -38,6 +38,12 @@ def near_hashes(random, rows=80):
             value ^= 1 << bit
         hashes.append(value)
     return np.array(hashes, np.uint64)
+
+
+def crowd(rows, apart, dim=32):
+    """Embeddings that are all alike: equal, or nearly so."""
+    vectors = np.ones((rows, dim)) + apart * np.random.default_rng(0).standard_normal((rows, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
 def test_the_methods_are_the_files_of_their_folder():
@@ -145,6 +151,8 @@ class TestSemantic:
         """Clusters in clusters, and blocks of partners, already with thousands of rows."""
         monkeypatch.setattr(near_vectors, "_ONE_CLUSTER", 100)
         monkeypatch.setattr(near_vectors, "_ASKED", 32)
+        monkeypatch.setattr(near_vectors, "LEADERS", 16)
+        monkeypatch.setattr(blocks, "LEADERS", 16)
 
     @pytest.mark.parametrize("dim", [24, 96])
     @pytest.mark.parametrize("eps", [0.01, 0.05])
@@ -171,7 +179,7 @@ class TestSemantic:
 
     def test_a_single_assignment_misses_pairs_on_borders(self):
         vectors, ids, ranks = embeddings(3000, 24, 400, 0.02)
-        edges, _ = search(Semantic(0.02, n_clusters=40, border=0), ids, ranks, vector_table(vectors))
+        edges, _ = search(Semantic(0.02, n_clusters=150, border=0), ids, ranks, vector_table(vectors))
         assert partners(edges).keys() < expected(ids, ranks, cosine(vectors) >= 1 - 0.02).keys()
 
     @pytest.mark.parametrize("block_rows", [50, 300])
@@ -192,18 +200,35 @@ class TestSemantic:
         assert partners(edges) == wanted
         assert wanted
 
-    def test_rows_that_are_all_alike_cost_their_number_and_not_their_pairs(self):
+    @pytest.mark.parametrize("block_rows", [None, 400])
+    @pytest.mark.parametrize("apart", [0.0, 0.02])
+    def test_rows_that_are_all_alike_cost_their_number_and_not_their_pairs(self, apart, block_rows):
         compared = []
         for rows in (1000, 4000):
-            rng = np.random.default_rng(0)
-            vectors = np.ones((rows, 32)) + 0.02 * rng.standard_normal((rows, 32))
+            vectors = crowd(rows, apart)
             ids = np.arange(rows, dtype=np.uint64)
-            vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-            edges, comparisons = search(Semantic(0.01, 1), ids, ids, vector_table(vectors))
+            edges, comparisons = search(Semantic(0.01, 1), ids, ids, vector_table(vectors), 3, block_rows)
             assert set(partners(edges).values()) == {rows - 1}
             compared.append(comparisons / rows)
-        # Each of about 2 sqrt(N) clusters has visitors, and its first block is compared with all of them.
-        assert compared[1] < 0.2 * 4000 / 2
+        # Each asks the 16 best ones, of which the first is the partner of all.
+        assert max(compared) <= 16
+
+    @pytest.mark.parametrize("block_rows", [None, 200])
+    def test_a_crowd_among_others_is_all_pairs(self, block_rows):
+        vectors, ids, ranks = embeddings(1500, 24, 300, 0.02)
+        vectors[::2] = crowd(750, 0.02, 24)
+        method = Semantic(0.02, n_clusters=5, border=0.5)
+        edges, compared = search(method, ids, ranks, vector_table(vectors), 2, block_rows)
+        assert partners(edges) == expected(ids, ranks, cosine(vectors) >= 1 - 0.02)
+        assert compared < 1500 * 1500 / 2
+
+    def test_a_crowd_takes_one_cluster_and_goes_to_few(self):
+        vectors, ids, ranks = embeddings(4000, 24, 10, 0.01)
+        vectors[: 3 * 1000] = crowd(3000, 0.0, 24)
+        method = Semantic(0.01, 20)
+        table = vector_table(vectors)
+        spread = method.spread(Candidates(ids, ranks, table), method.plan(4000, table).spreading)
+        assert (np.bincount(spread.rows["id"].astype(int))[:3000] <= 2).all()
 
     def test_the_plan_depends_on_the_sample_alone(self):
         vectors, _, _ = embeddings(2000, 80, 100, 0.01)
@@ -215,13 +240,16 @@ class TestSemantic:
         assert [Semantic().clusters_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 31, 30518]
         assert [Semantic(n_clusters=7).clusters_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
 
+    def test_there_are_more_where_buckets_would_be_larger_than_is_compared_at_once(self, monkeypatch):
+        vectors, _, _ = embeddings(8000, 24, 10, 0.05)
+        table = vector_table(vectors)
+        assert len(Semantic().plan(10**6, table).spreading.clusters) == 31
+        monkeypatch.setattr(Semantic, "block_rows", 1 << 15)
+        assert len(Semantic().plan(10**6, table).spreading.clusters) == 62
+        assert len(Semantic(n_clusters=31).plan(10**6, table).spreading.clusters) == 31
+
     def test_the_sample_is_bounded(self):
-        assert [Semantic().sampled(rows) for rows in (100, 10**6, 10**7, 10**10)] == [
-            1 << 15,
-            1 << 15,
-            1 << 15,
-            1 << 18,
-        ]
+        assert [Semantic().sampled(rows) for rows in (100, 10**6, 10**7, 10**10)] == [1 << 15, 1 << 15, 156672, 1 << 18]
 
     def test_no_rows_at_all(self):
         nothing = vector_table(np.zeros((0, 80), np.float16))

@@ -10,7 +10,7 @@ import pytest
 from beam_curate.duplicates.candidates import normalised
 from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.methods.semantic import Semantic
-from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners, near_matrix
+from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, near_matrix
 from tests.support.made_duplicates import vector_table
 
 
@@ -73,8 +73,8 @@ def test_the_limit_is_kept_to_what_float64_can_tell():
 def test_of_equal_vectors_the_similarity_is_one():
     vectors = np.repeat(unit_rows(7, 768), 12, axis=0)
     points = np.zeros((84, 1), np.float32)
-    everyone = Meeting(np.ones(84, np.bool_), np.ones(84, np.bool_))
-    found = best_partners(Bucket(vectors, points), 1e-9, 0.5, [everyone])
+    everyone = np.ones(84, np.bool_)
+    found = best_partners(Bucket(vectors, points), 1e-9, 0.5, Who(everyone, everyone, everyone))
     assert found.of.tolist() == [row // 12 * 12 for row in range(84) if row % 12]
     assert (found.similarity == 1).all()
 

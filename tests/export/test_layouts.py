@@ -24,6 +24,7 @@ from beam_curate.runs import score_table
 from beam_curate.runs.ending import finish_run
 from beam_curate.storage import ranged_reading, retrying
 from beam_curate.storage.files import atomic_output
+from beam_curate.transforms import write_layouts
 from beam_curate.transforms.write_layouts import WriteLayouts
 from tests.support.fault_filesystem import KINDS, Faults, FaultyFileSystem
 
@@ -344,6 +345,23 @@ def test_a_part_is_read_once_for_a_layout(run, tmp_path, monkeypatch):
     # For the counts and for the rows; the first one also tells the names of the scores.
     assert max(of_parts.values()) <= 3
     assert not any("/layout/" in path and path.endswith(".parquet") for path in opened)
+
+
+@pytest.mark.parametrize(("name", "each"), [("clip-retrieval", 0), ("datacomp", 16), ("laion", 0)])
+def test_of_a_sample_only_its_uid_travels(name, each, run, tmp_path, monkeypatch):
+    output, kept = run
+    sent = []
+    work = write_layouts._WritePart.work
+
+    def counted(self, element, *side):
+        for part, uids in work(self, element, *side):
+            sent.append(sum(len(some) for some in uids.values()))
+            yield part, uids
+
+    monkeypatch.setattr(write_layouts._WritePart, "work", counted)
+    write_layout(str(output), name, str(tmp_path / "layout"))
+    assert sum(sent) == each * len(kept)
+    assert len(sent) == len([statuses for statuses in STATUSES if "k" in statuses])
 
 
 @pytest.mark.parametrize("name", ["clip-retrieval", "datacomp", "laion"])

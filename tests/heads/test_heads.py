@@ -206,7 +206,7 @@ def without(state, key):
     ],
 )
 def test_unknown_weights_are_refused(state):
-    with pytest.raises(HeadError, match=r"my\.pth is none of the known heads"):
+    with pytest.raises(HeadError, match=r"my\.pth is not one of the known heads"):
         head_from_state(state, file="my.pth")
 
 

@@ -86,7 +86,7 @@ def rewritten(change):
         (lambda name, data: None if name.endswith("saved_model.pb") else data, "has 0 files saved_model.pb"),
         (lambda name, data: None if name.endswith(".index") else data, "not a whole SavedModel"),
         (lambda name, data: None if "data-" in name else data, "not a whole SavedModel"),
-        (lambda name, data: data.replace(b'"encoding"', b'"decoding"'), "tells no column encoding"),
+        (lambda name, data: data.replace(b'"encoding"', b'"decoding"'), "names no column encoding"),
         (lambda name, data: data.replace(b'"int"', b'"not"', 1), "2 vocabularies for 1 encoded columns"),
         (lambda name, data: data.replace(b"mean", b"maen"), "has no variable"),
     ],

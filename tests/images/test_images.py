@@ -341,6 +341,21 @@ def test_unsupported_formats_are_named(data, name):
     assert name in error.message
 
 
+@pytest.mark.parametrize(
+    ("marker", "bits", "words"),
+    [(0xC1, 12, "a JPEG of 12 bits"), (0xC3, 16, "a JPEG of 16 bits"), (0xF7, 8, "JPEG-LS")],
+)
+def test_kinds_of_jpeg_that_are_not_read_are_named(marker, bits, words):
+    tables = b"\xff\xdb\0\x43\0" + bytes([1]) * 64
+    frame = bytes([0xFF, marker, 0, 11, bits, 0, 40, 0, 50, 1, 1, 0x11, 0])
+    error = failure(b"\xff\xd8" + tables + frame + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + bytes(50) + b"\xff\xd9")
+    assert error.reason == reasons.UNSUPPORTED_IMAGE
+    assert words in error.message
+    # What the header says in vain is damage.
+    for wrong in (frame[:3] + b"\x0c" + frame[4:], frame[:4] + b"\xff" + frame[5:], frame[:6]):
+        assert failure(b"\xff\xd8" + tables + wrong).reason in (reasons.CORRUPT_IMAGE, reasons.TRUNCATED_IMAGE)
+
+
 def test_a_jpeg_of_very_many_scans_is_refused():
     data = encoded(photo(13), progressive=True)
     assert decode_image(data, FAST)

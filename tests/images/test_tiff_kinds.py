@@ -225,6 +225,8 @@ def test_an_orientation_in_xmp_alone_does_not_turn():
         (Tiff(photometric=9), "photometric 9"),
         (Tiff(bits=16, photometric=RGB, sample_format=FLOAT), "(floating point)"),
         (Tiff(compression=34712), "compression 34712"),
+        (Tiff(compression=50001, encode=lambda part, data: b"RIFF"), "WebP's compression"),
+        (Tiff(photometric=LAB, tags={318: (11, [0.31271, 0.32902])}), "where (0.3457, 0.3585) (D50) is read"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -241,6 +243,13 @@ def test_what_the_file_does_not_say_is_not_guessed():
     inks = Tiff(photometric=CMYK, tags={332: (3, [2])})
     assert "inks other than CMYK" in refusal(write_tiff(picture(4, 255), inks))
     assert "BigTIFF" in refusal(write_tiff(grey, Tiff(photometric=BLACK_IS_ZERO, big=True, order=">")))
+
+
+def test_lab_whose_white_is_the_one_that_is_read_anyway():
+    lab = np.full((SIDE, SIDE, 3), (200, 10, 250), np.uint8)
+    said = {318: (11, [0.3457, 0.3585])}
+    same = [shown(write_tiff(lab, Tiff(photometric=LAB, tags=tags))) for tags in ({}, said)]
+    np.testing.assert_array_equal(*same)
 
 
 def test_a_damaged_directory_is_no_kind():

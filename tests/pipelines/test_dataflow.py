@@ -113,7 +113,7 @@ WRONG = {
     "not for the in-process runner": ["--accelerator=l4"],
     "--gpu_placement workers needs a GPU": [*DATAFLOW, "--gpu_placement=workers"],
     "--gpu_placement scoring needs a GPU": ["--gpu_placement=scoring"],
-    "asks for a GPU and for none": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=none"],
+    "asks for a GPU and for no GPU": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=none"],
     "--device cpu would leave the GPU idle": [*DATAFLOW, "--accelerator=l4", "--device=cpu"],
     "would have a DALI of its own": [*DATAFLOW, "--accelerator=l4", "--model_copies=4", "--decoder=dali"],
     "--machine_type n1-standard-4 has no nvidia-l4": [*DATAFLOW, "--accelerator=l4", "--machine_type=n1-standard-4"],
@@ -121,7 +121,7 @@ WRONG = {
         *DATAFLOW, "--accelerator=l4", "--worker_machine_type=g2-standard-24"],
     "of the workers without a GPU, and it has one": [
         *DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring", "--machine_type=g2-standard-8"],
-    "a3-highgpu-1g is to be had as Spot or flex-start alone": [*DATAFLOW, "--accelerator=h100"],
+    "a3-highgpu-1g is available only as Spot or flex-start": [*DATAFLOW, "--accelerator=h100"],
     "--accelerator h100: a3-highgpu-1g is": [*DATAFLOW, "--accelerator=h100", "--gpu_placement=scoring"],
     "is one nvidia-l4 a worker": [
         *DATAFLOW, "--accelerator=l4", "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:2"],
@@ -135,7 +135,7 @@ WRONG = {
     "which FlexRS refuses": [
         *DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring", "--flexrs_goal=COST_OPTIMIZED"],
     "not for Dataflow Prime": [*DATAFLOW, "--accelerator=l4", "--dataflow_service_options=enable_prime"],
-    "which Dataflow Prime has not": [
+    "which Dataflow Prime does not have": [
         *DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring", "--model_copies=2", "--experiments=enable_prime"],
     "needs several processes": [
         *DATAFLOW, "--accelerator=l4", "--model_copies=2", "--experiments=no_use_multiple_sdk_containers"],
@@ -226,8 +226,8 @@ COMMANDS = [
 
 
 def test_the_documented_command_is_right():
-    (command,) = [words for words in COMMANDS if words[:3] == ["python", "-m", "pipelines.curate"]]
-    options, arguments = settled(*command[3:])
+    (command,) = [words for words in COMMANDS if words[:2] == ["beam-curate", "curate"]]
+    options, arguments = settled(*command[2:])
     assert options.accelerator == "l4"
     from beam_curate.commands.launch import pipeline_options
 

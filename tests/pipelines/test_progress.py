@@ -69,6 +69,19 @@ def test_off_a_terminal_there_are_lines(capsys):
     assert "\r" not in line
 
 
+def test_a_search_for_duplicates_says_how_many_buckets_are_compared(capsys):
+    start = PROGRESS.snapshot()
+    PROGRESS.add(buckets=1_500)
+    PROGRESS.add(compared=1_234)
+    said(samples_seen(start), 0)
+    assert capsys.readouterr().err.startswith("curate: 1,234 of 1,500 buckets compared after ")
+    PROGRESS.add(samples=7)
+    said(samples_seen(start), 0)
+    line = capsys.readouterr().err
+    assert line.startswith("curate: 7 samples, ")
+    assert "0 failed, 1,234 of 1,500 buckets compared after " in line
+
+
 @pytest.mark.parametrize(
     ("seen", "total", "words"),
     [
@@ -149,4 +162,4 @@ def test_counting_from_many_threads_loses_nothing():
         thread.start()
     for thread in threads:
         thread.join()
-    assert progress.snapshot() == (16_000, 0, 0, 0)
+    assert progress.snapshot() == (16_000, 0, 0, 0, 0, 0)

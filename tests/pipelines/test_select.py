@@ -511,7 +511,7 @@ def test_scores_of_the_users_own_are_the_same_from_stored_embeddings(data, table
     assert select.main([f"--scores={table}", "--dry_run", *own, keep]) == 0
     assert f" {summary['funnel']['kept']} " in capsys.readouterr().out
     assert select.main([f"--scores={table}", "--dry_run", "--scorer=red_scorer:Redness"]) == 2
-    assert "takes images, and a score table has none" in capsys.readouterr().err
+    assert "needs images, and a score table has no images" in capsys.readouterr().err
     assert select.main([f"--scores={again}", "--dry_run", own[0]]) == 2
     assert "the table has a column taste already" in capsys.readouterr().err
 

@@ -121,7 +121,7 @@ def test_the_same_command_packs_it_without_scoring(runs, folder, monkeypatch, ca
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in table.glob("*/part-*")} == parts
     assert "table_only" not in summary(table)
     assert summary(table)["funnel"] == summary(whole)["funnel"]
-    # So dedup.py goes on from it.
+    # So dedup goes on from it.
     assert Run(str(table)).source == before == Run(str(whole)).source
     capsys.readouterr()
     scored(folder, name, *flags, "--resume")

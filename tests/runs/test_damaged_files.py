@@ -176,6 +176,27 @@ def test_a_damaged_statistics_file_makes_an_export_write_the_file_again(folder, 
         assert {path.name: path.read_bytes() for path in (folder / "train").glob("0*")} == before
 
 
+@pytest.mark.parametrize(("name", "kept"), [("00001.parquet", 0.0), ("00001.parquet", 0.5), ("00001.tfindex", 0.0)])
+def test_a_damaged_file_beside_an_exported_one_makes_an_export_write_both_again(folder, made, name, kept):
+    path = folder / "train" / name
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    (folder / "train" / "summary.json").unlink()
+    assert run_command(folder, made, "train", "--resume") == 0
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("command", ["new", "run"])
+def test_a_part_without_some_of_the_rows_that_it_counts_is_named(folder, made, capsys, command):
+    path = folder / "run" / "scores" / "part-00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, table.num_rows - 1), path)
+    (folder / "run" / "summary.json").unlink() if command == "run" else None
+    line = refused(capsys, folder, made, command, *["--resume"] * (command == "run"))
+    assert f"{path} is damaged: it counts {table.num_rows} rows and has {table.num_rows - 1}; " in line
+    assert "make it again: delete it" in line
+
+
 def test_a_damaged_layout_is_named_and_made_again(folder, made, capsys):
     assert run_command(folder, made, "run", "--resume", "--layout=laion") == 0
     (folder / "run" / "layouts" / "laion" / "_layout.json").write_bytes(b"[]")

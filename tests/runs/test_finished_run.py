@@ -70,5 +70,5 @@ def test_an_index_that_tells_of_other_samples_is_refused(run, tmp_path):
     index = json.loads((run / "index.json").read_text())
     index["shardlist"].pop()
     (tmp_path / "index.json").write_text(json.dumps(index))
-    with pytest.raises(RunNotUsableError, match=r"index.json tells of 6 samples and summary.json of 9"):
+    with pytest.raises(RunNotUsableError, match=r"index.json names 6 samples and summary.json 9"):
         read_run(str(tmp_path))

@@ -10,6 +10,7 @@ from beam_curate.commands import curate, dedup, select
 from beam_curate.runs import whole_run
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.whole_run import check_table
 from beam_curate.runs.whole_table import read_score_table
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.exporting_runs import MODEL, OFF, awkward, curated
@@ -107,6 +108,18 @@ def test_verdicts_that_name_another_tar_are_refused(made, run, tmp_path, capsys)
     capsys.readouterr()
     assert select.main([f"--scores={tmp_path}/best", f"--output={tmp_path}/never"]) == 2
     assert f"{path}: row 0 names '{made}/secret.tar'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_command_looks_into_the_first_parts(made, run, tmp_path, monkeypatch, most):
+    """Into 1,000 of them: see tests/test_docs.py for the number."""
+    monkeypatch.setattr(whole_run, "LOOKED_INTO", most)
+    change(run, "shard", 3, str(made / "secret.tar"), part=1)
+    if most == 1:
+        check_table(TablePlace(str(run)))
+    else:
+        with pytest.raises(ScoreTableError, match="row 3 names"):
+            check_table(TablePlace(str(run)))
 
 
 @pytest.mark.parametrize(("command", "flags"), [(select, []), (dedup, ["--methods=pixels"])], ids=str)

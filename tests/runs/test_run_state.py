@@ -162,7 +162,9 @@ def test_what_is_read_is_not_deleted(tmp_path):
 def test_scores_are_not_replaced_by_verdicts(tmp_path):
     output = str(tmp_path / "out")
     Run(output).begin(WantedRun(CONFIGURATION, SHARDS))
-    with pytest.raises(RunError, match=r"`overwrite`: `output` \S+ holds the score table of a run of beam-curate curate,"):
+    with pytest.raises(
+        RunError, match=r"`overwrite`: `output` \S+ holds the score table of a run of beam-curate curate"
+    ):
         Run(output).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True, scores="/other"))
     Run(f"{output}2").begin(WantedRun(CONFIGURATION, SHARDS, scores="/other"))
     Run(f"{output}2").begin(WantedRun(CONFIGURATION, SHARDS, scores="/another", overwrite=True))

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
-from beam_curate.runs import part_files, score_parts, score_table
+from beam_curate.runs import part_files, score_table
 from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.score_parts import write_part
 
@@ -74,14 +74,14 @@ def test_a_table_of_before_the_uid_is_read_as_one_without_uids(tmp_path):
         with part_files.open_part(str(tmp_path / "p")) as part:
             tables.append(part.read())
     stored, again = tables
-    table = score_parts.replace_failed(stored, again)
+    table = score_table.replace_failed(stored, again)
     assert table.schema.names == again.schema.names
     assert table.column("status").to_pylist() == ["kept", "kept"]
 
 
 def test_counts_travel_in_the_metadata(tmp_path):
     counts = ScorePart(2, "/s/2.tar", "scores/part-00002.parquet", 3, 1, 1, 1, {"r": 1, "not_an_image": 1})
-    data = written([row(0)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})
+    data = written([row(0), row(1), row(2)], metadata={score_table.PART_METADATA: json.dumps(asdict(counts))})
     (tmp_path / "p").write_bytes(data)
     with part_files.open_part(str(tmp_path / "p")) as part:
         assert part_files.part_counts(part.schema_arrow) == counts

@@ -414,7 +414,9 @@ def test_the_commands_of_the_page_run_one_after_the_other(tmp_path, monkeypatch)
     (block,) = [
         block for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S) if "red_scorer:Likeness" in block
     ]
-    commands = [shlex.split(line)[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("python")]
+    commands = [
+        shlex.split(line)[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("beam-curate")
+    ]
     scoring = " ".join(commands[0]).replace("--model_dir models/", "").split()
     assert curate.main([*scoring, *model]) == 0
     assert select.main(commands[1]) == 0

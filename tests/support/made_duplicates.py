@@ -3,8 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
+from beam_curate.duplicates import blocks
 from beam_curate.duplicates.candidates import FOREIGN, Candidates, normalised
-from beam_curate.duplicates.edges import best_edges
+from beam_curate.duplicates.edges import best_edges, may_stand
 from beam_curate.runs import score_table
 
 
@@ -48,21 +49,29 @@ def search(method, ids, ranks, table, pieces=1, block_rows=None):
     spread = method.spread(Candidates(ids, ranks, table), plan.spreading)
     found, comparisons = [], 0
     for bucket in np.unique(spread.buckets).tolist():
-        rows = spread.rows[spread.buckets == bucket]
-        if block_rows is None or len(rows) <= block_rows:
-            compared = [method.compare(bucket, np.array_split(rows, pieces), plan.comparing)]
+        rows = np.array_split(spread.rows[spread.buckets == bucket], pieces)
+        if block_rows is None or sum(map(len, rows)) <= block_rows:
+            compared = [method.compare(bucket, rows, plan.comparing)]
         else:
-            blocks = np.array_split(rows, -(-2 * len(rows) // block_rows))
-            compared = [
-                method.compare_blocks(bucket, first, second if first is not second else None, plan.comparing)
-                for number, first in enumerate(blocks)
-                for second in blocks[number:]
-            ]
+            compared = in_blocks(method, bucket, rows, plan.comparing, block_rows // 2)
         for one in compared:
             assert len(np.unique(best_edges(one.edges)["row"])) == len(best_edges(one.edges))
             found.append(one.edges)
             comparisons += one.comparisons
     return best_edges(np.concatenate(found)), comparisons
+
+
+def in_blocks(method, bucket, pieces, comparing, size):
+    """A large bucket compared as the pipeline does it: its leaders first, then pairs of blocks of so many rows."""
+    best = blocks.leaders(pieces, method.between)
+    led = [blocks.asked(method, bucket, piece, best, comparing) for piece in pieces]
+    left = np.concatenate([one.left for one in led])
+    answering = np.concatenate([blocks.keys(piece[may_stand(piece, method.between)]) for piece in pieces])
+    pairs = {}
+    for block in blocks.pairs_of_blocks(pieces, left, answering, size, method.between):
+        pairs.setdefault((block.asking, block.answering), ([], []))[block.answers].append(block.rows)
+    sides = ([np.concatenate(side) for side in pair] for pair in pairs.values())
+    return [one.found for one in led] + [method.compare_blocks(bucket, *pair, comparing) for pair in sides]
 
 
 def expected(ids, ranks, alike):

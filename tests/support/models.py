@@ -5,6 +5,7 @@ as fast. It sees images as that one does, and its embeddings have as many number
 process that a test starts needs a model of open_clip's own.
 """
 
+import copy
 import json
 import pathlib
 import tempfile
@@ -21,6 +22,23 @@ _CONFIG = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
 }
 
+SECOND_SMALL = "second-small-vit-of-the-tests"
+"""Another, which sees the same pixels; its embeddings are 384 numbers."""
+LARGER_SMALL = "larger-vit-of-the-tests"
+"""Another, which sees 256 x 256 pixels; its embeddings are 512 numbers."""
+
+_OTHERS = {SECOND_SMALL: (384, 224), LARGER_SMALL: (512, 256)}
+
+
+def _configs():
+    yield SMALL, _CONFIG
+    for name, (width, size) in _OTHERS.items():
+        config = copy.deepcopy(_CONFIG)
+        config["embed_dim"], config["vision_cfg"]["image_size"] = width, size
+        yield name, config
+
+
 with tempfile.TemporaryDirectory() as _folder:
-    (pathlib.Path(_folder) / f"{SMALL}.json").write_text(json.dumps(_CONFIG))
+    for _name, _config in _configs():
+        (pathlib.Path(_folder) / f"{_name}.json").write_text(json.dumps(_config))
     open_clip.add_model_config(pathlib.Path(_folder))

@@ -1,37 +1,115 @@
-"""Two questions that Beam asks itself anew for each step of a pipeline, answered once in a process.
+"""What Beam asks itself anew for each step of a pipeline, answered once in a process.
 
-Half the time of a small pipeline goes into them (measured: 0.9 of 1.7 s of CPU time of a selection from 128 rows, whose 94
-DoFns are looked at eight times each, and whose options are parsed 921 times):
+More than half the time of a small pipeline goes into these questions (a selection from twelve rows has 220 steps, whose DoFns
+are looked at 900 times, and whose options are read 1100 times):
 
 - which arguments a method of a DoFn has (`get_function_args_defaults`): kept by the function that it is;
-- what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words.
+- which states and timers a DoFn has (`get_dofn_specs`): kept by its class;
+- which types a function's annotations name (`IOTypeHints.from_callable`): kept by the function;
+- what type a function gives, where it names none (`infer_return_type`): kept by the code of a function that stands alone;
+- whether a function both yields and returns (`_check_fn_use_yield_and_return`): kept by its code;
+- what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words;
+- which objects are not part of another's size, as they are modules' (`TraversalContext._update_exclude_set` of objsize): kept
+  until another module is imported;
+- what a pickled function or coder is when bzip2 has packed it (`bz2` of cloudpickle_pickler): the last thousands are kept.
 
-Both give what Beam gives, as tests/test_quick_beam.py compares. Processes that a test starts are not quickened.
+And the pieces of a stage are put together in the thread that runs it instead of one that is started for it.
+
+All give what Beam gives, as tests/test_quick_beam.py compares. Processes that a test starts are not quickened, but for those of
+dataflow_stub.py.
 """
 
+import bz2
+import concurrent.futures
 import copy
+import functools
+import sys
 import types
 import weakref
 
+from apache_beam.internal import cloudpickle_pickler
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms import core
+from apache_beam.runners.worker import bundle_processor
+from apache_beam.transforms import core, userstate
+from apache_beam.typehints import decorators, trivial_inference
+from objsize import traverse
 
 slow_arguments = core.get_function_args_defaults
+slow_specs = userstate.get_dofn_specs
+slow_annotations = decorators.IOTypeHints.from_callable
+slow_inference = trivial_inference.infer_return_type
+slow_yields = core._check_fn_use_yield_and_return
 slow_view = PipelineOptions.view_as
+slow_exclusion = traverse.TraversalContext._update_exclude_set
 
 _OF_METHODS = weakref.WeakKeyDictionary()
 _OF_FUNCTIONS = weakref.WeakKeyDictionary()
+_OF_CLASSES = weakref.WeakKeyDictionary()
+_ANNOTATED = {types.FunctionType: weakref.WeakKeyDictionary(), types.MethodType: weakref.WeakKeyDictionary()}
+_INFERRED = {}
+_YIELDS = weakref.WeakKeyDictionary()
 _PARSED = {}
+_EXCLUDED = {}
+_PLAIN = (str, int, float, type(None))
+
+
+def _function(f):
+    """The plain function that a function or a method is; None for another callable."""
+    function = f.__func__ if isinstance(f, types.MethodType) else f
+    return function if isinstance(function, types.FunctionType) else None
 
 
 def quick_arguments(f):
     """The names and the defaults of what a function or a method takes, in lists of the caller's own."""
-    function, known = (f.__func__, _OF_METHODS) if isinstance(f, types.MethodType) else (f, _OF_FUNCTIONS)
-    if not isinstance(function, types.FunctionType):
+    function, known = _function(f), _OF_METHODS if isinstance(f, types.MethodType) else _OF_FUNCTIONS
+    if function is None:
         return slow_arguments(f)
     if function not in known:
         known[function] = slow_arguments(f)
     return tuple(map(list, known[function]))
+
+
+def quick_specs(dofn):
+    """The states and the timers of a DoFn, in sets of the caller's own."""
+    held = vars(dofn)
+    if any(isinstance(value, types.MethodType) for value in held.values()):
+        return slow_specs(dofn)
+    known = _OF_CLASSES.setdefault(type(dofn), {})
+    hidden = frozenset(name for name in held if hasattr(type(dofn), name))
+    if hidden not in known:
+        known[hidden] = slow_specs(dofn)
+    return tuple(map(set, known[hidden]))
+
+
+def quick_annotations(cls, fn):
+    """The type hints that a function's annotations are; they cannot be changed."""
+    function = _function(fn)
+    if function is None or cls is not decorators.IOTypeHints or hasattr(function, "_beam_no_annotations"):
+        return slow_annotations.__func__(cls, fn)
+    known = _ANNOTATED[type(fn)]
+    if function not in known:
+        known[function] = slow_annotations(fn)
+    return known[function]
+
+
+def quick_inference(c, input_types, debug=False, depth=5):
+    """The type that a function gives: of one without a closure and defaults, its code and its module decide."""
+    if not isinstance(c, types.FunctionType) or c.__closure__ or c.__defaults__ or c.__kwdefaults__ or debug:
+        return slow_inference(c, input_types, debug, depth)
+    key = (c.__code__, c.__module__, tuple(map(repr, input_types)), depth)
+    if key not in _INFERRED:
+        _INFERRED[key] = slow_inference(c, input_types, debug, depth)
+    return _INFERRED[key]
+
+
+def quick_yields(fn):
+    """Whether a function both yields and returns, which its source says."""
+    function = _function(fn)
+    if function is None:
+        return slow_yields(fn)
+    if function.__code__ not in _YIELDS:
+        _YIELDS[function.__code__] = slow_yields(fn)
+    return _YIELDS[function.__code__]
 
 
 def quick_view(self, cls):
@@ -41,15 +119,67 @@ def quick_view(self, cls):
     key = (cls, tuple(self._flags))
     if key not in _PARSED:
         _PARSED[key] = copy.deepcopy(slow_view(self, cls)._visible_options)
-    parsed = copy.deepcopy(_PARSED[key])
-    for name, value in vars(parsed).items():
-        self._all_options.setdefault(name, value)
+    parsed = copy.copy(_PARSED[key])
+    values = vars(parsed)
+    for name, value in values.items():
+        if not isinstance(value, _PLAIN):
+            values[name] = copy.deepcopy(value)
+        self._all_options.setdefault(name, values[name])
     view = cls.__new__(cls)
     vars(view).update(_flags=self._flags, _visible_options=parsed, _all_options=self._all_options)
     return view
 
 
+def quick_exclusion(self):
+    """Adds what the settings exclude to the context's set."""
+    settings = self.settings
+    if settings.exclude is not None or not settings.exclude_modules_globals:
+        slow_exclusion(self)
+        return
+    count = len(sys.modules)
+    if count not in _EXCLUDED:
+        slow_exclusion(self)
+        _EXCLUDED.clear()
+        _EXCLUDED[count] = frozenset(self.exclude_set)
+    self.exclude_set |= _EXCLUDED[count]
+
+
+@functools.lru_cache(maxsize=4000)
+def quick_compress(data, compresslevel=9):
+    """The data, packed."""
+    return bz2.compress(data, compresslevel)
+
+
+@functools.lru_cache(maxsize=4000)
+def quick_decompress(data):
+    """The data, unpacked."""
+    return bz2.decompress(data)
+
+
+class HereExecutor(concurrent.futures.Executor):
+    """Does at once, in the thread that asks, what a pool of one thread does."""
+
+    def __init__(self, max_workers=1, thread_name_prefix=""):
+        assert max_workers == 1
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = concurrent.futures.Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - as a pool hands it on
+            future.set_exception(error)
+        return future
+
+
 def quicken():
-    """Has this process's pipelines use both."""
+    """Has this process's pipelines use them."""
     core.get_function_args_defaults = quick_arguments
+    userstate.get_dofn_specs = quick_specs
+    decorators.IOTypeHints.from_callable = classmethod(quick_annotations)
+    trivial_inference.infer_return_type = quick_inference
+    core._check_fn_use_yield_and_return = quick_yields
     PipelineOptions.view_as = quick_view
+    traverse.TraversalContext._update_exclude_set = quick_exclusion
+    cloudpickle_pickler.bz2 = types.SimpleNamespace(compress=quick_compress, decompress=quick_decompress)
+    futures = types.SimpleNamespace(ThreadPoolExecutor=HereExecutor, TimeoutError=concurrent.futures.TimeoutError)
+    bundle_processor.concurrent = types.SimpleNamespace(futures=futures)

@@ -12,7 +12,7 @@ import numpy as np
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 RAW, DEFLATE, PACKBITS = 1, 8, 32773
-_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 16: "Q"}
+_FORMATS = {1: "B", 2: "B", 3: "H", 4: "I", 11: "f", 16: "Q"}
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _KINDS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}
 

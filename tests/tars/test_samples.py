@@ -225,7 +225,7 @@ def message(names, **options):
         (["a", "b", "a.txt"], "name that of the images with `image_extension`"),
         (
             ["a.jpg", "b.jpg", "a.txt"],
-            "stand apart from earlier ones (here: '.txt'), so that they are no one sample; sort",
+            "are apart from earlier ones (here: '.txt'), so they are not one sample; sort",
         ),
         (["a.txt", "b.txt", "a.jpg"], "the tar is not sorted by name"),
         (["a.1.jpg", "b.1.jpg", "a.2.jpg"], "a key ends at the first dot of the name, and here '2.jpg' follows it"),

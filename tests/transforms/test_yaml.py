@@ -11,7 +11,7 @@ from apache_beam.yaml import main as beam_yaml
 from apache_beam.yaml.yaml_provider import InlineProvider
 
 from beam_curate import yaml_transforms
-from beam_curate.commands import curate
+from beam_curate.commands import curate, select
 from beam_curate.records import Failure, Sample, SampleRef, ScoredSample
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 
@@ -87,7 +87,7 @@ def test_the_example_writes_what_the_command_writes(folder, expected):
     assert re.fullmatch(r".*/data/b\.tar bad: not_an_image: .*\n", failed.read_text())
 
 
-def test_the_pipeline_of_the_page_writes_what_the_command_writes(folder, expected):
+def test_the_pipeline_of_the_page_writes_what_the_command_writes(folder, expected, capsys):
     spec = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S).group(1))
     (composite, _, lines) = (transform["config"] for transform in spec["pipeline"]["transforms"])
     composite |= {"input": f"{folder}/data/*.tar", "output": f"{folder}/page", "model_dir": ""}
@@ -105,6 +105,19 @@ def test_the_pipeline_of_the_page_writes_what_the_command_writes(folder, expecte
     (done,) = folder.glob("page-done.txt-*")
     funnel = summary["funnel"]
     assert done.read_text() == f"{funnel['kept']} of {funnel['input']} samples are in {folder}/page\n"
+    # As the page says: the commands neither continue nor select from what a file has written.
+    before = files(folder / "page")
+    capsys.readouterr()
+    command = [
+        f"--input={folder}/data/*.tar",
+        f"--output={folder}/page",
+        f"--clip_model={MODEL}",
+        "--pretrained=random",
+    ]
+    assert curate.main([*command, "--aesthetic_head=none", "--nsfw_head=none", "--resume"]) == 2
+    assert select.main([f"--scores={folder}/page", f"--output={folder}/never"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert files(folder / "page") == before
 
 
 def test_an_error_in_a_file_names_the_step_the_option_and_the_value(folder):

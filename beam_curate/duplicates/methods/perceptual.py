@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import Candidates, Flags, Ids, Places, Rows, best_first, firsts, scattered
+from beam_curate.duplicates.candidates import Candidates, Flags, Ids, Places, Rows, firsts, scattered
 from beam_curate.duplicates.edges import Edges, edges_between, may_be_removed, may_stand
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, read_pieces, similar
 from beam_curate.duplicates.pairs import Pairs, pairs_of
@@ -113,7 +113,7 @@ class Perceptual(Method):
         """See Method."""
         del sample
         buckets = Buckets.of(total * (2 if self.mirrored else 1), self.distance)
-        return Plan(buckets, buckets)
+        return Plan(len(buckets.masks) * buckets.each, buckets, buckets)
 
     def spread(self, found: Candidates, spreading: Any) -> Spread:
         """See Method."""
@@ -133,12 +133,15 @@ class Perceptual(Method):
 
     def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
         """See Method."""
-        return self._edges(bucket, read_pieces(pieces, _ROW), comparing)
+        rows = read_pieces(pieces, _ROW)
+        everyone = np.ones(len(rows), np.bool_)
+        return self._edges(bucket, rows, everyone, everyone, comparing)
 
-    def compare_blocks(self, bucket: int, first: Rows, second: Rows | None, comparing: Any) -> Compared:
+    def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """See Method."""
-        # What is inside the blocks is found again: less work than to leave it out.
-        return self._edges(bucket, first if second is None else np.concatenate([first, second]), comparing)
+        # A row that is in both is compared as two, and is no partner of its own: mirrored pictures are two in any case.
+        asks = np.arange(len(asking) + len(answering)) < len(asking)
+        return self._edges(bucket, np.concatenate([asking, answering]), asks, ~asks, comparing)
 
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
@@ -155,12 +158,12 @@ class Perceptual(Method):
         """See Method."""
         return f"{similarity:.4f} of the perceptual hash's bits as in"
 
-    def _edges(self, bucket: int, rows: Rows, buckets: Buckets) -> Compared:
+    def _edges(self, bucket: int, rows: Rows, asks: Flags, answers: Flags, buckets: Buckets) -> Compared:
         """The edges of rows, in the bucket of a choice of parts."""
         mask = np.uint64(buckets.masks[bucket // buckets.each])
-        rows = best_first(rows)
-        rows = rows[np.argsort(rows["hash"] & mask, kind="stable")]
-        search = _Search(rows, self.distance, self.between)
+        order = np.lexsort((rows["id"], ~rows["rank"], rows["hash"] & mask))
+        rows, asks, answers = rows[order], asks[order], answers[order]
+        search = _Search(rows, self.distance, asks & may_be_removed(rows), answers & may_stand(rows, self.between))
         for start, stop in _runs(firsts(rows["hash"] & mask)):
             search.compare(start, stop)
         search.compare_small(firsts(rows["hash"] & mask))
@@ -185,11 +188,11 @@ def _runs(first: Flags) -> Iterator[tuple[int, int]]:
 class _Search:
     """Rows, by value and from the best one on, and the best partner of each so far."""
 
-    def __init__(self, rows: Rows, distance: int, between: bool) -> None:
+    def __init__(self, rows: Rows, distance: int, asks: Flags, answers: Flags) -> None:
         self._rows, self._distance = rows, distance
         self._hash: Ids = np.ascontiguousarray(rows["hash"])
         self._id: Ids = np.ascontiguousarray(rows["id"])
-        self._asks, self._answers = may_be_removed(rows), may_stand(rows, between)
+        self._asks, self._answers = asks, answers
         self._of: Places = np.full(len(rows), -1, np.int64)
         self.comparisons = 0
 

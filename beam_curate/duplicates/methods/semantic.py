@@ -17,20 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_curate.duplicates import forecast
 from beam_curate.duplicates.candidates import (
     Candidates,
-    Flags,
     Floats,
     Nearness,
     Rows,
-    best_first,
     embeddings,
     normalised,
 )
-from beam_curate.duplicates.clusters import Clusters, directions
+from beam_curate.duplicates.clusters import Clusters, directions, near_first
 from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand
-from beam_curate.duplicates.method import Compared, Estimate, Method, Plan, Spread, read_pieces, similar
-from beam_curate.duplicates.near_vectors import Bucket, Meeting, best_partners, cells_for, similarities
+from beam_curate.duplicates.method import Compared, Estimate, Method, Plan, Spread, read_pieces, similar, together
+from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, similarities
 from beam_curate.duplicates.pairs import Pairs, pairs_of
 
 BORDER: Final = 0.35
@@ -43,6 +42,11 @@ SAMPLE: Final = 1 << 15
 """Embeddings that directions and clusters are found from: 50 MB at 768 dimensions; more where there are very many clusters."""
 MOST_SAMPLED: Final = 1 << 18
 SAMPLE_PER_CLUSTER: Final = 64
+"""Clusters are made of so many at least, unless there are very many; so many times 8 tell what a search will cost."""
+_CROWDS: Final = 1024
+_FULL: Final = 0.75
+_WORTH: Final = 0.8
+"""Twice as many clusters are made if buckets get smaller by a fifth at least: more visits cost, too."""
 _BANDS: Final = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Pairs are shown between these distances 1 - similarity, as multiples of eps: up to 1 they are duplicates."""
 _MOST_CENTRES: Final = MOST_SAMPLED // SAMPLE_PER_CLUSTER
@@ -127,16 +131,31 @@ class Semantic(Method):
 
     def sampled(self, total: int) -> int:
         """See Method."""
-        return min(max(SAMPLE, SAMPLE_PER_CLUSTER * self.clusters_for(total)), MOST_SAMPLED)
+        return min(max(SAMPLE, 8 * SAMPLE_PER_CLUSTER * self.clusters_for(total)), MOST_SAMPLED)
 
     def plan(self, total: int, sample: pa.Table) -> Plan:
         """See Method."""
         vectors = embeddings(sample)
         axes = directions(normalised(vectors[:SAMPLE]))
         points = project(vectors, axes)
-        clusters = Clusters.train(points, self.clusters_for(total))
-        estimate = self._estimate(total, points, clusters, vectors.shape[1]) if len(points) else None
-        return Plan(_Spreading(axes, clusters), axes, estimate)
+        clusters = self.clusters(total, points)
+        estimate = self.estimate(total, vectors, points, clusters) if len(points) else None
+        return Plan(len(clusters), _Spreading(axes, clusters), axes, estimate)
+
+    def clusters(self, total: int, points: Floats) -> Clusters:
+        """As many as were asked for, or more if buckets, with their visitors, come out larger than can be compared at once."""
+        distinct = points[~near_first(points, self.distance, _CROWDS)]  # a crowd takes one cluster, however large it is
+        count = self.clusters_for(total)
+        clusters = Clusters.train(distinct, count)
+        most = len(distinct) // SAMPLE_PER_CLUSTER
+        size = _mean_size(clusters, distinct, self.border * self.distance, total)
+        while not self.n_clusters and size > _FULL * (self.block_rows or total) and 2 * count <= most:
+            more = Clusters.train(distinct, 2 * count)
+            smaller = _mean_size(more, distinct, self.border * self.distance, total)
+            if smaller > _WORTH * size:
+                break
+            count, clusters, size = 2 * count, more, smaller
+        return clusters
 
     def nearness(self, total: int, sample: pa.Table) -> Nearness | None:
         """See Method."""
@@ -169,18 +188,17 @@ class Semantic(Method):
 
     def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
         """See Method."""
-        del bucket
-        rows = best_first(read_pieces(pieces, self.dtype(comparing)))
-        return self._compared(rows, comparing, [np.ones(len(rows), np.bool_)])
+        rows = read_pieces(pieces, self.dtype(comparing))
+        return self.compare_blocks(bucket, rows, rows, comparing)
 
-    def compare_blocks(self, bucket: int, first: Rows, second: Rows | None, comparing: Any) -> Compared:
+    def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """See Method."""
-        if second is None:
-            return self.compare(bucket, [first], comparing)
-        both = np.concatenate([first, second])
-        order = np.lexsort((both["id"], ~both["rank"]))
-        side = order < len(first)
-        return self._compared(both[order], comparing, [side, ~side])
+        del bucket
+        rows, asks, answers = together(asking, answering)
+        vectors = np.ascontiguousarray(rows["vector"])
+        who = Who(asks & may_be_removed(rows), answers & may_stand(rows, self.between), rows["home"])
+        found = best_partners(Bucket(vectors, project(vectors, comparing)), self.eps, max(self.border, BORDER), who)
+        return Compared(edges_between(rows, found.row, found.of, found.similarity), found.comparisons)
 
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
@@ -209,52 +227,29 @@ class Semantic(Method):
     def _dtype(dim: int) -> np.dtype[Any]:
         return np.dtype([("id", "<u8"), ("rank", "<u8"), ("home", "?"), ("vector", "<f2", (dim,))])
 
-    def _compared(self, rows: Rows, axes: Floats, sides: Sequence[Flags]) -> Compared:
-        """The edges of rows, best first, from one side to the other, or inside the only one; two visitors meet elsewhere."""
-        asks, answers, home = may_be_removed(rows), may_stand(rows, self.between), rows["home"]
-        meetings = []
-        for mine, other in zip(sides, reversed(sides), strict=True):
-            meetings += [
-                Meeting(asks & mine, answers & other & home),
-                Meeting(asks & mine & home, answers & other & ~home),
-            ]
-        vectors = np.ascontiguousarray(rows["vector"])
-        found = best_partners(Bucket(vectors, project(vectors, axes)), self.eps, max(self.border, BORDER), meetings)
-        return Compared(edges_between(rows, found.row, found.of, found.similarity), found.comparisons)
+    def estimate(self, total: int, vectors: npt.NDArray[np.float16], points: Floats, clusters: Clusters) -> Estimate:
+        """What the search will cost."""
+        row, cluster, home = clusters.visits(points, self.border * self.distance)
+        order = np.argsort(cluster, kind="stable")
+        ends = np.searchsorted(cluster[order], np.arange(len(clusters) + 1))
+        each = total / len(points)
+        width = max(self.border, BORDER) * self.distance
 
-    def _estimate(self, total: int, points: Floats, clusters: Clusters, dim: int) -> Estimate:
-        """What the search will cost.
+        def bucket(number: int) -> forecast.Bucket:
+            mine = order[ends[number] : ends[number + 1]]
+            return forecast.Bucket(vectors[row[mine]], points[row[mine]], home[mine], each * len(mine))
 
-        Clusters in clusters compare about as much as one layer of as many cells would. The cells that a point visits grow with
-        their number K as exp(c sqrt(2 ln K)), as the many values near the largest of K normal ones do; c is found from two
-        numbers of cells that the sample can fill.
-        """
-        some = points[: 1 << 14]
-        row, cluster, _ = clusters.visits(some, self.border * self.distance)
-        visits = len(row) / len(some)
-        size = np.bincount(cluster, minlength=len(clusters)) * total / len(some)
-        shuffled = visits * total * self._dtype(dim).itemsize
-        in_bucket = float((size**2).sum() / size.sum())
-        cells = len(clusters) * cells_for(round(in_bucket))
-        tried = [count for count in (64, 512) if 8 * count <= len(some)]
-        seen = [self._compared_in(some, count) for count in tried]
-        if len(seen) < 2 or total <= 4 * len(some):
-            each = min([*(visited for visited, _ in seen), 1.0]) * total / 2
-            if seen:
-                each = seen[-1][0] * seen[-1][1] * total
-            return Estimate(visits, total * each, shuffled)
-        scale = [math.sqrt(2 * math.log(count)) for count in (*tried, cells)]
-        growth = math.log(seen[1][0] / seen[0][0]) / (scale[1] - scale[0])
-        visited = seen[1][0] * math.exp(growth * (scale[2] - scale[1]))
-        each = visited * seen[1][1] * tried[1] / cells * total
-        return Estimate(visits, total * (each + cells / len(clusters)), shuffled)
+        compared = forecast.comparisons(bucket, each * np.diff(ends), width, self.distance, self.block_rows or total)
+        visits = len(row) / len(points)
+        return Estimate(visits, compared, visits * total * self._dtype(vectors.shape[1]).itemsize)
 
-    def _compared_in(self, points: Floats, count: int) -> tuple[float, float]:
-        """The cells that a point visits, and the share of all points in a visited one, with so many cells."""
-        cells = Clusters.train(points, count)
-        row, cell, home = cells.visits(points, max(self.border, BORDER) * self.distance)
-        sizes = np.bincount(cell[home], minlength=len(cells)) / len(points)
-        return len(row) / len(points), float(sizes[cell].sum() / len(row))
+
+def _mean_size(clusters: Clusters, points: Floats, width: float, total: int) -> float:
+    """The size of the bucket in which a visit is, in the mean."""
+    some = points[: 1 << 14]
+    _, cluster, _ = clusters.visits(some, width)
+    sizes = np.bincount(cluster) * (total / max(len(some), 1))
+    return float((sizes**2).sum() / max(sizes.sum(), 1))
 
 
 def project(vectors: npt.NDArray[np.float16], axes: Floats) -> Floats:

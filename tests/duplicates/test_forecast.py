@@ -1,0 +1,28 @@
+"""What a search is said to cost beforehand, against what it costs."""
+
+import numpy as np
+import pytest
+
+from beam_curate.duplicates.candidates import Candidates
+from beam_curate.duplicates.methods.semantic import Semantic
+from tests.support.made_duplicates import embeddings, vector_table
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_forecast_is_within_a_fourth_of_what_comes(seed, crowded):
+    rows = 12_000
+    vectors, ids, ranks = embeddings(rows, 48, 400, 0.03, seed)
+    if crowded:
+        vectors[: rows // 4] = vectors[0]
+    method = Semantic(0.03, n_clusters=3)
+    drawn = np.sort(np.random.default_rng(seed).choice(rows, rows // 3, replace=False))
+    plan = method.plan(rows, vector_table(vectors[drawn]))
+    spread = method.spread(Candidates(ids, ranks, vector_table(vectors)), plan.spreading)
+    compared = sum(
+        method.compare(bucket, [spread.rows[spread.buckets == bucket]], plan.comparing).comparisons
+        for bucket in range(3)
+    )
+    assert plan.estimate.comparisons == pytest.approx(compared, rel=0.25)
+    assert plan.estimate.visits == pytest.approx(len(spread.rows) / rows, rel=0.05)
+    assert plan.estimate.shuffled == pytest.approx(spread.rows.nbytes, rel=0.05)
