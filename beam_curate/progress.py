@@ -5,17 +5,21 @@ count here as well. On other runners nobody looks at these numbers, and Beam's c
 """
 
 import contextlib
+import functools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tqdm import tqdm
 
 MODES: Final = ("none", "line", "bar")
 MINUTE: Final = 60.0
+BYTES: Final = "B"
+PARTS: Final = " reads of parts"
 _BAR_SECONDS: Final = 0.5
+_PATIENCE: Final = 10.0
 
 
 class Progress:
@@ -27,6 +31,7 @@ class Progress:
         self.rejected = 0
         self.failed = 0
         self.input_bytes = 0
+        self.parts = 0
         self.buckets = 0
         self.compared = 0
 
@@ -38,6 +43,7 @@ class Progress:
         rejected: int = 0,
         buckets: int = 0,
         compared: int = 0,
+        parts: int = 0,
     ) -> None:
         """Adds to the counts; `buckets` are those of a search for duplicates, of which some are `compared`."""
         with self._lock:
@@ -45,6 +51,7 @@ class Progress:
             self.rejected += rejected
             self.failed += failed
             self.input_bytes += input_bytes
+            self.parts += parts
             self.buckets += buckets
             self.compared += compared
 
@@ -83,9 +90,20 @@ def samples_seen(start: tuple[int, int, int, int, int, int]) -> Callable[[float]
     return look
 
 
+def parts_seen() -> Callable[[float], Seen]:
+    """Looks at how many times a part of a score table was read from now on."""
+    start = PROGRESS.parts
+    return lambda seconds: Seen(PROGRESS.parts - start)
+
+
 @contextlib.contextmanager
 def shown(
-    look: Callable[[float], Seen], total: int, name: str, mode: str | None = None, interval: float | None = None
+    look: Callable[[float], Seen],
+    total: int,
+    name: str,
+    mode: str | None = None,
+    interval: float | None = None,
+    unit: str = BYTES,
 ) -> Iterator[None]:
     """Shows on standard error how far the block is.
 
@@ -99,25 +117,29 @@ def shown(
         mode: `bar`: a line that is written over and over; `line`: a line a minute; `none`: nothing. None: a bar on a terminal,
             lines elsewhere.
         interval: Seconds between two looks; None: as the mode says.
+        unit: Of what is done.
     """
     mode = mode or ("bar" if sys.stderr.isatty() else "line")
     if mode == "none":
         yield
         return
-    show = _bar if mode == "bar" else _lines
+    show = functools.partial(_bar if mode == "bar" else _lines, look, total, name, unit)
     stop = threading.Event()
     seconds = interval or (_BAR_SECONDS if mode == "bar" else MINUTE)
-    follower = threading.Thread(target=show, args=(look, total, name, stop, seconds), name="progress", daemon=True)
+    follower = threading.Thread(target=show, args=(stop, seconds), name="progress", daemon=True)
     follower.start()
     try:
         yield
     finally:
         stop.set()
-        follower.join()
+        follower.join(_PATIENCE)  # a service that is asked may not answer
 
 
-def _bar(look: Callable[[float], Seen], total: int, name: str, stop: threading.Event, interval: float) -> None:
-    with tqdm(total=total or None, unit="B", unit_scale=True, desc=name, dynamic_ncols=True, file=sys.stderr) as line:
+def _bar(
+    look: Callable[[float], Seen], total: int, name: str, unit: str, stop: threading.Event, interval: float
+) -> None:
+    scaled: dict[str, Any] = {"unit": unit, "unit_scale": unit == BYTES}
+    with tqdm(total=total or None, desc=name, dynamic_ncols=True, file=sys.stderr, **scaled) as line:
         done = False
         while not done:
             done = stop.wait(interval)
@@ -126,26 +148,28 @@ def _bar(look: Callable[[float], Seen], total: int, name: str, stop: threading.E
             line.update(max(0, min(seen.done, total or seen.done) - line.n))
 
 
-def _lines(look: Callable[[float], Seen], total: int, name: str, stop: threading.Event, interval: float) -> None:
+def _lines(
+    look: Callable[[float], Seen], total: int, name: str, unit: str, stop: threading.Event, interval: float
+) -> None:
     start = time.monotonic()
     while not stop.wait(interval):
         seconds = time.monotonic() - start
-        print(f"{name}: {_told(look(seconds), total, seconds)}", file=sys.stderr, flush=True)
+        print(f"{name}: {_told(look(seconds), total, unit, seconds)}", file=sys.stderr, flush=True)
 
 
-def _told(seen: Seen, total: int, seconds: float) -> str:
+def _told(seen: Seen, total: int, unit: str, seconds: float) -> str:
     words = [seen.words] if seen.words else []
     if total:
-        words.append(f"{100 * min(seen.done, total) / total:.0f} % of {_size(total)}")
+        words.append(f"{100 * min(seen.done, total) / total:.0f} % of {_size(total, unit)}")
         if 0 < seen.done < total:
             words.append(f"{_duration(seconds * (total - seen.done) / seen.done)} left")
     elif seen.done:
-        words.append(_size(seen.done))
+        words.append(_size(seen.done, unit))
     return f"{', '.join(words) or 'at work'} after {_duration(seconds)}"
 
 
-def _size(number: int) -> str:
-    return f"{tqdm.format_sizeof(number, 'B')}"
+def _size(number: int, unit: str) -> str:
+    return str(tqdm.format_sizeof(number, BYTES)) if unit == BYTES else f"{number:,}{unit}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,18 +1,21 @@
 """The programs of docs/exploring.md: the page shows the files of examples/, and each of them runs on a run."""
 
 import ast
+import json
 import re
 import runpy
 
+import jsonschema
 import pytest
 
+from beam_curate import read_score_table
 from beam_curate.commands import pack
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.exporting_runs import curated
 
 PAGE = (ROOT / "docs" / "exploring.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
-SHOWN = ("explore_duckdb", "explore_polars", "explore_pandas", "to_huggingface")
+SHOWN = ("explore_duckdb", "explore_polars", "explore_pandas", "to_huggingface", "to_fiftyone")
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,50 @@ def test_what_goes_to_the_hub_comes_back_by_pack(finished, tmp_path, monkeypatch
         for each in webdataset.WebDataset(str(tmp_path / "out" / "00000.tar"), shardshuffle=False)
     }
     assert back == {str(n): encoded(photo(n)) for n in range(6)}
+
+
+# docs.voxel51.com, "Importing datasets", FiftyOneImageClassificationDataset: labels by the path below data/ without extension.
+OF_FIFTYONE = {
+    "type": "object",
+    "required": ["classes", "labels"],
+    "additionalProperties": False,
+    "properties": {
+        "classes": {"type": ["array", "null"], "items": {"type": "string"}},
+        "labels": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["label"],
+                "additionalProperties": False,
+                "properties": {
+                    "label": {"type": "string"},
+                    "confidence": {"type": "number"},
+                    "attributes": {"type": "object", "additionalProperties": {"type": ["string", "number"]}},
+                },
+            },
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(("more", "number"), [((), 6), (("2",), 2)])
+def test_what_fiftyone_takes(finished, tmp_path, monkeypatch, more, number):
+    target = tmp_path / "for-fiftyone"
+    monkeypatch.setattr("sys.argv", ["to_fiftyone", str(finished), str(target), *more])
+    runpy.run_path(str(ROOT / "examples" / "to_fiftyone.py"))
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    said = json.loads((target / "labels.json").read_text(), parse_constant=refuse)
+    jsonschema.validate(said, OF_FIFTYONE)
+    images = {path.relative_to(target / "data").with_suffix("").as_posix(): path for path in target.rglob("*.jpg")}
+    assert images.keys() == said["labels"].keys() == {f"0/{n}" for n in range(number)}
+    rows = {row["key"]: row for row in read_score_table(str(finished)).to_pylist()}
+    for name, label in said["labels"].items():
+        row = rows[label["attributes"]["key"]]
+        assert images[name].read_bytes() == encoded(photo(int(row["key"])))
+        assert (label["label"], label["attributes"]["caption"]) == ("kept", "a text")
+        assert {score: label["attributes"][score] for score in ("aesthetic", "nsfw")} == {
+            score: row[score] for score in ("aesthetic", "nsfw")
+        }

@@ -59,6 +59,7 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
         'scores from words, by the model\'s own text tower: "watermark=a photo with a watermark,a clean photo" is the '
         "probability of the first text against the others, a single text gives its similarity; several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
+        once=True,
     )
     min_aesthetic: float | None = option(
         0.5,

@@ -13,7 +13,7 @@ class DedupOptions(DuplicateOptions, ShardOptions):
 
     scores: str = required("folder of the run that made the score table: the --output of beam-curate curate or select")
     output: str = required("folder for the duplicates table and the shards without duplicates")
-    methods: str = option("exact,semantic", f"what a duplicate is: {methods_help()}")
+    methods: str = option("exact,semantic", f"what a duplicate is: {methods_help()}", once=True)
     candidates: str = option(
         "kept",
         "among which samples duplicates are looked for: those that the run of --scores kept, or all that have an embedding, for "

@@ -1,4 +1,4 @@
-"""Exports a finished run for training: WebDataset or TFRecord files, smaller images, shuffled by a seed.
+"""Exports a finished run for training: WebDataset, TFRecord or MDS files, smaller images, shuffled by a seed.
 
 beam-curate export --input best/ --output train/ --format webdataset --resize_shortest 256 --shuffle_seed 7
 beam-curate export --input best/ --output records/ --format tfrecord
@@ -138,10 +138,13 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
         raise OptionError(f"--input {options.input}: {error}") from error
     suffixes = {member["suffix"] for sample in first.column("members").to_pylist() for member in sample}
     scored = run.summary.configuration.scored  # what could be scored can be encoded
+    format = options.chosen_format(run.schema, suffixes, scored.max_pixels)
+    size = sum(shard.size for shard in run.shards)
+    options.check_file_size(format, "samples_per_file", options.samples_per_file, run.total, size)
     export = Export(
         source,
         output,
-        options.chosen_format(run.schema, suffixes, scored.max_pixels),
+        format,
         run.total,
         options.samples_per_file,
         options.shuffle_seed,

@@ -15,7 +15,8 @@ class ExportOptions(FormatOptions, RunOptions):
     input: str = required("folder of a finished run: the --output of beam-curate curate or select")
     output: str = required("folder for the exported files, their rows and the summary")
     format: str = required(
-        "webdataset: tars, as in the run; tfrecord: files of tf.train.Example, with index files for DALI",
+        "webdataset: tars, as in the run; tfrecord: files of tf.train.Example, with index files for DALI; mds: for MosaicML's "
+        "streaming",
         choices=format_names,
     )
     samples_per_file: int = option(1000, "samples in every file but the last", least=1)

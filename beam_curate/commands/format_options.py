@@ -40,7 +40,7 @@ class FormatOptions(CheckedOptions):
     format: str = option(
         "webdataset",
         "webdataset: tars with every member as it is, unless an option below asks for something else; tfrecord: files of "
-        "tf.train.Example, with index files for DALI",
+        "tf.train.Example, with index files for DALI; mds: for MosaicML's streaming",
         choices=format_names,
     )
     compression: str = option("none", "of tfrecord files; DALI reads only uncompressed ones", choices=("none", "gzip"))
@@ -64,7 +64,7 @@ class FormatOptions(CheckedOptions):
         least=1,
         most=100,
     )
-    fields: str = option("*", FIELDS)
+    fields: str = option("*", FIELDS, once=True)
     encode_threads: int = option(0, "threads of a worker process that encode images; 0: one per core", least=0)
 
     def check(self) -> None:
@@ -127,3 +127,28 @@ class FormatOptions(CheckedOptions):
         limit = max_pixels if isinstance(max_pixels, int) else MAX_PIXELS
         reencoding = Reencoding(self.resize_shortest, self.image_format, self.quality or DEFAULT_QUALITY, limit)
         return kind(fields, schema, reencoding, compressed, self.encode_threads)
+
+    def check_file_size(self, format: PreparedSamples, option: str, per_file: int, samples: int, size: int) -> None:
+        """Refuses files that would be larger than their format allows, by the mean size of a sample.
+
+        Where images are encoded their size is not known before. The limit holds there too: it ends the job.
+
+        Args:
+            format: Of the files.
+            option: That gives the number of samples in a file.
+            per_file: Its value.
+            samples: How many samples there are.
+            size: Their bytes.
+
+        Raises:
+            OptionError: It names the option, its value, and the remedy.
+        """
+        limit = format.max_file_bytes
+        if limit is None or self.encodes or not samples:
+            return
+        most = limit * samples // max(size, 1)
+        if min(per_file, samples) > most:
+            raise OptionError(
+                f"--{option} {per_file}: files of --format {self.format} hold {limit / 2**30:.0f} GiB at most, and a sample has "
+                f"{size / samples / 1e6:.1f} MB in the mean; give at most {most}, or make the images smaller by --resize_shortest"
+            )

@@ -9,7 +9,6 @@ from typing import Any, Final
 import apache_beam as beam
 import grpc
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
@@ -24,9 +23,10 @@ from google.auth.exceptions import GoogleAuthError
 from beam_curate.commands.beam_checks import check_beam_options, runner_of
 from beam_curate.commands.dataflow_options import check_workers, is_dataflow
 from beam_curate.commands.interruption import end_children, saying, sparing_children
+from beam_curate.commands.job_counters import counters_seen
 from beam_curate.commands.options import OneLineParser, OptionError, option_fields, refuse_stray, refuse_unknown
 from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
-from beam_curate.progress import MODES, PROGRESS, Seen, samples_seen, shown
+from beam_curate.progress import MODES, PARTS, PROGRESS, parts_seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
 from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
@@ -35,19 +35,6 @@ from beam_curate.storage.retrying import StorageError
 # by itself, depending on the transforms. Asking for the engine by its name keeps a run offline and the same every time.
 LOCAL_RUNNER: Final = "FnApiRunner"
 _DIRECT: Final = ("DirectRunner", "SwitchingDirectRunner", LOCAL_RUNNER)
-
-# What is said of a job that runs elsewhere.
-_COUNTERS: Final = {
-    "beam_curate.read/samples": "samples read",
-    "beam_curate.score/kept": "kept",
-    "beam_curate.score/rejected": "rejected",
-    "beam_curate.score/failed": "failed",
-    "beam_curate.duplicates/buckets": "buckets of duplicates to compare",
-    "beam_curate.duplicates/compared_buckets": "compared",
-    "beam_curate.select/rows": "rows judged",
-    "beam_curate.write/samples": "samples written",
-}
-_COUNTED: Final = tuple(dict.fromkeys(name.partition("/")[0] for name in _COUNTERS))
 
 # What the clients of job services raise when they do not get an answer, or a refusal.
 _SUBMISSION_ERRORS: Final = (
@@ -138,38 +125,6 @@ def service_job(options: PipelineOptions) -> dict[str, str] | None:
     return {name: str(value) for name, value in said.items() if value}
 
 
-def check_device(device: str, option: str = "device", precision: str = "auto") -> None:
-    """Refuses a device that this machine does not have, and a precision that it is not for, before a local run starts.
-
-    Raises:
-        OptionError: CUDA was asked for and is not there, or fp16 for a CPU.
-    """
-    from beam_curate.clip.model_description import choose_device, choose_precision
-
-    try:
-        chosen = choose_device(device)
-    except RuntimeError as error:
-        raise OptionError(f"--{option} {device}: {error}") from error
-    try:
-        choose_precision(precision, chosen)
-    except ValueError as error:
-        raise OptionError(f"--precision {precision} with --{option} {device}: {error}") from error
-
-
-def usual_batch_size(device: str) -> int:
-    """The batch size for a device of this machine, where the user gives none.
-
-    Raises:
-        OptionError: CUDA was asked for and is not there.
-    """
-    from beam_curate.clip.model_description import choose_batch_size, choose_device
-
-    try:
-        return choose_batch_size(choose_device(device))
-    except RuntimeError as error:
-        raise OptionError(f"--device {device}: {error}") from error
-
-
 def build_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> beam.Pipeline:
     """Builds a pipeline, before a run is begun: what cannot be built, or not be pickled, is found then.
 
@@ -242,37 +197,24 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
     return ended
 
 
-def counters_seen(result: Any) -> Callable[[float], Seen]:
-    """Looks at the counters of a job that runs elsewhere, as far as it tells them: samples by what became of them.
+def run_and_wait(root: beam.Pipeline, name: str, reads: int) -> None:
+    """Runs a pipeline that reads a score table, and waits for its end; says on standard error how far it is (--progress).
 
     Args:
-        result: What the runner gave for the job.
-    """
-
-    def look(seconds: float) -> Seen:
-        try:
-            found = result.metrics().query(MetricsFilter().with_namespaces(_COUNTED))["counters"]
-        except (*_SUBMISSION_ERRORS, NotImplementedError, AttributeError):  # it may tell the next time
-            return Seen(0)
-        counts = {f"{each.key.metric.namespace}/{each.key.metric.name}": _so_far(each) for each in found}
-        words = [f"{counts[name]:,} {said}" for name, said in _COUNTERS.items() if counts.get(name)]
-        return Seen(0, ", ".join(words))
-
-    return look
-
-
-def _so_far(counter: Any) -> int:
-    return int((counter.committed if counter.committed is not None else counter.attempted) or 0)
-
-
-def run_and_wait(root: beam.Pipeline) -> None:
-    """Runs a pipeline that has no run's folder, and waits for its end.
+        root: The pipeline, of `build_pipeline`.
+        name: What it does, to begin a line with.
+        reads: How many times it reads a part of the table; 0 if that is not known.
 
     Raises:
         NotStartedError: The runner did not take the job.
     """
+    mode = root.options.view_as(ProgressOptions).progress
+    local = runner_name(root.options) == LOCAL_RUNNER
     with ends_with_its_workers():
-        _submitted(root).wait_until_finish()
+        with shown(parts_seen(), reads, name, mode if local else "none", unit=PARTS):
+            result = _submitted(root)
+        with shown(counters_seen(result), 0, name, "none" if local or mode == "none" else "line"):
+            result.wait_until_finish()
 
 
 def _submitted(root: beam.Pipeline) -> Any:

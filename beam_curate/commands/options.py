@@ -17,7 +17,7 @@ from beam_curate.version import __version__
 Options = TypeVar("Options")
 Main = TypeVar("Main", bound=Callable[..., int])
 
-_OF_CHECKS: Final = ("dependent", "least", "most", "group")
+_OF_CHECKS: Final = ("dependent", "least", "most", "once", "group")
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -36,7 +36,8 @@ def option(default: Any, help: str, **settings: Any) -> Any:
         default: Its value where the user gives none.
         help: What it is.
         settings: For argparse (choices, or a function that gives them, metavar, type, …); and `least` and `most`, the bounds
-            of a number, and `group`, for an option that `option_groups` does not name.
+            of a number; `once`, for a text that holds a list or a condition, of which one would be lost if it were given twice;
+            and `group`, for an option that `option_groups` does not name.
     """
     return dataclasses.field(default=default, metadata={"help": help, **settings})
 
@@ -218,9 +219,14 @@ def parse(
         OptionError: A value is wrong or a required option is missing.
     """
     parser = parser_of(options, description, epilog)
-    namespace, rest = parser.parse_known_args(list(argv))
     fields = option_fields(options)
+    _refuse_missing([field.name for field in fields if field.metadata.get("required")], argv)
+    namespace, rest = parser.parse_known_args(list(argv))
+    words = [word.split("=", 1)[0] for word in argv]
     for field in fields:
+        if field.metadata.get("once") and words.count(flag_of(field.name)) > 1:
+            help = field.metadata["help"]
+            raise OptionError(f"--{field.name} is given more than once; give all of it in one: {help}")
         if field.metadata.get("action") == "append":
             setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
         if field.metadata.get("required") and not getattr(namespace, field.name):
@@ -234,6 +240,24 @@ def parse(
         if flag_of(field.name) in flags and ("dependent" in field.metadata or values[field.name] != field.default)
     )
     return found, rest, given
+
+
+def _refuse_missing(required: Sequence[str], argv: Sequence[str]) -> None:
+    """Refuses a command line without a required option, and says which of its words may have been meant for it.
+
+    Raises:
+        OptionError: It names the option.
+    """
+    if {"-h", "--help", "--version"} & set(argv):
+        return
+    names = [word[2:].split("=", 1)[0] for word in argv if word.startswith("--")]
+    for missing in (name for name in required if name not in names):
+        (close,) = difflib.get_close_matches(missing, names, n=1) or [""]
+        if close and close not in required:
+            raise OptionError(f"--{missing} is missing; did you mean it by --{close}?")
+        if argv and not argv[0].startswith("-"):
+            raise OptionError(f"--{missing} is missing; did you mean --{missing} {argv[0]}?")
+        raise OptionError(f"--{missing} is missing; give a value (see --help)")
 
 
 def _made(options: Any, values: Mapping[str, Any]) -> Any:

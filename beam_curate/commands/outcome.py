@@ -16,6 +16,7 @@ from beam_curate.export.layouts import read_description
 from beam_curate.runs.run import Run
 from beam_curate.storage.files import exists, join
 from beam_curate.tars.skipped import KINDS, lost
+from beam_curate.transforms.collect_figures import CollectFigures
 from beam_curate.transforms.write_layouts import WriteLayouts
 from beam_curate.transforms.write_report import WriteReport
 
@@ -45,7 +46,9 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str], options: Pi
     if reports or lacking:
         steps, summary = [*reports, WriteLayouts(output, lacking)], run.summary
         root = build_pipeline(lambda root: reduce(operator.or_, steps, root | beam.Create([summary])), options)
-        run_and_wait(root)
+        run_and_wait(
+            root, "report" if reports else "layouts", len(reports) * CollectFigures.LOOKS * summary.input_shards
+        )
 
 
 def _has_layout(folder: str) -> bool:

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.report.writing import plan_of_run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
+    from beam_curate.transforms.collect_figures import CollectFigures
     from beam_curate.transforms.write_report import WriteReport
 
     try:
@@ -64,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             refuse_written_over(options.report, [(name, each.folder) for name, each in runs], read)
         path = absolute(options.report) if options.report else ""
         other = against.folder if against else ""
-        plan_of_run(summary, run.folder, other)
+        shards = plan_of_run(summary, run.folder, other)[1]
         steps = WriteReport(run.folder, other, path)
         root = build_pipeline(lambda root: root | beam.Create([summary]) | steps, beam_options)
     except (ValueError, StorageError) as error:
         return fail(error)
-    run_and_wait(root)
+    run_and_wait(root, "report", CollectFigures.LOOKS * len(shards))
     print(f"look at {printable(path or run.report_path)}")
     return 0

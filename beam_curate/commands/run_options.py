@@ -32,6 +32,7 @@ class ShardOptions(RunOptions):
         "",
         "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of "
         + ", ".join(LAYOUTS),
+        once=True,
     )
     samples_per_shard: int = option(1000, "samples in every output shard but the last", least=1)
     shuffle_seed: int | None = option(

@@ -202,6 +202,9 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
     duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
     format = _format(options, selection, scored.max_pixels) if options.asks_for_format else None
+    if format is not None:
+        samples, size = summary.funnel.input, sum(shard.size for shard in shards)
+        options.check_file_size(format, "samples_per_shard", options.samples_per_shard, samples, size)
     job = SelectJob(
         options=options,
         shards=shards,

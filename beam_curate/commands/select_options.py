@@ -24,10 +24,13 @@ class SelectOptions(FormatOptions, SelectingOptions):
         'watermark,a clean photo" is the probability of the first text against the others, a single text gives its similarity; '
         "several are separated by ;",
         metavar="NAME=TEXT,TEXT…",
+        once=True,
     )
     model_dir: str = option("", "for --prompt: folder with the model files", type=str)
     pretrained: str = option("openai", "for --prompt: weights: an open_clip tag, a local file or folder, or random")
-    fields: str = option("*", f"{FIELDS}; if this or an option above is given, the tables have these columns too")
+    fields: str = option(
+        "*", f"{FIELDS}; if this or an option above is given, the tables have these columns too", once=True
+    )
     dry_run: bool = option(
         False, "write nothing: print how many samples, bytes and shards each rule keeps", action="store_true"
     )

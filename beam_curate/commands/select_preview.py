@@ -15,6 +15,7 @@ from beam_curate.commands.outcome import skipped_lines
 from beam_curate.duplicates.removal import Duplicates
 from beam_curate.report.preview import Preview, Tally
 from beam_curate.report.writing import write_page
+from beam_curate.runs.whole_run import check_parts
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import absolute, clean_temporary, delete, files_under, join
 from beam_curate.transforms.preview_selection import PreviewSelection, read_preview, read_preview_page
@@ -76,7 +77,8 @@ def dry_run(
     check_dry_run(options)
     with _result_folder(options) as folder:
         steps = PreviewSelection(selection, folder, duplicates, bool(report), samples_per_shard, about)
-        run_and_wait(build_pipeline(lambda root: root | steps, options))
+        root = build_pipeline(lambda root: root | steps, options)
+        run_and_wait(root, "dry run", steps.looks * len(check_parts(selection.table)))
         found = read_preview(folder)
         if report:
             write_page(absolute(report), read_preview_page(folder))

@@ -42,6 +42,7 @@ class SelectingOptions(ShardOptions):
         "",
         "keep if this holds, beside the other rules: a condition on scores, width, height, side, size, format, caption, key, "
         "url and shard, such as \"aesthetic >= 5 and nsfw < 0.3 and width >= 256 and format in ('JPEG', 'PNG')\"",
+        once=True,
     )
     top: str = option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
     top_fraction: str = option(

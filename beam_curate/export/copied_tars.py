@@ -1,14 +1,16 @@
 """WebDataset shards whose members are copied byte for byte: what runs write unless told otherwise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
+from beam_curate.records import WrittenShard
 from beam_curate.runs.output_files import HashingWriter, Written
 from beam_curate.runs.placed_rows import OF_THE_WAY
 from beam_curate.runs.source_samples import in_turn, read_samples
+from beam_curate.runs.wids import wids_index
 from beam_curate.tars import writing
 
 LOADING: Final = (
@@ -42,6 +44,10 @@ class CopiedTars:
         "",
     )
     images: Sequence[str] = ()
+
+    def index(self, files: Sequence[WrittenShard]) -> Mapping[str, Any]:
+        """The index that wids reads."""
+        return wids_index(files)
 
     def write(self, out: HashingWriter, rows: pa.Table) -> Written:
         """Copies the samples."""

@@ -78,7 +78,7 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
         run.write_card(dataset_card(card, export.format, summary, source, files, counts))
     if export.croissant:
         run.write_croissant(croissant(export.name, export.license, export.format, summary))
-    run.end_export(files, indexed=export.format.indexed, said=said)
+    run.end_export(files, export.format.index(files), said)
     return summary
 
 
@@ -118,7 +118,7 @@ def finish_run(
         samples_per_shard,
         about,
         failed=len(failures),
-        indexed=format.indexed,
+        index=format.index,
         before=lambda summary: run.write_card(dataset_card(card, format, summary, summary, files, counts)),
     )
 

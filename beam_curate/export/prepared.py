@@ -1,7 +1,7 @@
 """What the formats have in common that write chosen fields of samples, with images made smaller where that is asked for."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -11,11 +11,12 @@ import pyarrow as pa
 from beam_curate.export.fields import FIXED, Fields
 from beam_curate.export.samples import ExportedSample, NotExported, export_samples
 from beam_curate.images.reencoding import Reencoding
-from beam_curate.records import LeftOut
+from beam_curate.records import LeftOut, WrittenShard
 from beam_curate.runs.configuration import Files
 from beam_curate.runs.output_files import HashingWriter, Written
 from beam_curate.runs.placed_rows import SOURCE_RANK
 from beam_curate.runs.row_sources import LINKS, SOURCE_PART
+from beam_curate.runs.wids import wids_index
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class PreparedSamples(ABC):
     note: ClassVar[str] = ""
     """What a user should know of the files, for the terminal."""
     indexed: ClassVar[bool] = False
+    lists: ClassVar[Sequence[str]] = ()
+    """The names of lists of all files, beside those that wids reads."""
+    max_file_bytes: ClassVar[int | None] = None
+    """How large a file may be."""
     prepared: ClassVar[bool] = True
     mime: ClassVar[str] = ""
     """Of the files."""
@@ -85,7 +90,8 @@ class PreparedSamples(ABC):
 
     def files(self, samples_per_file: int, seed: int | None) -> Files:
         """The part of a run's configuration that tells of the files."""
-        return Files(samples_per_file, seed, self.description, self.extension, tuple(self.beside), self.indexed)
+        beside, lists = tuple(self.beside), tuple(self.lists)
+        return Files(samples_per_file, seed, self.description, self.extension, beside, self.indexed, lists)
 
     @property
     def described(self) -> list[str]:
@@ -128,6 +134,10 @@ class PreparedSamples(ABC):
     @abstractmethod
     def reading(self) -> Sequence[str]:
         """Lines of Python that read the files."""
+
+    def index(self, files: Sequence[WrittenShard]) -> Mapping[str, Any] | None:
+        """What index.json says of all files; None: there is none."""
+        return wids_index(files) if self.indexed else None
 
     @abstractmethod
     def write(self, out: HashingWriter, rows: pa.Table) -> Written:

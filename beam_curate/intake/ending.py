@@ -8,6 +8,7 @@ from beam_curate.records import WrittenShard
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
 from beam_curate.runs.summary import AccountingError, Packed, PackSummary
+from beam_curate.runs.wids import wids_index
 from beam_curate.storage.files import delete, files_under, join
 from beam_curate.storage.json_records import of_json, to_json
 
@@ -54,7 +55,7 @@ def finish_packing(
         "output_bytes": sum(shard.size for shard in written),
         **about,
     }
-    Run(output).end_export(files, indexed=True, said=said)
+    Run(output).end_export(files, wids_index(files), said)
     return of_json(PackSummary, said)
 
 

@@ -169,7 +169,8 @@ def _blur_from(summary: Summary, data: ReportData) -> float:
 
 
 def _facts(summary: Summary) -> str:
-    shards = f"{count(summary.input_shards)} input shards, {count(summary.output_shards)} output shards"
+    numbers = {"input": summary.input_shards, "output": summary.output_shards}
+    shards = ", ".join(f"{count(number)} {name} shard{'' if number == 1 else 's'}" for name, number in numbers.items())
     words = [shards, summary.configuration.clip_model, summary.started]
     return " · ".join(shorten(str(word), 100) for word in words if word)
 
@@ -199,7 +200,8 @@ def _notices(summary: Summary, data: ReportData) -> Iterator[tuple[str, str]]:
             if total and rejected < 0.01 * total:
                 yield f"{name} {value:g} rejects almost nothing:", f"{share(rejected, total)}."
             elif total and rejected > 0.99 * total:
-                yield f"{name} {value:g} rejects almost everything:", f"{share(rejected, total)}."
+                what = "all samples" if rejected == total else "almost everything"
+                yield f"{name} {value:g} rejects {what}:", f"{share(rejected, total)}."
     counts = _counts(summary)
     if any(data.statuses[status] != counts[status] for status in _STATUSES):
         words = ", ".join(f"{count(data.statuses[status])} {status}" for status in _STATUSES)

@@ -146,6 +146,7 @@ class Files:
         extension: Of the files.
         beside: The ends of the names of further files for each.
         indexed: Whether wids reads the files.
+        lists: The names of other lists of all files, for other readers.
     """
 
     samples_per_file: int | None = None
@@ -154,6 +155,7 @@ class Files:
     extension: str = "tar"
     beside: Sequence[str] = ()
     indexed: bool = True
+    lists: Sequence[str] = ()
 
     @property
     def ends(self) -> Sequence[str]:

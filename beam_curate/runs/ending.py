@@ -1,4 +1,4 @@
-"""What ends a run: index.json (wids), sizes.json, and summary.json, which marks the run as complete."""
+"""What ends a run: index.json, sizes.json, and summary.json, which marks the run as complete."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 from beam_curate.records import ScorePart, WrittenShard
 from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
 from beam_curate.runs.summary import AccountingError, Summary, check_files, funnel, skipped_members, summary_of
+from beam_curate.runs.wids import wids_index
 from beam_curate.storage.files import write_json
 from beam_curate.storage.json_records import to_json
 
@@ -37,7 +38,7 @@ def finish_run(
     about: Mapping[str, object],
     failed: int = 0,
     *,
-    indexed: bool = True,
+    index: Callable[[Sequence[WrittenShard]], Mapping[str, Any] | None] = wids_index,
     before: Callable[[Summary], object] = lambda summary: None,
 ) -> Summary:
     """Checks the accounts of a run and writes its last files; returns the summary.
@@ -50,7 +51,7 @@ def finish_run(
         samples_per_file: N, which every output file but the last must hold.
         about: What the caller adds to the summary (configuration, models, versions).
         failed: The number of kept samples that the files' format could not take.
-        indexed: Whether wids reads the files.
+        index: Gives what index.json says of the files; None: there is none.
         before: Called with the summary before it is written: writes what else the run ends with.
 
     Raises:
@@ -61,26 +62,17 @@ def finish_run(
     check_files(files, samples_per_file, table["funnel"]["kept"], failed)
     said = {**table, "output_shards": len(files), "output_bytes": sum(file.size for file in files), **about}
     summary = summary_of(said)
-    write_lists(output, files, indexed=indexed)
+    write_lists(output, files, index(files))
     before(summary)
     write_json(output, SUMMARY, said)
     return summary
 
 
-def write_lists(output: str, files: Sequence[WrittenShard], *, indexed: bool) -> None:
-    """Writes index.json, where wids reads the files, and sizes.json."""
-    if indexed:
-        write_json(output, INDEX, wids_index(files))
+def write_lists(output: str, files: Sequence[WrittenShard], index: Mapping[str, Any] | None) -> None:
+    """Writes index.json, if the files have one, and sizes.json."""
+    if index is not None:
+        write_json(output, INDEX, index)
     write_json(output, SIZES, {file.name: file.samples for file in files})
-
-
-def wids_index(files: Sequence[WrittenShard]) -> dict[str, Any]:
-    """The index that wids reads; urls are relative to it.
-
-    Source: webdataset, wids-shard-index-v1.
-    """
-    listed = [{"url": file.name, "md5sum": file.md5, "nsamples": file.samples, "filesize": file.size} for file in files]
-    return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": listed}
 
 
 def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> dict[str, Any]:

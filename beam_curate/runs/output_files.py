@@ -97,6 +97,9 @@ class Format(Protocol):
     @property
     def images(self) -> Sequence[str]: ...  # noqa: D102
 
+    def index(self, files: Sequence[WrittenShard]) -> Mapping[str, object] | None:
+        """What index.json says of all files, for their readers; None: there is none."""
+
     def write(self, out: "HashingWriter", rows: pa.Table) -> Written:
         """Writes the samples of a file.
 

@@ -230,9 +230,11 @@ class Run:
         """Ends a run with its score table, see `ending.finish_table`."""
         return ending.finish_table(self.folder, parts, len(parts), about)
 
-    def end_export(self, files: Sequence[WrittenShard], *, indexed: bool, said: Mapping[str, object]) -> None:
+    def end_export(
+        self, files: Sequence[WrittenShard], index: Mapping[str, Any] | None, said: Mapping[str, object]
+    ) -> None:
         """Writes the lists of an export's files and, last, its summary."""
-        ending.write_lists(self.folder, files, indexed=indexed)
+        ending.write_lists(self.folder, files, index)
         write_json(self.folder, SUMMARY, said)
 
     def write_report(self, page: bytes) -> str:

@@ -71,6 +71,8 @@ def check_files(run: str, files: Files, output_bytes: int) -> None:
         stem = name.removesuffix(f".{files.extension}")
         for end in files.ends:
             _check_there(run, f"{stem}{end}", listed)
+    for name in files.lists:
+        _check_there(run, name, listed)
     if files.indexed:
         _check_there(run, INDEX, listed)
         for entry in read_index(run):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 
@@ -32,6 +32,9 @@ class CollectFigures(beam.PTransform):
     plan: beam.PCollection[ReportPlan]
     sides: tuple[Any, ...] = ()
     own: tuple[EmbeddingsScorer, ...] = ()
+
+    LOOKS: ClassVar[int] = 2
+    """How many times a part is looked at."""
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import apache_beam as beam
 
@@ -96,6 +96,9 @@ class FindCutoffs(beam.PTransform):
     """
 
     selection: Selection
+
+    LOOKS: ClassVar[int] = top.PASSES + 1
+    """How many times a part is looked at."""
 
     def __post_init__(self) -> None:
         super().__init__()

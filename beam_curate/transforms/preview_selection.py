@@ -65,6 +65,12 @@ class PreviewSelection(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
+    @property
+    def looks(self) -> int:
+        """How many times a part is looked at."""
+        tops = 0 if self.selection.top is None else 1 + bool(self.selection.rules or self.duplicates)
+        return 1 + tops * FindCutoffs.LOOKS + self.page * CollectFigures.LOOKS
+
     def expand(self, pipeline: beam.pvalue.PBegin) -> beam.PCollection[Preview]:
         """Finds the duplicates and the cutoffs with and without the other rules, counts, and writes."""
         selection, duplicates, folder = self.selection, self.duplicates, self.folder

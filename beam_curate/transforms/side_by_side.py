@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_curate.progress import PROGRESS
 from beam_curate.scores.scorers import EmbeddingsScorer, set_up_scorer
 from beam_curate.threads import Queue, Threads
 
@@ -72,15 +74,22 @@ class SideBySide(beam.DoFn):
 
 
 class WithScorers(SideBySide):
-    """A DoFn with scorers of the user's own, set up once for each copy of it."""
+    """A DoFn that looks at parts of a score table, with scorers of the user's own, set up once for each copy of it."""
 
     def __init__(self, own: Sequence[EmbeddingsScorer]) -> None:
         """Takes the scorers: such one need not bear several threads."""
         super().__init__(1 if own else 0)
         self._own = tuple(own)
+        self._parts = Metrics.counter("beam_curate.table", "parts")
 
     def setup(self) -> None:
         """Sets up the scorers too."""
         super().setup()
         for scorer in self._own:
             set_up_scorer(scorer)
+
+    def _take(self) -> list[Any]:
+        results = super()._take()
+        self._parts.inc()
+        PROGRESS.add(parts=1)
+        return results

@@ -24,7 +24,7 @@ def run(tmp_path_factory):
 
 
 def data_files(folder):
-    kinds = (".tar", ".tfrecord", ".tfindex", ".gz", ".parquet")
+    kinds = (".tar", ".tfrecord", ".tfindex", ".gz", ".mds", ".parquet")
     skipped = ("input_shards.parquet", "failures.parquet")
     return {
         path.name: path.read_bytes()
@@ -116,8 +116,10 @@ def test_a_finished_file_is_found_without_listing_the_folder(run, tmp_path, monk
         monkeypatch.setattr(
             f"beam_curate.storage.files.{name}", lambda *_, name=name: calls.append(name), raising=False
         )
-    kind = type("Kind", (), {"extension": all_formats()[format].extension if format == "webdataset" else "tfrecord",
-                             "beside": () if format == "webdataset" else (".tfindex",)})  # fmt: skip
+    names = json.loads((output / "sizes.json").read_text())
+    extension = next(iter(names)).partition(".")[2]
+    beside = tuple(f".{path.name.partition('.')[2]}" for path in output.glob("00000.*index"))
+    kind = type("Kind", (), {"extension": extension, "beside": beside})
     for index in range(6):
         plan = json.loads((output / f"{index:05d}_stats.json").read_text())["plan"]
         assert output_files.finished_file(kind(), str(output), index, plan).index == index

@@ -6,13 +6,13 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from apache_beam.metrics.execution import MetricKey
-from apache_beam.metrics.metric import MetricName, MetricResult
 
+from beam_curate import progress
 from beam_curate.commands.curate_options import CurateOptions
-from beam_curate.commands.launch import ProgressOptions, counters_seen, pipeline_options
+from beam_curate.commands.job_counters import counters_seen
+from beam_curate.commands.launch import ProgressOptions, pipeline_options
 from beam_curate.commands.options import OptionError
-from beam_curate.progress import PROGRESS, Progress, Seen, samples_seen, shown
+from beam_curate.progress import PARTS, PROGRESS, Progress, Seen, parts_seen, samples_seen, shown
 
 
 class Terminal(io.StringIO):
@@ -42,7 +42,7 @@ def test_two_runs_in_a_process_are_counted_apart(monkeypatch):
         assert "3 samples" in screen.getvalue().split("\r")[-1]
 
 
-def said(look, total, mode=None):
+def said(look, total, mode=None, **more):
     """What is said until the first line is there."""
     looked = threading.Event()
 
@@ -53,7 +53,7 @@ def said(look, total, mode=None):
         return look(seconds)
 
     stopped = threading.Event()
-    with shown(once, total, "curate", mode, interval=0.01):
+    with shown(once, total, "curate", mode, interval=0.01, **more):
         assert looked.wait(60)
         stopped.set()
 
@@ -118,34 +118,41 @@ def test_the_option_is_known_to_every_command_and_checked():
         pipeline_options(["--progress=loud"], CurateOptions)
 
 
-def test_a_job_elsewhere_tells_its_counters():
-    def counter(namespace, name, committed, attempted):
-        return MetricResult(MetricKey("step", MetricName(namespace, name)), committed, attempted)
-
-    asked = []
-
-    def query(wanted):
-        asked.append(wanted.namespaces)
-        return {
-            "counters": [
-                counter("beam_curate.read", "samples", None, 12_345),
-                counter("beam_curate.score", "kept", 4_000, 4_321),
-                counter("beam_curate.score", "failed", None, 0),
-                counter("beam_curate.read", "shards", 3, 3),
-            ]
-        }
-
-    job = SimpleNamespace(metrics=lambda: SimpleNamespace(query=query))
-    assert counters_seen(job)(60.0) == Seen(0, "12,345 samples read, 4,000 kept")
-    assert "beam_curate.score" in asked[0]
-
-
 def test_a_job_that_tells_nothing_is_still_at_work(capsys):
     def metrics():
         raise NotImplementedError
 
     said(counters_seen(SimpleNamespace(metrics=metrics)), 0, "line")
     assert capsys.readouterr().err.startswith("curate: at work after ")
+
+
+def test_reads_of_parts_have_a_unit_of_their_own(capsys, monkeypatch):
+    look = parts_seen()
+    PROGRESS.add(parts=30)
+    said(look, 120, unit=PARTS)
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("curate: 25 % of 120 reads of parts, ")
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "200")
+    with shown(parts_seen(), 4, "report", "bar", interval=0.01, unit=PARTS):
+        PROGRESS.add(parts=2)
+    assert "2/4" in screen.getvalue().split("\r")[-1]
+
+
+def test_a_look_that_never_ends_does_not_keep_the_command(monkeypatch):
+    monkeypatch.setattr(progress, "_PATIENCE", 0.01)
+    looked, never = threading.Event(), threading.Event()
+
+    def hang(seconds):
+        looked.set()
+        never.wait(60)
+        return Seen(0)
+
+    with shown(hang, 0, "curate", "line", interval=0.001):
+        assert looked.wait(60)
+    assert not never.is_set()
+    never.set()
 
 
 def test_counting_from_many_threads_loses_nothing():

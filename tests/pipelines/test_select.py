@@ -1,5 +1,6 @@
 """Selecting again from a score table: what it keeps is what the main job keeps by the same rules, byte for byte."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate import read_score_table
-from beam_curate.commands import curate, select
+from beam_curate.commands import curate, launch, report, select
 from beam_curate.runs import score_table
 from beam_curate.storage import retrying
 from beam_curate.transforms import preview_selection, write_report
@@ -226,6 +227,31 @@ def test_a_dry_run_tells_what_a_run_keeps_and_writes_nothing(table, capsys):
     assert re.search(rf"^ *{alone} .*nsfw < 0.7$", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (select, ["--dry_run", "--min_aesthetic=4.5"]),
+        (select, ["--dry_run", "--top=width=3"]),
+        (select, ["--dry_run", "--min_aesthetic=4.5", "--top=width=3", "--report={page}"]),
+        (report, ["--report={page}"]),
+    ],
+)
+def test_what_progress_counts_is_what_is_read(table, tmp_path, monkeypatch, command, flags):
+    told = []
+
+    def noted(look, total, name, mode, unit=""):
+        told.append((look, total, mode))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(launch, "shown", noted)
+    run = f"--run={table}" if command is report else f"--scores={table}"
+    assert command.main([run, *(flag.format(page=tmp_path / "page.html") for flag in flags), "--progress=line"]) == 0
+    (look, total, mode), (_, _, elsewhere) = told
+    parts = len(list((table / "scores").glob("part-*.parquet")))
+    assert look(1.0).done == total >= parts > 1
+    assert (mode, elsewhere) == ("line", "none")
+
+
 PREVIEWED = [
     *("--min_aesthetic=4", "--keep=nsfw < 0.9", "--top_fraction=plain=0.6"),
     *("--prompt=plain=a plain photo", "--pretrained=random", "--samples_per_shard=4"),
@@ -373,7 +399,7 @@ def test_a_wrong_option_is_refused_in_one_line(table, capsys, flags, message):
 def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert select.main([f"--scores={tmp_path}/empty", "--dry_run"]) == 2
-    assert "is no run of curate.py" in capsys.readouterr().err
+    assert "is no run of beam-curate curate" in capsys.readouterr().err
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "run.json").write_text("{}")
     assert select.main([f"--scores={tmp_path}/half", "--dry_run"]) == 2

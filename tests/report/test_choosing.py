@@ -114,7 +114,9 @@ def test_a_threshold_is_turned_off_at_the_end_of_its_slider(scored, browser):
     browser.click(slider(browser, "aesthetic", 0), 0.01)
     browser.click(slider(browser, "nsfw", 1), 0.99)
     assert browser.text(COMMAND) == f"beam-curate select --scores {scored} --output selected/"
-    assert browser.text(RESULT) == f"{len(table(scored))} of {len(table(scored))} samples are kept (100.0 %)."
+    assert browser.text(RESULT) == f"{len(table(scored))} of {len(table(scored))} samples are kept (100.0\u00a0%)."
+    # Nothing is rejected: the pictures that are kept have the whole width.
+    assert browser.evaluate("document.querySelector('#sides').classList.contains('one')")
 
 
 def test_samples_are_seen_from_the_threshold_on_and_by_any_score(scored, browser):

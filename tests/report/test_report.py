@@ -143,7 +143,8 @@ def test_the_histograms_count_every_row(hostile):
         assert (found.lowest, found.highest) == (min(everything), max(everything))
         page = read(hostile)
         assert f"{name} {bound:g} lets" in page.text
-        assert f"{found.below[0]} samples below it, {len(everything) - found.below[0]} at or above" in page.text
+        samples = "sample" if found.below[0] == 1 else "samples"
+        assert f"{found.below[0]} {samples} below it, {len(everything) - found.below[0]} at or above" in page.text
 
 
 def test_the_samples_are_those_nearest_to_the_threshold(hostile):
@@ -310,7 +311,7 @@ def test_nothing_kept(tmp_path):
     assert status == 0
     page = read(output)
     assert "Nothing was kept." in page.text
-    assert "aesthetic ≥ 20 rejects almost everything: 100.0 %." in page.text
+    assert "aesthetic ≥ 20 rejects all samples: 100.0 %." in page.text
     assert "No such sample." in page.text
 
 

@@ -1,10 +1,7 @@
 """The whole job on object stores: gs:// on a GCS emulator and s3:// on moto's server, both started here."""
 
-import collections
 import io
-import logging
 import random
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -12,7 +9,6 @@ from http import HTTPStatus
 import numpy as np
 import pyarrow as pa
 import pytest
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core.retry import Retry
@@ -33,119 +29,8 @@ from beam_curate.storage.ranged_reading import RangeReader
 from beam_curate.storage.retrying import StorageError
 from beam_curate.tars.sources import SourceChangedError, SourceReader
 from tests.conftest import tar_bytes
+from tests.support.object_stores import BUCKET
 from tests.support.storage_jobs import comparable, pathless, put, run_job, shard_bytes, stored
-
-BUCKET = "bucket"
-
-
-class Store:
-    """A running object store: its root, Beam's options for it, and what it has sent."""
-
-    def __init__(self, root, options):
-        self.root, self.options = root, options
-        self.sent = collections.Counter()  # bytes of contents, by object
-        self.requests = collections.Counter()
-        self.fail_next = 0  # so many answers are 503
-
-    def put(self, name, data):
-        put(self.root, {name: data})
-
-    def put_empty(self, name):
-        """Beam's writer for S3 cannot."""
-        if not self.root.startswith("s3"):
-            self.put(name, b"")
-            return
-        boto3 = pytest.importorskip("boto3")
-        client = boto3.session.Session().client("s3", endpoint_url=self.options[0].split("=", 1)[1])
-        client.put_object(Bucket=BUCKET, Key=name, Body=b"")
-
-    def get(self, name):
-        stream = FileSystems.open(f"{self.root}/{name}", compression_type=CompressionTypes.UNCOMPRESSED)
-        return stream.read()
-
-
-@pytest.fixture(scope="module")
-def gcs():
-    pytest.importorskip("gcp_storage_emulator", reason="the GCS emulator is in the extra `dev`")
-    from gcp_storage_emulator import server
-
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
-    logging.getLogger("api.object").setLevel(logging.CRITICAL)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store = Store(f"gs://{BUCKET}", [])
-    answer = server.Response.write_file
-    handle = server.Router.handle
-
-    def count(response, content, content_type="application/octet-stream"):
-        name = response._handler.path.split("?")[0].rpartition("/o/")[2].replace("%2F", "/")
-        store.sent[name] += len(content)
-        store.requests[name] += 1
-        answer(response, content, content_type)
-
-    def fail(router, method):
-        if store.fail_next:
-            store.fail_next -= 1
-            router._request_handler.send_error(503)
-        else:
-            handle(router, method)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-        # The emulator wants no credentials; Beam would look for them for half a minute.
-        patch.setattr("apache_beam.io.gcp.gcsio.auth.get_service_credentials", lambda options: None)
-        patch.setattr(server.Response, "write_file", count)
-        patch.setattr(server.Router, "handle", fail)
-        with server.create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET):
-            yield store
-
-
-@pytest.fixture(scope="module")
-def s3():
-    pytest.importorskip("flask", reason="moto's server is in the extra `dev`")
-    boto3 = pytest.importorskip("boto3", reason="boto3 is in the extra `s3`")
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import make_server
-
-    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    moto = DomainDispatcherApplication(create_backend_app)
-
-    def app(environ, start_response):
-        if store.fail_next:
-            store.fail_next -= 1
-            start_response("503 Slow Down", [])
-            return [b""]
-        body = b"".join(moto(environ, start_response))
-        if environ["REQUEST_METHOD"] == "GET" and not environ["QUERY_STRING"]:
-            name = environ["PATH_INFO"].removeprefix(f"/{BUCKET}/")
-            store.sent[name] += len(body)
-            store.requests[name] += 1
-        return [body]
-
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    session = boto3.session.Session()
-    url = f"http://127.0.0.1:{server.port}"
-    store = Store(f"s3://{BUCKET}", [f"--s3_endpoint_url={url}"])
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        # Beam makes a session for every operation, and each one takes 0.1 s to read its service descriptions.
-        patch.setattr(boto3.session, "Session", lambda: session)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        session.client("s3", endpoint_url=url).create_bucket(Bucket=BUCKET)
-        yield store
-        server.shutdown()
-
-
-@pytest.fixture(params=["gcs", "s3"])
-def store(request):
-    found = request.getfixturevalue(request.param)
-    FileSystems.set_options(PipelineOptions(found.options))
-    yield found
-    FileSystems.set_options(None)
 
 
 @pytest.fixture(scope="module")

@@ -55,8 +55,8 @@ const digits = number => Number(number.toPrecision(2));
 
 function told(found) {
   const share = data.total ? 100 * found.kept / data.total : 0;
-  const percent = `${share > 0 && share < 0.1 ? share.toPrecision(2) : share.toFixed(1)} %`;
-  if (found.error === 0) return `${whole(found.kept)} of ${whole(data.total)} samples are kept (${percent}).`;
+  const percent = `${share > 0 && share < 0.1 ? share.toPrecision(2) : share.toFixed(1)}\u00a0%`;
+  if (found.error === 0) return `${whole(found.kept)} of ${whole(data.total)} samples ${found.kept === 1 ? "is" : "are"} kept (${percent}).`;
   return `About ${whole(found.kept)} of ${whole(data.total)} samples are kept (${percent}), give or take ${whole(digits(found.error))}.`;
 }
 
@@ -116,8 +116,9 @@ function figure(number, at) {
 
 function gallery(title, numbers, at) {
   const figures = make("div", { class: "figures" }, ...numbers.slice(0, A_SIDE).map(number => figure(number, at)));
-  const heading = numbers.length > A_SIDE ? `${title}: ${A_SIDE} of ${numbers.length} pictures` : `${title}: ${numbers.length} pictures`;
-  return make("div", { class: "gallery" }, make("h3", {}, heading), numbers.length ? figures : make("p", { class: "quiet" }, "No such sample has a picture."));
+  const shown = numbers.length > A_SIDE ? `${A_SIDE} of ${whole(numbers.length)}` : numbers.length;
+  const heading = `${title}: ${shown} ${numbers.length === 1 ? "picture" : "pictures"}`;
+  return make("div", { class: "gallery" }, make("h3", {}, heading), numbers.length ? figures : make("p", { class: "quiet" }, "None of the samples with a picture."));
 }
 
 function showPictures() {
@@ -131,6 +132,7 @@ function showPictures() {
   const last = number => value(number) === null ? Infinity : distance(number);
   for (const side of sides) side.sort((one, two) => last(one) - last(two) || one - two);
   const galleries = [gallery("Rejected", sides[0], at), gallery("Kept", sides[1], at)];
+  byId("sides").classList.toggle("one", !sides[0].length || !sides[1].length || view !== "border");
   byId("sides").replaceChildren(...galleries.filter((_, side) => view === "border" || view === ["rejected", "kept"][side]));
 }
 

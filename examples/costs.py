@@ -1,0 +1,43 @@
+"""How much of everything that is paid for a run takes, from what you measured; a price list is yours to multiply with."""
+
+import math
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """What a run on a few shards of your own has told, or, where it has not yet, what you suppose."""
+
+    images: int
+    image_bytes: float  # of a sample in the tar: index.json or the size of a shard, by its samples
+    shard_bytes: float
+    kept: float  # the share that passes your rules: funnel in summary.json
+    images_per_second: float  # of one worker that scores
+    packed_per_second: float  # of one worker without a GPU
+    row_bytes: float = 1500  # of the score table
+    samples_per_shard: int = 1000
+
+
+def quantities(run: Measured) -> dict[str, float]:
+    """What the pass through the model and the packing take; each is to be multiplied with its price."""
+    kept = run.images * run.kept
+    read, written = run.images * run.image_bytes, kept * run.image_bytes
+    shards, outputs = math.ceil(read / run.shard_bytes), math.ceil(kept / run.samples_per_shard)
+    ranges = 8 * 2**20  # bytes that are asked for at once
+    files = shards + 3 * outputs  # a part of the table for each shard; tar, rows and counts of each output shard
+    return {
+        "hours of a worker that scores": run.images / run.images_per_second / 3600,
+        "hours of a worker that packs": kept / run.packed_per_second / 3600,
+        "GB read": (read + written) / 1e9,
+        "GB of the score table": run.images * run.row_bytes / 1e9,
+        "GB of curated shards": written / 1e9,
+        "read requests": math.ceil(read / ranges) + math.ceil(written / ranges) + 14 * shards,
+        "write requests": 2 * files,
+    }
+
+
+if __name__ == "__main__":
+    million = Measured(10**6, 100e3, 1e9, 0.3, 292, 1000)  # the example of docs/costs.md
+    for run in (million, million._replace(images=10**9)):
+        print(f"{run.images:,} images")
+        for name, number in quantities(run).items():
+            print(f"  {number:>14,.1f} {name}")

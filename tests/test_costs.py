@@ -1,0 +1,90 @@
+"""docs/costs.md: its program is the file in examples/, its figures are the program's, and its counts are what is counted."""
+
+import ast
+import io
+import re
+import runpy
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from beam_curate.runs import score_table
+from beam_curate.storage.ranged_reading import REMOTE_BUFFER_BYTES
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "costs.md").read_text()
+FILE = ROOT / "examples" / "costs.py"
+
+
+@pytest.fixture(scope="module")
+def program():
+    return runpy.run_path(str(FILE))
+
+
+def test_the_page_shows_the_program():
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    code = ast.parse(FILE.read_text()).body[1:-1]  # neither the docstring nor the end
+    assert ast.dump(ast.Module(code, [])) == ast.dump(ast.parse(block))
+
+
+def test_the_table_of_the_example_is_what_the_program_says(program):
+    million = program["Measured"](10**6, 100e3, 1e9, 0.3, 292, 1000)
+    for at, run in enumerate((million, million._replace(images=10**9))):
+        for name, number in program["quantities"](run).items():
+            (line,) = re.findall(rf"^\| {name} \| ([\d.,]+) \| ([\d.,]+) \|$", PAGE, re.M)
+            assert float(line[at].replace(",", "")) == pytest.approx(number, rel=0.005, abs=0.005)
+
+
+def test_the_quantities_by_hand(program):
+    """Ten shards of 100 MB with 1,000 images of 100 KB each; every second one is kept."""
+    found = program["quantities"](program["Measured"](10_000, 1e5, 1e8, 0.5, 100, 50, 1000, 1000))
+    assert found == {
+        "hours of a worker that scores": 100 / 3600,
+        "hours of a worker that packs": 100 / 3600,
+        "GB read": 1.5,
+        "GB of the score table": 0.01,
+        "GB of curated shards": 0.5,
+        "read requests": 120 + 60 + 140,
+        "write requests": 2 * (10 + 15),
+    }
+
+
+def test_what_is_asked_for_at_once():
+    assert f"{REMOTE_BUFFER_BYTES >> 20} MiB are asked for at once" in PAGE
+
+
+@pytest.mark.parametrize(("dim", "said"), [(768, 1490), (512, 1020)])
+def test_the_size_of_a_row(dim, said):
+    """Made rows with what a row usually has; the page says how many bytes, in KB."""
+    rows, rng = 4_000, np.random.default_rng(0)
+    vectors = rng.standard_normal((rows, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    made = {
+        "key": [f"{n:09d}" for n in range(rows)],
+        "shard": ["gs://bucket/raw/00000.tar"] * rows,
+        "status": ["kept"] * rows,
+        "sha256": [rng.bytes(32).hex() for _ in range(rows)],
+        "caption": [f"A photograph number {rng.integers(1e9)} of something with a caption of usual length" for _ in range(rows)],
+        "url": [f"https://example.com/images/{rng.integers(1e15)}.jpg" for _ in range(rows)],
+        "members": [
+            [{"suffix": suffix, "offset": 200_000 * n + at, "size": int(rng.integers(1, most))}
+             for suffix, at, most in (("jpg", 512, 150_000), ("txt", 151_000, 100), ("json", 152_000, 600))]
+            for n in range(rows)
+        ],
+    }  # fmt: skip
+    schema = score_table.schema(("aesthetic", "nsfw"), dim)
+
+    def column(field):
+        if field.name in made:
+            return pa.array(made[field.name], field.type)
+        if field.name == "embedding":
+            return score_table.embedding_column(vectors.astype(np.float16))
+        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+            return pa.array(rng.integers(100, 5_000, rows).astype(np.float64)).cast(field.type)
+        return pa.nulls(rows, field.type)
+
+    out = io.BytesIO()
+    score_table.write_table(out, pa.table([column(field) for field in schema], schema=schema))
+    assert len(out.getvalue()) / rows == pytest.approx(said, rel=0.05)
+    assert f"{said / 1000:.2f} KB" in PAGE
