@@ -21,8 +21,13 @@ def printable(text: object) -> str:
 
 
 def as_options(message: object) -> str:
-    """An error of the library, which names arguments in backquotes, in the words of a command line: `output` is --output."""
-    return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", str(message))
+    """An error of the library in the words of a command line.
+
+    The library names arguments in backquotes, or as Python calls them at the beginning: `output` is --output, and
+    `clip_model='x'` is --clip_model 'x'.
+    """
+    text = re.sub(r"^([a-z][a-z0-9_]*)=(?=')", r"--\1 ", str(message))
+    return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", text)
 
 
 def fail(error: object) -> int:

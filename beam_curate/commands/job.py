@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from beam_curate.commands.endings import fail, gives_back
-from beam_curate.commands.options import OptionError, parse
+from beam_curate.commands.options import OptionError, check_places, parse
 from beam_curate.commands.run_options import RunOptions, ShardOptions
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def command(
         try:
             options, rest = settled(options, given, rest)
             beam_options = pipeline_options(rest, kind)
+            check_places(options)
             job = prepare(options, given, beam_options)
             if job.without_run(beam_options):
                 return 0

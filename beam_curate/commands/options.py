@@ -18,6 +18,8 @@ Options = TypeVar("Options")
 Main = TypeVar("Main", bound=Callable[..., int])
 
 _OF_CHECKS: Final = ("dependent", "least", "most", "once", "group")
+# Options whose values are paths or URLs, or comma lists of them.
+_PLACES: Final = frozenset({"against", "base", "duplicates", "input", "model_dir", "output", "report", "scores"})
 
 
 def comma_list(text: str) -> tuple[str, ...]:
@@ -229,7 +231,7 @@ def parse(
             raise OptionError(f"--{field.name} is given more than once; give all of it in one: {help}")
         if field.metadata.get("action") == "append":
             setattr(namespace, field.name, tuple(getattr(namespace, field.name) or ()))
-        if field.metadata.get("required") and not getattr(namespace, field.name):
+        if field.metadata.get("required") and not str(getattr(namespace, field.name)).strip():
             raise OptionError(f"--{field.name} is empty; give a value")
     found: Options = _made(options, vars(namespace))
     flags = {word.split("=", 1)[0] for word in argv}
@@ -240,6 +242,22 @@ def parse(
         if flag_of(field.name) in flags and ("dependent" in field.metadata or values[field.name] != field.default)
     )
     return found, rest, given
+
+
+def check_places(options: Any) -> None:
+    """Refuses URLs that no file system is for; Beam's options must have been set, since some of them have to do with it.
+
+    Raises:
+        OptionError: It names the option, the URL and the remedy.
+    """
+    from beam_curate.storage.schemes import SchemeError, check_scheme
+
+    for name, value in option_values(options).items():
+        for place in value.split(",") if name in _PLACES else ():
+            try:
+                check_scheme(place.strip())
+            except SchemeError as error:
+                raise OptionError(f"--{name} {error}") from error
 
 
 def _refuse_missing(required: Sequence[str], argv: Sequence[str]) -> None:

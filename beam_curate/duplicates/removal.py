@@ -51,10 +51,14 @@ def find_table(folder: str, scores: str) -> Duplicates:
     """
     place = absolute(folder)
     if not is_finished(place):
-        raise DuplicatesError(f"{folder} holds no finished duplicates table; give the --output of beam-curate dedup")
+        raise DuplicatesError(
+            f"`duplicates` {folder} holds no finished duplicates table; give the --output of beam-curate dedup"
+        )
     found = read_findings(place)
     if found["input"] != input_digest(scores):
-        raise DuplicatesError(f"{folder} lists duplicates of other input shards than those of the score table")
+        raise DuplicatesError(
+            f"`duplicates` {folder} lists duplicates of other input shards than those of the score table"
+        )
     return Duplicates(place, found["action"], counts_of(found))
 
 

@@ -90,6 +90,8 @@ def find_heads(
         if chosen == RANDOM:
             head = random_head(name, width, seed)
         else:
+            if chosen and not _exists(chosen):
+                raise HeadError(f"`{name}_head` {chosen!r} is no file; give a file, {NONE} or {RANDOM}")
             path = chosen or _look_for(name, model_dir, clip_model)
             lookup = _lookup_of(path, nsfw_chain) if name == NSFW else None
             head = load_head(path, lookup)

@@ -82,7 +82,9 @@ class ReadTarShards(beam.PTransform):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
         if self.image_extension is not None and not _EXTENSION.fullmatch(self.image_extension):
-            raise ValueError(f"image_extension is {self.image_extension!r}; give one extension, such as jpg or seg.png")
+            raise ValueError(
+                f"`image_extension` is {self.image_extension!r}; give one extension, such as jpg or seg.png"
+            )
 
     def expand(self, source: "beam.pvalue.PBegin | beam.PCollection[Shard]") -> "beam.PCollection[Sample]":
         """Lists the shards if a pattern was given, and reads them."""

@@ -35,7 +35,7 @@ def data(tmp_path):
 
 WRONG = [
     *(
-        ([f"--image_extension={text}"], f"image_extension is {text!r}; give one extension")
+        ([f"--image_extension={text}"], f"--image_extension is {text!r}; give one extension")
         for text in ("..", "*.jpg", "jpg,png", "a/b")
     ),
     (["--runner=DirctRunner"], "--runner DirctRunner is not known; did you mean DirectRunner"),
