@@ -16,6 +16,7 @@ from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dataflow_options import dataflow_arguments, with_gpu_defaults
 from beam_curate.commands.duplicate_options import DuplicateOptions, check_keep_by
 from beam_curate.commands.job import TableJob, command, now, versions
+from beam_curate.commands.model_options import check_device, usual_batch_size
 from beam_curate.commands.options import OptionError, option_fields, option_values
 from beam_curate.commands.scoring_plan import ScoringPlan
 from beam_curate.commands.scoring_steps import pack, score_and_pack
@@ -136,7 +137,7 @@ def prepare(options: CurateOptions, given: frozenset[str], beam_options: Pipelin
     from beam_curate.clip.caption_handler import CAPTION_SCORE
     from beam_curate.clip.model_description import describe_model
     from beam_curate.clip.second_models import SecondModelError, find_second_models, widths
-    from beam_curate.commands.launch import LOCAL_RUNNER, runner_name, usual_batch_size
+    from beam_curate.commands.launch import LOCAL_RUNNER, runner_name
     from beam_curate.commands.own_scores import check_layouts, load_own_scores, refuse_shared_names
     from beam_curate.heads.files import find_heads
     from beam_curate.intake.request import list_input
@@ -231,7 +232,6 @@ def check_machine(plan: ScoringPlan) -> None:
     """
     from beam_curate.clip.visual_tower import check_visual_weights
     from beam_curate.clip.weights import find_weights
-    from beam_curate.commands.launch import check_device
 
     options = plan.options
     check_device(options.device, precision=options.precision)

@@ -125,38 +125,6 @@ def service_job(options: PipelineOptions) -> dict[str, str] | None:
     return {name: str(value) for name, value in said.items() if value}
 
 
-def check_device(device: str, option: str = "device", precision: str = "auto") -> None:
-    """Refuses a device that this machine does not have, and a precision that it is not for, before a local run starts.
-
-    Raises:
-        OptionError: CUDA was asked for and is not there, or fp16 for a CPU.
-    """
-    from beam_curate.clip.model_description import choose_device, choose_precision
-
-    try:
-        chosen = choose_device(device)
-    except RuntimeError as error:
-        raise OptionError(f"--{option} {device}: {error}") from error
-    try:
-        choose_precision(precision, chosen)
-    except ValueError as error:
-        raise OptionError(f"--precision {precision} with --{option} {device}: {error}") from error
-
-
-def usual_batch_size(device: str) -> int:
-    """The batch size for a device of this machine, where the user gives none.
-
-    Raises:
-        OptionError: CUDA was asked for and is not there.
-    """
-    from beam_curate.clip.model_description import choose_batch_size, choose_device
-
-    try:
-        return choose_batch_size(choose_device(device))
-    except RuntimeError as error:
-        raise OptionError(f"--device {device}: {error}") from error
-
-
 def build_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> beam.Pipeline:
     """Builds a pipeline, before a run is begun: what cannot be built, or not be pickled, is found then.
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from beam_curate.commands.gpus import ACCELERATORS
-from beam_curate.commands.options import CheckedOptions, dependent, option
+from beam_curate.commands.options import CheckedOptions, OptionError, dependent, option
 
 AUTO: Final = "auto"
 WORKERS: Final = "workers"
@@ -54,3 +54,35 @@ class ModelOptions(CheckedOptions):
         "resource hints, and none on those that pack shards or look for duplicates; auto: workers if there is an --accelerator",
         choices=PLACEMENTS,
     )
+
+
+def check_device(device: str, option: str = "device", precision: str = "auto") -> None:
+    """Refuses a device that this machine does not have, and a precision that it is not for, before a local run starts.
+
+    Raises:
+        OptionError: CUDA was asked for and is not there, or fp16 for a CPU.
+    """
+    from beam_curate.clip.model_description import choose_device, choose_precision
+
+    try:
+        chosen = choose_device(device)
+    except RuntimeError as error:
+        raise OptionError(f"--{option} {device}: {error}") from error
+    try:
+        choose_precision(precision, chosen)
+    except ValueError as error:
+        raise OptionError(f"--precision {precision} with --{option} {device}: {error}") from error
+
+
+def usual_batch_size(device: str) -> int:
+    """The batch size for a device of this machine, where the user gives none.
+
+    Raises:
+        OptionError: CUDA was asked for and is not there.
+    """
+    from beam_curate.clip.model_description import choose_batch_size, choose_device
+
+    try:
+        return choose_batch_size(choose_device(device))
+    except RuntimeError as error:
+        raise OptionError(f"--device {device}: {error}") from error

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart
-from beam_curate.runs import part_files, score_table
+from beam_curate.runs import part_files, score_parts, score_table
 from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.score_parts import write_part
 
@@ -74,7 +74,7 @@ def test_a_table_of_before_the_uid_is_read_as_one_without_uids(tmp_path):
         with part_files.open_part(str(tmp_path / "p")) as part:
             tables.append(part.read())
     stored, again = tables
-    table = score_table.replace_failed(stored, again)
+    table = score_parts.replace_failed(stored, again)
     assert table.schema.names == again.schema.names
     assert table.column("status").to_pylist() == ["kept", "kept"]
 

@@ -18,6 +18,7 @@ from beam_curate.runs.run import Run
 from beam_curate.runs.run_files import SUMMARY
 from beam_curate.runs.score_parts import write_part
 from beam_curate.runs.table_parts import TablePlace
+from beam_curate.runs.wanted import WantedRun
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
 from beam_curate.transforms.find_duplicates import FindDuplicates
@@ -34,7 +35,7 @@ def made(tmp_path_factory):
     vectors[::2] = vectors[0]
     output = str(tmp_path_factory.mktemp("crowd"))
     shards = [Shard(part, f"/s/{part}.tar", 9) for part in range(PARTS)]
-    Run(output).begin(Configuration(), shards)
+    Run(output).begin(WantedRun(Configuration(), shards))
     for shard in shards:
         rows = []
         for n in range(PER_PART):
