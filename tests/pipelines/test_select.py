@@ -549,7 +549,7 @@ def test_layouts_come_with_a_run_and_go_with_it(table, capsys):
     selected(table, "layouts", "--min_aesthetic=5", "--overwrite")
     assert [path for path in (output / "layouts").rglob("*") if path.is_file()] == []
     assert select.main([f"--scores={table}", "--dry_run", "--layout=odd"]) == 2
-    assert "--layout odd is none" in capsys.readouterr().err
+    assert "--layout odd is unknown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
