@@ -19,7 +19,21 @@ Main = TypeVar("Main", bound=Callable[..., int])
 
 _OF_CHECKS: Final = ("dependent", "least", "most", "once", "group")
 # Options whose values are paths or URLs, or comma lists of them.
-_PLACES: Final = frozenset({"against", "base", "duplicates", "input", "model_dir", "output", "report", "scores"})
+_PLACES: Final = frozenset(
+    {
+        "aesthetic_head",
+        "against",
+        "base",
+        "duplicates",
+        "input",
+        "model_dir",
+        "nsfw_head",
+        "output",
+        "pretrained",
+        "report",
+        "scores",
+    }
+)
 
 
 def comma_list(text: str) -> tuple[str, ...]:
