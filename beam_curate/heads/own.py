@@ -21,6 +21,7 @@ import numpy.typing as npt
 from beam_curate.heads.head import Floats, Head, HeadError, Layer
 from beam_curate.scores.scorers import column_problem
 from beam_curate.storage.files import exists, join, read_bytes
+from beam_curate.storage.schemes import SchemeError, check_scheme
 
 _CHOICES: Final = {"activation": ("none", "relu"), "output": ("raw", "sigmoid")}
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -226,9 +227,12 @@ class _Tensors:
 
 def _read(path: str, remedy: str) -> bytes:
     try:
+        check_scheme(path)
         if not exists(path):
             raise HeadError(f"the file {path} does not exist; {remedy}")
         return read_bytes(path)
+    except SchemeError as error:
+        raise HeadError(f"{error}; {remedy}") from error
     except OSError as error:
         raise HeadError(f"cannot read {path} ({error}); {remedy}") from error
 
