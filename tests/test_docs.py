@@ -174,7 +174,7 @@ OF_OTHER_TOOLS = {
     "tar, zstd, docker and gcloud": ("dereference", "long", "parameters", "tag"),
     "img2dataset": ("output_format",),
     "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
-    "benchmarks": ("image_kb", "rows", "seed"),
+    "benchmarks": ("image_kb", "rows", "seed", "simulate"),
     "the program beam-curate": ("help",),
 }
 

@@ -17,9 +17,13 @@ from beam_curate.runs.packing import shard_name
 from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.placed_rows import SOURCE_RANK
 from beam_curate.runs.row_sources import LINKS, SOURCE_PART
+from beam_curate.runs.run_files import INDEX
 from beam_curate.storage.files import atomic_output, delete, exists, join, size_of, write_atomic, write_json
 from beam_curate.storage.json_files import DamagedFileError, read_object
 from beam_curate.storage.parquet_reading import open_parquet
+
+LIST_OF_FILES: Final = INDEX
+"""The file for which `Format.index` gives the content."""
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ def test_hub_without_the_file(publishers, tmp_path, capsys):
 def test_checksum_of_the_hub(publishers, tmp_path, capsys):
     publishers.etag = "0" * 64
     assert fetch(publishers, tmp_path, "--only", "clip") == 1
-    assert "has not the sha256 that the hub gives" in capsys.readouterr().err
+    assert "does not have the sha256 that the hub gives" in capsys.readouterr().err
     publishers.etag = "0" * 40  # a git hash, as the hub has for small files: nothing to compare
     assert fetch(publishers, tmp_path, "--only", "clip") == 0
 

@@ -104,7 +104,9 @@ def test_chains_by_name(models):
     assert head.score(x).tobytes() == scores["laion"].tobytes()
     os.remove(lookup.with_name("nsfw_vit_l_14_keras_lookup.json"))
     assert find_heads(str(models), "ViT-L-14", WIDTH, **options)[0].chain == "plain"
-    with pytest.raises(HeadError, match=r"needs the lookup file .*nsfw_vit_l_14_lookup\.json: run .*fetch_models"):
+    with pytest.raises(
+        HeadError, match=r"needs the lookup file .*nsfw_vit_l_14_lookup\.json: run beam-curate fetch-models"
+    ):
         find_heads(str(models), "ViT-L-14", WIDTH, nsfw_chain="laion", **options)
     with pytest.raises(HeadError, match="`nsfw_chain` is 'exact'; it can be auto, laion, plain"):
         find_heads(str(models), "ViT-L-14", WIDTH, nsfw_chain="exact", **options)
@@ -124,7 +126,7 @@ def test_head_given_to_the_wrong_option(models):
 @pytest.mark.parametrize(
     ("model_dir", "model", "said"),
     [
-        ("{tmp}", "ViT-L-14", r"no aesthetic head for ViT-L-14 in .*fetch_models.*put it at .*`aesthetic_head` none"),
+        ("{tmp}", "ViT-L-14", r"no aesthetic head for ViT-L-14 in .*fetch-models.*put it at .*`aesthetic_head` none"),
         ("{tmp}", "ViT-H-14", r"no aesthetic head is published for ViT-H-14: name a file with `aesthetic_head`"),
         ("", "ViT-L-14", r"no aesthetic head is given: set `model_dir`"),
     ],
@@ -177,7 +179,7 @@ def test_cut_files(tmp_path, name, size):
 
 
 def test_file_that_is_not_there(tmp_path):
-    with pytest.raises(HeadError, match=r"nothing\.pth does not exist"):
+    with pytest.raises(HeadError, match=r"nothing\.pth' is no file; give a file"):
         find_heads("", "ViT-L-14", WIDTH, aesthetic_head=str(tmp_path / "nothing.pth"))
     with pytest.raises(HeadError, match="cannot look for what://ever"):
         find_heads("what://ever", "ViT-L-14", WIDTH)

@@ -380,7 +380,7 @@ class TestInCurate:
         data = [f"--input={table.parent}/data/*.tar", f"--output={never}", *MODEL, *OFF]
         for flags, words in (
             (["--eps=0.1"], "--eps 0.1 is for --dedup"),
-            (["--dedup=same"], "--dedup 'same' is none"),
+            (["--dedup=same"], "--dedup 'same' is unknown"),
             (["--dedup=exact", "--keep_by=beauty"], "--keep_by beauty"),
         ):
             assert curate.main([*data, *flags]) == 2
@@ -438,7 +438,7 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("flag", "words"),
         [
-            ("--methods=exact,phash", "--methods 'phash' is none"),
+            ("--methods=exact,phash", "--methods 'phash' is unknown"),
             ("--methods=", "--methods is empty"),
             ("--eps=0", "--eps is 0"),
             ("--eps=nan", "--eps is nan"),

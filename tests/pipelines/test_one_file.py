@@ -139,7 +139,7 @@ def test_a_new_method_is_two_halves_in_a_file_each_and_the_command_takes_it(run,
 def test_a_new_format_is_a_file_and_the_command_takes_it(run, tmp_path, add, capsys):
     words = [f"--input={run}", f"--output={tmp_path / 'keys'}", "--format=keys", "--samples_per_file=3"]
     assert export.main(words) == 2
-    assert "choose from 'tfrecord', 'webdataset'" in capsys.readouterr().err.replace(
+    assert "choose from 'mds', 'tfrecord', 'webdataset'" in capsys.readouterr().err.replace(
         "tfrecord, web", "'tfrecord', 'web"
     )
     add(formats, "keys", FORMAT)

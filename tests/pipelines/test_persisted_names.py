@@ -15,6 +15,7 @@ FILES = [
     "files.extension",
     "files.format",
     "files.indexed",
+    "files.lists",
     "files.samples_per_file",
     "files.shuffle_seed",
 ]

@@ -155,7 +155,8 @@ def previewed(output, folder, flags, chosen):
 
 @pytest.fixture
 def listed(tmp_path, monkeypatch):
-    monkeypatch.setattr("beam_curate.transforms.preview_selection.check_parts", lambda place: list(range(7)))
+    for module in ("transforms.preview_selection", "commands.select_preview"):
+        monkeypatch.setattr(f"beam_curate.{module}.check_parts", lambda place: list(range(7)))
     return table(tmp_path / "run", 7)
 
 

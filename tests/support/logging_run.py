@@ -46,6 +46,9 @@ class LoggingHandler(ModelHandler):
             embedding = b"" if image.failure else np.resize(stub_embedding(image.pixels), DIM).tobytes()
             yield EmbeddedSample(image.ref, image.facts, embedding, image.failure)
 
+    def load_ahead(self):
+        """There is nothing to load."""
+
     def get_num_bytes(self, batch):
         return len(batch)
 

@@ -12,7 +12,7 @@ from beam_curate.export.mds import MAX_FILE_BYTES, MDSFile, Value, describe_file
 from beam_curate.export.prepared import PreparedSamples
 from beam_curate.export.samples import ExportedSample
 from beam_curate.records import WrittenShard
-from beam_curate.runs.output_files import HashingWriter, Written
+from beam_curate.runs.output_files import LIST_OF_FILES, HashingWriter, Written
 
 _OF_THE_IMAGE: Final[Mapping[str, str]] = {
     "key": "str",
@@ -36,7 +36,7 @@ class MDSFiles(PreparedSamples):
 
     mime: ClassVar[str] = "application/octet-stream"
     max_file_bytes: ClassVar[int | None] = MAX_FILE_BYTES
-    lists: ClassVar[tuple[str, ...]] = ("index.json",)
+    lists: ClassVar[tuple[str, ...]] = (LIST_OF_FILES,)
     extension: ClassVar[str] = "mds"
     beside: ClassVar[tuple[str, ...]] = ()
     reading: ClassVar[Sequence[str]] = (
