@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from beam_curate.commands.endings import fail
-from beam_curate.commands.options import OneLineParser, OptionError, parser_of
+from beam_curate.commands.options import OptionError
+from beam_curate.commands.parsing import OneLineParser, parser_of
 
 _PROGRAM: Final = "beam-curate"
 _SHELLS: Final = ("bash", "zsh", "tcsh")

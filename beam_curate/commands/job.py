@@ -11,7 +11,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from beam_curate.commands.endings import fail, gives_back
-from beam_curate.commands.options import OptionError, check_places, parse
+from beam_curate.commands.options import OptionError
+from beam_curate.commands.parsing import check_places, parse
 from beam_curate.commands.run_options import RunOptions, ShardOptions
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from beam_curate.commands.beam_checks import check_beam_options, runner_of
 from beam_curate.commands.dataflow_options import check_workers, is_dataflow
 from beam_curate.commands.interruption import end_children, saying, sparing_children
 from beam_curate.commands.job_counters import counters_seen
-from beam_curate.commands.options import OneLineParser, OptionError, option_fields, refuse_stray, refuse_unknown
+from beam_curate.commands.options import OptionError, option_fields
+from beam_curate.commands.parsing import OneLineParser, refuse_stray, refuse_unknown
 from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
 from beam_curate.progress import MODES, PARTS, PROGRESS, parts_seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
@@ -55,7 +56,7 @@ class ProgressOptions(PipelineOptions):
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:
         parser.add_argument(
-            "--progress", choices=MODES, default=None, help="how far a job is, on standard error: see options.PROGRESS"
+            "--progress", choices=MODES, default=None, help="how far a job is, on standard error: see parsing.PROGRESS"
         )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_curate.commands.endings import fail, gives_back, printable
-from beam_curate.commands.options import OptionError, option, parse, required
+from beam_curate.commands.options import OptionError, option, required
+from beam_curate.commands.parsing import parse
 
 EPILOG = """Every option of Apache Beam passes through; the default runner is Beam's in-process one. The pictures are read from
 the source shards; where these are gone, the report has none."""

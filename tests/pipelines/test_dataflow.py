@@ -19,7 +19,8 @@ from beam_curate.commands.dataflow_options import dataflow_arguments, scoring_hi
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
 from beam_curate.commands.gpus import GPUS
-from beam_curate.commands.options import OptionError, parse
+from beam_curate.commands.options import OptionError
+from beam_curate.commands.parsing import parse
 from beam_curate.commands.select_options import SelectOptions
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.dataflow_stub import BUCKET, PROJECT, REGION, dataflow, run_commands

@@ -10,8 +10,9 @@ import pytest
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
-from beam_curate.commands.options import option, option_fields, parse, required
+from beam_curate.commands.options import option, option_fields, required
 from beam_curate.commands.pack_options import PackOptions
+from beam_curate.commands.parsing import parse
 from beam_curate.commands.select_options import SelectOptions
 from pipelines import template_metadata
 from tests.conftest import ROOT

@@ -12,7 +12,8 @@ from beam_curate.commands import curate, select
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
-from beam_curate.commands.options import OptionError, option_fields, option_values, parse
+from beam_curate.commands.options import OptionError, option_fields, option_values
+from beam_curate.commands.parsing import parse
 from beam_curate.commands.select_options import SelectOptions
 from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.scores.expression_bounds import beside_bounds
