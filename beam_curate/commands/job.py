@@ -156,6 +156,7 @@ def command(
             ValueError, one line that names what does not fit and the remedy.
         settled: The options, and what is left of the command line for Beam, as they are when one has decided the other.
     """
+    name = kind.__name__.removesuffix("Options").lower()
 
     @gives_back
     def main(argv: Sequence[str] | None = None) -> int:
@@ -190,7 +191,7 @@ def command(
         if not complete:
             for note in job.notes:
                 print(note, file=sys.stderr)
-            if not finish_run(root, job.output, job.mark, new=not wanted.goes_on):
+            if not finish_run(root, job.output, job.mark, name=name, new=not wanted.goes_on):
                 return 0
         return job.report(time.monotonic() - started)
 

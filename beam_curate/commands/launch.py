@@ -145,7 +145,7 @@ def build_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptio
     return root
 
 
-def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
+def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new: bool) -> bool:
     """Runs a pipeline and waits for its end; says on standard error how far it is (--progress).
 
     Returns whether it ran to its end. It did not with --no_wait_until_finish, and with Dataflow's --template_location or
@@ -158,6 +158,7 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
     Args:
         root: The pipeline, of `build_pipeline`.
         output: Folder of the run; its shards without a part give the size of the work.
+        name: The command, as the progress line begins.
         new: Whether this command has begun the run.
 
     Raises:
@@ -173,7 +174,7 @@ def run_pipeline(root: beam.Pipeline, output: str, *, new: bool) -> bool:
     scored = PROGRESS.samples
     try:
         mode = options.view_as(ProgressOptions).progress
-        here = shown(samples_seen(PROGRESS.snapshot()), total, "curate", mode if local else "none")
+        here = shown(samples_seen(PROGRESS.snapshot()), total, name, mode if local else "none")
         with saying(kept), ends_with_its_workers(), here:
             result = _submitted(root)
             if options.view_as(StandardOptions).no_wait_until_finish:

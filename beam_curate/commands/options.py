@@ -6,11 +6,9 @@ Only the standard library is imported here, so that `--help` answers at once.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from beam_curate.commands.option_groups import place_of
-
-Options = TypeVar("Options")
 
 _OF_CHECKS: Final = ("dependent", "least", "most", "once", "group")
 

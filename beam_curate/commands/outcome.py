@@ -55,16 +55,17 @@ def _has_layout(folder: str) -> bool:
     return exists(join(folder, DESCRIPTION)) and bool(read_description(folder)["complete"])
 
 
-def finish_run(root: beam.Pipeline, output: str, mark: str, *, new: bool) -> bool:
+def finish_run(root: beam.Pipeline, output: str, mark: str, *, name: str, new: bool) -> bool:
     """Runs the pipeline of a run; returns whether it ran to its end, or goes on without this command.
 
     Args:
         root: The pipeline.
         output: The run's folder.
         mark: The file that says that it is done.
+        name: The command's.
         new: Whether this command has begun the run.
     """
-    if not run_pipeline(root, output, new=new):
+    if not run_pipeline(root, output, name=name, new=new):
         print(f"the job goes on without this command; when it is done there is {mark}")
         return False
     Run(output).clean()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_curate import read_score_table
-from beam_curate.commands import curate, launch, report, select
+from beam_curate.commands import curate, dedup, launch, report, select
 from beam_curate.runs import score_table
 from beam_curate.storage import retrying
 from beam_curate.transforms import preview_selection, write_report
@@ -250,6 +250,19 @@ def test_what_progress_counts_is_what_is_read(table, tmp_path, monkeypatch, comm
     parts = len(list((table / "scores").glob("part-*.parquet")))
     assert look(1.0).done == total >= parts > 1
     assert (mode, elsewhere) == ("line", "none")
+
+
+def test_the_progress_line_begins_with_the_name_of_the_command(table, tmp_path, monkeypatch):
+    names = []
+
+    def noted(look, total, name, mode):
+        names.append(name)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(launch, "shown", noted)
+    assert select.main([f"--scores={table}", f"--output={tmp_path}/selected"]) == 0
+    assert dedup.main([f"--scores={table}", f"--output={tmp_path}/unique", "--methods=exact", "--table_only"]) == 0
+    assert names == ["select", "the job", "dedup", "the job"]
 
 
 PREVIEWED = [
