@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from beam_curate.commands import curate, dedup, export, options, outcome, pack, select
+from beam_curate.commands import curate, dedup, export, outcome, pack, parsing, select
 from beam_curate.runs.configuration import read_configuration
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.exporting_runs import OFF, curated
@@ -67,7 +67,7 @@ def begun(folder, monkeypatch):
 def test_an_option_of_another_name_leaves_what_is_kept_as_it_is(folder, begun, monkeypatch, capsys):
     before = begun("before")
     names = {"shuffle_seed": "--order", "samples_per_shard": "--packed_by", "min_side": "--at_least"}
-    monkeypatch.setattr(options, "flag_of", lambda name: names.get(name, f"--{name}"))
+    monkeypatch.setattr(parsing, "flag_of", lambda name: names.get(name, f"--{name}"))
     assert select.main([f"--scores={folder}/run", f"--output={folder}/x", "--shuffle_seed=5"]) == 2
     assert "unknown option --shuffle_seed" in capsys.readouterr().err
     assert begun("after", "--order", "--at_least", "--packed_by") == before
