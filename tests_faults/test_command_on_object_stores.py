@@ -3,9 +3,9 @@
 import pytest
 
 from beam_curate.commands import curate
-from tests.storage.test_object_stores import gcs as gcs
-from tests.storage.test_object_stores import s3 as s3
-from tests.storage.test_object_stores import store as store
+from tests.support.object_stores import gcs as gcs
+from tests.support.object_stores import s3 as s3
+from tests.support.object_stores import store as store
 from tests.support.storage_jobs import pathless, put, shard_bytes, stored
 
 MODEL = "--clip_model ViT-S-32-alt --pretrained random --aesthetic_head random --nsfw_head random --min_aesthetic none "
