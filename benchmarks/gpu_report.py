@@ -81,7 +81,7 @@ def table_of_docs(result: Mapping[str, Any], dollars_per_hour: float | None) -> 
     """The line of this machine for the table of docs/dataflow.md, with its heading; None without both speeds.
 
     The model's is its best one, in the first model's lines; the processor's is that of the decoder `fast` at 1024x768 on all
-    cores; a worker is as fast as the slower of the two.
+    cores; a worker is as fast as the slower of the two. With a price it says what a million images cost.
     """
     models = [line for line in result.get("model", []) if line.get("images_per_s")]
     decoded = [line for line in result.get("decode", []) if (line.get("decoder"), line.get("size")) == ("fast", "M")]
@@ -89,14 +89,14 @@ def table_of_docs(result: Mapping[str, Any], dollars_per_hour: float | None) -> 
         return None
     best = max(line["images_per_s"] for line in models if line["model"] == models[0]["model"])
     both = (best, decoded[0]["images_per_s"])
-    price = dollars_per_hour and dollars_per_hour / 3600 * 1e6 / min(both)
     cells = [
         f"{result['device']}, {result['cores']} vCPUs, {models[0]['model']}",
         *(f"{speed:.0f}" for speed in (*both, min(both))),
-        f"{dollars_per_hour:.2f}" if dollars_per_hour else "-",
-        f"{price:.1f}" if price else "-",
     ]
-    heading = ("GPU, machine", "model, img/s", "vCPUs, img/s", "worker, img/s", "worker, $/h", "$ for a million")
+    heading = ["GPU, machine", "model, img/s", "vCPUs, img/s", "worker, img/s"]
+    if dollars_per_hour:
+        heading += ["worker, $/h", "$ for a million"]
+        cells += [f"{dollars_per_hour:.2f}", f"{dollars_per_hour / 3600 * 1e6 / min(both):.1f}"]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), cells))
 
 
