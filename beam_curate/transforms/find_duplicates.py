@@ -165,12 +165,11 @@ class _SpreadRows(beam.DoFn):
             yield GlobalWindows.windowed_value(packed)
 
     def _packed(self) -> Iterator[tuple[int, BucketRows]]:
-        for number, held in self._held.items():
+        all_held, self._held, self._bytes = self._held, {}, 0
+        for number, held in all_held.items():
             buckets = np.concatenate([spread.buckets for spread in held])
             rows = np.concatenate([spread.rows for spread in held])
-            held.clear()
             order = np.argsort(buckets, kind="stable")
             numbers, starts = np.unique(buckets[order], return_index=True)
             for bucket, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=False):
                 yield bucket_key(number, bucket), BucketRows(rows[places].tobytes())
-        self._bytes = 0

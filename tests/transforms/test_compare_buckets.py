@@ -21,6 +21,7 @@ from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
+from beam_curate.transforms import find_duplicates
 from beam_curate.transforms.find_duplicates import FindDuplicates
 from beam_curate.transforms.list_parts import ListParts
 from tests.support.made_duplicates import cosine, embeddings, expected
@@ -50,9 +51,11 @@ def made(tmp_path_factory):
     return output, vectors, np.concatenate([ids_of(part, index) for part in range(PARTS)]), ranks
 
 
-@pytest.mark.parametrize("block_rows", [40, 1000])
-def test_a_bucket_in_blocks_gives_the_same(made, tmp_path, monkeypatch, block_rows):
+@pytest.mark.parametrize(("block_rows", "held_bytes"), [(40, 1 << 20), (1000, 1 << 20), (1000, 1), (40, 20_000)])
+def test_a_bucket_in_blocks_gives_the_same(made, tmp_path, monkeypatch, block_rows, held_bytes):
+    """Also where what is sent to buckets is sent part by part, the last one at the end of a bundle."""
     monkeypatch.setattr(Semantic, "block_rows", block_rows)
+    monkeypatch.setattr(find_duplicates, "_HELD_BYTES", held_bytes)
     monkeypatch.setattr(blocks, "LEADERS", 8)
     scores, vectors, ids, ranks = made
     method = Semantic(0.02, n_clusters=2, border=0.5)
