@@ -94,15 +94,12 @@ class ExportJob(Job):
 
     def report(self, seconds: float) -> int:
         """See Job: the counts; 1 if a sample could not be exported."""
+        from beam_curate.commands.outcome import print_counts
         from beam_curate.runs.run import Run
 
         output, summary = self.options.output, Run(self.output).export_summary
         counts = summary.export
-        width = len(f"{counts.input:,}")
-        for name in ("input", "failed", "exported"):
-            print(f"{name:9} {getattr(counts, name):>{width},} samples")
-        for reason, number in counts.reasons.items():
-            print(f"  {reason}: {number:,}")
+        print_counts(counts, ("input", "failed", "exported"), "samples")
         if counts.reencoded:
             print(f"{counts.reencoded:,} images were encoded again, the others are byte for byte as they were")
         print(f"{summary.output_files:,} files, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodOptions(CheckedOptions):
+class MethodOptions(CheckedOptions, ABC):
     """The base of the options of a method. A new one is a file in `duplicate_methods`, beside its search in `duplicates.methods`.
 
     Attributes:
@@ -40,9 +41,9 @@ class MethodOptions(CheckedOptions):
             OptionError: It names the option, its value, and the remedy.
         """
 
+    @abstractmethod
     def method(self) -> Method:
         """The method, with these options."""
-        raise NotImplementedError
 
 
 def method_option(default: Any, help: str, **settings: Any) -> Any:

@@ -14,6 +14,7 @@ from beam_curate.duplicates.finding import read_findings
 from beam_curate.export.layout_files import DESCRIPTION
 from beam_curate.export.layouts import read_description
 from beam_curate.runs.run import Run
+from beam_curate.runs.summary import Packed, Written
 from beam_curate.storage.files import exists, join
 from beam_curate.tars.skipped import KINDS, lost
 from beam_curate.transforms.collect_figures import CollectFigures
@@ -89,6 +90,21 @@ def skipped_lines(skipped: Mapping[str, int]) -> list[str]:
     counts = lost(skipped)
     lines = [f"  {kind}: {number:,} {KINDS.get(kind, '')}".rstrip() for kind, number in counts.items()]
     return ["members of the input without a row of their own:", *lines] if lines else []
+
+
+def print_counts(counts: Written | Packed, names: Sequence[str], unit: str) -> None:
+    """Prints counts in a column, and those that failed by reason.
+
+    Args:
+        counts: Of an export or a packing.
+        names: Which of them.
+        unit: What is counted.
+    """
+    room, width = max(map(len, names)) + 1, len(f"{counts.input:,}")
+    for name in names:
+        print(f"{name:{room}} {getattr(counts, name):>{width},} {unit}")
+    for reason, number in counts.reasons.items():
+        print(f"  {reason}: {number:,}")
 
 
 def report(folder: str, output: str, seconds: float) -> int:

@@ -107,16 +107,13 @@ class PackJob(Job):
 
     def report(self, seconds: float) -> int:
         """See Job: the counts and what comes next; 1 if nothing could be packed."""
+        from beam_curate.commands.outcome import print_counts
         from beam_curate.runs.run import Run
         from beam_curate.storage.files import join
 
         output, summary = self.options.output, Run(self.output).pack_summary
         counts = summary.pack
-        width = len(f"{counts.input:,}")
-        for name in ("input", "failed", "packed"):
-            print(f"{name:7} {getattr(counts, name):>{width},} rows")
-        for reason, number in counts.reasons.items():
-            print(f"  {reason}: {number:,}")
+        print_counts(counts, ("input", "failed", "packed"), "rows")
         for kind, number in summary.skipped.items():
             print(f"passed over: {number:,} {kind}")
         print(f"{summary.output_shards:,} shards, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")

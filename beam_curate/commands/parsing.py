@@ -134,12 +134,11 @@ def parse(
         if field.metadata.get("required") and not str(getattr(namespace, field.name)).strip():
             raise OptionError(f"--{field.name} is empty; give a value")
     found: Options = _made(options, vars(namespace))
-    flags = {word.split("=", 1)[0] for word in argv}
     values = option_values(found)
     given = frozenset(
         field.name
         for field in fields
-        if flag_of(field.name) in flags and ("dependent" in field.metadata or values[field.name] != field.default)
+        if flag_of(field.name) in words and ("dependent" in field.metadata or values[field.name] != field.default)
     )
     return found, rest, given
 
