@@ -11,8 +11,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_curate.commands.endings import printable
 from beam_curate.commands.launch import build_pipeline, run_and_wait, run_pipeline
 from beam_curate.duplicates.finding import read_findings
-from beam_curate.export.layout_files import DESCRIPTION
 from beam_curate.export.layouts import read_description
+from beam_curate.runs.layout import DESCRIPTION
 from beam_curate.runs.run import Run
 from beam_curate.runs.summary import Packed, Written
 from beam_curate.storage.files import exists, join

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from beam_curate.clip.prompts import PromptSpec, parse_prompts
 from beam_curate.commands.options import OptionError
-from beam_curate.export.layout_files import LAYOUTS
 from beam_curate.heads.head import EmbeddingScore
 from beam_curate.heads.own import OwnHead, load_own_head
+from beam_curate.runs.layouts import all_layouts
 from beam_curate.scores.scorers import (
     EmbeddingsScorer,
     ImagesScorer,
@@ -87,10 +87,10 @@ def check_layouts(layouts: Sequence[str], scores: Sequence[str]) -> None:
     """Refuses scores that would clash with the columns of a layout.
 
     Raises:
-        LayoutError: It names the score.
+        ScoreTableError: It names the score.
     """
     for name in layouts:
-        LAYOUTS[name].columns(scores, "")
+        all_layouts()[name].columns(scores, "")
 
 
 def refuse_shared_names(names: Sequence[str]) -> None:

@@ -1,12 +1,9 @@
 """The options of all commands that write a run: where to, and what becomes of one that is there."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from beam_curate.commands.options import CheckedOptions, OptionError, comma_list, number_or_none, option, required
-
-LAYOUTS: Final = ("clip-retrieval", "datacomp", "laion")
-"""The names of `beam_curate.export.layouts`, which `--help` should not wait for."""
+from beam_curate.runs.layouts import layout_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,7 @@ class ShardOptions(RunOptions):
     layout: str = option(
         "",
         "also write the kept rows as other tools read them, to layouts/ in --output: a comma list of "
-        + ", ".join(LAYOUTS),
+        + ", ".join(layout_names()),
         once=True,
     )
     samples_per_shard: int = option(1000, "samples in every output shard but the last", least=1)
@@ -47,8 +44,8 @@ class ShardOptions(RunOptions):
     def check(self) -> None:
         """See CheckedOptions."""
         super().check()
-        unknown = sorted(set(self.layouts) - set(LAYOUTS))
+        unknown = sorted(set(self.layouts) - set(layout_names()))
         if unknown:
-            raise OptionError(f"--layout {unknown[0]} is unknown; give a comma list of {', '.join(LAYOUTS)}")
+            raise OptionError(f"--layout {unknown[0]} is unknown; give a comma list of {', '.join(layout_names())}")
         if getattr(self, "table_only", False) and self.layout:
             raise OptionError(f"--layout {self.layout} is of shards, which --table_only does not write; leave one out")

@@ -14,7 +14,7 @@ rows has no files, because embedding-reader skips empty arrays without skipping 
 `clip_l14_similarity_score` if captions were scored, `sha256`, `shard`, `key`), `metadata/00000.npz` with the features
 (`l14_img`, `b32_img`, … by the model) and `subset.npy`, all different uids as a sorted array of "u8,u8". A uid is that of the
 sample's `.json` member, where DataComp's resharder looks for it, so the subset selects from the pool; for a sample that has
-none it is made (see `layout_files.uids`). `_layout.json` says how many are which.
+none it is made (see `runs.layout.uids`). `_layout.json` says how many are which.
 
 `laion`: `part-00000.parquet` with `URL`, `TEXT`, `WIDTH`, `HEIGHT`, `sha256`, `key`, and of `similarity`, `punsafe` (our
 `nsfw`), `pwatermark` (a score named `watermark`) and `AESTHETIC_SCORE` (our `aesthetic`) those that the run has. LAION's
@@ -22,6 +22,7 @@ none it is made (see `layout_files.uids`). `_layout.json` says how many are whic
 """
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,20 +30,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_curate.export.layout_files import (
-    DESCRIPTION,
-    EMBEDDING,
-    LAYOUTS,
-    Columns,
-    Layout,
-    model_code,
-    uid_buckets,
-    uids,
-    write_subset,
-)
+from beam_curate.export.subsets import uid_buckets, write_subset
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs import score_table
-from beam_curate.runs.layout_names import LAYOUT_FILES
+from beam_curate.runs.layout import DESCRIPTION, EMBEDDING, Columns, Layout, uids
+from beam_curate.runs.layouts import all_layouts
 from beam_curate.runs.run import Run
 from beam_curate.runs.summary import Summary
 from beam_curate.runs.table_parts import TablePlace
@@ -63,7 +55,7 @@ class LayoutPlan:
     """A layout that is being written.
 
     Attributes:
-        name: Its name in LAYOUTS.
+        name: Its name.
         folder: Where it goes.
         table: The run's score table.
         columns: By name in the layout, the column of the score table.
@@ -79,13 +71,20 @@ class LayoutPlan:
     digits: int
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> type[Layout]:
         """What it is."""
-        return LAYOUTS[self.name]
+        return all_layouts()[self.name]
 
     def files(self, shard_index: int) -> list[str]:
         """The files of a part that has kept rows."""
         return [file.format(f"{shard_index:0{self.digits}d}") for file in self.layout.files]
+
+
+def model_code(clip_model: str) -> str:
+    """The short name of a model: DataComp's for the ViT family (`ViT-L-14` is `l14`), else as it is, made an identifier."""
+    name = clip_model.replace("/", "-").removesuffix("-quickgelu")
+    family = re.fullmatch(r"ViT-([A-Za-z]+)-(\d+)", name)
+    return "".join(family.groups()).lower() if family else re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def begin_layout(output: str, name: str, folder: str, parts: Sequence[ScorePart]) -> LayoutPlan:
@@ -93,7 +92,7 @@ def begin_layout(output: str, name: str, folder: str, parts: Sequence[ScorePart]
 
     Args:
         output: The run's folder.
-        name: `clip-retrieval`, `datacomp` or `laion`.
+        name: The name of a layout.
         folder: Where the layout goes, on any Beam file system: new, or with an earlier writing of the same layout.
         parts: All parts of the run's score table.
 
@@ -107,7 +106,7 @@ def begin_layout(output: str, name: str, folder: str, parts: Sequence[ScorePart]
     table = Run(output).table
     digits = max([_MIN_DIGITS, *(len(str(number)) for number in kept)])
     code = model_code(summary.configuration.scored.clip_model)
-    plan = LayoutPlan(name, folder, table, LAYOUTS[name].columns(_scores(table, kept), code), code, digits)
+    plan = LayoutPlan(name, folder, table, all_layouts()[name].columns(_scores(table, kept), code), code, digits)
     _check_folder(folder, name, [file for number in kept for file in plan.files(number)])
     seed = summary.configuration.files.shuffle_seed
     if seed is not None:
@@ -190,7 +189,7 @@ def _finished_run(output: str, parts: Sequence[ScorePart]) -> Summary:
 
 def _check_folder(folder: str, name: str, files: Sequence[str]) -> None:
     """Refuses a folder with files that a reader would take for the layout's, or that are not ours to replace."""
-    found = sorted(path for pattern in LAYOUT_FILES[name] for path in files_under(folder, pattern))
+    found = sorted(path for pattern in all_layouts()[name].patterns() for path in files_under(folder, pattern))
     before = read_description(folder)["layout"] if exists(join(folder, DESCRIPTION)) else None
     others = found if before is None else sorted(set(found) - {join(folder, file) for file in files})
     if others or before not in (None, name):

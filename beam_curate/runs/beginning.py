@@ -15,7 +15,6 @@ from beam_curate.runs.parts import part_paths, read_part_counts
 from beam_curate.runs.run_files import (
     CROISSANT,
     INPUT_SHARDS,
-    OF_THE_TABLE,
     RUN,
     SCORES,
     SUMMARY,
@@ -24,6 +23,7 @@ from beam_curate.runs.run_files import (
     folders,
     matching,
     of_other_formats,
+    of_the_table,
     ours,
 )
 from beam_curate.runs.state_files import RunFile, input_shards, is_table_only, read_run_file, write_run_file
@@ -111,8 +111,8 @@ def _continue(output: str, wanted: WantedRun) -> bool:
     deque(in_threads(lambda path: read_part_counts(output, path), parts), maxlen=0)
     clean_temporary(output)
     if wanted.retry:
-        _check_not_read(output, [shard.path for shard in wanted.shards], OF_THE_TABLE)
-        delete_matching(output, OF_THE_TABLE)
+        _check_not_read(output, [shard.path for shard in wanted.shards], of_the_table())
+        delete_matching(output, of_the_table())
     if wanted.retry or run.scores != wanted.scores:
         write_run_file(output, _mark(wanted))
     return exists(join(output, SUMMARY))

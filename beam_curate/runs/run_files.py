@@ -6,7 +6,8 @@ from typing import Final
 
 from beam_curate.runs import score_table
 from beam_curate.runs.configuration import EXPORT, PACK, Files
-from beam_curate.runs.layout_names import LAYOUT_FILES
+from beam_curate.runs.layout import DESCRIPTION, SUBSET
+from beam_curate.runs.layouts import all_layouts
 from beam_curate.storage.files import TEMPORARY, delete, files_under, join, read_bytes
 
 RUN: Final = "run.json"
@@ -18,25 +19,24 @@ CROISSANT: Final = "croissant.json"
 FAILURES: Final = "failures.parquet"
 INPUT_SHARDS: Final = "input_shards.parquet"
 LAYOUTS_FOLDER: Final = "layouts"
-_LAYOUTS: Final = tuple(
-    f"{LAYOUTS_FOLDER}/{name}/{pattern}"
-    for name, patterns in LAYOUT_FILES.items()
-    for pattern in ("_layout.json", "subset.npy", *patterns)
-)
 CARD: Final = "README.md"
 CARD_TAG: Final = "beam-curate"
 """What the front matter of a dataset card that is ours has among its tags."""
-_OF_ALL_FILES: Final = (INDEX, SIZES, CARD, REPORT, *_LAYOUTS)
 VERDICTS: Final = f"{score_table.VERDICTS}/part-*.parquet"
 SCORES: Final = f"{score_table.FOLDER}/part-*.parquet"
 # The mark of a complete duplicates table goes first.
 DUPLICATES: Final = ("duplicates/summary.json", "duplicates/part-*.parquet", "duplicates/hashes/*.parquet")
-OF_THE_TABLE: Final = (SUMMARY, *_OF_ALL_FILES, VERDICTS, *DUPLICATES)
-"""What follows from the score table and is made again when the table changes. Output files name their plan: those that still fit
-stay, and the others are written over."""
 ROWS: Final = "rows"
 """The folder of the tables that a packing writes."""
 _NUMBERED: Final = "[0-9]*"
+
+
+def of_the_table() -> Sequence[str]:
+    """The patterns of what follows from the score table and is made again when the table changes.
+
+    Output files name their plan: those that still fit stay, and the others are written over.
+    """
+    return (SUMMARY, *_of_all_files(), VERDICTS, *DUPLICATES)
 
 
 def ours(files: Files, kind: str = "") -> Sequence[str]:
@@ -48,7 +48,7 @@ def ours(files: Files, kind: str = "") -> Sequence[str]:
     """
     numbered = [f"{_NUMBERED}{end}" for end in files.ends]
     beside = [FAILURES, *([CROISSANT] if kind == EXPORT else []), *([f"{ROWS}/*.parquet"] if kind == PACK else [])]
-    return (SUMMARY, *numbered, *beside, *_OF_ALL_FILES, VERDICTS, *DUPLICATES, SCORES, INPUT_SHARDS)
+    return (SUMMARY, *numbered, *beside, *_of_all_files(), VERDICTS, *DUPLICATES, SCORES, INPUT_SHARDS)
 
 
 def folders(output: str) -> list[str]:
@@ -93,3 +93,12 @@ def is_our_card(path: str) -> bool:
     """Whether a README.md is a dataset card that a run has written, and not a text of the user's own."""
     lines = read_bytes(path).decode("utf-8", "replace").splitlines()
     return lines[:1] == ["---"] and f"- {CARD_TAG}" in lines[1 : lines.index("---", 1) if "---" in lines[1:] else 1]
+
+
+def _of_all_files() -> Sequence[str]:
+    below = [
+        f"{LAYOUTS_FOLDER}/{name}/{pattern}"
+        for name, layout in all_layouts().items()
+        for pattern in (DESCRIPTION, SUBSET, *layout.patterns())
+    ]
+    return (INDEX, SIZES, CARD, REPORT, *below)

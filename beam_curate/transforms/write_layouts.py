@@ -6,7 +6,6 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_curate.export.layout_files import LAYOUTS, write_bucket
 from beam_curate.export.layouts import (
     LayoutError,
     LayoutPart,
@@ -15,7 +14,9 @@ from beam_curate.export.layouts import (
     finish_layout,
     write_layout_part,
 )
+from beam_curate.export.subsets import write_bucket
 from beam_curate.records import ScorePart
+from beam_curate.runs.layouts import layout_names
 from beam_curate.runs.run import Run
 from beam_curate.storage.files import absolute
 from beam_curate.transforms.global_window import require_global_window
@@ -45,9 +46,9 @@ class WriteLayouts(beam.PTransform):
 
     def __post_init__(self) -> None:
         super().__init__()
-        unknown = next((name for name in self.names if name not in LAYOUTS), None)
+        unknown = next((name for name in self.names if name not in layout_names()), None)
         if unknown is not None:
-            raise LayoutError(f"layout={unknown!r} is not known; choose one of {', '.join(LAYOUTS)}")
+            raise LayoutError(f"layout={unknown!r} is not known; choose one of {', '.join(layout_names())}")
 
     def expand(self, summary: beam.PCollection[Any]) -> beam.PCollection[Any]:
         """Looks at the parts once, and writes the layouts."""

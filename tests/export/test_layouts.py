@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_curate.export import layout_files
-from beam_curate.export.layout_files import model_code
-from beam_curate.export.layouts import LayoutError
+from beam_curate.export import subsets
+from beam_curate.export.layouts import LayoutError, model_code
 from beam_curate.records import ImageFacts, SampleRef, ScoredSample, ScorePart, WrittenShard
 from beam_curate.runs import score_table
 from beam_curate.runs.ending import finish_run
+from beam_curate.runs.layouts import datacomp, laion
 from beam_curate.storage import ranged_reading, retrying
 from beam_curate.storage.files import atomic_output
 from beam_curate.transforms import write_layouts
@@ -222,10 +222,10 @@ def test_a_large_subset_is_sorted_across_its_buckets(tmp_path):
     for parts in ((uids[:3000], uids[3000:]), (uids[3000:], uids[:3000], uids[3000:])):
         buckets = {}
         for part in parts:
-            for bucket, some in layout_files.uid_buckets(part).items():
+            for bucket, some in subsets.uid_buckets(part).items():
                 buckets.setdefault(bucket, []).append(some)
-        counts = {bucket: layout_files.write_bucket(str(tmp_path), bucket, some) for bucket, some in buckets.items()}
-        assert layout_files.write_subset(str(tmp_path), counts) == 5000
+        counts = {bucket: subsets.write_bucket(str(tmp_path), bucket, some) for bucket, some in buckets.items()}
+        assert subsets.write_subset(str(tmp_path), counts) == 5000
         np.testing.assert_array_equal(np.load(tmp_path / "subset.npy"), expected)
 
 
@@ -379,8 +379,8 @@ def test_the_same_bytes_again_and_a_repeated_call(name, run, tmp_path):
 def test_each_part_by_itself(run, tmp_path, monkeypatch):
     output, kept = run
     sizes = []
-    write = layout_files._write_parquet
-    monkeypatch.setattr(layout_files, "_write_parquet", lambda *of: (sizes.append(of[2].num_rows), write(*of)))
+    write = laion.write_parquet
+    monkeypatch.setattr(laion, "write_parquet", lambda *of: (sizes.append(of[2].num_rows), write(*of)))
     write_layout(str(output), "laion", str(tmp_path / "layout"))
     assert sorted(sizes) == sorted(text.count("k") for text in STATUSES if "k" in text)
     assert sum(sizes) == len(kept)
@@ -447,7 +447,7 @@ def test_a_stopped_writing_is_not_complete_and_can_be_repeated(run, tmp_path, mo
     output, _ = run
     folder = tmp_path / "layout"
     with monkeypatch.context() as patch:
-        patch.setattr(layout_files, "uids", lambda rows: 1 / 0)
+        patch.setattr(datacomp, "uids", lambda rows: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_layout(str(output), "datacomp", str(folder))
     assert json.loads((folder / "_layout.json").read_text()) == {"layout": "datacomp", "complete": False}

@@ -1,4 +1,4 @@
-"""A new method to find duplicates, and a new format, are new files: the commands take them with nothing else changed."""
+"""A new method to find duplicates, format or layout is a new file: the commands take it with nothing else changed."""
 
 import json
 import sys
@@ -6,11 +6,12 @@ import textwrap
 
 import pytest
 
-from beam_curate.commands import dedup, duplicate_methods, export
+from beam_curate.commands import dedup, duplicate_methods, export, select
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.options import option_fields
 from beam_curate.duplicates import methods
 from beam_curate.export import formats
+from beam_curate.runs import layouts
 from beam_curate.runs.run import Run
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.exporting_runs import curated
@@ -82,6 +83,25 @@ FORMAT = '''
         def write(self, out, rows):
             return self._write(rows, lambda place, sample: out.write(f"{sample.key}\\n".encode()))
 '''
+LAYOUT = '''
+    """Lists of the keys, a line each."""
+    from typing import ClassVar
+    from beam_curate.runs.layout import Layout
+    from beam_curate.storage.files import write_atomic
+
+    class KeyLists(Layout):
+        files: ClassVar[tuple[str, ...]] = ("list-{}.keys",)
+        embeddings: ClassVar[bool] = False
+
+        @staticmethod
+        def columns(scores, code):
+            return {"key": "key"}
+
+        @staticmethod
+        def write(folder, files, rows, columns, code):
+            text = "".join(f"{key}\\n" for key in rows.column("key").to_pylist())
+            write_atomic(folder, files[0], lambda stream: stream.write(text.encode()))
+'''
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +170,21 @@ def test_a_new_format_is_a_file_and_the_command_takes_it(run, tmp_path, add, cap
     assert 'open("00000.keys")' in (tmp_path / "keys" / "README.md").read_text()
     assert export.main([*words[:2], "--format=tfrecord", "--overwrite"]) == 0
     assert not list((tmp_path / "keys").glob("*.keys"))
+
+
+def test_a_new_layout_is_a_file_and_the_command_takes_it_and_deletes_it(run, tmp_path, add, capsys):
+    output = tmp_path / "listed"
+    words = [f"--scores={run}", f"--output={output}", "--min_aesthetic=none"]
+    assert select.main([*words, "--layout=key-lists"]) == 2
+    assert (
+        "--layout key-lists is unknown; give a comma list of clip-retrieval, datacomp, laion" in capsys.readouterr().err
+    )
+    add(layouts, "key_lists", LAYOUT)
+    assert select.main([*words, "--layout=key-lists,laion"]) == 0
+    folder = output / "layouts" / "key-lists"
+    assert (folder / "list-00000.keys").read_text() == "a\nb\nc\nd\n"
+    assert json.loads((folder / "_layout.json").read_text())["files"] == ["list-00000.keys"]
+    (folder / "mine.txt").write_text("is not the run's")
+    assert select.main([*words, "--overwrite"]) == 0
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+    assert not list((output / "layouts").glob("laion/*.parquet"))

@@ -620,16 +620,14 @@ def test_the_embeddings_are_still_there(table):
 
 
 def test_the_options_name_what_there_is():
-    """The options are read before anything else is imported, so they name layouts and quality scores themselves."""
-    from beam_curate.commands import duplicate_methods, duplicate_options, run_options
+    """The options are read before anything else is imported, so they name quality scores themselves."""
+    from beam_curate.commands import duplicate_methods, duplicate_options
     from beam_curate.commands.curate_options import CurateOptions
     from beam_curate.commands.duplicate_methods.perceptual import MOST_BITS
     from beam_curate.duplicates.methods import all_methods, perceptual
     from beam_curate.duplicates.search import MOST_COMPARISONS
-    from beam_curate.export.layout_files import LAYOUTS
     from beam_curate.scores.quality import QUALITY
 
-    assert tuple(LAYOUTS) == run_options.LAYOUTS
     offered = [(kind.name, kind.place) for kind in duplicate_methods.all_options()]
     assert offered == [(kind.name, kind.place) for kind in all_methods()]
     assert duplicate_options.MOST_COMPARISONS == MOST_COMPARISONS
