@@ -21,13 +21,9 @@ from beam_curate.storage.json_files import misfit, read_object
 SUMMARY: Final = f"{FOLDER}/summary.json"
 """Written last: the mark of a complete duplicates table."""
 _PLACE: Final = {"other": bool, "shard_index": int, "index": int}
-_NUMBER: Final = (int, float, type(None))
 _FOUND: Final = {
     "methods": [str],
     "keep_by": str,
-    "eps": _NUMBER,
-    "max_distance": _NUMBER,
-    "mirrored?": bool,
     "between_datasets": bool,
     "action": str,
     "groups": int,
@@ -108,13 +104,10 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
         findings: What was found.
         search: What was looked for.
     """
-    options = {method.option: method.value for method in search.methods}
     counts = {
         "methods": [method.name for method in search.methods],
         "keep_by": search.keep_by,
-        "eps": options.get("eps"),
-        "max_distance": options.get("max_distance"),
-        "mirrored": any(getattr(method, "mirrored", False) for method in search.methods),
+        **{option: value for method in search.methods for option, value in method.noted.items()},
         "between_datasets": search.against is not None,
         "action": search.action,
         **findings.counts(),

@@ -1,7 +1,7 @@
 """What a way to find duplicates is: what is compared, which buckets a row goes to, and how a bucket is compared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -86,6 +86,11 @@ class Method(ABC):
     def value(self) -> float:
         """The value of the option."""
         return 0
+
+    @property
+    def noted(self) -> Mapping[str, float]:
+        """By option, what a duplicates table says of the search."""
+        return {self.option: self.value} if self.option else {}
 
     @classmethod
     def limit(cls, value: float) -> float:

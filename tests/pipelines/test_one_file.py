@@ -40,6 +40,10 @@ METHOD = '''
             digests = [hashlib.sha256(text.encode()).hexdigest() for text in told]
             return super().spread(replace(found, table=pa.table({"width": digests})), spreading)
 
+        @property
+        def noted(self):
+            return {"size_step": self.step}
+
         @classmethod
         def told(cls, similarity):
             return "about the size of"
@@ -150,6 +154,9 @@ def test_a_new_method_is_two_halves_in_a_file_each_and_the_command_takes_it(run,
     assert Run(str(tmp_path / "unique")).summary.funnel.kept == 3
     written = json.loads((tmp_path / "unique" / "run.json").read_text())["configuration"]["duplicates"]
     assert (written["methods"], written["size_step"], written["eps"]) == (["exact", "same_size"], 10, 0.01)
+    found = json.loads((tmp_path / "unique" / "duplicates" / "summary.json").read_text())
+    assert found["size_step"] == 10
+    assert not {"eps", "max_distance", "mirrored"} & found.keys()
     again = [*words, "--methods=exact,same_size", "--resume"]
     assert dedup.main([*again, "--size_step=11"]) == 2
     assert "duplicates.size_step was 10 and is 11 now" in capsys.readouterr().err

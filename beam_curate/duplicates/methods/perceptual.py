@@ -12,7 +12,7 @@ Source: Norouzi, Punjani and Fleet, Fast Exact Search in Hamming Space with Mult
 parts.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
@@ -87,6 +87,11 @@ class Perceptual(Method):
     block_rows: ClassVar[int | None] = 1 << 20
     option: ClassVar[str] = "max_distance"
     measure: ClassVar[str] = "difference"
+
+    @property
+    def noted(self) -> Mapping[str, float]:
+        """See Method."""
+        return {**super().noted, "mirrored": self.mirrored}
 
     @property
     def value(self) -> float:
