@@ -107,7 +107,7 @@ class DuplicateOptions(CheckedOptions):
             self.keep_by,
             against=against,
             action=action,
-            most_comparisons=self.max_comparisons,
+            max_comparisons=self.max_comparisons,
             threads=usable_cores(),
         )
 

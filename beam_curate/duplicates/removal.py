@@ -52,7 +52,7 @@ def find_table(folder: str, scores: str) -> Duplicates:
     place = absolute(folder)
     if not is_finished(place):
         raise DuplicatesError(
-            f"`duplicates` {folder} holds no finished duplicates table; give the --output of beam-curate dedup"
+            f"`duplicates` {folder} holds no finished duplicates table; give the folder of a run of beam-curate dedup"
         )
     found = read_findings(place)
     if found["input"] != input_digest(scores):

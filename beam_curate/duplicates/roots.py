@@ -77,7 +77,7 @@ def finished(received: Pointers) -> Pointers:
     if not own["done"].all():
         raise UnfinishedError(
             f"{int((~own['done']).sum())} duplicates of a part are in chains that lead through more than {_STEPS:,} parts of "
-            "the table: a smaller --eps or --max_distance makes shorter chains"
+            "the table: a smaller `eps` or `max_distance` makes shorter chains"
         )
     return own[np.argsort(own["row"])]
 

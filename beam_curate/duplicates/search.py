@@ -46,7 +46,7 @@ class DuplicateSearch:
         keep_by: See CandidateRows.
         against: The table of another run; then duplicates are looked for between the two datasets only, of what was kept.
         action: What is done with samples that are in `against` too, DROP or KEEP.
-        most_comparisons: A method that needs more, by its estimate, is refused before the search.
+        max_comparisons: A method that needs more, by its estimate, is refused before the search.
         max_pixels: Larger images are not decoded, for methods that compare pixels.
         threads: Images that are decoded at once for these, in a process.
     """
@@ -56,7 +56,7 @@ class DuplicateSearch:
     keep_by: str = "aesthetic"
     against: TablePlace | None = None
     action: str = DROP
-    most_comparisons: float = MOST_COMPARISONS
+    max_comparisons: float = MOST_COMPARISONS
     max_pixels: int = MAX_PIXELS
     threads: int = 2
 
@@ -108,10 +108,10 @@ class DuplicateSearch:
         """
         plans = [method.plan(total, sample) for method in self.methods]
         for method, plan in zip(self.methods, plans, strict=True):
-            if plan.estimate is not None and plan.estimate.comparisons > self.most_comparisons:
+            if plan.estimate is not None and plan.estimate.comparisons > self.max_comparisons:
                 raise TooManyComparisonsError(
-                    f"{told(method, total, plan.estimate)}; that is more than --max_comparisons {self.most_comparisons:g}: give "
-                    "a smaller --eps or fewer samples, or raise it"
+                    f"{told(method, total, plan.estimate)}; that is more than `max_comparisons` {self.max_comparisons:g}: give "
+                    "a smaller `eps` or fewer samples, or raise it"
                 )
         nearness = None
         if self.keep_by in (HARD, EASY):

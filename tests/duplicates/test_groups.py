@@ -97,7 +97,7 @@ def test_a_long_chain_takes_the_logarithm_of_its_steps_between_parts(part_rows, 
     edges = edges_of({row: row - 1 for row in range(1, 1000)}, part_rows)
     assert set(roots(edges, rounds)["to"].tolist()) == {0}
     if rounds > 1:
-        with pytest.raises(UnfinishedError, match="smaller --eps"):
+        with pytest.raises(UnfinishedError, match="smaller `eps`"):
             roots(edges, rounds - 2)
 
 
