@@ -234,8 +234,8 @@ def _tensors(resized: Any, plans: Sequence[Plan], stream: Any) -> list[Any]:
     Args:
         resized: What DALI gave.
         plans: Of the images.
-        stream: One of torch's that nothing else runs in, or None on the processor. In torch's usual one the copies, and DALI's next
-            run with them, would wait until the model has done all that it was given before.
+        stream: One of torch's that nothing else runs in, or None on the processor. In torch's usual one the copies, and DALI's
+            next run with them, would wait until the model has done all that it was given before.
     """
     import torch
     from torch.utils.dlpack import from_dlpack
@@ -263,7 +263,7 @@ def upright_tensor(picture: Any, number: int) -> Any:
 def _stream_of_its_own(device: int) -> Any:
     import torch
 
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _device_id(device: str) -> int | None:

@@ -53,8 +53,8 @@ class EmbedEncoded(beam.PTransform):
         for name, value in (("model_copies", self.handler.copies), ("embedding_name", self.handler.embedding_name)):
             if value:
                 raise ValueError(
-                    f"the handler has {name}={value!r}, but EmbedEncoded is for one model in its own process: leave it out, or use "
-                    "DecodeImages and RunInference"
+                    f"the handler has {name}={value!r}, but EmbedEncoded is for one model in its own process: leave it out, or "
+                    "use DecodeImages and RunInference"
                 )
 
     def expand(self, samples: beam.PCollection[Sample]) -> beam.PCollection[EmbeddedSample]:
