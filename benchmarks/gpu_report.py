@@ -92,8 +92,9 @@ def table_of_docs(result: Mapping[str, Any], dollars_per_hour: float | None) -> 
     cells = [
         f"{result['device']}, {result['cores']} vCPUs, {models[0]['model']}",
         *(f"{speed:.0f}" for speed in (*both, min(both))),
+        f"{1e6 / min(both) / 3600:.2f}",
     ]
-    heading = ["GPU, machine", "model, img/s", "vCPUs, img/s", "worker, img/s"]
+    heading = ["GPU, machine", "model, img/s", "vCPUs, img/s", "worker, img/s", "hours for a million"]
     if dollars_per_hour:
         heading += ["worker, $/h", "$ for a million"]
         cells += [f"{dollars_per_hour:.2f}", f"{dollars_per_hour / 3600 * 1e6 / min(both):.1f}"]

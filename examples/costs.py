@@ -35,6 +35,11 @@ def quantities(run: Measured) -> dict[str, float]:
     }
 
 
+def dollars_per_million(dollars_per_hour: float, images_per_second: float) -> float:
+    """What a million images cost on a worker: the price of its hour, for all of it, and its speed."""
+    return dollars_per_hour * 1e6 / images_per_second / 3600
+
+
 if __name__ == "__main__":
     million = Measured(10**6, 100e3, 1e9, 0.3, 292, 1000)  # the example of docs/costs.md
     for run in (million, million._replace(images=10**9)):

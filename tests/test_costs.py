@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from beam_curate.commands.gpus import GPUS
 from beam_curate.runs import score_table
 from beam_curate.storage.ranged_reading import REMOTE_BUFFER_BYTES
 from tests.conftest import ROOT
@@ -48,6 +49,44 @@ def test_the_quantities_by_hand(program):
         "read requests": 120 + 60 + 140,
         "write requests": 2 * (10 + 15),
     }
+
+
+DATAFLOW = (ROOT / "docs" / "dataflow.md").read_text()
+
+
+def machines():
+    """The rows of docs/dataflow.md: a machine, and its figures."""
+    rows = re.findall(r"^\| (\S+), (\S+-\S+) \| ((?:[\d.]+ \| ){5}[\d.]+) \|$", DATAFLOW, re.M)
+    return {machine: [float(cell) for cell in cells.split(" | ")] for _, machine, cells in rows}
+
+
+def test_the_table_has_each_machine_and_the_hours_that_follow_from_its_speed(program):
+    assert machines().keys() == {gpu.machine_type for gpu in GPUS.values()}
+    for model, processors, worker, hours, large, large_hours in machines().values():
+        assert worker <= min(model, processors)
+        assert hours == pytest.approx(program["dollars_per_million"](1, worker), abs=0.005)
+        assert large_hours == pytest.approx(program["dollars_per_million"](1, large), abs=0.005)
+
+
+def test_only_the_process_holds_a_worker_below_both_its_gpu_and_its_processors():
+    slower = {name for name, (model, processors, worker, *_) in machines().items() if worker < min(model, processors)}
+    assert slower == {"a3-highgpu-1g"}
+    assert "at most 1,900 to 2,400 images/s, which is what holds the H100's worker" in DATAFLOW
+
+
+def test_the_example_in_dollars(program):
+    ((price, usual, large),) = re.findall(
+        r"at \$([\d.]+) for an hour, a million images on the A100 cost \$([\d.]+), and \$([\d.]+) at 12", DATAFLOW
+    )
+    _, _, worker, _, at_12, _ = machines()["a2-highgpu-1g"]
+    assert [program["dollars_per_million"](float(price), speed) for speed in (worker, at_12)] == pytest.approx(
+        [float(usual), float(large)], abs=0.005
+    )
+
+
+def test_dollars_by_hand(program):
+    """100 images a second are 360,000 an hour: a million takes 2.78 hours."""
+    assert program["dollars_per_million"](3.6, 100) == pytest.approx(10)
 
 
 def test_what_is_asked_for_at_once():

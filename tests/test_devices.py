@@ -8,6 +8,10 @@ import pytest
 import torch
 
 from beam_curate import devices
+from beam_curate.clip.careful_calls import CarefulCalls
+from beam_curate.clip.text_tower import build_text_tower
+from beam_curate.clip.visual_tower import build_visual_tower
+from beam_curate.clip.weights import find_weights
 from beam_curate.devices import DeviceFailedError, device_failed, give_up_device, out_of_memory
 from tests.conftest import ROOT
 
@@ -74,3 +78,22 @@ def test_the_process_really_ends_and_says_why():
     assert done.returncode == devices.EXIT_STATUS
     assert "has lost its GPU and ends, so that the runner starts another one" in done.stderr
     assert "an illegal access" in done.stderr
+
+
+@pytest.mark.parametrize("build", [build_visual_tower, build_text_tower])
+def test_a_worker_ends_when_its_model_tells_that_the_gpu_is_lost(monkeypatch, build):
+    """From the error in the model's own layers, by the calls that the handlers make; and it is asked once."""
+    tower = build(find_weights("ViT-S-32-alt", "random"), precision="fp32", device="cpu")
+    asked, ended = [], []
+
+    def fail(*given):
+        asked.append(given)
+        raise LOST[0]
+
+    monkeypatch.setattr(tower, "_features", fail)
+    monkeypatch.setattr(sys, "orig_argv", WORKERS[0])
+    monkeypatch.setattr(devices, "_end", ended.append)
+    items = ["a", "b"] if build is build_text_tower else [bytes(3 * 224 * 224)] * 2
+    with pytest.raises(torch.AcceleratorError):
+        CarefulCalls(2, "test").embed(items, tower)
+    assert (len(asked), ended) == (1, [LOST[0]])

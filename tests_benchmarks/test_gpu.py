@@ -129,9 +129,9 @@ def test_the_table_of_the_docs_has_the_slower_of_two_speeds(gpu):
     result = {"device": "NVIDIA L4", "cores": 8, "model": [*model, {"model": "ViT-B-32", "images_per_s": 9e3}]}
     assert gpu.report.table_of_docs(result, 1.24) is None
     lines = gpu.report.table_of_docs({**result, "decode": decode}, 1.24).splitlines()
-    assert lines[2] == "| NVIDIA L4, 8 vCPUs, ViT-L-14 | 300 | 250 | 250 | 1.24 | 1.4 |"
+    assert lines[2] == "| NVIDIA L4, 8 vCPUs, ViT-L-14 | 300 | 250 | 250 | 1.11 | 1.24 | 1.4 |"
     heading = gpu.report.table_of_docs({**result, "decode": decode}, None).splitlines()[0]
-    assert f"{heading} worker, 12 MP, img/s |" in (ROOT / "docs" / "dataflow.md").read_text()
+    assert f"{heading} 12 MP: worker, img/s |" in (ROOT / "docs" / "dataflow.md").read_text()
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -49,10 +49,11 @@ class CarefulCalls:
     """Calls a model with at most so many items, and finds out which of them it fails on.
 
     A call that raises one of SAMPLE_ERRORS is bisected, with one copy of the model for all of the bisection, down to the items
-    that cause it, which fail with `inference_error`; but where the tower raises without any item as well, and on an error of the
-    device, the fault is the tower's: a copy is replaced and the items are tried once more, a model of this process is no more
-    tried, and the error is raised. A row that is not finite fails with `non_finite_embedding`. CUDA out of memory halves the
-    number of items for good (embeddings may then differ in the last bit); with a single one it is raised.
+    that cause it, which fail with `inference_error`. But where the tower raises without any item as well, on an error of the
+    device, and where a copy's process has gone, the fault is the tower's: a copy is replaced and the items are tried once more, a
+    model of this process is no more tried, and the error is raised. A row that is not finite fails with `non_finite_embedding`.
+    CUDA out of memory halves the number of items for good (embeddings may then differ in the last bit); with a single one it is
+    raised.
 
     Counters in the namespace: `oom_backoffs` and `copies_replaced`.
 

@@ -99,6 +99,10 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         embedding_name: Of a second model: by this name `DecodeImages.second` gives its pixels, where they are not those of the
             first model, and its embedding goes to the column `embedding_<name>` of the score table.
 
+    Attributes:
+        copies: How many copies of the model share a machine; 0 where each worker process has a model.
+        embedding_name: As above.
+
     Raises:
         ValueError: For an option that is wrong by itself, on construction; the weights are looked at by `describe`
             and on load.
@@ -148,9 +152,9 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         self._preprocess: str | Mapping[str, Any] = preprocess
         self._device = device
         self._precision = precision
-        self._copies = model_copies or int(large_model)
+        self.copies = model_copies or int(large_model)
         self._id = uuid.uuid4().hex  # pickled with the handler: the same in all workers
-        self._name = embedding_name
+        self.embedding_name = embedding_name
         self._namespace = NAMESPACE if embedding_name is None else f"{NAMESPACE}.{embedding_name}"
         self._calls = CarefulCalls(batch_size, self._namespace)
         self._images = Metrics.counter(self._namespace, "images")
@@ -178,16 +182,16 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
 
     def load_ahead(self) -> None:
         """Starts to load the model in a thread, for a pipeline that runs in this process; `load_model` then waits for it."""
-        if not self._copies:
+        if not self.copies:
             load_ahead(self._load)
 
     def load_model(self) -> "VisualTower | TowerCopies[Pixels]":
         """Fetches the weights if need be, and builds the tower, or its copies."""
-        if not self._copies:
+        if not self.copies:
             return loaded(self._load)
         from beam_curate.clip.tower_copies import TowerCopies
 
-        return TowerCopies(self._load, f"beam-curate-{self._id}", self._copies)
+        return TowerCopies(self._load, f"beam-curate-{self._id}", self.copies)
 
     @property
     def _load(self) -> "functools.partial[VisualTower]":
@@ -242,11 +246,19 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
 
     def _pixels(self, sample: DecodedImage) -> bytes:
         """What the model sees of a sample."""
-        return sample.pixels if self._name is None else sample.other_pixels.get(self._name, sample.pixels)
+        return (
+            sample.pixels
+            if self.embedding_name is None
+            else sample.other_pixels.get(self.embedding_name, sample.pixels)
+        )
 
     def _prepared(self, sample: DecodedImage) -> str:
         """How that was made."""
-        return sample.prepared if self._name is None else sample.other_prepared.get(self._name, sample.prepared)
+        return (
+            sample.prepared
+            if self.embedding_name is None
+            else sample.other_prepared.get(self.embedding_name, sample.prepared)
+        )
 
     def _refusal(self, sample: DecodedImage, model: "ModelDescription") -> str:
         """Says what is wrong with the pixels of a sample, and how a decoder is told what the model sees."""
@@ -258,22 +270,22 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
         else:
             what = f"are {len(self._pixels(sample))} bytes"
         remedy = f"DecodeImages(DecodeOptions({wanted})), or DecodeImages(handler.decode_options())"
-        if self._name is not None:
-            remedy = f"DecodeImages(..., second={{{self._name!r}: Target({wanted})}})"
+        if self.embedding_name is not None:
+            remedy = f"DecodeImages(..., second={{{self.embedding_name!r}: Target({wanted})}})"
         return f"the pixels of {sample.ref.key!r} {what}, but {model.clip_model} sees {wanted}: use {remedy}"
 
     def _result(self, sample: DecodedImage, found: Row | None) -> Embedded:
         """What a sample becomes, given its embedding or why there is none."""
         failure = found if isinstance(found, Failure) else None
         row = b"" if found is None or isinstance(found, Failure) else found.astype("<f2", copy=False).tobytes()
-        if self._name is None:
+        if self.embedding_name is None:
             second = {} if failure else sample.embeddings
             return EmbeddedSample(sample.ref, sample.facts, row, failure, sample.scores, second)
         if failure:
             return DecodedImage(sample.ref, sample.facts, b"", failure, sample.scores)
-        pixels = {name: data for name, data in sample.other_pixels.items() if name != self._name}
-        embeddings = {**sample.embeddings, self._name: row}
-        prepared = {name: how for name, how in sample.other_prepared.items() if name != self._name}
+        pixels = {name: data for name, data in sample.other_pixels.items() if name != self.embedding_name}
+        embeddings = {**sample.embeddings, self.embedding_name: row}
+        prepared = {name: how for name, how in sample.other_prepared.items() if name != self.embedding_name}
         return dataclasses.replace(sample, other_pixels=pixels, other_prepared=prepared, embeddings=embeddings)
 
     def get_num_bytes(self, batch: Sequence[DecodedImage]) -> int:

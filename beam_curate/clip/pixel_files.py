@@ -32,24 +32,25 @@ class PixelFile:
         """Reads the images into the first of the rows, (N, S * S * 3), which are one piece of memory.
 
         Raises:
-            RuntimeError: The other process has gone, or does not hold as much.
+            OSError: The other process has gone, does not let this one read, or does not hold as much. No image is to blame, so
+                it is none of careful_calls.SAMPLE_ERRORS.
         """
         wanted = rows[: self.images].reshape(-1).data if self.images else memoryview(b"")
         try:
             file = os.open(f"/proc/{self.process}/fd/{self.descriptor}", os.O_RDONLY)
             try:
                 if os.fstat(file).st_ino != self.inode:
-                    raise ConnectionAbortedError("the process that wrote the pixels has closed their file")
+                    raise OSError("the process that wrote the pixels has closed their file")
                 done = 0
                 while done < len(wanted):
                     read = os.preadv(file, [wanted[done:]], done)
                     if not read:
-                        raise ConnectionAbortedError(f"the file of the pixels ends after {done} of {len(wanted)} bytes")
+                        raise OSError(f"the file of the pixels ends after {done} of {len(wanted)} bytes")
                     done += read
             finally:
                 os.close(file)
         except OSError as error:
-            raise RuntimeError(f"the pixels of process {self.process} cannot be read: {error}") from error
+            raise OSError(f"the pixels of process {self.process} cannot be read: {error}") from error
 
 
 class SharedPixels(threading.local):

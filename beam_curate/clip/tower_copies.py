@@ -24,7 +24,7 @@ from beam_curate.clip.careful_calls import SAMPLE_ERRORS, TowerError
 from beam_curate.devices import DeviceFailedError, device_failed, out_of_memory
 
 _LOG = logging.getLogger(__name__)
-# What a call of a tower raises whose process has gone, since the worker that had started it ended.
+# What a call of a tower raises whose process has gone, because it was killed or the worker that had started it has ended.
 _GONE: Final = (ConnectionError, EOFError)
 
 T = TypeVar("T")
@@ -41,6 +41,10 @@ class CopiedTower(Protocol):
 
     def embed(self, items: Any, places: int) -> npt.NDArray[Any]:
         """See careful_calls.Tower; images come as a PixelFile."""
+
+
+class CopyGoneError(DeviceFailedError):
+    """The process of a copy has gone."""
 
 
 class _Raised(NamedTuple):
@@ -110,23 +114,17 @@ class _Copy(Generic[T]):
         found: tuple[str, str] = self._connection.server.runtime()
         return found
 
-    def _ask(self, given: Any, places: int) -> Any:
-        self._asked.connection = (
-            self._connection
-        )  # another thread may replace it, and this one shall not replace that one's
-        return self._asked.connection.server.embed(given, places)
-
     def embed(self, items: Sequence[T], places: int) -> npt.NDArray[Any]:
-        """Embeds with the copy: see careful_calls.Tower. A copy that has gone is started again, and asked once more."""
+        """Embeds with the copy: see careful_calls.Tower."""
         given = self._given(items)
+        # Another thread may replace it, and this one shall not replace that one's.
+        connection = self._asked.connection = self._connection
         try:
-            found = self._ask(given, places)
-        except _GONE:
-            _LOG.warning("A copy of the model has gone, or the worker that had started it: starting it again")
-            with self._lock:
-                if self._connection is self._asked.connection:
-                    self._connection = self._connect()
-            found = self._ask(given, places)
+            found = connection.server.embed(given, places)
+        except _GONE as error:
+            raise CopyGoneError(
+                f"process {connection.process} of a copy of the model has gone, or the worker that had started it"
+            ) from error
         if isinstance(found, np.ndarray):
             return found
         kind, message = found
@@ -151,13 +149,14 @@ class _Copy(Generic[T]):
         return self._pixels.write(items)
 
     def recover(self, error: BaseException) -> bool:
-        """Ends the process that this thread has asked last and starts another one: see careful_calls.Tower."""
+        """Ends the process that this thread asked last, if it is still there, and starts another: see careful_calls.Tower."""
         with self._lock:
             if self._connection is self._asked.connection:
                 _, process = self._connection
                 _LOG.error("Copy %s of the model, process %d, is given up: %s", self._name, process, error)
-                with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
-                    os.kill(process, signal.SIGKILL)
+                if not isinstance(error, CopyGoneError):  # another process may have its number by now
+                    with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
+                        os.kill(process, signal.SIGKILL)
                 self._connection = self._connect()
         return True
 

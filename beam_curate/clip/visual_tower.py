@@ -67,6 +67,8 @@ class VisualTower:
             separate_activations(module)
         self._independent = IndependentRows(module)
         self._buffer = HostBuffer(description.image_size, device)
+        shape = (1, description.image_size, description.image_size, 3)
+        self._one = torch.zeros(shape, dtype=dtype, device=device).permute(0, 3, 1, 2)
 
     def _fold(self) -> None:
         """Moves the normalisation into the patch convolution, which is exact since that has no padding.
@@ -132,10 +134,8 @@ class VisualTower:
         return f"(N, {size}, {size}, 3)"
 
     def _embed(self, images: Images, places: int) -> npt.NDArray[np.float16]:
-        size = self._description.image_size
         with torch.inference_mode():
-            one = torch.zeros((1, size, size, 3), dtype=self._dtype, device=self._device).permute(0, 3, 1, 2)
-            shape = self._independent.shape(len(images), places, one)
+            shape = self._independent.shape(len(images), places, self._one)
             # (N, S, S, 3) seen as (N, 3, S, S) is torch's channels-last layout: nothing is copied.
             batch = self._on_device(images, shape).permute(0, 3, 1, 2)
             if self._folded:
@@ -150,16 +150,22 @@ class VisualTower:
         """(shape, S, S, 3) uint8 on the device: the images, wherever they are, and black ones."""
         if isinstance(images, PixelFile | np.ndarray):
             return self._buffer.upload(images, shape)
-        there = {place: image for place, image in enumerate(images) if isinstance(image, torch.Tensor)}
-        here = {place: image for place, image in enumerate(images) if not isinstance(image, torch.Tensor)}
-        if not there:
-            return self._buffer.upload(list(here.values()), shape)
+        here = [image for image in images if not isinstance(image, torch.Tensor)]
+        if len(here) == len(images):
+            return self._buffer.upload(here, shape)
+        uploaded = iter(self._buffer.upload(here, len(here)) if here else ())
         size = self._description.image_size
         batch = torch.zeros((shape, size, size, 3), dtype=torch.uint8, device=self._device)
-        batch[list(there)] = torch.stack(list(there.values())).to(self._device)
-        if here:
-            batch[list(here)] = self._buffer.upload(list(here.values()), len(here))
+        # By places that are on the host, as in batch[[1, 3]] = ..., it would wait for the GPU.
+        rows = [self._there(image) if isinstance(image, torch.Tensor) else next(uploaded) for image in images]
+        torch.stack(rows, out=batch[: len(rows)])
         return batch
+
+    def _there(self, image: torch.Tensor) -> torch.Tensor:
+        if image.is_cuda:
+            # It may be of another stream, which shall not have its memory again before this one has read it.
+            image.record_stream(torch.cuda.current_stream(image.device))
+        return image.to(self._device)
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
         """(N, D) float32, L2-normalised, of what the tower takes."""

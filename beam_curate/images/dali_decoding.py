@@ -108,6 +108,7 @@ class DaliDecoder:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="dali")
         self._as_tensors = as_tensors
+        self._stream = _stream_of_its_own(self._device) if as_tensors and self._device is not None else None
         self._pipeline: Any = None
         self._turn.submit(self._self_test).result()
 
@@ -181,7 +182,7 @@ class DaliDecoder:
             self._pipeline.feed_input(f"end{number}", [np.array(end, np.float32) for _, end in regions])
         resized = self._pipeline.run()
         if self._as_tensors:
-            yield from _tensors(resized, plans)
+            yield from _tensors(resized, plans, self._stream)
             return
         arrays = [(each if self._device is None else each.as_cpu()).as_array() for each in resized]
         for pictures, plan in zip(zip(*arrays, strict=True), plans, strict=True):
@@ -227,16 +228,27 @@ class DaliDecoder:
             )
 
 
-def _tensors(resized: Any, plans: Sequence[Plan]) -> Iterator[Any]:
-    """For each image its pictures as tensors on DALI's device, turned upright; they do not share DALI's buffers."""
+def _tensors(resized: Any, plans: Sequence[Plan], stream: Any) -> list[Any]:
+    """For each image its pictures as tensors on DALI's device, turned upright; they do not share DALI's buffers.
+
+    Args:
+        resized: What DALI gave.
+        plans: Of the images.
+        stream: One of torch's that nothing else runs in, or None on the processor. In torch's usual one the copies, and DALI's
+            next run with them, would wait until the model has done all that it was given before.
+    """
     import torch
     from torch.utils.dlpack import from_dlpack
 
-    batches = [from_dlpack(each.as_tensor()).clone() for each in resized]
-    if batches[0].device.type == "cuda":
-        torch.cuda.current_stream(batches[0].device).synchronize()  # before DALI's next run writes over what is copied
-    for pictures, plan in zip(zip(*batches, strict=True), plans, strict=True):
-        yield tuple(upright_tensor(picture, plan.orientation) for picture in pictures)
+    with torch.cuda.stream(stream):
+        batches = [from_dlpack(each.as_tensor()).clone() for each in resized]
+        turned = [
+            tuple(upright_tensor(picture, plan.orientation) for picture in pictures)
+            for pictures, plan in zip(zip(*batches, strict=True), plans, strict=True)
+        ]
+        if stream is not None:
+            stream.synchronize()  # before DALI's next run writes over what is copied
+    return turned
 
 
 def upright_tensor(picture: Any, number: int) -> Any:
@@ -246,6 +258,12 @@ def upright_tensor(picture: Any, number: int) -> Any:
     # Exif 3.0, tag 0x0112: what is mirrored, once rows and columns have changed places.
     flips = [axis for axis, numbers in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))) if number in numbers]
     return picture.flip(flips).contiguous() if flips or number >= 5 else picture
+
+
+def _stream_of_its_own(device: int) -> Any:
+    import torch
+
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _device_id(device: str) -> int | None:

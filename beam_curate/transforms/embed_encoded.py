@@ -38,7 +38,8 @@ class EmbedEncoded(beam.PTransform):
         threads: As of `DecodeImages`, for the images that are Pillow's.
 
     Raises:
-        ValueError: At construction, where DALI is not installed, or the device is none.
+        ValueError: At construction, where DALI is not installed, or the device is none; or for a handler that has copies of the
+            model, which are in other processes, or is a second model's.
     """
 
     handler: ClipModelHandler
@@ -49,6 +50,12 @@ class EmbedEncoded(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
         require_dali(self.dali_device)
+        for name, value in (("model_copies", self.handler.copies), ("embedding_name", self.handler.embedding_name)):
+            if value:
+                raise ValueError(
+                    f"the handler has {name}={value!r}, but EmbedEncoded is for one model in its own process: leave it out, or "
+                    "use DecodeImages and RunInference"
+                )
 
     def expand(self, samples: beam.PCollection[Sample]) -> beam.PCollection[EmbeddedSample]:
         """Runs the decoder and the model in one handler."""

@@ -5,14 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from apache_beam.metrics.execution import MetricsContainer
-from apache_beam.metrics.metricbase import MetricName
-from apache_beam.runners.worker import statesampler
-from apache_beam.utils.counters import CounterFactory
 
 from beam_curate.clip.careful_calls import CarefulCalls
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import Failure
+from tests.support.counters import counted
 
 BROKEN = RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`")
 
@@ -59,12 +56,9 @@ def test_one_broken_copy_of_several_fails_no_image(error, copies):
     broken = Tower(error, replacements=1)
     model = Model(*[Tower() for _ in range(copies - 1)], broken)
     numbers = list(range(1, 8 * 16 + 1))
-    sampler = statesampler.StateSampler("test", CounterFactory())
-    statesampler.set_current_tracker(sampler)
-    container = MetricsContainer("step")
-    with sampler.scoped_state("step", "process", metrics_container=container):
+    with counted() as counter:
         assert values(CarefulCalls(16, "careful").embed(numbers, model)) == numbers
-    assert container.get_counter(MetricName("careful", "copies_replaced")).get_cumulative() == 1
+    assert counter("careful", "copies_replaced") == 1
     assert broken.recovered == [error]
 
 

@@ -85,9 +85,9 @@ print(rows[:, 0].tolist(), rows[:, -1].tolist())
 def test_another_file_is_not_taken_for_it():
     file = SharedPixels().write([image(1).tobytes()])
     rows = np.zeros((2, 48), np.uint8)
-    with pytest.raises(RuntimeError, match="pixels of process"):
+    with pytest.raises(OSError, match="pixels of process"):
         PixelFile(os.getpid(), file.descriptor, file.inode + 1, 1).read(rows)
     pixels = SharedPixels()
     file = pixels.write([image(1).tobytes()])
-    with pytest.raises(RuntimeError, match="ends after 48 of 96 bytes"):
+    with pytest.raises(OSError, match="ends after 48 of 96 bytes"):
         PixelFile(file.process, file.descriptor, file.inode, 2).read(rows)

@@ -1,5 +1,6 @@
 """Copies of the model: each in a process of its own, shared by all that name them, in turns."""
 
+import dataclasses
 import functools
 import os
 import signal
@@ -16,12 +17,14 @@ import torch
 from beam_curate.clip import tower_copies
 from beam_curate.clip.careful_calls import CarefulCalls, TowerError
 from beam_curate.clip.handler import ClipModelHandler
-from beam_curate.clip.tower_copies import TowerCopies
+from beam_curate.clip.pixel_files import SharedPixels
+from beam_curate.clip.tower_copies import CopyGoneError, TowerCopies
 from beam_curate.devices import DeviceFailedError
 from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, Failure, ImageFacts, SampleRef
 from tests.conftest import ROOT
+from tests.support.counters import counted
 from tests.support.stub_tower import Tower, image, turns
 
 MODEL = "ViT-S-32-alt"
@@ -89,9 +92,32 @@ def test_an_error_comes_back_whatever_its_class(pair):
         copy.embed([image(7)], 1)
     with pytest.raises(MemoryError, match="no room"):
         copy.embed([image(6)], 1)
-    with pytest.raises((ConnectionError, EOFError)):  # it ends the copy, and the next one too
-        copy.embed([image(5)], 1)
-    assert copy.embed([image(1)], 1)[0, 1] == 1
+
+
+def test_an_image_that_ends_every_copy_is_an_error_and_the_next_one_is_not(pair):
+    with pytest.raises(CopyGoneError, match="a copy of the model has gone"):
+        CarefulCalls(1, "test").embed([image(5)], pair)
+    assert [int(row[1]) for row in CarefulCalls(1, "test").embed([image(1), image(2)], pair)] == [1, 2]
+
+
+def test_a_copy_that_is_killed_is_replaced_and_counted_and_no_number_of_a_process_is_killed_twice(pair, monkeypatch):
+    first, second = turns(pair, 2)
+    os.kill(first, signal.SIGKILL)
+    killed = []
+    monkeypatch.setattr(tower_copies.os, "kill", lambda *which: killed.append(which))
+    with counted() as counter:
+        rows = CarefulCalls(2, "test").embed([image(number) for number in (1, 2, 3, 4)], pair)
+    assert [int(row[1]) for row in rows] == [1, 2, 3, 4]
+    assert counter("test", "copies_replaced") == 1
+    assert killed == []
+    assert set(turns(pair, 2)) & {first, second} == {second}
+
+
+def test_pixels_that_a_copy_may_not_read_fail_no_image(pair, monkeypatch):
+    write = SharedPixels.write
+    monkeypatch.setattr(SharedPixels, "write", lambda *given: dataclasses.replace(write(*given), inode=1))
+    with pytest.raises(OSError, match=r"the pixels of process .* cannot be read"):
+        CarefulCalls(2, "test").embed([image(1), image(2)], pair)
 
 
 def test_an_item_that_a_copy_fails_on_is_found(pair):

@@ -479,7 +479,7 @@ def test_copies_of_the_model_share_a_gpu(submitted):
     assert "no_use_multiple_sdk_containers" not in environment["experiments"]
     assert (pool["machineType"], pool["numThreadsPerWorker"]) == ("g2-standard-16", 1)
     handler = submitted.handler("copies")
-    assert (handler._copies, handler._calls.shape) == (4, 16)
+    assert (handler.copies, handler._calls.shape) == (4, 16)
 
 
 def test_decoding_runs_ahead_of_the_accelerators_batch(submitted):

@@ -60,4 +60,6 @@ def image(number):
 
 def turns(copies, number):
     """The processes of some calls of a model with one image."""
-    return [int(copies.one().embed([image(0)], 1)[0, 0]) for _ in range(number)]
+    from beam_curate.clip.careful_calls import CarefulCalls
+
+    return [int(CarefulCalls(1, "turns").embed([image(0)], copies)[0][0]) for _ in range(number)]

@@ -1,5 +1,6 @@
 """DALI and the model on one device: what comes out is what the two transforms give behind each other."""
 
+import contextlib
 import importlib.util
 
 import apache_beam as beam
@@ -12,14 +13,16 @@ from apache_beam.testing.test_pipeline import TestPipeline as RealPipeline
 from PIL import Image
 
 from beam_curate.clip.handler import ClipModelHandler
-from beam_curate.images import exif
+from beam_curate.images import dali_decoding, exif
 from beam_curate.images.dali_decoding import DaliDecoder, upright_tensor
+from beam_curate.images.dali_plans import Plan
 from beam_curate.images.options import DecodeOptions
 from beam_curate.reasons import READ
-from beam_curate.records import EmbeddedSample, Failure, Sample, SampleRef
+from beam_curate.records import EmbeddedSample, Failure, ImageFacts, Sample, SampleRef
 from beam_curate.transforms.decode_images import DecodeImages
 from beam_curate.transforms.embed_encoded import EmbedEncoded
 from tests.conftest import encoded, photo
+from tests.support.fake_gpu import Operations
 
 INSTALLED = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 needs_dali = pytest.mark.skipif(
@@ -121,3 +124,40 @@ def test_options_of_another_model_are_refused():
         RealPipeline("FnApiRunner") as pipeline,
     ):
         _ = pipeline | beam.Create(samples()[:1], reshuffle=False) | step
+
+
+@needs_dali
+@pytest.mark.parametrize("options", [{"model_copies": 2}, {"large_model": True}, {"embedding_name": "second"}])
+def test_a_model_that_is_not_alone_in_the_process_is_refused(options):
+    model = ClipModelHandler(MODEL, "random", device="cpu", batch_size=2, **options)
+    with pytest.raises(ValueError, match="EmbedEncoded is for one model in its own process"):
+        EmbedEncoded(model, DecodeOptions(size=32), "cpu", 1)
+
+
+def test_what_dali_decoded_is_copied_in_a_stream_that_the_model_does_not_use(monkeypatch):
+    """The order that keeps DALI's next run from writing over it, and from waiting for the model; on the processor."""
+    steps = Operations()
+
+    class Stream:
+        def synchronize(self):
+            steps.names.append("wait")
+
+    class Resized:
+        def as_tensor(self):
+            return torch.arange(24, dtype=torch.uint8).reshape(2, 2, 2, 3)
+
+    @contextlib.contextmanager
+    def within(stream):
+        steps.names.append(f"in {type(stream).__name__}")
+        yield
+        steps.names.append("out")
+
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    facts = ImageFacts(2, 2, "JPEG", "00", 9)
+    with steps:
+        (plain,), (turned,) = dali_decoding._tensors([Resized()], [Plan(facts, 1), Plan(facts, 3)], Stream())
+    names = [name.removeprefix("aten.").removesuffix(".default") for name in steps.names]
+    names = [name for name in names if name in ("in Stream", "clone", "flip", "wait", "out")]
+    assert names == ["in Stream", "clone", "flip", "wait", "out"]
+    assert plain.flatten().tolist() == list(range(12))
+    assert turned.flatten().tolist() == [21, 22, 23, 18, 19, 20, 15, 16, 17, 12, 13, 14]
