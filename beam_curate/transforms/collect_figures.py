@@ -44,9 +44,9 @@ class CollectFigures(beam.PTransform):
         lowest = (
             tasks
             | "Lowest" >> beam.ParDo(_Lowest(self.own), beam.pvalue.AsSingleton(self.plan), *self.sides)
-            | "LowestOfAll" >> beam.CombineGlobally(_least)
+            | "LowestOfAll" >> beam.CombineGlobally(_least).as_singleton_view()
         )
-        whole = self.plan | "Cut" >> beam.Map(ReportPlan.cut_at, beam.pvalue.AsSingleton(lowest))
+        whole = self.plan | "Cut" >> beam.Map(ReportPlan.cut_at, lowest)
         looks = tasks | "Look" >> beam.ParDo(_Look(self.own), beam.pvalue.AsSingleton(whole), *self.sides)
         none = whole | "None" >> beam.Map(Figures.none)
         found = looks | "Figures" >> beam.Map(lambda look: look.figures)

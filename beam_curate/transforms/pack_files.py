@@ -60,13 +60,13 @@ class PackFiles(beam.PTransform):
         """Finds shared keys, writes all files and, if there are failures, those that they change."""
         source, format, output = self.rows, self.format, self.output
         renamed = parts | "Rename" >> RenameKeys(source)
-        one = parts.pipeline | "OnePacking" >> beam.Create([None])
         if not format.may_fail:
             nobody = parts.pipeline | "Nobody" >> beam.Create([]).with_output_types(LeftOut)
             written = parts | "Write" >> _WriteAll(self, renamed, nobody)
             return written | "Packed" >> beam.Map(
                 lambda files, parts: _packed_whole(files, parts, source, format, output), beam.pvalue.AsList(parts)
             )
+        one = parts.pipeline | "OnePacking" >> beam.Impulse()
         known = (
             one
             | "Known" >> beam.FlatMap(
@@ -109,7 +109,7 @@ class _WriteAll(beam.PTransform):
         """Looks for finished files, sends the rows of the others to them, and writes these."""
         job = self.job
         output, format, per_file, seed = job.output, job.format, job.samples_per_file, job.seed
-        one = parts.pipeline | "One" >> beam.Create([None])
+        one = parts.pipeline | "One" >> beam.Impulse()
         names = self.renamed | "Names" >> NameRenames()
         packing = beam.pvalue.AsSingleton(
             one
@@ -134,11 +134,9 @@ class _WriteAll(beam.PTransform):
             # Committed: a second look would find what this job has written.
             | "CommitFinished" >> beam.Reshuffle().with_input_types(WrittenShard)
         )
-        finished = (
-            there
-            | "Index" >> beam.Map(lambda shard: shard.index)
-            | "Indexes" >> beam.combiners.ToList()
-            | "Ascending" >> beam.Map(lambda indexes: np.array(sorted(indexes), np.int64))
+        indexes = there | "Index" >> beam.Map(lambda shard: shard.index)
+        finished = one | "Ascending" >> beam.Map(
+            lambda _, indexes: np.array(sorted(indexes), np.int64), beam.pvalue.AsList(indexes)
         )
         written = (
             {

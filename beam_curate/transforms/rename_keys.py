@@ -50,12 +50,12 @@ class RenameKeys(beam.PTransform):
         """Sends keys to their buckets, and compares them there; nothing is read where keys are unique already."""
         if self.rows.unique_keys:
             return parts.pipeline | "NoRenames" >> beam.Create([]).with_output_types(Keys)
-        kept = parts | "Kept" >> beam.Map(lambda part: part.kept) | "AllKept" >> beam.CombineGlobally(sum)
+        counts = parts | "Kept" >> beam.Map(lambda part: part.kept)
+        kept = counts | "AllKept" >> beam.CombineGlobally(sum).as_singleton_view()
         return (
             parts
             | "SpreadParts" >> beam.Reshuffle()
-            | "KeptKeys"
-            >> beam.ParDo(_KeptKeys(self.rows), beam.pvalue.AsSingleton(kept)).with_output_types(tuple[int, Keys])
+            | "KeptKeys" >> beam.ParDo(_KeptKeys(self.rows), kept).with_output_types(tuple[int, Keys])
             | "ByBucket" >> beam.GroupByKey()
             | "RenameShared" >> beam.FlatMapTuple(lambda _, keys: new_keys(keys)).with_output_types(Keys)
         )
