@@ -127,15 +127,30 @@ class VisualTower:
         torch.cuda.empty_cache()
         raise torch.cuda.OutOfMemoryError(message)
 
+    def look(self, places: int) -> None:
+        """Does what the first call with a whole batch does before it computes: see IndependentRows.
+
+        On a GPU it does nothing: where its memory is short, a call tells, and the batch is halved.
+
+        Args:
+            places: The size of a whole batch.
+        """
+        if self._device.type == "cpu":
+            with torch.inference_mode():
+                self._independent.look(places, self._black())
+
+    def _black(self) -> torch.Tensor:
+        """(1, 3, S, S): a black image as the tower takes it."""
+        size = self._description.image_size
+        return torch.zeros((1, size, size, 3), dtype=self._dtype, device=self._device).permute(0, 3, 1, 2)
+
     def _expected(self) -> str:
         size = self._description.image_size
         return f"(N, {size}, {size}, 3)"
 
     def _embed(self, images: Images, places: int) -> npt.NDArray[np.float16]:
-        size = self._description.image_size
         with torch.inference_mode():
-            one = torch.zeros((1, size, size, 3), dtype=self._dtype, device=self._device).permute(0, 3, 1, 2)
-            shape = self._independent.shape(len(images), places, one)
+            shape = self._independent.shape(len(images), places, self._black())
             # (N, S, S, 3) seen as (N, 3, S, S) is torch's channels-last layout: nothing is copied.
             batch = self._on_device(images, shape).permute(0, 3, 1, 2)
             if self._folded:
