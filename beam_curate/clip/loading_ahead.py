@@ -1,7 +1,7 @@
 """A model that one thread loads while another makes the pipeline; the first that asks for it gets it.
 
-A weights file is read and converted, and a batch computed, without Python's lock, and a pipeline is made under it, so on two cores
-the first image of a run in process waits for the longer of the two alone.
+A weights file is read and converted, and a batch computed, without Python's lock, and a pipeline is made under it, so on two
+cores the first image of a run in process waits for the longer of the two alone.
 """
 
 import functools
