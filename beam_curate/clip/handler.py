@@ -183,7 +183,7 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
     def load_ahead(self) -> None:
         """Starts to load the model in a thread, for a pipeline that runs in this process; `load_model` then waits for it."""
         if not self.copies:
-            load_ahead(self._load)
+            load_ahead(self._load, self._calls.shape)
 
     def load_model(self) -> "VisualTower | TowerCopies[Pixels]":
         """Fetches the weights if need be, and builds the tower, or its copies."""

@@ -109,6 +109,16 @@ class IndependentRows:
         """Whether batches of every size so far went through the tower as they are."""
         return not any(look.differ for look in self._looks.values())
 
+    def look(self, places: int, one: torch.Tensor) -> None:
+        """Looks at batches of one size before the first is there.
+
+        Args:
+            places: Images in a batch.
+            one: (1, ...) of what the tower takes.
+        """
+        if places > 1:
+            self._looked(places, one)
+
     def shape(self, count: int, places: int, one: torch.Tensor) -> int:
         """The smallest batch for so many images in which a row has the same bits as in a batch of `places`.
 

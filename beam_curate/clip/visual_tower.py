@@ -129,6 +129,18 @@ class VisualTower:
         torch.cuda.empty_cache()
         raise torch.cuda.OutOfMemoryError(message)
 
+    def look(self, places: int) -> None:
+        """Does what the first call with a whole batch does before it computes: see IndependentRows.
+
+        On a GPU it does nothing: where its memory is short, a call tells, and the batch is halved.
+
+        Args:
+            places: The size of a whole batch.
+        """
+        if self._device.type == "cpu":
+            with torch.inference_mode():
+                self._independent.look(places, self._one)
+
     def _expected(self) -> str:
         size = self._description.image_size
         return f"(N, {size}, {size}, 3)"

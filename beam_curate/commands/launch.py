@@ -22,6 +22,7 @@ from google.auth.exceptions import GoogleAuthError
 
 from beam_curate.commands.beam_checks import check_beam_options, runner_of
 from beam_curate.commands.dataflow_options import check_workers, is_dataflow
+from beam_curate.commands.garbage import look_as_usual
 from beam_curate.commands.interruption import end_children, saying, sparing_children
 from beam_curate.commands.job_counters import counters_seen
 from beam_curate.commands.options import OptionError, option_fields
@@ -222,6 +223,7 @@ def run_and_wait(root: beam.Pipeline, name: str, reads: int) -> None:
 def _submitted(root: beam.Pipeline) -> Any:
     """Runs the pipeline, as far as the runner does so before it returns."""
     runner = runner_name(root.options)
+    look_as_usual()  # all is loaded
     if runner == LOCAL_RUNNER:
         with sparing_children():
             return root.run()

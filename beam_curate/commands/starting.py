@@ -3,6 +3,7 @@
 import importlib
 from typing import NoReturn
 
+from beam_curate.commands.garbage import look_seldom
 from beam_curate.commands.interruption import listen
 
 
@@ -13,6 +14,7 @@ def run(command: str = "") -> NoReturn:
         command: Its name; empty for the one that the command line names first, as in `beam-curate select`.
     """
     listen()
+    look_seldom()
     from beam_curate.commands.cli import COMMANDS, main
     from beam_curate.commands.endings import run_command
 

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -10,6 +11,7 @@ import beam_curate.clip.checkpoint as checkpoint
 import beam_curate.clip.visual_tower as visual_tower
 import beam_curate.clip.weights as weights
 from beam_curate.clip.handler import ClipModelHandler
+from beam_curate.clip.independent_rows import IndependentRows
 from beam_curate.clip.weights import WeightsError, WeightsSource
 from beam_curate.commands import curate
 from tests.conftest import encoded, photo, tar_bytes
@@ -87,3 +89,25 @@ def test_a_run_reads_the_weights_once_in_a_thread_and_hashes_them_once(tmp_path,
     assert len(hashed) == 1
     assert len(moved) == 1
     assert [thread.name.startswith("load-ahead") for thread in builds] == [True]
+
+
+def test_a_model_loaded_ahead_has_been_looked_at_and_gives_the_same_bits(monkeypatch):
+    threads = []
+    real = IndependentRows._look
+
+    def look(self, *arguments):
+        threads.append(threading.current_thread())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(IndependentRows, "_look", look)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), np.uint8)
+    handler = ClipModelHandler(MODEL, "random", device="cpu", batch_size=4)
+    handler.load_ahead()
+    ahead = handler.load_model()
+    size = ahead.describe().image_size
+    rows = ahead.embed(pixels[:, :size, :size].copy(), 4)
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+    late = handler.load_model().embed(pixels[:, :size, :size].copy(), 4)
+    assert threads[1:] == [threading.main_thread()]
+    np.testing.assert_array_equal(rows.view(np.uint16), late.view(np.uint16))
