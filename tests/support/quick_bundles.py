@@ -1,7 +1,7 @@
 """What Beam does anew for each stage that it runs, done for what the stage needs alone.
 
-Beam describes each stage with all collections and all coders of the pipeline, so that a pipeline of twice as many steps costs four
-times as much: a dozen milliseconds for each of forty stages. Here a stage is described by what it names:
+Beam describes each stage with all collections and all coders of the pipeline, so that a pipeline of twice as many steps costs
+four times as much. Here a stage is described by what it names:
 
 - its description (`_build_process_bundle_descriptor`): the collections that its steps read and write, and the coders of these;
 - a stage is not watched by a thread of its own, which counts the milliseconds of its steps (`StateSampler`): these are 0;
