@@ -8,7 +8,7 @@ four times as much. Here a stage is described by what it names:
 - where in the source a type hint was given (`IOTypeHints._make_origin`), which errors tell, is not looked up;
 - whether a group of options has an option (`PipelineOptions.__getattr__`) is asked of the group, without sorting its names.
 
-Whatever reaches the stages' functions is as before: tests/test_quick_beam.py compares.
+Whatever reaches the stages' functions is as before: tests/test_quick_bundles.py compares.
 """
 
 import threading
