@@ -21,9 +21,10 @@ from PIL import Image
 
 def pytest_configure() -> None:
     """Quickens Beam; a process that a test starts, and that takes something from here, may need no Beam."""
-    from tests.support import quick_beam
+    from tests.support import quick_beam, quick_bundles
 
     quick_beam.quicken()
+    quick_bundles.quicken()
 
 
 # Hypothesis fails an example that takes more than 200 ms, which on a busy machine any may.

@@ -202,8 +202,9 @@ def staging():
 
 _DRIVER = """
 import importlib, json, sys, traceback
-from tests.support import quick_beam
+from tests.support import quick_beam, quick_bundles
 quick_beam.quicken()
+quick_bundles.quicken()
 for command, words in json.load(open(sys.argv[1])):
     try:
         status = importlib.import_module(f"beam_curate.commands.{command}").main(words)
@@ -260,7 +261,8 @@ def work(staged: pathlib.Path) -> None:
     import beam_curate
 
     assert pathlib.Path(beam_curate.__file__).is_relative_to(unpacked), beam_curate.__file__
-    import quick_beam  # it stands beside this script
+    import quick_beam  # they stand beside this script
+    import quick_bundles
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.portability import common_urns
     from apache_beam.portability.api import beam_runner_api_pb2
@@ -272,6 +274,7 @@ def work(staged: pathlib.Path) -> None:
         environment.urn, environment.payload = "beam:env:embedded_python:v1", b""
         del environment.dependencies[:]
     quick_beam.quicken()
+    quick_bundles.quicken()
     FnApiRunner().run_via_runner_api(proto, PipelineOptions([])).wait_until_finish()
 
 

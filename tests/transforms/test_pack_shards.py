@@ -1,7 +1,10 @@
 """Packing: what is finished is neither read nor written again, and the table is read at most twice. Counted, not compared."""
 
 import collections
+import functools
+import hashlib
 import json
+import shutil
 
 import apache_beam as beam
 import numpy as np
@@ -26,32 +29,38 @@ def body(part, row):
     return bytes([part, row % 256]) * 60
 
 
+def make_run(folder, parts, per, *, kept=1.0, group_rows=None, name="out"):
+    """A table of some parts, whose samples lie in tars of their own; `group_rows` of each row group."""
+    output = folder / name
+    rng = np.random.default_rng(1)
+    for part in range(parts):
+        path = folder / f"{part}.tar"
+        path.write_bytes(tar_bytes([(f"{part}-{row}.jpg", body(part, row)) for row in range(per)]))
+        rows = []
+        for row in range(per):
+            data = body(part, row)
+            ref = SampleRef(part, str(path), row, f"{part}-{row}", (Member("jpg", row * 1024 + 512, len(data)),), "jpg")
+            facts = ImageFacts(9, 9, "JPEG", hashlib.sha256(data).hexdigest(), len(data))
+            keep = rng.random() < kept
+            vector = rng.standard_normal(DIM).astype("<f2").tobytes()
+            verdict = ("kept",) if keep else ("rejected", "filter", "aesthetic_below_min")
+            rows.append(ScoredSample(ref, facts, vector, {"aesthetic": float(row)}, *verdict))
+        table = score_table.to_table(rows, ["aesthetic"], DIM)
+        write_part(str(output), part, str(path), table, group_rows=group_rows)
+    return output
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Makes a table of some parts, whose samples lie in tars of their own; `group_rows` of each row group."""
+    return functools.partial(make_run, tmp_path)
 
-    def make(parts, per, *, kept=1.0, group_rows=None, name="out"):
-        output = tmp_path / name
-        rng = np.random.default_rng(1)
-        for part in range(parts):
-            path = tmp_path / f"{part}.tar"
-            path.write_bytes(tar_bytes([(f"{part}-{row}.jpg", body(part, row)) for row in range(per)]))
-            rows = []
-            for row in range(per):
-                data = body(part, row)
-                ref = SampleRef(
-                    part, str(path), row, f"{part}-{row}", (Member("jpg", row * 1024 + 512, len(data)),), "jpg"
-                )
-                facts = ImageFacts(9, 9, "JPEG", __import__("hashlib").sha256(data).hexdigest(), len(data))
-                keep = rng.random() < kept
-                vector = rng.standard_normal(DIM).astype("<f2").tobytes()
-                verdict = ("kept",) if keep else ("rejected", "filter", "aesthetic_below_min")
-                rows.append(ScoredSample(ref, facts, vector, {"aesthetic": float(row)}, *verdict))
-            table = score_table.to_table(rows, ["aesthetic"], DIM)
-            write_part(str(output), part, str(path), table, group_rows=group_rows)
-        return output
 
-    return make
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Gives the table of three parts of 1000 rows, which are made once for each size of the row groups."""
+    return functools.cache(
+        lambda group_rows: make_run(tmp_path_factory.mktemp("large"), 3, 1000, group_rows=group_rows)
+    )
 
 
 class Counts:
@@ -152,8 +161,8 @@ def test_a_part_that_changed_makes_the_shards_from_it_on_again(run, monkeypatch)
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("per_shard", [7, 100, 350, 2000])
 @pytest.mark.parametrize("group_rows", [(1000,), (250,) * 4, (900, 100)])
-def test_the_table_is_read_at_most_twice(run, monkeypatch, seed, per_shard, group_rows):
-    output = run(3, 1000, group_rows=group_rows)
+def test_the_table_is_read_at_most_twice(large, tmp_path, monkeypatch, seed, per_shard, group_rows):
+    output = shutil.copytree(large(group_rows), tmp_path / "out")
     size = sum(path.stat().st_size for path in (output / "scores").iterdir())
     footers = 3 * 3 * (1 << 16)  # each part is opened to learn its counts, its keys and its rows: 64 KiB from its end
     counts = Counts(monkeypatch)
