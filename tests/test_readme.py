@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import patch
 
 import open_clip
 import pytest
@@ -12,40 +13,13 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 
 from tests.conftest import ROOT, encoded, photo
+from tests.support.blocks import SETTINGS, run
 from tests.support.made_heads import mlp_state, nsfw_state
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.M | re.S)
-DEAD_PROXY = "http://127.0.0.1:9"
 LAYERS = 2
-# The commands run as they stand in the README, with a ViT-L-14 of two layers instead of 24: python reads this file at its
-# start, and it changes open_clip's table of models when that is imported.
-SITECUSTOMIZE = f"""
-import importlib.machinery
-import sys
-
-class ShallowModel:
-    def find_spec(self, name, path, target=None):
-        if name != "open_clip.factory":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
-
-        def exec_module(module):
-            execute(module)
-            module._MODEL_CONFIGS["ViT-L-14"]["vision_cfg"]["layers"] = {LAYERS}
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-class WithTable:
-    def find_spec(self, name, path, target=None):
-        if name == "beam_curate.clip.open_clip_parts":
-            import open_clip.factory  # else it reads the model's own file
-        return None
-
-sys.meta_path[:0] = [ShallowModel(), WithTable()]
-"""
+"""Of the ViT-L-14 that the commands run, instead of 24."""
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +34,6 @@ def checkout(tmp_path_factory):
         if name != ".installed":
             os.symlink(os.path.join(sys.prefix, name), folder / ".venv" / name)
     (folder / ".venv" / ".installed").touch()
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     (folder / "photos").mkdir()
     for number in range(12):
         (folder / "photos" / f"{number}.jpg").write_bytes(encoded(photo(number)))
@@ -71,7 +43,7 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(checkout):
-    """Random weights of the published shapes, where fetch-models puts the real ones."""
+    """Random weights of the published shapes, where fetch-models puts the real ones; open_clip knows the shallow model."""
     folder = checkout / "models"
     (folder / "heads").mkdir(parents=True)
     (folder / "ViT-L-14" / "openai").mkdir(parents=True)
@@ -89,23 +61,8 @@ def models(checkout):
     nsfw["linear_4.bias"] -= 10
     save_arrays(aesthetic, folder / "heads" / "sac_logos_ava1-l14-linearMSE.safetensors")
     save_arrays(nsfw, folder / "heads" / "nsfw_vit_l_14.safetensors")
-    return folder
-
-
-def run(kind, code, folder):
-    """Runs a block with this environment's python, and with no network."""
-    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    command = ["bash", "-ec", code] if kind == "sh" else [sys.executable, "-c", code]
-    settings = {
-        "PATH": path,
-        "PYTHONPATH": str(folder / "site"),
-        "HTTPS_PROXY": DEAD_PROXY,
-        "HTTP_PROXY": DEAD_PROXY,
-        "HF_HUB_OFFLINE": "1",
-    }
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=False, timeout=500
-    )
+    with patch.dict(open_clip.factory._MODEL_CONFIGS["ViT-L-14"]["vision_cfg"], layers=LAYERS):
+        yield folder
 
 
 def test_it_is_short():
@@ -117,7 +74,11 @@ def test_the_first_screen_is_runnable():
 
 
 def test_make_demo(checkout):
-    done = run("sh", "make demo", checkout)
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    settings = {**os.environ, **SETTINGS, "PATH": path}
+    done = subprocess.run(
+        ["make", "demo"], cwd=checkout, env=settings, capture_output=True, text=True, check=False, timeout=500
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"^input +83 samples in 3 shards$", done.stdout, re.M)
     assert "MEANINGLESS" in done.stdout

@@ -2,18 +2,16 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tarfile
 
 import pyarrow.parquet as pq
 
 from beam_curate.duplicates.table import part_name
-from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.conftest import encoded, photo, tar_bytes
 from tests.support.dataflow_stub import BUCKET, dataflow, submit
 
 MODEL = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 
 
 def shard(number):
@@ -29,15 +27,11 @@ def test_duplicates_in_a_bucket_are_removed_by_a_submitted_job(tmp_path):
         for number in range(2):
             service.bucket.write(f"in/{number:05d}.tar", shard(number))
         # The table is of shards in the bucket, and lies there too.
-        made = subprocess.run(
-            [sys.executable, "-m", "pipelines.curate", f"--input=gs://{BUCKET}/in/*.tar", f"--output=gs://{BUCKET}/scored",
-             *MODEL, "--min_aesthetic=none", "--max_nsfw=none"],
-            cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=500, check=False,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
+        scoring = [f"--input=gs://{BUCKET}/in/*.tar", f"--output=gs://{BUCKET}/scored", *MODEL, *OFF]
         printed = submit(
             service, tmp_path, "dedup", f"--scores=gs://{BUCKET}/scored", f"--output=gs://{BUCKET}/unique",
             "--methods=exact,perceptual,semantic", "--eps=1e-9", "--keep_by=first", "--samples_per_shard=4",
+            before=[("curate", scoring)],
         )  # fmt: skip
         assert "duplicates: 2 samples (exact 1, perceptual 1) in 2 groups" in printed
         summary = json.loads(service.bucket.read("unique/summary.json"))

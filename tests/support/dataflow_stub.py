@@ -20,11 +20,14 @@ import tempfile
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 
 PROJECT = "stub-project"
 REGION = "us-central1"
 BUCKET = "stub-bucket"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+Case = tuple[str, list[str]]
+"""A command line: a command's name, and its words."""
 
 
 class Bucket:
@@ -215,7 +218,7 @@ for command, words in json.load(open(sys.argv[1])):
 """
 
 
-def run_commands(service: Service, folder: pathlib.Path, cases: list[tuple[str, list[str]]]) -> tuple[list[int], str]:
+def run_commands(service: Service, folder: pathlib.Path, cases: Sequence[Case]) -> tuple[list[int], str]:
     """Runs command lines, each a command's name and words, in one process; gives their statuses, -1 for a crash, and the log."""
     (folder / "cases.json").write_text(json.dumps(cases))
     with staging():
@@ -227,28 +230,22 @@ def run_commands(service: Service, folder: pathlib.Path, cases: list[tuple[str, 
     return statuses, f"{done.stdout}\n{done.stderr}"
 
 
-def submit(service: Service, folder: pathlib.Path, command: str, *flags: str) -> str:
-    """Submits a command as a job of this service and waits until it has run; returns what it printed."""
+def submit(service: Service, folder: pathlib.Path, command: str, *flags: str, before: Sequence[Case] = ()) -> str:
+    """Submits a command as a job of this service and waits until it has run; returns what was printed.
+
+    The commands `before` it run in the same process, first, and not as jobs.
+    """
     words = [
-        sys.executable, "-m", f"pipelines.{command}", *flags,
-        "--runner=DataflowRunner", f"--project={PROJECT}", f"--region={REGION}", f"--temp_location=gs://{BUCKET}/tmp",
+        *flags, "--runner=DataflowRunner", f"--project={PROJECT}", f"--region={REGION}", f"--temp_location=gs://{BUCKET}/tmp",
         f"--staging_location=gs://{BUCKET}/staging", f"--dataflow_endpoint={service.endpoint}",
         f"--sdk_container_image=us-docker.pkg.dev/stub-project/images/beam-curate-{command}:1", "--setup_file=./setup.py",
         "--labels=stub=run", f"--job_name={command}",
     ]  # fmt: skip
-    with staging():
-        done = subprocess.run(
-            words,
-            cwd=ROOT,
-            env=os.environ | service.environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
+    cases = [*before, (command, words)]
+    statuses, log = run_commands(service, folder, cases)
     workers = "".join(path.read_text() for path in folder.glob("*/log"))
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{workers}"
-    return done.stdout
+    assert statuses == [0] * len(cases), f"{log}\n{workers}"
+    return log
 
 
 def work(staged: pathlib.Path) -> None:

@@ -20,6 +20,7 @@ import beam_curate.clip.handler
 from beam_curate.commands import curate
 from beam_curate.commands.endings import run_command
 from beam_curate.records import EmbeddedSample
+from tests.support import quick_beam
 from tests.support.stubs import stub_embedding
 
 DIM = 256  # as ViT-S-32-alt, which the job is told to use
@@ -54,5 +55,6 @@ class LoggingHandler(ModelHandler):
 
 
 if __name__ == "__main__":
+    quick_beam.quicken()
     beam_curate.clip.handler.ClipModelHandler = functools.partial(LoggingHandler, sys.argv[1])
     run_command(lambda: curate.main(sys.argv[2:]))
