@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,10 @@ def search_here(source: str, output: str, eps: float, border: float, n_clusters:
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | beam.Create(parts) | FindDuplicates(search, output)
     found = pipeline.result.metrics().query()["counters"]
-    counts = {one.key.metric.name: one.result for one in found if one.key.metric.namespace == "beam_curate.duplicates"}
+    counts: Counter[str] = Counter()
+    for one in found:  # of each step that counts, and two compare: buckets, and blocks of large ones
+        if one.key.metric.namespace == "beam_curate.duplicates":
+            counts[one.key.metric.name] += one.result
     used = {
         "seconds": time.monotonic() - start,
         "cpu_seconds": time.process_time() - processor,

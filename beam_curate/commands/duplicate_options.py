@@ -53,7 +53,7 @@ class DuplicateOptions(CheckedOptions):
     max_comparisons: float = option(
         MOST_COMPARISONS,
         "semantic: a search that will compare more pairs, by an estimate from a sample, is refused before it starts; 1e14 are "
-        "some 55 hours of a core",
+        "some 280 hours of a core",
         type=float,
     )
     of_methods: tuple[MethodOptions, ...] = parts(all_options)

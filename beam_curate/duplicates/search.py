@@ -22,7 +22,10 @@ KEEP: Final = "keep"
 """What is done with samples that are in the other dataset too: they are dropped, or only they are kept."""
 
 MOST_COMPARISONS: Final = 1e14
-"""More comparisons are refused: some 55 hours of a core, at 2 nanoseconds each."""
+"""More comparisons are refused: some 280 hours of a core."""
+SECONDS_EACH: Final = 1e-8
+"""Of a core for a comparison, with all that belongs to comparing a bucket: 7 and 10 nanoseconds were measured at an eps of 0.01,
+8 and 16 at 0.05 (`benchmarks/dedup.py --simulate 100000,1000000` with one thread, on an AMD EPYC)."""
 
 
 class TooManyComparisonsError(ValueError):
@@ -152,7 +155,7 @@ def in_sample(ids: Ids, wanted: int, total: int) -> Flags:
 
 def told(method: Method, total: int, estimate: Estimate) -> str:
     """What a search by a method will cost, in words."""
-    hours = estimate.comparisons * 2e-9 / 3600
+    hours = estimate.comparisons * SECONDS_EACH / 3600
     time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(hours * 3600):,} seconds"
     return (
         f"{method.name}: {total:,} rows in {estimate.visits:.1f} clusters each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from beam_curate.duplicates.candidates import Candidates
+from beam_curate.duplicates.method import Estimate
 from beam_curate.duplicates.methods.semantic import Semantic
+from beam_curate.duplicates.search import told
 from tests.support.made_duplicates import embeddings, vector_table
 
 
@@ -26,3 +28,11 @@ def test_a_forecast_is_within_a_fourth_of_what_comes(seed, crowded):
     assert plan.estimate.comparisons == pytest.approx(compared, rel=0.25)
     assert plan.estimate.visits == pytest.approx(len(spread.rows) / rows, rel=0.05)
     assert plan.estimate.shuffled == pytest.approx(spread.rows.nbytes, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "time"),
+    [(4e7, "1 seconds"), (2e11, "2,000 seconds"), (3.6e12, "10.0 hours"), (1e14, "277.8 hours")],
+)
+def test_the_time_of_a_search_is_told_at_ten_nanoseconds_a_comparison(comparisons, time):
+    assert f"({time} of a core)" in told(Semantic(0.01), 10**6, Estimate(1.4, comparisons, 2e9))
