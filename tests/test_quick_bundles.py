@@ -65,6 +65,8 @@ def every_kind(root):
     parts = words | beam.Partition(lambda word, count: len(word) - 1, 2)
     sizes = words | "sizes" >> beam.Map(len) | beam.CombineGlobally(sum)
     within = words | "sided" >> beam.Map(
+        # A set: Beam's in-process runner gives the elements twice, for the step that they come from stands in one stage with
+        # one that sets a timer; that stage runs again for the timer, and what it gave to a side input is stored again.
         lambda word, size, table, rest: f"{word}{size}{len(table)}{len(set(rest))}",
         beam.pvalue.AsSingleton(sizes), beam.pvalue.AsDict(pairs), beam.pvalue.AsIter(long),
     )  # fmt: skip

@@ -18,6 +18,8 @@ from tests.support.made_heads import mlp_state, nsfw_state
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.M | re.S)
+PHOTOS = {f"{number}.{kind}": kind for number, kind in enumerate(3 * ("jpg", "png", "webp", "jpg"))}
+"""Of several formats, for what reads them must not count on one."""
 LAYERS = 2
 """Of the ViT-L-14 that the commands run, instead of 24."""
 
@@ -35,8 +37,8 @@ def checkout(tmp_path_factory):
             os.symlink(os.path.join(sys.prefix, name), folder / ".venv" / name)
     (folder / ".venv" / ".installed").touch()
     (folder / "photos").mkdir()
-    for number in range(12):
-        (folder / "photos" / f"{number}.jpg").write_bytes(encoded(photo(number)))
+    for number, (name, kind) in enumerate(PHOTOS.items()):
+        (folder / "photos" / name).write_bytes(encoded(photo(number), {"jpg": "JPEG"}.get(kind, kind)))
         (folder / "photos" / f"{number}.txt").write_text(f"caption {number}")
     return folder
 

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 from tests.conftest import ROOT
 from tests.support.blocks import run
-from tests.test_readme import checkout, models
+from tests.test_readme import PHOTOS, checkout, models
 
 __all__ = ["checkout", "models"]  # fixtures
 
@@ -25,7 +25,7 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 
 @pytest.fixture(scope="module")
 def folder(checkout):
-    lines = [f"{n}.jpg,about {n}" for n in range(12)]
+    lines = [f"{name},about {name}" for name in PHOTOS]
     (checkout / "table.csv").write_text("\n".join(["file_name,caption", *lines]))
     return checkout
 

@@ -283,7 +283,7 @@ def fetch_weights(source: WeightsSource) -> WeightsSource:
     raise WeightsError(
         f"pretrained={source.tag!r}: the weights of {source.clip_model} could not be downloaded from {where} "
         f"({reason}). Where there is a network, beam-curate fetch-models --model_dir MODELS --clip_model "
-        f"{source.clip_model} --pretrained {source.tag} --only clip gets them; or fetch {wanted[0]} from there, put it into "
+        f"{source.clip_model} --pretrained {source.tag} --only clip gets them; or fetch {wanted[0]} from there, and put it into "
         f"MODELS/{place}/ as {CHECKPOINT_NAMES[0] if wanted[0].endswith('.safetensors') else CHECKPOINT_NAMES[2]}. Then give "
-        "`model_dir` MODELS, or name a file with `pretrained`"
+        "`model_dir` MODELS, or name a file with `pretrained`. To try the steps without the weights, give `pretrained` random"
     )

@@ -20,6 +20,11 @@ def printable(text: object) -> str:
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: `1 shard`, `2,000 shards`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def as_options(message: object) -> str:
     """An error of the library in the words of a command line.
 

@@ -99,7 +99,7 @@ class ExportJob(Job):
 
         output, summary = self.options.output, Run(self.output).export_summary
         counts = summary.export
-        print_counts(counts, ("input", "failed", "exported"), "samples")
+        print_counts(counts, ("input", "failed", "exported"), "sample")
         if counts.reencoded:
             print(f"{counts.reencoded:,} images were encoded again, the others are byte for byte as they were")
         print(f"{summary.output_files:,} files, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")

@@ -8,7 +8,7 @@ from functools import reduce
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_curate.commands.endings import printable
+from beam_curate.commands.endings import counted, printable
 from beam_curate.commands.launch import build_pipeline, run_and_wait, run_pipeline
 from beam_curate.duplicates.finding import read_findings
 from beam_curate.export.layouts import read_description
@@ -98,11 +98,12 @@ def print_counts(counts: Written | Packed, names: Sequence[str], unit: str) -> N
     Args:
         counts: Of an export or a packing.
         names: Which of them.
-        unit: What is counted.
+        unit: What is counted, one of it.
     """
     room, width = max(map(len, names)) + 1, len(f"{counts.input:,}")
     for name in names:
-        print(f"{name:{room}} {getattr(counts, name):>{width},} {unit}")
+        number = getattr(counts, name)
+        print(f"{name:{room}} {number:>{width},} {unit}{'' if number == 1 else 's'}")
     for reason, number in counts.reasons.items():
         print(f"  {reason}: {number:,}")
 
@@ -119,7 +120,7 @@ def report(folder: str, output: str, seconds: float) -> int:
     summary = run.summary
     funnel = summary.funnel
     width = len(f"{funnel.input:,}")
-    print(f"input     {funnel.input:>{width},} samples in {summary.input_shards:,} shards")
+    print(f"input     {funnel.input:>{width},} samples in {counted(summary.input_shards, 'shard')}")
     for name in ("failed", "rejected", "kept"):
         number = getattr(funnel, name)
         share = 100 * number / funnel.input if funnel.input else 0
@@ -134,12 +135,12 @@ def report(folder: str, output: str, seconds: float) -> int:
             "or by the same command with --resume and without --table_only"
         )
     else:
-        print(f"{summary.output_shards:,} shards in {output}, {seconds:.1f} s")
+        print(f"{counted(summary.output_shards, 'shard')} in {output}, {seconds:.1f} s")
     print(
         f"look at {Run(output.rstrip('/')).report_path}; all rows: beam_curate.read_score_table({output.rstrip('/')!r})"
     )
     if summary.scores_meaningless:
-        print(f"The scores are MEANINGLESS: random {' and '.join(summary.random or ())}.")
+        print(f"The scores are MEANINGLESS: random {', '.join(summary.random or ())}.")
     files = summary.files
     if files and files.reencoded:
         print(f"{files.reencoded:,} images were encoded again, the others are byte for byte as they were")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from beam_curate.commands.endings import printable
+from beam_curate.commands.endings import counted, printable
 from beam_curate.commands.job import Job, command, now, versions
 from beam_curate.commands.options import OptionError
 from beam_curate.commands.pack_options import PackOptions
@@ -113,10 +113,10 @@ class PackJob(Job):
 
         output, summary = self.options.output, Run(self.output).pack_summary
         counts = summary.pack
-        print_counts(counts, ("input", "failed", "packed"), "rows")
+        print_counts(counts, ("input", "failed", "packed"), "row")
         for kind, number in summary.skipped.items():
-            print(f"passed over: {number:,} {kind}")
-        print(f"{summary.output_shards:,} shards, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
+            print(f"passed over: {kind}: {number:,}")
+        print(f"{counted(summary.output_shards, 'shard')}, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
         if counts.failed:
             print(f"which rows failed, and why: {printable(join(output, Run.packed_rows))}/*.parquet")
         if not counts.packed:

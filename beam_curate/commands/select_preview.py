@@ -109,6 +109,6 @@ def rules_table(found: Preview, per_shard: int) -> str:
     lines += [f"{head}   (one after the other)"]
     lines += [f"{cells(line.together)}   {printable(line.rule)}" for line in found.lines]
     left_out = (
-        f"{found.failed:,} samples failed, {found.screened:,} were rejected before inference: none of these is selected"
+        f"{found.failed:,} samples failed, {found.screened:,} were rejected before inference: these are not selected"
     )
     return "\n".join([*lines[1:], left_out])

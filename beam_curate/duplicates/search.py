@@ -156,8 +156,9 @@ def in_sample(ids: Ids, wanted: int, total: int) -> Flags:
 def told(method: Method, total: int, estimate: Estimate) -> str:
     """What a search by a method will cost, in words."""
     hours = estimate.comparisons * SECONDS_EACH / 3600
-    time = f"{hours:,.1f} hours" if hours >= 1 else f"{math.ceil(hours * 3600):,} seconds"
+    seconds = math.ceil(hours * 3600)
+    time = f"{hours:,.1f} hours" if hours >= 1 else f"{seconds:,} second{'' if seconds == 1 else 's'}"
     return (
         f"{method.name}: {total:,} rows in {estimate.visits:.1f} clusters each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "
-        f"about {estimate.comparisons:.1e} comparisons ({time} of a core)"
+        f"about {estimate.comparisons:.2g} comparisons ({time} of a core)"
     )

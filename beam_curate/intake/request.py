@@ -67,12 +67,12 @@ def list_input(spec: str) -> list[Shard]:
     except InputError as error:
         places = [Place.of(absolute(pattern)) for pattern in folders if not Place.of(pattern).pattern]
         if len(folders) == len(patterns) and places and first_image(places):
-            raise InputError(f"`input` {spec!r} is a folder of images, and no shards; {_remedy(spec)}") from error
+            raise InputError(f"`input` {spec!r} is a folder of images, not shards; {_remedy(spec)}") from error
         raise
     for shard in shards:
         what = "an image" if is_image(split_name(shard.path)) else "a table" if is_table(shard.path) else ""
         if what:
-            raise InputError(f"`input`: {shard.path} is {what}, and no shard; {_remedy(spec)}")
+            raise InputError(f"`input`: {shard.path} is {what}, not a shard; {_remedy(spec)}")
     return shards
 
 

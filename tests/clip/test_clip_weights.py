@@ -316,7 +316,7 @@ def test_no_hub_is_an_error_that_says_what_to_put_where(monkeypatch, tmp_path):
     assert "https://huggingface.co/timm/vit_large_patch14_clip_224.openai" in text
     # What it says to do makes it work.
     put(tmp_path / "ViT-L-14/openai", "open_clip_model.safetensors")
-    assert "fetch open_clip_model.safetensors from there, put it into MODELS/ViT-L-14/openai/" in text
+    assert "fetch open_clip_model.safetensors from there, and put it into MODELS/ViT-L-14/openai/" in text
     assert find_weights("ViT-L-14", "openai", model_dir=str(tmp_path)).path
 
 

@@ -32,7 +32,7 @@ def test_a_forecast_is_within_a_fourth_of_what_comes(seed, crowded):
 
 @pytest.mark.parametrize(
     ("comparisons", "time"),
-    [(4e7, "1 seconds"), (2e11, "2,000 seconds"), (3.6e12, "10.0 hours"), (1e14, "277.8 hours")],
+    [(4e7, "1 second"), (2e11, "2,000 seconds"), (3.6e12, "10.0 hours"), (1e14, "277.8 hours")],
 )
 def test_the_time_of_a_search_is_told_at_ten_nanoseconds_a_comparison(comparisons, time):
     assert f"({time} of a core)" in told(Semantic(0.01), 10**6, Estimate(1.4, comparisons, 2e9))

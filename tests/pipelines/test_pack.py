@@ -44,7 +44,7 @@ def test_a_folder_of_photographs(photos, tmp_path, capsys, monkeypatch):
     assert pack.main(command) == 0
     said = capsys.readouterr().out
     assert (
-        "input   8 rows\nfailed  1 rows\npacked  7 rows\n  empty_file: 1\npassed over: 1 files of other kinds\n" in said
+        "input   8 rows\nfailed  1 row\npacked  7 rows\n  empty_file: 1\npassed over: files of other kinds: 1\n" in said
     )
     assert f"beam-curate curate --input '{out}/*.tar'" in said
     found = samples(out)
