@@ -14,6 +14,7 @@ from beam_curate.commands.options import OptionError
 from beam_curate.commands.outcome import skipped_lines
 from beam_curate.duplicates.removal import Duplicates
 from beam_curate.report.preview import Preview, Tally
+from beam_curate.report.remarks import in_words
 from beam_curate.report.writing import write_page
 from beam_curate.runs.whole_run import check_parts
 from beam_curate.selection.rejudging import Selection
@@ -108,7 +109,13 @@ def rules_table(found: Preview, per_shard: int) -> str:
     lines += [f"{cells(line.alone)}   {printable(line.rule)}" for line in found.lines]
     lines += [f"{head}   (one after the other)"]
     lines += [f"{cells(line.together)}   {printable(line.rule)}" for line in found.lines]
+    notes = []
+    for line in found.lines:
+        if line.ranges and line.alone.samples in (0, found.everything.samples):
+            does = "rejects no sample" if line.alone.samples else "rejects every sample"
+            ranges = ", ".join(in_words(column, ends) for column, ends in line.ranges.items())
+            notes.append(f"note: {printable(line.rule)} {does}: {ranges}")
     left_out = (
         f"{found.failed:,} samples failed, {found.screened:,} were rejected before inference: these are not selected"
     )
-    return "\n".join([*lines[1:], left_out])
+    return "\n".join([*lines[1:], left_out, *notes])

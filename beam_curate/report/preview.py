@@ -1,7 +1,7 @@
 """What a selection would keep, rule by rule, from a score table's columns alone: of a part, and of parts together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,38 @@ class Tally:
         return Tally(self.samples + other.samples, self.size + other.size)
 
 
+Range = tuple[float, float]
+"""The smallest and the largest value of a column."""
+
+
 @dataclass(frozen=True)
 class Line:
-    """A rule: what it keeps alone, and what is left after it and all rules before it."""
+    """A rule: what it keeps alone, and what is left after it and all rules before it.
+
+    Attributes:
+        rule: The rule in words.
+        alone: What it keeps of all samples that did not fail.
+        together: What it and all rules before it keep.
+        ranges: Of each column with numbers that it reads, over the samples that did not fail; those without a value do not count.
+    """
 
     rule: str
     alone: Tally = Tally()
     together: Tally = Tally()
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+
+    def __add__(self, other: "Line") -> "Line":
+        ranges = dict(self.ranges)
+        for column, (lowest, highest) in other.ranges.items():
+            low, high = ranges.get(column, (lowest, highest))
+            ranges[column] = min(low, lowest), max(high, highest)
+        return Line(self.rule, self.alone + other.alone, self.together + other.together, ranges)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Line":
+        """What `Preview.to_json` made of it."""
+        ranges = {column: (lowest, highest) for column, (lowest, highest) in found["ranges"].items()}
+        return cls(found["rule"], Tally(**found["alone"]), Tally(**found["together"]), ranges)
 
 
 @dataclass(frozen=True)
@@ -55,10 +80,7 @@ class Preview:
     lines: Sequence[Line]
 
     def __add__(self, other: "Preview") -> "Preview":
-        lines = [
-            Line(one.rule, one.alone + two.alone, one.together + two.together)
-            for one, two in zip(self.lines, other.lines, strict=True)
-        ]
+        lines = [one + two for one, two in zip(self.lines, other.lines, strict=True)]
         everything = self.everything + other.everything
         return Preview(self.failed + other.failed, self.screened + other.screened, everything, lines)
 
@@ -69,7 +91,7 @@ class Preview:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Preview":
         """What `to_json` gave."""
-        lines = [Line(line["rule"], Tally(**line["alone"]), Tally(**line["together"])) for line in found["lines"]]
+        lines = [Line.from_json(line) for line in found["lines"]]
         return cls(found["failed"], found["screened"], Tally(**found["everything"]), lines)
 
 
@@ -116,9 +138,28 @@ def preview_part(
         by_rule.append(alone(replace(selection, rules=()), None, cutoffs[1]))
     left = judge_rows(selection, table, None if duplicates is None else removed[0], cutoffs[0]).left
     empty = empty_preview(selection, duplicates)
-    lines = [Line(line.rule, one, tally(both)) for line, one, both in zip(empty.lines, by_rule, left, strict=True)]
+    ranges = [_ranges(table.filter(rows), rule.columns) for rule in selection.rules or ()]
+    ranges += [{}] * (len(empty.lines) - len(ranges))
+    lines = [
+        Line(line.rule, one, tally(both), found)
+        for line, one, both, found in zip(empty.lines, by_rule, left, ranges, strict=True)
+    ]
     failed = pc.sum(pc.equal(table.column("status"), FAILED)).as_py() or 0
     return Preview(failed, table.num_rows - int(rows.sum()) - failed, tally(rows), lines)
+
+
+def _ranges(rows: pa.Table, columns: Sequence[str]) -> dict[str, Range]:
+    """The ranges of those of the columns that hold numbers, as far as there are any."""
+    found = {}
+    for column in columns:
+        values = rows.column(column) if column in rows.column_names else None
+        if values is None or not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+            continue
+        there = pc.cast(values, pa.float64()).drop_null().to_numpy()
+        there = there[np.isfinite(there)]
+        if len(there):
+            found[column] = float(there.min()), float(there.max())
+    return found
 
 
 def _words(columns: Sequence[str], wanted: str) -> str:

@@ -34,4 +34,14 @@ def _all_rejected(data: ReportData) -> str:
 
 
 def _range(distribution: Distribution) -> str:
-    return f"{distribution.column} is {number(distribution.lowest)} to {number(distribution.highest)} in this data"
+    return in_words(distribution.column, (distribution.lowest, distribution.highest))
+
+
+def in_words(column: str, ends: tuple[float, float]) -> str:
+    """Between which values a column lies.
+
+    Args:
+        column: Its name.
+        ends: Its smallest and its largest value.
+    """
+    return f"{column} is {number(ends[0])} to {number(ends[1])} in this data"

@@ -228,6 +228,20 @@ def test_a_dry_run_tells_what_a_run_keeps_and_writes_nothing(table, capsys):
 
 
 @pytest.mark.parametrize(
+    ("flags", "does"), [("--keep=width >= 5000", "every"), ("--keep=nsfw >= 0 and width > 0", "no")]
+)
+def test_a_dry_run_says_between_which_values_that_lies_which_a_rule_reads(table, capsys, flags, does):
+    assert select.main([f"--scores={table}", "--dry_run", flags]) == 0
+    values = {name: [row[name] for row in rows(table) if row[name] is not None] for name in ("nsfw", "width")}
+    said = [
+        f"{name} is {min(each):.4g} to {max(each):.4g} in this data" for name, each in values.items() if name in flags
+    ]
+    (note,) = re.findall(r"^note: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert f" rejects {does} sample: " in note
+    assert sorted(note.partition(" sample: ")[2].split(", ")) == said
+
+
+@pytest.mark.parametrize(
     ("command", "flags"),
     [
         (select, ["--dry_run", "--min_aesthetic=4.5"]),
