@@ -10,7 +10,6 @@ from beam_curate.commands import endings, launch, starting
 from beam_curate.commands.garbage import look_as_usual
 from tests.support import quick_garbage
 
-
 PYTHONS_OWN = (700, 10, 10)
 
 
