@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import shutil
@@ -55,7 +56,8 @@ def scored(folder, name, *flags):
 @pytest.fixture(scope="module")
 def scored_once(data):
     """Gives the run of some rules, which is made once for all tests that only read it."""
-    return functools.cache(lambda *flags: scored(data, f"once{len(flags)}-{abs(hash(flags))}", *flags))
+    numbers = itertools.count()
+    return functools.cache(lambda *flags: scored(data, f"once-{next(numbers)}", *flags))
 
 
 @pytest.fixture(scope="module")
