@@ -20,11 +20,27 @@ from PIL import Image
 
 
 def pytest_configure() -> None:
-    """Quickens Beam; a process that a test starts, and that takes something from here, may need no Beam."""
-    from tests.support import quick_beam, quick_bundles
+    """Quickens Beam and writing; a process that a test starts, and that takes something from here, may need no Beam."""
+    from tests.support import quick_beam, quick_bundles, quick_files, quick_garbage
 
+    quick_garbage.look_no_more()
     quick_beam.quicken()
     quick_bundles.quicken()
+    quick_files.quicken()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays."""
+    from tests.support import quick_garbage
+
+    quick_garbage.look_seldom()
+
+
+def pytest_unconfigure() -> None:
+    from tests.support import quick_garbage
+
+    quick_garbage.look_everywhere()
 
 
 # Hypothesis fails an example that takes more than 200 ms, which on a busy machine any may.

@@ -8,15 +8,20 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.commands import endings, launch, starting
 from beam_curate.commands.garbage import look_as_usual
+from tests.support import quick_garbage
+
+PYTHONS_OWN = (700, 10, 10)
 
 
 @pytest.fixture
 def usual():
-    """The usual thresholds, which the test may change."""
+    """Python's own thresholds, which the test may change; nothing is frozen, as in a process without tests."""
     before = gc.get_threshold()
-    yield before
-    look_as_usual()
     gc.unfreeze()
+    gc.set_threshold(*PYTHONS_OWN)
+    yield PYTHONS_OWN
+    look_as_usual()
+    gc.freeze()
     gc.set_threshold(*before)
 
 
@@ -50,3 +55,10 @@ def test_a_program_that_calls_a_command_keeps_its_own_ways(usual):
     gc.set_threshold(123, 4, 5)
     assert _run() == [(123, 4, 5)]
     assert gc.get_freeze_count() == 0
+
+
+def test_the_tests_themselves_do_not_look_among_what_they_loaded():
+    """See tests/support/quick_garbage.py: a look among all of it takes a third of a second."""
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 10_000
+    assert gc.get_threshold()[0] == quick_garbage.OBJECTS_BETWEEN_LOOKS

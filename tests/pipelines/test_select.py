@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import re
 import shutil
@@ -52,9 +54,21 @@ def scored(folder, name, *flags):
 
 
 @pytest.fixture(scope="module")
-def table(data):
+def scored_once(data):
+    """Gives the run of some rules, which is made once for all tests that only read it."""
+    numbers = itertools.count()
+    return functools.cache(lambda *flags: scored(data, f"once-{next(numbers)}", *flags))
+
+
+@pytest.fixture(scope="module")
+def table(scored_once):
     """A run that keeps all."""
-    return scored(data, "all", *OFF)
+    return scored_once(*OFF)
+
+
+def copied(run, name):
+    """A copy of a run, for a test that changes it."""
+    return shutil.copytree(run, run.parent / name)
 
 
 def selected(table, name, *flags):
@@ -98,8 +112,8 @@ def same(one, other):
     return tables[0].equals(tables[1]) and beside[0] == beside[1]
 
 
-def test_the_same_rules_give_the_same_bytes_as_the_main_job(data, table):
-    direct = scored(data, "direct", *RULES)
+def test_the_same_rules_give_the_same_bytes_as_the_main_job(scored_once, table):
+    direct = scored_once(*RULES)
     again = selected(table, "again", *RULES)
     assert same(direct, again)
     funnels = [json.loads((output / "summary.json").read_text())["funnel"] for output in (direct, again)]
@@ -119,9 +133,8 @@ def test_scores_that_a_selection_added_go_on_to_the_next_one(table):
     assert {"cat", "plain"} < set(rows(second)[0])
 
 
-def test_a_score_table_that_was_moved_is_named_before_any_work(data, table, tmp_path, capsys):
-    scored(data, "moving", *OFF)
-    source = table.parent / "moving"
+def test_a_score_table_that_was_moved_is_named_before_any_work(table, capsys):
+    source = copied(table, "moving")
     best = selected(source, "best-of-moving", "--min_aesthetic=5")
     before = rows(best)
     moved = source.rename(table.parent / "moved")
@@ -160,14 +173,14 @@ TOP = ["--top_fraction=aesthetic=0.4", *RULES]
 
 
 @pytest.mark.parametrize("seed", [[], ["--shuffle_seed=3"]])
-def test_a_rule_on_the_whole_table_is_the_same_in_the_main_job(data, table, seed):
-    direct = scored(data, f"direct-top{len(seed)}", *TOP, *seed)
+def test_a_rule_on_the_whole_table_is_the_same_in_the_main_job(scored_once, table, seed):
+    direct = scored_once(*TOP, *seed)
     again = selected(table, f"again-top{len(seed)}", *TOP, *seed)
     assert same(direct, again)
     funnels = [json.loads((output / "summary.json").read_text())["funnel"] for output in (direct, again)]
     assert funnels[0] == funnels[1]
     assert funnels[0]["reasons"]["below_top"] > funnels[0]["kept"] > 0
-    plain = scored(data, "direct-plain", *RULES, "--overwrite")
+    plain = scored_once(*RULES)
     assert not (plain / "verdicts").exists()
     for number in range(3):
         name = f"scores/part-{number:05d}.parquet"
@@ -183,8 +196,9 @@ def test_a_rule_on_the_whole_table_is_the_same_in_the_main_job(data, table, seed
         ["summary.json", "index.json", "sizes.json", "*.tar", "0*", "verdicts/*", "scores/part-00002.parquet"],
     ],
 )
-def test_a_stopped_main_job_chooses_the_same_rows_when_it_goes_on(data, gone):
-    output = scored(data, "top-stopped", *TOP, "--overwrite")
+def test_a_stopped_main_job_chooses_the_same_rows_when_it_goes_on(data, scored_once, gone):
+    shutil.rmtree(data / "top-stopped", ignore_errors=True)
+    output = copied(scored_once(*TOP), "top-stopped")
     expected = files(output)
     for pattern in gone:
         for path in output.glob(pattern):
@@ -194,7 +208,7 @@ def test_a_stopped_main_job_chooses_the_same_rows_when_it_goes_on(data, gone):
     assert json.loads((output / "summary.json").read_text())["funnel"]["kept"] > 0
 
 
-def test_failed_samples_that_are_tried_again_may_be_among_the_best(data):
+def test_failed_samples_that_are_tried_again_may_be_among_the_best(data, table):
     tops = ["--top=width=9", *OFF, "--samples_per_shard=4"]
     output = scored(data, "top-retried", *tops, "--max_pixels=5000")
     funnel = json.loads((output / "summary.json").read_text())["funnel"]
@@ -202,7 +216,7 @@ def test_failed_samples_that_are_tried_again_may_be_among_the_best(data):
     scored(data, "top-retried", *tops, "--max_pixels=100000", "--retry_failed=too_many_pixels")
     assert files(output) == files(scored(data, "top-whole", *tops, "--max_pixels=100000"))
     # The main job's own verdicts are no table of their own: another selection begins with the scores.
-    assert same(selected(output, "top-all"), selected(scored(data, "top-off", *OFF), "top-off-all"))
+    assert same(selected(output, "top-all"), selected(table, "top-off-all"))
 
 
 def test_ties_are_taken_in_source_order(table):

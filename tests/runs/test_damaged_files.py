@@ -12,7 +12,8 @@ from beam_curate.commands.endings import as_options
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.whole_table import read_score_table
 from beam_curate.storage.json_files import DamagedFileError, misfit, read_object
-from tests.support.exporting_runs import MODEL, OFF, awkward, curated
+from tests.conftest import encoded, photo, tar_bytes
+from tests.support.exporting_runs import MODEL, OFF, curated
 
 DAMAGES = {
     "empty": b"",
@@ -28,12 +29,16 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run, a selection from it, its duplicates, and an export."""
+    """A run of two shards of three samples, a selection from it, its duplicates, and an export."""
     folder = tmp_path_factory.mktemp("damaged")
-    run = curated(awkward(folder), folder / "run", "--samples_per_shard=5")
+    (folder / "data").mkdir()
+    for shard in range(2):
+        members = [(f"{shard}{n}.jpg", encoded(photo(10 * shard + n, 64, 64))) for n in range(3)]
+        (folder / "data" / f"{shard}.tar").write_bytes(tar_bytes(members))
+    run = curated(f"{folder}/data/*.tar", folder / "run", "--samples_per_shard=4")
     assert select.main([f"--scores={run}", f"--output={folder}/best", "--keep=width < 200"]) == 0
     assert dedup.main([f"--scores={run}", f"--output={folder}/unique", "--methods=exact"]) == 0
-    assert export.main([f"--input={run}", f"--output={folder}/train", "--format=tfrecord", "--samples_per_file=8"]) == 0
+    assert export.main([f"--input={run}", f"--output={folder}/train", "--format=tfrecord", "--samples_per_file=4"]) == 0
     return folder
 
 
@@ -50,10 +55,10 @@ def folder(made, tmp_path):
 def flags(folder, made, command):
     """The command line that made each of the folders."""
     return {
-        "run": (curate, [f"--input={made}/awkward/*.tar", f"--output={folder}/run", *MODEL, *OFF, "--samples_per_shard=5"]),
+        "run": (curate, [f"--input={made}/data/*.tar", f"--output={folder}/run", *MODEL, *OFF, "--samples_per_shard=4"]),
         "best": (select, [f"--scores={folder}/run", f"--output={folder}/best", "--keep=width < 200"]),
         "unique": (dedup, [f"--scores={folder}/run", f"--output={folder}/unique", "--methods=exact"]),
-        "train": (export, [f"--input={made}/run", f"--output={folder}/train", "--format=tfrecord", "--samples_per_file=8"]),
+        "train": (export, [f"--input={made}/run", f"--output={folder}/train", "--format=tfrecord", "--samples_per_file=4"]),
         "new": (select, [f"--scores={folder}/run", f"--output={folder}/new"]),
         "newer": (select, [f"--scores={folder}/best", f"--output={folder}/newer", f"--duplicates={folder}/unique"]),
         "exported": (export, [f"--input={folder}/best", f"--output={folder}/exported", "--format=webdataset"]),
@@ -125,6 +130,12 @@ CASES = [
 ]  # fmt: skip
 
 
+def tried_by_another(name, reader, gone, again, kept):
+    """Whether another case tries the same remedy on the same files: the damaged one is deleted anyway, or has another reader."""
+    readers = {case[1] for case in CASES if (case[0], *case[3:]) == (name, gone, again)}
+    return (kept > 0 and name in gone) or (reader == again[0] and len(readers) > 1)
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.5])
 @pytest.mark.parametrize(("name", "reader", "more", "gone", "again"), CASES)
 def test_the_remedy_works(folder, made, capsys, name, reader, more, gone, again, kept):
@@ -137,12 +148,13 @@ def test_the_remedy_works(folder, made, capsys, name, reader, more, gone, again,
     for file in gone:
         assert file.rpartition("/")[2] in line
         (folder / file).unlink()
+    if tried_by_another(name, reader, gone, again, kept):
+        return
     assert run_command(folder, made, *again) == 0
-    if reader in ("new", "newer", "exported"):
+    assert run_command(folder, made, again[0], "--resume") == 0
+    if reader != again[0]:
         shutil.rmtree(folder / reader, ignore_errors=True)
         assert run_command(folder, made, reader) == 0
-    else:
-        assert run_command(folder, made, reader, "--resume") == 0
 
 
 @pytest.mark.parametrize("name", ["summary.json", "index.json", "input_shards.parquet", "scores/part-00000.parquet", "run.json",

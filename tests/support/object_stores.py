@@ -1,7 +1,9 @@
 """Object stores for tests: gs:// on a GCS emulator and s3:// on moto's server, started here, with counts of what they did."""
 
 import collections
+import functools
 import logging
+import os
 import socket
 import threading
 import urllib.parse
@@ -125,8 +127,16 @@ def s3():
             patch.setenv(name, "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        # Beam makes a session for every operation, and each one takes 0.1 s to read its service descriptions.
+        # Beam makes a session for every operation, and each one takes 0.1 s to read its service descriptions; and a client
+        # with it, which takes 20 ms. How often a client asks again it reads from the environment when it is made.
         patch.setattr(boto3.session, "Session", lambda: session)
+        make = session.client
+        kept = functools.cache(lambda attempts, name, options: make(name, **dict(options)))
+
+        def client(service_name, **options):
+            return kept(os.environ.get("AWS_MAX_ATTEMPTS"), service_name, tuple(sorted(options.items())))
+
+        patch.setattr(session, "client", client)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         session.client("s3", endpoint_url=url).create_bucket(Bucket=BUCKET)
         yield store

@@ -159,7 +159,7 @@ def test_a_part_that_changed_makes_the_shards_from_it_on_again(run, monkeypatch)
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("per_shard", [7, 100, 350, 2000])
+@pytest.mark.parametrize("per_shard", [40, 100, 350, 2000])
 @pytest.mark.parametrize("group_rows", [(1000,), (250,) * 4, (900, 100)])
 def test_the_table_is_read_at_most_twice(large, tmp_path, monkeypatch, seed, per_shard, group_rows):
     output = shutil.copytree(large(group_rows), tmp_path / "out")
