@@ -477,7 +477,7 @@ class TestRuns:
 
     def test_what_it_costs_is_said_before_and_refused_beyond_the_limit(self, table, tmp_path, capsys):
         deduplicated(table, "told", "--methods=semantic", "--table_only")
-        assert "semantic: 40 rows in 1.0 clusters each" in capsys.readouterr().err
+        assert "semantic: 40 rows in 1.0 buckets each" in capsys.readouterr().err
         with pytest.raises(ValueError, match="more than `max_comparisons` 10: give a smaller `eps`"):
             dedup.main([f"--scores={table}", f"--output={tmp_path}/out", "--methods=semantic", "--max_comparisons=10"])
 
