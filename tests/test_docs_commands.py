@@ -31,7 +31,9 @@ def of_shell(text):
 
 
 def given(words):
-    """The command of ours that the words call, and its options; None for another program's."""
+    """The command of ours that the words call, and its options; None for another program's. Options alone are of `curate`."""
+    if words[0].startswith("--"):
+        return "curate", words
     if words[0] == "beam-curate":
         return words[1], words[2:]
     if words[:2] == ["python", "-m"] and words[2].startswith("pipelines."):
@@ -83,6 +85,12 @@ def test_all_options_of_the_comparison_but_the_first_three_have_their_default():
     defaults = {field.name: str(field.default) for field in dataclasses.fields(CurateOptions)}
     assert dict(zip(names[3:], values[3:], strict=True)) == {name: defaults[name] for name in names[3:]}
     assert len(names) > 6
+
+
+def test_no_command_is_in_an_indented_block():
+    """These tests do not look there."""
+    of_ours = re.compile(r"^ {4}(?:beam-curate|python) .*$", re.M)
+    assert {page: found for page, text in PAGES.items() if (found := of_ours.findall(text))} == {}
 
 
 def test_make_has_the_targets_that_pages_name():

@@ -106,7 +106,7 @@ class CurateJob(TableJob):
         """See Job."""
         found, least = [], self.options.min_aesthetic
         if self.plan.meaningless:
-            found.append(f"warning: random {' and '.join(self.plan.meaningless)}: the scores are meaningless")
+            found.append(f"warning: random {', '.join(self.plan.meaningless)}: the scores are meaningless")
         if least is not None and least < 1 and "min_aesthetic" not in self.given:
             found.append(
                 f"note: --min_aesthetic {least} on a scale of 1 to 10 rejects almost nothing; useful cuts are 4.5 to 6.5"

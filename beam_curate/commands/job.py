@@ -180,12 +180,15 @@ def command(
             if job.without_run(beam_options):
                 return 0
             said = job.about(runner_name(beam_options)).to_json()
-            root = build_pipeline(lambda root: job.build(root, said), beam_options)
+            build: Callable[[beam.Pipeline], object] = lambda root: job.build(root, said)  # noqa: E731
+            root = build_pipeline(build, beam_options)
             claim(job.output, service_job(beam_options))
             wanted = job.wanted
             complete = Run(job.output).begin(wanted) or job.is_done
             if complete:
                 job.finish_complete(beam_options)
+            elif wanted.overwrite or wanted.retry:  # what the first one was built on may be deleted by now
+                root = build_pipeline(build, beam_options)
         except (ValueError, StorageError) as error:
             return fail(error)
         if not complete:

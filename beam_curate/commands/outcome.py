@@ -81,7 +81,10 @@ def report_duplicates(folder: str) -> None:
     """
     found = read_findings(folder)
     methods = ", ".join(f"{name} {number:,}" for name, number in found["by_method"].items())
-    print(f"duplicates: {found['duplicates']:,} samples{f' ({methods})' if methods else ''} in {found['groups']:,} groups, "
+    if not found["duplicates"]:
+        print("duplicates: 0 samples")
+        return
+    print(f"duplicates: {counted(found['duplicates'], 'sample')} ({methods}) in {counted(found['groups'], 'group')}, "
           f"the largest of {found['largest_group']:,}")  # fmt: skip
 
 

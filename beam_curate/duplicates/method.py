@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import Candidates, Flags, Nearness, Places, Rows, best_first, firsts
+from beam_curate.duplicates.candidates import Candidates, Nearness, Places, Rows
 from beam_curate.duplicates.edges import Edges
 from beam_curate.duplicates.pairs import Pairs, no_pairs
 
@@ -169,15 +169,6 @@ class Method(ABC):
 def read_pieces(pieces: Iterable[Rows], dtype: np.dtype[Any]) -> Rows:
     """All rows of a bucket."""
     return np.concatenate([np.zeros(0, dtype), *pieces])
-
-
-def together(asking: Rows, answering: Rows) -> tuple[Rows, Flags, Flags]:
-    """Rows of two blocks, the best one first and each id once; who asks, and who answers."""
-    both = np.concatenate([asking, answering])
-    rows = best_first(both)
-    asks, answers = np.isin(rows["id"], asking["id"]), np.isin(rows["id"], answering["id"])
-    once = firsts(rows["id"])
-    return rows[once], asks[once], answers[once]
 
 
 def similar(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -159,7 +159,7 @@ def _provenance(card: Card, format: Format, counts: Written, source: Summary) ->
     lines += [f"- Score `{head['name']}`: {head.get('kind', head.get('id', 'a head'))}." for head in source.heads or ()]
     lines += _rules(source.configuration)
     if source.scores_meaningless:
-        said = " and ".join(source.random or ["weights"])
+        said = ", ".join(source.random or ["weights"])
         lines.append(f"- **The scores mean nothing**: random {said}.")
     shuffled = "in the order of the run" if card.seed is None else f"shuffled by the seed {card.seed}"
     lines.append(f"- Order: {shuffled}.")

@@ -177,7 +177,7 @@ def _facts(summary: Summary) -> str:
 
 def _alarm(summary: Summary) -> str:
     """What is random, so that the scores mean nothing; empty if they mean something."""
-    return (" and ".join(map(str, summary.random or ())) or "weights") if summary.scores_meaningless else ""
+    return (", ".join(map(str, summary.random or ())) or "weights") if summary.scores_meaningless else ""
 
 
 def _counts(summary: Summary) -> dict[str, int]:

@@ -29,6 +29,8 @@ rows, and the tar that its spans are in."""
 _FILE: Final = "output_file"
 _PLACE: Final = "output_place"
 _LEVEL: Final = 1
+_MOST_READS: Final = 2
+"""How often the table is read, at most."""
 _METADATA: Final = {"beam_curate.schema_version": SCHEMA_VERSION}
 
 Places = npt.NDArray[np.int64]
@@ -79,14 +81,16 @@ def place_part(
     kept = Kept(ranks[left], files[left], places[left])
     if not len(left):
         return
+    # Rows of a file lie together unless one between them is left out.
+    starts = np.flatnonzero((np.diff(kept.files, prepend=-1) != 0) | (np.diff(kept.ranks, prepend=-1) != 1))
+    runs = [Kept(*(column[start:stop] for column in kept)) for start, stop in _pairs(starts, len(left))]
+    if packing.seed is None and len(runs) <= _MOST_READS:  # wherever they lie: there is nothing to look up
+        yield from (_reference(part, run, renamed) for run in runs)
+        return
     with source.open(part) as opened:
         groups = opened.kept_groups()
         if len(groups) != part.kept:
             raise RuntimeError(f"{part.path} holds {len(groups)} kept rows, and {part.kept} were counted in it")
-        # Rows of a file lie together unless one between them is left out.
-        breaks = (np.diff(kept.files, prepend=-1) != 0) | (np.diff(kept.ranks, prepend=-1) != 1)
-        starts = np.flatnonzero(breaks)
-        runs = [Kept(*(column[start:stop] for column in kept)) for start, stop in _pairs(starts, len(left))]
         if packing.seed is None and _is_cheap(runs, groups, np.array(opened.group_rows)):
             yield from (_reference(part, run, renamed) for run in runs)
             return
@@ -100,11 +104,11 @@ def _pairs(starts: Places, stop: int) -> Iterable[tuple[int, int]]:
 
 
 def _is_cheap(runs: Sequence[Kept], groups: Places, group_rows: Places) -> bool:
-    """Whether reading each run by itself reads no row group more than twice, on average."""
+    """Whether reading each run by itself reads no row group more than _MOST_READS times, on average."""
     touched = [np.unique(groups[run.ranks]) for run in runs]
     apart = sum(int(group_rows[some].sum()) for some in touched)
     together = int(group_rows[np.unique(np.concatenate(touched))].sum())
-    return apart <= 2 * together
+    return apart <= _MOST_READS * together
 
 
 def _reference(part: ScorePart, run: Kept, renamed: Mapping[int, str]) -> tuple[int, PlacedRows]:
@@ -184,6 +188,10 @@ class Meeting:
     def _referred(self, placed: PlacedRows) -> pa.Table:
         ranks = np.arange(placed.first, placed.first + placed.count)
         rows = self._open(placed, lambda part: part.read_kept(ranks, self._columns))
+        if rows.num_rows != placed.count:
+            raise RuntimeError(
+                f"{placed.path} has {rows.num_rows} of the {placed.count} kept rows from number {placed.first} on that it counted"
+            )
         rows = written(rows, placed.shard_index, ranks, placed.renamed)
         places = np.arange(placed.start, placed.start + placed.count)
         return rows.append_column(_PLACE, pa.array(places)).replace_schema_metadata()

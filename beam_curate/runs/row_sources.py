@@ -1,6 +1,7 @@
 """Where the rows that are packed come from: the score table of a run, or the tables beside a finished run's shards."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from beam_curate.runs.finished_run import (
 )
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.storage.files import size_of
 from beam_curate.storage.parquet_reading import ParquetFile
 
@@ -86,7 +88,15 @@ class TableRows:
 
     def open(self, part: ScorePart) -> AbstractContextManager[OpenRows]:
         """Opens the part with the verdicts that count."""
-        return Run(self.output).table_of(part).open(part.shard_index)
+        folder = part.path.partition("/")[0]
+        if folder not in self._tables:
+            self._tables[folder] = Run(self.output).table_of(part)
+        return self._tables[folder].open(part.shard_index)
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, TablePlace]:
+        """By the folder of their parts: which table it is was settled at the run's begin, and a look reads run.json."""
+        return {}
 
     def name(self, part: ScorePart) -> str:
         """The path of the source shard."""

@@ -183,19 +183,24 @@ class Part:
     def read_kept(self, ranks: npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """The kept rows with these ranks (ascending, counted from 0) among the part's kept rows.
 
-        Reads the status column, and of the other columns only the row groups that hold these rows. Ranks that the part does
-        not have are left out.
+        Reads the status column, and of the other columns only the row groups that hold these rows; if there is one group, all
+        at once. Ranks that the part does not have are left out.
         """
         tables = []
         rank = 0
+        together = None if columns is None else list({*columns, "status"})
         for group in range(self.num_row_groups):
             if rank > ranks[-1]:
                 break
-            status = self.read_row_group(group, ["status"]).column("status")
-            kept = np.flatnonzero(pc.equal(status, KEPT).to_numpy(zero_copy_only=False))
+            rows = self.read_row_group(group, together if self.num_row_groups == 1 else ["status"])
+            kept = np.flatnonzero(pc.equal(rows.column("status"), KEPT).to_numpy(zero_copy_only=False))
             inside = ranks[np.searchsorted(ranks, rank) : np.searchsorted(ranks, rank + len(kept))]
             if len(inside):
-                tables.append(self.read_row_group(group, columns).take(pa.array(kept[inside - rank])))
+                if self.num_row_groups > 1:
+                    rows = self.read_row_group(group, columns)
+                elif columns is not None:
+                    rows = rows.select([name for name in rows.column_names if name in columns])
+                tables.append(rows.take(pa.array(kept[inside - rank])))
             rank += len(kept)
         if tables:
             return pa.concat_tables(tables)

@@ -25,16 +25,20 @@ class _Held(NamedTuple):
 class _Ranges(RangeStream):
     """A file of which pieces can be fetched before they are read.
 
-    pyarrow reads the footer with one read of 64 KiB from the end, and then each column chunk with one read.
+    pyarrow reads the footer with one read of 64 KiB from the end, and then each column chunk with one read. The end of the file
+    stays in memory: it is the whole of a small one, as overlays are, of which nothing then is asked for twice.
     """
 
     def __init__(self, path: str) -> None:
+        self._end: _Held | None = None
         self._held: list[_Held] = []
         super().__init__(RangeReader(path))
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Fetches pieces, given as start and stop, and holds them in place of those before."""
-        self._held = [_Held(start, self._reader.read(start, stop)) for start, stop in ranges]
+        self._held = [
+            _Held(start, self._reader.read(start, stop)) for start, stop in ranges if self._holding(start, stop) is None
+        ]
 
     def release(self) -> None:
         """Forgets what was fetched."""
@@ -42,10 +46,17 @@ class _Ranges(RangeStream):
 
     def fetched(self, start: int, stop: int) -> bytes:
         """The bytes of a range, from a piece that is held or by a request."""
-        for held in self._held:
-            if held.start <= start and stop <= held.start + len(held.data):
-                return held.data[start - held.start : stop - held.start]
-        return super().fetched(start, stop)
+        held = self._holding(start, stop)
+        if held is not None:
+            return held.data[start - held.start : stop - held.start]
+        data = super().fetched(start, stop)
+        if self._end is None and stop >= self._reader.size:
+            self._end = _Held(start, data)
+        return data
+
+    def _holding(self, start: int, stop: int) -> _Held | None:
+        several = self._held if self._end is None else [self._end, *self._held]
+        return next((one for one in several if one.start <= start and stop <= one.start + len(one.data)), None)
 
 
 class ParquetFile(pq.ParquetFile):

@@ -210,8 +210,15 @@ class _CompareBlocks(_Comparing):
             number, bucket = key >> _BUCKET_BITS, key & ((1 << _BUCKET_BITS) - 1)
             place, method = self._methods[number]
             dtype = method.dtype(comparing[place])
-            asking, answering = (np.frombuffer(b"".join(side), dtype) for side in sides)
+            asking, answering = (_joined(side, dtype) for side in sides)
             yield from self.found(number, method.compare_blocks(bucket, asking, answering, comparing[place]))
+
+
+def _joined(side: list[bytes], dtype: np.dtype[Any]) -> Rows:
+    """The rows of a block, out of its pieces: they are let go."""
+    rows: Rows = np.frombuffer(b"".join(side), dtype)
+    side.clear()
+    return rows
 
 
 class _BestEdges(beam.CombineFn):

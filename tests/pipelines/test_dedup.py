@@ -386,6 +386,17 @@ class TestInCurate:
         assert curate.main([*data, *flags, "--resume"]) == 0
         assert {path.name: path.read_bytes() for path in output.glob("*.tar")} == before
 
+    @pytest.mark.parametrize("again", ["--overwrite", "--retry_failed=not_an_image"])
+    def test_what_is_scored_again_is_searched_again(self, table, again):
+        output = table.parent / f"again{again}"
+        words = [f"--input={table.parent}/data/*.tar", f"--output={output}", *MODEL, *OFF, "--dedup=exact"]
+        assert curate.main(words) == 0
+        searched = (output / SUMMARY).stat().st_mtime_ns
+        assert curate.main([*words, again]) == 0
+        assert (output / SUMMARY).stat().st_mtime_ns > searched
+        assert read_findings(str(output))["duplicates"] == 5
+        assert len(keys(output)) == 35
+
     def test_options_of_dedup_need_dedup(self, table, capsys):
         never = table.parent / "never"
         data = [f"--input={table.parent}/data/*.tar", f"--output={never}", *MODEL, *OFF]
@@ -429,6 +440,12 @@ class TestRuns:
         assert {path.name: path.read_bytes() for path in output.glob("*.tar")} == before
         assert dedup.main([f"--scores={table}", f"--output={output}", *flags, "--resume"]) == 0
         assert "complete already" in capsys.readouterr().out
+
+    def test_a_run_that_is_replaced_is_searched_again(self, table):
+        deduplicated(table, "replaced", "--methods=exact")
+        output = deduplicated(table, "replaced", "--methods=exact,pixels", "--overwrite")
+        assert read_findings(str(output))["by_method"] == {"exact": 5, "pixels": 5}
+        assert len(keys(output)) == 30
 
     def test_with_a_tiny_eps_only_equal_pixels_are_duplicates(self, table):
         flags = ["--methods=semantic", "--eps=1e-9", "--keep_by=first", "--table_only"]

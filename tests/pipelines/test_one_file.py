@@ -150,7 +150,7 @@ def test_a_new_method_is_two_halves_in_a_file_each_and_the_command_takes_it(run,
         assert dedup.main([*words, *wrong]) == 2
         assert said in capsys.readouterr().err
     assert dedup.main([*words, "--methods=exact,same_size", "--size_step=10"]) == 0
-    assert "duplicates: 1 samples (same_size 1) in 1 groups" in capsys.readouterr().out
+    assert "duplicates: 1 sample (same_size 1) in 1 group," in capsys.readouterr().out
     assert Run(str(tmp_path / "unique")).summary.funnel.kept == 3
     written = json.loads((tmp_path / "unique" / "run.json").read_text())["configuration"]["duplicates"]
     assert (written["methods"], written["size_step"], written["eps"]) == (["exact", "same_size"], 10, 0.01)

@@ -247,6 +247,18 @@ def test_rules_that_no_slider_stands_for_are_kept_or_left_out(tmp_path, browser)
     assert browser.text(RESULT).startswith("40 of 40 samples are kept")
 
 
+def test_a_rule_that_excludes_its_bound_is_said_so(scored, browser, tmp_path):
+    output = tmp_path / "strict"
+    assert select.main([f"--scores={scored}", f"--output={output}", "--keep=aesthetic > 4.5 and nsfw <= 0.75"]) == 0
+    opened(browser, output)
+    command = shlex.split(browser.text(COMMAND))
+    assert command[command.index("--keep") + 1] == "aesthetic > 4.5 and nsfw <= 0.75"
+    assert not [word for word in command if word.startswith(("--min", "--max"))]
+    fields = [browser.evaluate(f"document.querySelector({slider(browser, name, end, 'number')!r}).value")
+              for name, end in (("aesthetic", 0), ("nsfw", 1))]  # fmt: skip
+    assert fields == ["4.5", "0.75"]
+
+
 def test_where_samples_come_from(scored):
     text = re.sub("<[^>]*>", " ", (scored / "report.html").read_text("utf-8"))
     rows = read_score_table(str(scored), ["url", "status"]).to_pylist()

@@ -158,7 +158,7 @@ def test_groups_have_the_kept_sample_first_and_how_the_others_were_found(table):
     assert "Is --eps" not in text
     assert "exact33100.0 %the same bytes" in text
     assert "9 samples, 6 of them here" in text
-    assert "2 more groups" in text
+    assert "2 more" in text
     first = text[text.index("9 samples") : text.index("8 samples")]
     name = re.escape(shorten(HOSTILE_KEYS[0], 60))
     expected = rf"9 samples, 6 of them herekept200 × 120{name}" + "".join(

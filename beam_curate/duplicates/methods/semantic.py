@@ -28,9 +28,10 @@ from beam_curate.duplicates.candidates import (
 )
 from beam_curate.duplicates.clusters import Clusters, directions, near_first
 from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand
-from beam_curate.duplicates.method import Compared, Estimate, Method, Plan, Spread, read_pieces, similar, together
+from beam_curate.duplicates.method import Compared, Estimate, Method, Plan, Spread, similar
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, similarities
 from beam_curate.duplicates.pairs import Pairs, pairs_of
+from beam_curate.duplicates.vector_rows import in_order, vector_row
 
 BORDER: Final = 0.35
 """Default width of a border, as a part of the distance of duplicates; 0.5 is exact. At least 0.999 of the duplicates are found
@@ -178,27 +179,24 @@ class Semantic(Method):
         vectors = embeddings(found.table)
         points = project(vectors, spreading.directions)
         row, cluster, home = spreading.clusters.visits(points, self.border * self.distance)
-        rows = np.zeros(len(row), self._dtype(vectors.shape[1]))
+        rows = np.zeros(len(row), vector_row(vectors.shape[1]))
         rows["id"], rows["rank"], rows["home"], rows["vector"] = found.ids[row], found.ranks[row], home, vectors[row]
         return Spread(cluster, rows)
 
     def dtype(self, comparing: Any) -> np.dtype[Any]:
         """See Method."""
-        return self._dtype(len(comparing))
+        return vector_row(len(comparing))
 
     def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
         """See Method."""
-        rows = read_pieces(pieces, self.dtype(comparing))
-        return self.compare_blocks(bucket, rows, rows, comparing)
+        del bucket
+        held = list(pieces)
+        return self._compared(held, held, comparing)
 
     def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """See Method."""
         del bucket
-        rows, asks, answers = together(asking, answering)
-        vectors = np.ascontiguousarray(rows["vector"])
-        who = Who(asks & may_be_removed(rows), answers & may_stand(rows, self.between), rows["home"])
-        found = best_partners(Bucket(vectors, project(vectors, comparing)), self.eps, max(self.border, BORDER), who)
-        return Compared(edges_between(rows, found.row, found.of, found.similarity), found.comparisons)
+        return self._compared([asking], [answering], comparing)
 
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
@@ -223,9 +221,13 @@ class Semantic(Method):
         """See Method."""
         return f"a cosine similarity of {similarity:.4f} to"
 
-    @staticmethod
-    def _dtype(dim: int) -> np.dtype[Any]:
-        return np.dtype([("id", "<u8"), ("rank", "<u8"), ("home", "?"), ("vector", "<f2", (dim,))])
+    def _compared(self, asking: Sequence[Rows], answering: Sequence[Rows], comparing: Any) -> Compared:
+        rows = in_order(asking, answering, len(comparing))
+        heads = rows.heads
+        who = Who(rows.asks & may_be_removed(heads), rows.answers & may_stand(heads, self.between), heads["home"])
+        bucket = Bucket(rows.vectors, project(rows.vectors, comparing))
+        found = best_partners(bucket, self.eps, max(self.border, BORDER), who)
+        return Compared(edges_between(heads, found.row, found.of, found.similarity), found.comparisons)
 
     def estimate(self, total: int, vectors: npt.NDArray[np.float16], points: Floats, clusters: Clusters) -> Estimate:
         """What the search will cost."""
@@ -241,7 +243,7 @@ class Semantic(Method):
 
         compared = forecast.comparisons(bucket, each * np.diff(ends), width, self.distance, self.block_rows or total)
         visits = len(row) / len(points)
-        return Estimate(visits, compared, visits * total * self._dtype(vectors.shape[1]).itemsize)
+        return Estimate(visits, compared, visits * total * vector_row(vectors.shape[1]).itemsize)
 
 
 def _mean_size(clusters: Clusters, points: Floats, width: float, total: int) -> float:

@@ -62,6 +62,13 @@ function told(found) {
 
 const quoted = text => `'${text.replaceAll("'", "'\\''")}'`;
 
+/* A rule such as `entropy > 4` has the next number above 4 as its bound: 4, and whether the bound is just above it. */
+function said(bound) {
+  const near = Math.abs(bound) < 1e-300 ? 0 : Number(bound.toPrecision(12));
+  const above = bound > near && bound - near <= 4e-16 * Math.abs(near) + 1e-300;
+  return [above ? near : bound, above];
+}
+
 /* The command that selects by these thresholds. */
 function command() {
   const words = [data.command], keep = [];
@@ -69,9 +76,9 @@ function command() {
     const column = columns.get(place);
     bound.forEach((value, end) => {
       if (value === null) return;
-      const number = column.whole ? Math.ceil(value) : value;
-      if (column.options[end]) words.push(`--${column.options[end]} ${number}`);
-      else keep.push(`${column.name} ${end ? "<" : ">="} ${number}`);
+      const [number, above] = said(column.whole ? Math.ceil(value) : value);
+      if (column.options[end] && !above) words.push(`--${column.options[end]} ${number}`);
+      else keep.push(`${column.name} ${end ? (above ? "<=" : "<") : (above ? ">" : ">=")} ${number}`);
     });
   }
   if (checked("rest")) keep.push(...data.keep.map(text => data.keep.length + keep.length > 1 ? `(${text})` : text));
@@ -170,7 +177,7 @@ function setInputs(field) {
   for (const input of field.querySelectorAll("input")) {
     const end = Number(input.dataset.end), value = bound[end];
     if (input.type === "range") input.value = value === null ? 1000 * end : Math.round((value - column.low) / range * 1000);
-    else if (document.activeElement !== input) input.value = value === null ? "" : value;
+    else if (document.activeElement !== input) input.value = value === null ? "" : said(value)[0];
   }
 }
 
