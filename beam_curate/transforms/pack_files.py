@@ -61,8 +61,7 @@ class PackFiles(beam.PTransform):
         source, format, output = self.rows, self.format, self.output
         renamed = parts | "Rename" >> RenameKeys(source)
         if not format.may_fail:
-            nobody = parts.pipeline | "Nobody" >> beam.Create([]).with_output_types(LeftOut)
-            written = parts | "Write" >> _WriteAll(self, renamed, nobody)
+            written = parts | "Write" >> _WriteAll(self, renamed)
             return written | "Packed" >> beam.Map(
                 lambda files, parts: _packed_whole(files, parts, source, format, output), beam.pvalue.AsList(parts)
             )
@@ -100,7 +99,7 @@ class _WriteAll(beam.PTransform):
 
     job: PackFiles
     renamed: beam.PCollection[Keys]
-    left_out: beam.PCollection[LeftOut]
+    left_out: beam.PCollection[LeftOut] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -115,12 +114,12 @@ class _WriteAll(beam.PTransform):
             one
             | "Packing"
             >> beam.Map(
-                lambda _, parts, names, left_out: Packing.of(
+                lambda _, parts, names, left_out=(): Packing.of(
                     parts, per_file, seed, names.hex(), [(each.shard_index, each.row) for each in left_out]
                 ),
                 beam.pvalue.AsList(parts),
-                beam.pvalue.AsSingleton(names),
-                beam.pvalue.AsList(self.left_out),
+                names,
+                *([] if self.left_out is None else [beam.pvalue.AsList(self.left_out)]),
             )
         )
         there = (

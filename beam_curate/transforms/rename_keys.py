@@ -63,14 +63,15 @@ class RenameKeys(beam.PTransform):
 
 @dataclass(eq=False)
 class NameRenames(beam.PTransform):
-    """In: what `RenameKeys` gives. Out: PCollection of one bytes, which names all of it whatever the order."""
+    """In: what `RenameKeys` gives. Out: one bytes as a side input, which names all of it whatever the order."""
 
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, renamed: beam.PCollection[Keys]) -> beam.PCollection[bytes]:
+    def expand(self, renamed: beam.PCollection[Keys]) -> beam.pvalue.AsSingleton:
         """Sums the names of all."""
-        return renamed | "NameRenames" >> beam.Map(_name) | "AllRenames" >> beam.CombineGlobally(_sum_of_names)
+        names = renamed | "NameRenames" >> beam.Map(_name)
+        return names | "AllRenames" >> beam.CombineGlobally(_sum_of_names).as_singleton_view()
 
 
 def kept_keys(source: RowSource, part: ScorePart, buckets: int) -> Iterator[tuple[int, Keys]]:

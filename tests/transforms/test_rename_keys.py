@@ -79,7 +79,8 @@ def test_keys_meet_through_the_engine(bucket_rows, monkeypatch):
     with beam.Pipeline(runner="FnApiRunner") as root:
         renamed = root | beam.Create(parts()) | RenameKeys(Source())
         assert_that(renamed, check)
-        assert_that(renamed | NameRenames(), equal_to([names.to_bytes(16, "little")]), label="names")
+        named = root | beam.Impulse() | beam.Map(lambda _, names: names, renamed | NameRenames())
+        assert_that(named, equal_to([names.to_bytes(16, "little")]), label="names")
 
 
 def _number(row, key):
