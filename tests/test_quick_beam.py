@@ -7,11 +7,11 @@ import typing
 import apache_beam as beam
 import pytest
 from apache_beam.coders import VarIntCoder
-from apache_beam.internal import cloudpickle_pickler
+from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.worker import bundle_processor
-from apache_beam.transforms import core, userstate
+from apache_beam.transforms import core, ptransform, userstate
 from apache_beam.typehints import decorators, trivial_inference, typehints
 from objsize import traverse
 
@@ -35,6 +35,7 @@ def test_it_is_in_force():
     assert traverse.TraversalContext._update_exclude_set is quick_beam.quick_exclusion
     assert cloudpickle_pickler.bz2.compress is quick_beam.quick_compress
     assert cloudpickle_pickler.bz2.decompress is quick_beam.quick_decompress
+    assert ptransform.pickler.roundtrip is quick_beam.quick_roundtrip
     assert bundle_processor.concurrent.futures.ThreadPoolExecutor is quick_beam.HereExecutor
 
 
@@ -176,6 +177,32 @@ def test_what_is_packed():
         for _ in range(2):
             assert quick_beam.quick_compress(data, compresslevel=9) == quick_beam.bz2.compress(data, 9)
             assert quick_beam.quick_decompress(quick_beam.quick_compress(data, compresslevel=9)) == data
+
+
+def test_a_step_has_its_function_and_copies_of_its_arguments(monkeypatch):
+    def made():
+        dofn, held = Plain(), ["a"]
+        step = beam.ParDo(dofn, held, more=held)
+        assert step.fn is dofn
+        assert step.args[0] is not held
+        assert step.kwargs["more"] is not held
+        assert [*beam.ParDo(dofn).args, *beam.ParDo(dofn).kwargs] == []
+        return step.args, step.kwargs
+
+    quick = made()
+    monkeypatch.setattr(ptransform, "pickler", pickler)
+    assert made() == quick
+
+
+def test_what_cannot_be_pickled_is_found_with_its_pipeline():
+    root = beam.Pipeline(runner="FnApiRunner")
+    with pytest.raises((TypeError, RuntimeError), match="pickle"):
+        root | beam.Create([1]) | beam.Map(print, sys._getframe())
+    held = sys._getframe()
+    root | "one" >> beam.Create([1]) | "held" >> beam.Map(lambda element: (element, held))
+    with pytest.raises(RuntimeError) as raised:
+        root.run()
+    assert "pickle" in str(raised.value.__cause__)
 
 
 def test_what_is_done_here_fails_as_in_a_thread():

@@ -11,6 +11,7 @@ are looked at 900 times, and whose options are read 1100 times):
 - what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words;
 - which objects are not part of another's size, as they are modules' (`TraversalContext._update_exclude_set` of objsize): kept
   until another module is imported;
+- whether a step's function, which it keeps as it is, can be pickled (`roundtrip` of ptransform): its pipeline pickles it anyway;
 - what a pickled function or coder is when bzip2 has packed it (`bz2` of cloudpickle_pickler): the last thousands are kept.
 
 And the pieces of a stage are put together in the thread that runs it instead of one that is started for it; and no thread is
@@ -29,10 +30,10 @@ import threading
 import types
 import weakref
 
-from apache_beam.internal import cloudpickle_pickler
+from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.worker import bundle_processor, statesampler
-from apache_beam.transforms import core, userstate
+from apache_beam.transforms import core, ptransform, userstate
 from apache_beam.typehints import decorators, trivial_inference
 from objsize import traverse
 
@@ -158,6 +159,13 @@ def quick_decompress(data):
     return bz2.decompress(data)
 
 
+def quick_roundtrip(value):
+    """A copy of a step's arguments; its function, in whose place the step puts it again, as it is."""
+    if isinstance(value, (dict, list, tuple)):
+        return pickler.roundtrip(value) if value else copy.copy(value)
+    return value
+
+
 class HereExecutor(concurrent.futures.Executor):
     """Does at once, in the thread that asks, what a pool of one thread does."""
 
@@ -196,6 +204,7 @@ def quicken():
     PipelineOptions.view_as = quick_view
     traverse.TraversalContext._update_exclude_set = quick_exclusion
     cloudpickle_pickler.bz2 = types.SimpleNamespace(compress=quick_compress, decompress=quick_decompress)
+    ptransform.pickler = types.SimpleNamespace(dumps=pickler.dumps, loads=pickler.loads, roundtrip=quick_roundtrip)
     futures = types.SimpleNamespace(ThreadPoolExecutor=HereExecutor, TimeoutError=concurrent.futures.TimeoutError)
     bundle_processor.concurrent = types.SimpleNamespace(futures=futures)
     statesampler.StateSampler.start = unsampled_start
