@@ -123,13 +123,45 @@ def with_default(value):
     return lambda element, more=value: more
 
 
+def called(fn):
+    return lambda element: (fn(element),)
+
+
+def with_word(value):
+    def with_word(element, *, more=value):
+        return more
+
+    return with_word
+
+
+def later():
+    def found(element):
+        return value  # its cell is empty
+
+    if sys is None:
+        value = 1
+    return found
+
+
+def itself():
+    def again(element, depth=0):
+        return 1 if depth else again(element, 1)
+
+    return again
+
+
 def test_the_types_that_functions_give(functions):
-    lambdas = [lambda pair: pair[0], lambda pair: (pair, 1), lambda pair: [pair], len]
-    lambdas += [giving(1), giving("a"), with_default(1), with_default("a")]
+    lambdas = [lambda pair: pair[0], lambda pair: (pair, 1), lambda pair: [pair], len, later(), itself()]
+    for value in (1, "a", 1.0, True, None, str, len, [1], ["a"], (1, "a"), typing.Any, int):
+        lambdas += [giving(value), with_default(value), with_word(value), called(giving(value)), called(value)]
+        lambdas.append(called(called(giving(value))))
     for asked in (*lambdas, *functions):
         for kind in (int, typing.Any, typehints.Tuple[int, str], typehints.List[float]):
             for _ in range(2):
                 assert quick_beam.quick_inference(asked, [kind]) == quick_beam.slow_inference(asked, [kind])
+    for value, kind in ((1, int), ("a", str), (2, int), ("b", str)):
+        for made in (giving(value), called(giving(value))):
+            assert quick_beam.quick_inference(made, [int]) in (kind, typehints.Tuple[kind])
     assert quick_beam.quick_inference(lambdas[0], [typehints.Tuple[int, str]]) is int
     assert quick_beam.quick_inference(lambdas[0], [typehints.Tuple[str, int]]) is str
 

@@ -6,7 +6,8 @@ are looked at 900 times, and whose options are read 1100 times):
 - which arguments a method of a DoFn has (`get_function_args_defaults`): kept by the function that it is;
 - which states and timers a DoFn has (`get_dofn_specs`): kept by its class;
 - which types a function's annotations name (`IOTypeHints.from_callable`): kept by the function;
-- what type a function gives, where it names none (`infer_return_type`): kept by the code of a function that stands alone;
+- what type a function gives, where it names none (`infer_return_type`): kept by its code, and by what was put into its closure
+  and its defaults where these are functions of that kind, classes, words and numbers;
 - whether a function both yields and returns (`_check_fn_use_yield_and_return`): kept by its code;
 - what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words;
 - which objects are not part of another's size, as they are modules' (`TraversalContext._update_exclude_set` of objsize): kept
@@ -95,11 +96,33 @@ def quick_annotations(cls, fn):
     return known[function]
 
 
+class _UnknownError(Exception):
+    """Something of which it cannot be said whether it is the same as another."""
+
+
+def _made_of(value, depth=5):
+    """What a function's result type follows from: its code, its module, and what was put into it."""
+    if isinstance(value, (type, types.BuiltinFunctionType)):
+        return value
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if not isinstance(value, types.FunctionType) or not depth:
+        raise _UnknownError
+    cells = value.__closure__ or ()
+    held = (*(cell.cell_contents for cell in cells), None, *(value.__defaults__ or ()))
+    names = tuple(value.__kwdefaults__ or ())
+    held += tuple(value.__kwdefaults__[name] for name in names)
+    return value.__code__, value.__module__, names, *(_made_of(piece, depth - 1) for piece in held)
+
+
 def quick_inference(c, input_types, debug=False, depth=5):
-    """The type that a function gives: of one without a closure and defaults, its code and its module decide."""
-    if not isinstance(c, types.FunctionType) or c.__closure__ or c.__defaults__ or c.__kwdefaults__ or debug:
+    """The type that a function gives."""
+    if not isinstance(c, types.FunctionType) or debug:
         return slow_inference(c, input_types, debug, depth)
-    key = (c.__code__, c.__module__, tuple(map(repr, input_types)), depth)
+    try:
+        key = (_made_of(c), tuple(map(repr, input_types)), depth)
+    except (_UnknownError, ValueError):  # a cell may be empty
+        return slow_inference(c, input_types, debug, depth)
     if key not in _INFERRED:
         _INFERRED[key] = slow_inference(c, input_types, debug, depth)
     return _INFERRED[key]
