@@ -10,10 +10,9 @@ from apache_beam.coders import VarIntCoder
 from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.worker import bundle_processor
+from apache_beam.runners.worker import bundle_processor, statecache
 from apache_beam.transforms import core, ptransform, userstate
 from apache_beam.typehints import decorators, trivial_inference, typehints
-from objsize import traverse
 
 import beam_curate
 from tests.support import quick_beam
@@ -32,7 +31,7 @@ def test_it_is_in_force():
     assert quick_beam.quick_inference in (inferred, *within)
     assert core._check_fn_use_yield_and_return is quick_beam.quick_yields
     assert PipelineOptions.view_as is quick_beam.quick_view
-    assert traverse.TraversalContext._update_exclude_set is quick_beam.quick_exclusion
+    assert statecache.get_deep_size is quick_beam.quick_size
     assert cloudpickle_pickler.bz2.compress is quick_beam.quick_compress
     assert cloudpickle_pickler.bz2.decompress is quick_beam.quick_decompress
     assert ptransform.pickler.roundtrip is quick_beam.quick_roundtrip
@@ -178,30 +177,17 @@ def test_whether_functions_yield_and_return(functions):
     assert quick_beam.quick_yields(both)
 
 
-def test_what_is_no_part_of_a_size(monkeypatch):
-    def excluded(update, **settings):
-        context = traverse.TraversalContext(traverse.ObjSizeSettings(**settings))
-        context.exclude_set = set()
-        update(context)
-        # Some modules make a namespace whenever they are asked for it.
-        lasting = [vars(module) for module in list(sys.modules.values()) if type(module) is types.ModuleType]
-        return context.exclude_set & {id(None), *map(id, lasting)}
+def test_a_worker_keeps_what_it_is_told_to_keep(monkeypatch):
+    def kept():
+        cache = statecache.StateCache(100 << 20)
+        for number in range(100):
+            cache.put((b"key", number), [b"a" * 1000] * number)
+        return [cache.peek((b"key", number)) for number in range(100)], cache.size()
 
-    for name in (None, "a_new_module", None):
-        if name:
-            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-        for _ in range(2):
-            found = excluded(quick_beam.quick_exclusion)
-            assert found == excluded(quick_beam.slow_exclusion)
-            assert len(found) > 1000
-            found.add(-1)
-    assert excluded(quick_beam.quick_exclusion, exclude_modules_globals=False) == {id(None)}
-    held = ["a"]
-    for update in (quick_beam.quick_exclusion, quick_beam.slow_exclusion):
-        context = traverse.TraversalContext(traverse.ObjSizeSettings(exclude=[held]))
-        context.exclude_set = set()
-        update(context)
-        assert id(held) in context.exclude_set
+    assert 0 < quick_beam.quick_size([1] * 1000) < quick_beam.slow_size([1] * 1000)
+    quick = kept()
+    monkeypatch.setattr(statecache, "get_deep_size", quick_beam.slow_size)
+    assert kept() == quick
 
 
 def test_what_is_packed():

@@ -10,8 +10,8 @@ are looked at 900 times, and whose options are read 1100 times):
   and its defaults where these are functions of that kind, classes, words and numbers;
 - whether a function both yields and returns (`_check_fn_use_yield_and_return`): kept by its code;
 - what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words;
-- which objects are not part of another's size, as they are modules' (`TraversalContext._update_exclude_set` of objsize): kept
-  until another module is imported;
+- how large a side input is that a worker keeps (`get_deep_size` of statecache): as large as an empty one, for it keeps 100 MB
+  and looks at each object that a value is made of;
 - whether a step's function, which it keeps as it is, can be pickled (`roundtrip` of ptransform): its pipeline pickles it anyway;
 - what a pickled function or coder is when bzip2 has packed it (`bz2` of cloudpickle_pickler): the last thousands are kept.
 
@@ -33,10 +33,9 @@ import weakref
 
 from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.worker import bundle_processor, statesampler
+from apache_beam.runners.worker import bundle_processor, statecache, statesampler
 from apache_beam.transforms import core, ptransform, userstate
 from apache_beam.typehints import decorators, trivial_inference
-from objsize import traverse
 
 slow_arguments = core.get_function_args_defaults
 slow_specs = userstate.get_dofn_specs
@@ -44,7 +43,7 @@ slow_annotations = decorators.IOTypeHints.from_callable
 slow_inference = trivial_inference.infer_return_type
 slow_yields = core._check_fn_use_yield_and_return
 slow_view = PipelineOptions.view_as
-slow_exclusion = traverse.TraversalContext._update_exclude_set
+slow_size = statecache.get_deep_size
 
 _OF_METHODS = weakref.WeakKeyDictionary()
 _OF_FUNCTIONS = weakref.WeakKeyDictionary()
@@ -53,7 +52,6 @@ _ANNOTATED = {types.FunctionType: weakref.WeakKeyDictionary(), types.MethodType:
 _INFERRED = {}
 _YIELDS = weakref.WeakKeyDictionary()
 _PARSED = {}
-_EXCLUDED = {}
 _PLAIN = (str, int, float, type(None))
 
 
@@ -156,18 +154,9 @@ def quick_view(self, cls):
     return view
 
 
-def quick_exclusion(self):
-    """Adds what the settings exclude to the context's set."""
-    settings = self.settings
-    if settings.exclude is not None or not settings.exclude_modules_globals:
-        slow_exclusion(self)
-        return
-    count = len(sys.modules)
-    if count not in _EXCLUDED:
-        slow_exclusion(self)
-        _EXCLUDED.clear()
-        _EXCLUDED[count] = frozenset(self.exclude_set)
-    self.exclude_set |= _EXCLUDED[count]
+def quick_size(*objs):
+    """The bytes of an object without anything in it."""
+    return sys.getsizeof(objs)
 
 
 @functools.lru_cache(maxsize=4000)
@@ -225,7 +214,7 @@ def quicken():
     trivial_inference.infer_return_type = quick_inference
     core._check_fn_use_yield_and_return = quick_yields
     PipelineOptions.view_as = quick_view
-    traverse.TraversalContext._update_exclude_set = quick_exclusion
+    statecache.get_deep_size = quick_size
     cloudpickle_pickler.bz2 = types.SimpleNamespace(compress=quick_compress, decompress=quick_decompress)
     ptransform.pickler = types.SimpleNamespace(dumps=pickler.dumps, loads=pickler.loads, roundtrip=quick_roundtrip)
     futures = types.SimpleNamespace(ThreadPoolExecutor=HereExecutor, TimeoutError=concurrent.futures.TimeoutError)
