@@ -82,5 +82,6 @@ def test_it_is_talked_with_and_killed():
     os.kill(process.pid, signal.SIGKILL)
     assert process.stdout.read() == ""
     assert process.close() == -signal.SIGKILL
+    assert forked.run("import time; time.sleep(100)", check=False, timeout=0.1).returncode == -signal.SIGKILL
     other = forked.Forked("import sys; sys.exit(len(sys.stdin.read()))")
     assert other.close() == 0

@@ -12,6 +12,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import types
 from multiprocessing import reduction
 
@@ -78,6 +79,14 @@ class Forked:
         self.stdout, self.stderr = open(pairs[1][0]), open(pairs[2][0])
         self.pid = self._process.pid
 
+    def poll(self):
+        """Its status, or None while it goes on."""
+        return self._process.exitcode
+
+    def kill(self):
+        """Ends it."""
+        self._process.kill()
+
     def wait(self):
         """Waits for its end, and gives its status."""
         self._process.join()
@@ -90,17 +99,20 @@ class Forked:
         return self.wait()
 
 
-def run(code, *words, cwd=ROOT, env=None, check=True):
+def run(code, *words, cwd=ROOT, env=None, check=True, timeout=600):
     """Runs code to its end, with nothing to read; gives its status and what it wrote, as subprocess.run does.
 
     Raises:
-        subprocess.CalledProcessError: It has failed, and `check` is set.
+        subprocess.CalledProcessError: It has failed, or was killed after so many seconds, and `check` is set.
     """
     forked = Forked(code, *words, cwd=cwd, env=env)
     forked.stdin.close()
+    late = threading.Timer(timeout, forked.kill)
+    late.start()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         errors = pool.submit(forked.stderr.read)
         written = forked.stdout.read()
+    late.cancel()
     done = subprocess.CompletedProcess(["-c", *words], forked.close(), written, errors.result())
     if check:
         done.check_returncode()
