@@ -55,6 +55,7 @@ ENDS = {
     "raise SystemExit": 0,
     "import sys; sys.exit('why')": 1,
     "1 / 0": 1,
+    "import os, sys; print('an error', file=sys.stderr); os._exit(7)": 7,
     "import os; os._exit(4)": 4,
     "import os; os.kill(os.getpid(), 9)": -9,
     "import atexit, os; atexit.register(os._exit, 5)": 5,
