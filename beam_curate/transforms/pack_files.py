@@ -17,7 +17,7 @@ from beam_curate.runs.run import Run
 from beam_curate.storage.files import files_under
 from beam_curate.transforms.group_rows import GroupRows
 from beam_curate.transforms.place_rows import PlaceRows
-from beam_curate.transforms.rename_keys import Keys, NameRenames, RenameKeys
+from beam_curate.transforms.rename_keys import Keys, RenameKeys, name_renames
 from beam_curate.transforms.side_by_side import SideBySide
 
 
@@ -109,7 +109,7 @@ class _WriteAll(beam.PTransform):
         job = self.job
         output, format, per_file, seed = job.output, job.format, job.samples_per_file, job.seed
         one = parts.pipeline | "One" >> beam.Impulse()
-        names = self.renamed | "Names" >> NameRenames()
+        names = name_renames(self.renamed)
         packing = beam.pvalue.AsSingleton(
             one
             | "Packing"
