@@ -12,6 +12,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import types
 from multiprocessing import reduction
 
@@ -47,7 +48,8 @@ def _work(code, words, folder, environment, ends):
     for number, end in enumerate(ends):
         os.dup2(end, number)
         os.close(end)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+    sys.stdin, sys.stdout = open(0), open(1, "w")
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     os.environ.clear()
     os.environ.update(environment)
@@ -78,6 +80,14 @@ class Forked:
         self.stdout, self.stderr = open(pairs[1][0]), open(pairs[2][0])
         self.pid = self._process.pid
 
+    def poll(self):
+        """Its status, or None while it goes on."""
+        return self._process.exitcode
+
+    def kill(self):
+        """Ends it."""
+        self._process.kill()
+
     def wait(self):
         """Waits for its end, and gives its status."""
         self._process.join()
@@ -90,17 +100,20 @@ class Forked:
         return self.wait()
 
 
-def run(code, *words, cwd=ROOT, env=None, check=True):
+def run(code, *words, cwd=ROOT, env=None, check=True, timeout=600):
     """Runs code to its end, with nothing to read; gives its status and what it wrote, as subprocess.run does.
 
     Raises:
-        subprocess.CalledProcessError: It has failed, and `check` is set.
+        subprocess.CalledProcessError: It has failed, or was killed after so many seconds, and `check` is set.
     """
     forked = Forked(code, *words, cwd=cwd, env=env)
     forked.stdin.close()
+    late = threading.Timer(timeout, forked.kill)
+    late.start()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         errors = pool.submit(forked.stderr.read)
         written = forked.stdout.read()
+    late.cancel()
     done = subprocess.CompletedProcess(["-c", *words], forked.close(), written, errors.result())
     if check:
         done.check_returncode()
