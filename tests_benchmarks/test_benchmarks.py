@@ -160,6 +160,25 @@ def test_dedup_finds_what_a_comparison_of_all_with_all_finds(tmp_path):
     assert re.search(r"^ +500 .* \d+$", done.stdout, re.M)
 
 
+def test_contenders_are_held_to_the_brute_force_of_faiss():
+    done = run("dedup_contenders.py", "--rows", 4000, "--eps", 0.05)
+    assert done.returncode == 0, done.stderr
+    recall = {line.split(" | ")[0]: float(line.split(" | ")[1]) for line in done.stdout.splitlines()[2:]}
+    assert recall["| faiss, all with all"] == 1
+    assert recall["| SemDeDup, 100 clusters"] < 0.95 < recall["| this search"]
+
+
+def test_the_other_methods_are_held_to_all_pairs():
+    done = run("dedup_brute_force.py", "--rows", 3000)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "exact",
+        "pixels",
+        "perceptual",
+        "perceptual, mirrored",
+    ]
+
+
 def test_scale_runs_each_stage_and_fits_the_growth(tmp_path):
     file = tmp_path / "result.json"
     done = run("scale.py", "--parts", "64,128,256", "--rows", 1, "--only", "list,judge,pack", "--json", file)
