@@ -164,11 +164,12 @@ def test_dedup_finds_what_a_comparison_of_all_with_all_finds(tmp_path):
 
 def test_scale_runs_each_stage_and_fits_the_growth(tmp_path):
     file = tmp_path / "result.json"
-    done = run("scale.py", "--parts", "4,16,64", "--rows", 5, "--only", "list,judge,pack", "--json", file)
+    done = run("scale.py", "--parts", "64,128,256", "--rows", 1, "--only", "list,judge,pack", "--json", file)
     assert done.returncode == 0, done.stderr
     result = json.loads(file.read_text())
     assert list(result) == ["list what is done", "judge", "pack in order", "pack by a seed"]
-    # Each part is opened as often however many there are, which no busy machine changes.
+    # Each part and source is opened as often however many there are, which no busy machine changes. With one row in each, a
+    # shuffle into more files does not open a source more often.
     assert all(abs(stage["growth"]["requests"] - 1) < 0.3 for stage in result.values())
     assert all(min(stage["bytes"]) > 0 for stage in result.values())
 
