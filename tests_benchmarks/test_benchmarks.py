@@ -136,6 +136,8 @@ def test_selecting_times_a_selection_beside_a_copy(tmp_path):
     assert result["rows"] == 3000
     assert 200 < result["kept"] < 400
     assert result["ratio"] == pytest.approx(result["select_s"] / result["copy_s"])
+    parts = [result[f"cpu_{name}_s"] for name in ("startup", "table", "sha256", "md5", "copy", "rest")]
+    assert sum(parts) == pytest.approx(result["select_cpu_s"])
 
 
 def test_exporting_measures_each_job_beside_its_loop(tmp_path):
