@@ -378,6 +378,19 @@ def test_no_format_that_runs_a_program_is_opened():
     assert not {"EPS", "WMF", "IPTC", "MPEG", "HDF5", "GRIB", "BUFR"} & set(opened)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_an_image_is_read_by_its_own_format_alone_whatever_was_loaded_before(format, monkeypatch):
+    tried = []
+    factories = {name: Image.OPEN[name] for name in opening._formats()}
+    for name, (factory, accept) in factories.items():
+        counted = lambda *given, name=name, factory=factory: tried.append(name) or factory(*given)  # noqa: E731
+        monkeypatch.setitem(Image.OPEN, name, (counted, accept))
+    monkeypatch.setattr(Image, "ID", sorted(Image.ID))  # as where nothing was opened before all formats were loaded
+    opening._formats.cache_clear()
+    image_facts(encoded(photo(14), format), FAST)
+    assert tried == [format]
+
+
 def test_pillow_prints_no_warnings():
     data = png_header(10_000, 10_000)  # of which Pillow warns as of a decompression bomb
     with warnings.catch_warnings(record=True) as caught:
