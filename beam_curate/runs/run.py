@@ -170,16 +170,18 @@ class Run:
     # --- whether it is whole, and the same
 
     def check_table(self) -> None:
-        """Checks that a finished run has a part of the score table, and of its verdicts, for each input shard.
+        """Checks that a finished run has the score table, and the verdicts on it, with which it ended.
 
         Raises:
-            ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard.
+            ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard;
+                or one of at most 1,000 is not the one of the run's end.
         """
-        table, configuration = self.table, self.summary.configuration
+        table, summary = self.table, self.summary
+        configuration = summary.configuration
         searched = configuration.duplicates is not None and configuration.duplicates.found is None
         if not table.verdicts and (searched or configuration.rules.need_the_whole_table):
             table = TablePlace(self.folder, self.folder)  # all its verdicts are gone
-        whole_run.check_table(table)
+        whole_run.check_table(table, summary.table)
 
     def check_files(self) -> None:
         """Checks that the output files of a finished run or export are there, with what lies beside each.
