@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from beam_curate.records import LeftOut, ScorePart, Shard, WrittenShard
 from beam_curate.runs import beginning, ending, finished_run, whole_run
-from beam_curate.runs.configuration import Configuration, Source
+from beam_curate.runs.configuration import PACK, Configuration, Source
 from beam_curate.runs.left_out import read_left_out, write_left_out
 from beam_curate.runs.parts import failed_rows, part_paths, read_part_counts
 from beam_curate.runs.run_files import (
@@ -184,14 +184,23 @@ class Run:
         whole_run.check_table(table, summary.table)
 
     def check_files(self) -> None:
-        """Checks that the output files of a finished run or export are there, with what lies beside each.
+        """Checks that the output files of a finished run, export or packing are there, with what lies beside each.
 
         Raises:
             MissingFileError: The first one that is missing, or has another size.
         """
-        ended = self.export_summary if self.is_export else self.summary
-        if isinstance(ended, ExportSummary) or not ended.table_only:
-            whole_run.check_files(self.folder, ended.configuration.files, ended.output_bytes)
+        ended = self._packed_or_exported or self.summary
+        if isinstance(ended, Summary) and ended.table_only:
+            return
+        files = ended.configuration.files
+        ends = [f".{files.extension}"] if isinstance(ended, PackSummary) else files.ends
+        whole_run.check_files(self.folder, files, ended.output_bytes, ends)
+
+    @property
+    def _packed_or_exported(self) -> PackSummary | ExportSummary | None:
+        if self._mark.kind == PACK:
+            return self.pack_summary
+        return self.export_summary if self.is_export else None
 
     @property
     def packed(self) -> finished_run.FinishedRun:

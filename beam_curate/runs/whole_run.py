@@ -1,6 +1,6 @@
 """Whether the files that a finished run names are all there: by listing folders, no file is opened but the lists."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from beam_curate.runs.beginning import LOOKED_INTO
 from beam_curate.runs.configuration import Files
@@ -68,13 +68,14 @@ def check_parts(table: TablePlace) -> list[int]:
     return numbers
 
 
-def check_files(run: str, files: Files, output_bytes: int) -> None:
-    """Checks that the output files of a finished run or export are there, with what lies beside each.
+def check_files(run: str, files: Files, output_bytes: int, ends: Sequence[str]) -> None:
+    """Checks that the output files of a finished run, export or packing are there, with what lies beside each.
 
     Args:
         run: The folder.
         files: How they are named.
         output_bytes: How large they are in sum, by its summary.
+        ends: The ends of the names of all files of a number.
 
     Raises:
         MissingFileError: The first file that is missing or empty, or has another size, with what to do.
@@ -86,7 +87,7 @@ def check_files(run: str, files: Files, output_bytes: int) -> None:
     names = list(read_sizes(run))
     for name in names:
         stem = name.removesuffix(f".{files.extension}")
-        for end in files.ends:
+        for end in ends:
             _check_there(run, f"{stem}{end}", listed)
     for name in (*files.lists, *([FAILURES] if files.format is not None else [])):
         _check_there(run, name, listed)
