@@ -140,8 +140,6 @@ class DuplicateSearch:
             return found
         name = hashes_name(shard_index, foreign)
         hashes = make_hashes(output, name, found.table.select(list(COLUMNS)), self.max_pixels, self.threads)
-        if hashes.num_rows != len(found.ids):
-            raise RuntimeError(f"{name} is not of these rows: the score table changed")
         table = found.table.select(stored)
         for column in HASHES:
             table = table.append_column(column, hashes.column(column))
