@@ -6,6 +6,7 @@ beam-curate pack --input 'train-*.parquet' --output packed/
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from beam_curate.intake.columns import Columns
     from beam_curate.intake.request import Request
     from beam_curate.runs.configuration import Configuration
-    from beam_curate.runs.summary import About
+    from beam_curate.runs.summary import About, Packed
     from beam_curate.runs.wanted import WantedRun
 
 EPILOG = """Bytes are never changed. A row that cannot be packed is in rows/*.parquet with the reason. Lists of web
@@ -103,7 +104,24 @@ class PackJob(Job):
     def finish_complete(self, beam_options: PipelineOptions) -> None:
         """See Job."""
         del beam_options
+        from beam_curate.runs.run import Run
+
+        Run(self.output).check_files()
         print(f"the packing in {self.options.output} is complete already")
+
+    def _why_nothing(self, counts: Packed) -> str:
+        from beam_curate.intake.reasons import MISSING_FILE
+
+        if not counts.input:
+            return f"--input {self.options.input} has no rows; give a table with a row for each image"
+        if set(counts.reasons) == {MISSING_FILE}:
+            base = (
+                f"--base {self.options.base}"
+                if self.options.base
+                else "the folder of the table; give another by --base"
+            )
+            return f"no row could be packed: no image is where its path says. Paths are relative to {base}"
+        return "no row could be packed; the reasons are above"
 
     def report(self, seconds: float) -> int:
         """See Job: the counts and what comes next; 1 if nothing could be packed."""
@@ -120,7 +138,7 @@ class PackJob(Job):
         if counts.failed:
             print(f"which rows failed, and why: {printable(join(output, Run.packed_rows))}/*.parquet")
         if not counts.packed:
-            print("error: no row could be packed; the reasons are above", file=sys.stderr)
+            print(f"error: {printable(self._why_nothing(counts))}", file=sys.stderr)
             return 1
         print(
             f"next: beam-curate curate --input '{printable(join(output, '*.tar'))}' --output curated/ --model_dir models/"
@@ -138,6 +156,7 @@ def prepare(options: PackOptions, given: frozenset[str], beam_options: PipelineO
     from beam_curate.intake.columns import Columns, find_columns
     from beam_curate.intake.request import read_request
     from beam_curate.storage.files import absolute
+    from beam_curate.storage.object_stores import scheme
     from beam_curate.storage.places import Folders
 
     request = read_request(options.input)
@@ -155,6 +174,10 @@ def prepare(options: PackOptions, given: frozenset[str], beam_options: PipelineO
             raise OptionError("--class_folders needs one folder as --input, the one that the class folders lie in")
     else:
         _refuse(options, ("class_folders",), "for a folder of images, and --input is a table")
+        if options.base and not scheme(options.base) and not os.path.isdir(options.base):
+            raise OptionError(
+                f"--base {options.base} is not a folder; give the one that the paths in the table are relative to"
+            )
         table = request.tables[0].path
         named = (options.path_column, options.image_column, options.key_column, options.caption_column)
         columns = find_columns(table, *named)

@@ -66,6 +66,8 @@ def find_columns(table: str, path: str, image: str, key: str, caption: str) -> C
         raise ColumnError(
             f"`image_column` {image}: it holds no bytes of images in {table}; give `path_column` if it holds paths"
         )
+    if path in holding_bytes:
+        raise ColumnError(f"`path_column` {path}: it holds the bytes of images in {table}; give `image_column` {path}")
     if image and path:
         raise ColumnError("`path_column` and `image_column` exclude each other; give the one that has the images")
     if not image and not path:
@@ -91,22 +93,22 @@ def _names(table: str) -> tuple[list[str], list[str]]:
             with open_parquet(table) as file:
                 schema = file.schema_arrow
         except pa.ArrowInvalid as error:
-            raise ColumnError(f"{table} is no Parquet file: {error}") from error
+            raise ColumnError(f"{table} is not a Parquet file, or only a part of one: {error}") from error
         return schema.names, [field.name for field in schema if holds_bytes(field.type)]
     if lower.endswith(".txt"):
         return ["path"], []
     first = next(lines_of(table), None)
     if first is None:
-        raise ColumnError(f"{table} is empty")
+        raise ColumnError(f"`input` {table} is empty; give a table with a row for each image")
     if lower.endswith(tuple(HEADERS)):
         names = next(csv.reader([first.text], delimiter=HEADERS[lower[-4:]]))
         return _once(table, names), []
     try:
         row = json.loads(first.text)
     except ValueError as error:
-        raise ColumnError(f"{table}: its first line is no JSON: {error}") from error
+        raise ColumnError(f"{table}: its first line is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise ColumnError(f"{table}: its first line is no JSON object")
+        raise ColumnError(f"{table}: its first line is not a JSON object; give one for each image")
     return list(row), []
 
 

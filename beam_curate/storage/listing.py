@@ -117,5 +117,5 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     missing = [path for path in paths if path not in sizes]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise InputError(f"`input` names shards that do not exist: {', '.join(missing[:3])}{more}")
+        raise InputError(f"`input` names files that do not exist: {', '.join(missing[:3])}{more}")
     return {path: sizes[path] for path in paths}

@@ -108,7 +108,7 @@ def test_keys_from_a_column(tmp_path):
         ("path", {"caption": "c"}, "`caption_column` c: "),
         ("path", {"image": "path"}, "it holds no bytes"),
         ("path,path", {}, "twice"),
-        ("", {}, "is empty"),
+        ("", {}, "`input` .*t.csv is empty; give a table with a row for each image"),
     ],
 )
 def test_columns_are_found_or_asked_for(tmp_path, header, named, wanted):
@@ -123,5 +123,5 @@ def test_columns_are_found_or_asked_for(tmp_path, header, named, wanted):
 
 def test_what_is_no_parquet_file_is_named(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ColumnError, match="is no Parquet file"):
+    with pytest.raises(ColumnError, match="is not a Parquet file"):
         find_columns(str(tmp_path / "t.parquet"), "", "", "", "")

@@ -4,7 +4,9 @@ import json
 import os
 
 import datasets
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 import wids
@@ -78,6 +80,12 @@ def test_a_folder_of_photographs(photos, tmp_path, capsys, monkeypatch):
     assert {name for name in after if after[name] != before[name]} == {"00001.tar"}
     assert pack.main([*command, "--resume"]) == 0
     assert "complete already" in capsys.readouterr().out
+    for name in ("00001.tar", "sizes.json", "index.json"):
+        data = (out / name).read_bytes()
+        (out / name).unlink()
+        assert pack.main([*command, "--resume"]) == 2
+        assert f"{out / name} is missing: restore it, or delete {out}/summary.json" in capsys.readouterr().err
+        (out / name).write_bytes(data)
 
 
 def test_parquet_as_datasets_writes_it(tmp_path):
@@ -107,6 +115,20 @@ def test_a_table_of_paths_and_what_is_wrong_in_it(photos, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("file_name\n", "t.csv has no rows; give a table"),
+        ("file_name\ngone.jpg\n", "the folder of the table; give another by --base"),
+        ('file_name\n""\n', "the reasons are above"),
+    ],
+)
+def test_where_no_row_is_packed_it_says_why(tmp_path, text, why, capsys):
+    (tmp_path / "t.csv").write_text(text)
+    assert pack.main([f"--input={tmp_path}/t.csv", f"--output={tmp_path}/out"]) == 1
+    assert why in capsys.readouterr().err
+
+
 def test_class_folders_are_numbered_as_torchvision_does(tmp_path):
     torchvision = pytest.importorskip("torchvision")
     for name in ("zebra", "ant", "bee"):
@@ -131,12 +153,16 @@ WRONG = [
     (["--input={photos}/t.csv", "--path_column=nope"], "there are: file_name"),
     (["--input={photos}/t.csv", "--class_folders"], "for a folder of images"),
     (["--input={photos}", "--samples_per_shard=0"], "give at least 1"),
+    (["--input={photos}/t.csv", "--base={photos}/nowhere"], "nowhere is not a folder; give the one that"),
+    (["--input={photos}/gone.csv"], "--input names files that do not exist: "),
+    (["--input={photos}/t.parquet", "--path_column=image"], "--path_column image: it holds the bytes of images"),
 ]
 
 
 @pytest.mark.parametrize(("words", "line"), WRONG)
 def test_wrong_options_are_told_before_the_first_write(photos, tmp_path, words, line, capsys):
     (photos / "t.csv").write_text("file_name\n0.jpg\n")
+    pq.write_table(pa.table({"image": [b"image"]}), photos / "t.parquet")
     given = [word.format(photos=photos) for word in words]
     given += [] if any(word.startswith("--output") for word in given) else [f"--output={tmp_path}/out"]
     assert pack.main(given) == 2
