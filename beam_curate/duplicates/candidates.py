@@ -34,8 +34,6 @@ RULES: Final = (LARGEST, FIRST, HARD, EASY)
 
 FOREIGN: Final = np.uint64(1 << 62)
 """The bit of an id of the other dataset; there are never a billion shards. An id is a signed number of 64 bits for Beam."""
-FOREIGN_PART: Final = 1 << 30
-"""The same bit in the number of a part, see `part_of`."""
 _BEST: Final = np.uint64((1 << 64) - 1)
 
 
@@ -125,7 +123,7 @@ def places_of(ids: Ids) -> tuple[Places, Places]:
 
 
 def part_of(ids: Ids) -> Places:
-    """The number of the part in which ids are: the shard index, with FOREIGN_PART where it is of the other dataset."""
+    """The number of the part in which ids are: the shard index, with bit 30 set where it is of the other dataset."""
     return (ids >> np.uint64(32)).astype(np.int64)
 
 

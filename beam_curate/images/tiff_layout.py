@@ -8,7 +8,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from beam_curate.images import exif
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR, LAB = 0, 1, 2, 3, 6, 8
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 _FORMATS: Final = {UNSIGNED: "", SIGNED: " (signed)", FLOAT: " (floating point)"}
 SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

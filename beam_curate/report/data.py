@@ -127,7 +127,7 @@ def look_at(
     found.judgeable = int(np.count_nonzero(group.judgeable))
     found.failures.look(group)
     found.statuses.update({name: int(np.count_nonzero(flags)) for name, flags in group.statuses.items()})
-    found.reasons.update(reason for reason in group.reason if reason)
+    found.reasons.update({reason: count for reason, count in Counter(group.reason.tolist()).items() if reason})
     if plan.against is not None:
         found.changes = Changes.of(plan.spreads(), rows, plan.against)
     return Look(found, origins(rows))

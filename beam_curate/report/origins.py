@@ -46,15 +46,10 @@ def origins(rows: Rows) -> list[tuple[Origin, Outcomes]]:
     outcome = [reason or status for reason, status in zip(rows.group.reason, rows.group.status, strict=True)]
     found = []
     for kind, names in ((SHARD, rows.table.column("shard")), (DOMAIN, domains(rows.table.column("url")))):
-        pairs = pa.table({"name": names, "outcome": pa.array(outcome, pa.string())})
-        counted = (
-            pairs.filter(pc.is_valid(pairs.column("name"))).group_by(["name", "outcome"]).aggregate([([], "count_all")])
-        )
         by_name: dict[str, Outcomes] = {}
-        for name, word, number in zip(
-            *(counted.column(each).to_pylist() for each in ("name", "outcome", "count_all")), strict=True
-        ):
-            by_name.setdefault(name, Counter())[word] = number
+        for (name, word), number in Counter(zip(names.to_pylist(), outcome, strict=True)).items():
+            if name is not None:
+                by_name.setdefault(name, Counter())[word] = number
         found += [((kind, name), outcomes) for name, outcomes in by_name.items()]
     return found
 

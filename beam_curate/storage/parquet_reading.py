@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,7 +48,8 @@ class _Ranges(RangeStream):
         """The bytes of a range, from a piece that is held or by a request."""
         held = self._holding(start, stop)
         if held is not None:
-            return held.data[start - held.start : stop - held.start]
+            # A view, which pyarrow takes like bytes: copying an embedding column costs a third of decoding it.
+            return cast(bytes, memoryview(held.data)[start - held.start : stop - held.start])
         data = super().fetched(start, stop)
         if self._end is None and stop >= self._reader.size:
             self._end = _Held(start, data)
