@@ -4,6 +4,7 @@ They are made known to Python without running their `__init__`: their submodules
 as somebody asks for something in it. So `import open_clip; open_clip.create_model(...)` works as ever, for a user's scorer too.
 """
 
+import importlib
 import importlib.util
 import sys
 import threading
@@ -50,3 +51,33 @@ def defer(*names: str) -> None:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
+
+
+def defer_function(module: str, name: str) -> None:
+    """Lets `from module import name` pass without loading the module: the function loads it when it is called.
+
+    Nothing is done for a module that is loaded already.
+
+    Args:
+        module: The module, whose parent package may be loaded.
+        name: A function of it.
+
+    Raises:
+        ModuleNotFoundError: There is no such module.
+    """
+    if module in sys.modules:
+        return
+    parent = module.rpartition(".")[0]
+    if parent:
+        importlib.import_module(parent)
+    defer(module)
+    deferred = sys.modules[module]
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        with _Deferred._lock:
+            if deferred.__dict__.get(name) is call:  # else the module's own stands there
+                delattr(deferred, name)
+            own = getattr(deferred, name)
+        return own(*arguments, **named)
+
+    setattr(deferred, name, call)

@@ -77,10 +77,9 @@ def embed_images(
     clip_model: str = "ViT-L-14", pretrained: str = "openai", model_dir: str | None = None, **options: Any
 ) -> beam.PTransform:
     """Embeds decoded images with Beam's RunInference and a CLIP model. See `clip.handler.ClipModelHandler`."""
-    from apache_beam.ml.inference.base import RunInference
-
     from beam_curate.clip.handler import ClipModelHandler
     from beam_curate.clip.weights import for_any_folder
+    from beam_curate.inference import RunInference
 
     folder = absolute(model_dir) if model_dir else None
     handler = ClipModelHandler(clip_model, for_any_folder(clip_model, pretrained), model_dir=folder, **options)

@@ -21,6 +21,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from photo_shards import BATCH
 from PIL import Image
+from plain_limit import run_limit
 
 from beam_curate import ClipModelHandler, DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter
 from beam_curate import WriteWebDatasetShards as WriteShards
@@ -200,6 +201,12 @@ def loop_stub_write(paths: Paths, settings: Settings) -> None:
                 writer.write(dict(zip(members, row, strict=True)))
 
 
+def limit(paths: Paths, settings: Settings) -> None:
+    """The least that a file needs."""
+    del settings  # it has the decoder that it is about
+    run_limit(paths, lambda images: stub_model().embed(images))
+
+
 def open_clip_stub(paths: Paths, settings: Settings) -> None:
     """The plain loop with open_clip's own transform (Pillow)."""
     for _, batch in _loop(paths, _open_clip_decode(), torch.stack):
@@ -258,6 +265,9 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "loop_stub": Contender(loop_stub, "webdataset + DataLoader, our decoder, stub model", False),
     "loop_stub_write": Contender(loop_stub_write, "the same, with shards written", False),
+    "limit": Contender(
+        limit, "tarfile, hashlib, simplejpeg, torchvision, pyarrow, a process per core, stub model", False
+    ),
     "open_clip_stub": Contender(open_clip_stub, "webdataset + DataLoader, open_clip transform, stub model", False),
     "pipeline_clip": Contender(functools.partial(pipeline_clip, write=False), "pipeline, CLIP, scores counted", True),
     "pipeline_clip_write": Contender(

@@ -13,8 +13,9 @@ varies, which is the worst case for clusters. `--isotropic` takes any direction.
 The baseline of the recall is single assignment, with as many clusters as this search makes and with 100, NeMo Curator's default;
 the truth is every row compared with every better one. Each search runs in a process of its own, whose peak memory is told.
 
-`--simulate` draws so many rows as the directions would show them, spreads all, and compares four clusters, drawn by their size:
-what a row visits and is compared with, beside what is forecast, without the time for the rest. `--variants` are pHashes of one
+`--simulate` draws so many rows as the directions would show them, or 300,000 of them, makes the cells from a sample as the
+search does, and counts what they visit and which pairs meet, without the time for the rest.
+`--variants` are pHashes of one
 picture of which so many bits are unstable, 2^13 and 2^16 of them: the worst case of a web crawl, plain surfaces and logos.
 """
 
@@ -34,7 +35,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from beam_curate.duplicates import blocks
 from beam_curate.duplicates.candidates import Candidates, normalised
 from beam_curate.duplicates.clusters import DIRECTIONS
 from beam_curate.duplicates.methods.perceptual import Perceptual
@@ -52,8 +52,7 @@ from beam_curate.selection.rejudging import Selection
 
 DIM = 768
 PER_PART = 10_000
-LOOKED_AT = 4  # clusters that a simulation compares
-REMAINDERS = 32  # dimensions of a simulated vector beyond its directions
+DRAWN = 300_000  # rows that a simulation looks at
 NEAR = 20  # one row in so many is a near duplicate
 
 
@@ -231,71 +230,35 @@ def draw_points(rows: int, topics: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 def simulate(rows: int, eps: float, border: float, seed: int) -> None:
-    """Prints how many clusters a row visits, and how many rows it is compared with: as forecast from a sample, and as it is."""
+    """Prints how many cells and buckets a row visits, and how many rows it is compared with."""
     rng = np.random.default_rng(seed)
     spread = np.arange(1, DIRECTIONS + 1, dtype=np.float32) ** -0.5
     topics = rng.standard_normal((max(20, rows // 50), DIRECTIONS), np.float32) * spread
     method = Semantic(eps, border=border)
     sample = draw_points(method.sampled(rows), topics, rng)
     began = time.process_time()
-    # The plan is made in the directions that are drawn: those beyond are too few here to be as short as in embeddings.
-    clusters = method.clusters(rows, sample)
-    forecast = method.estimate(rows, with_remainders(sample, rng).astype(np.float16), sample, clusters)
+    cells = method.cells(rows, sample)
+    forecast = method.estimate(rows, sample.astype(np.float16), sample, cells)
     planned = time.process_time() - began
-    axes = np.eye(DIRECTIONS + REMAINDERS, DIRECTIONS, dtype=np.float32)
-    sizes = np.bincount(clusters.visits(sample, border * method.distance)[1], minlength=len(clusters))
-    share = (np.arange(LOOKED_AT) + 0.5) / LOOKED_AT
-    looked_at = np.unique(np.searchsorted(np.cumsum(sizes), share * sizes.sum()))
-    held: dict[int, list[np.ndarray]] = {cluster: [] for cluster in looked_at.tolist()}
-    visits = done = 0
-    while done < rows:
-        points = draw_points(min(50_000, rows - done), topics, rng)
-        row, cluster, home = clusters.visits(points, border * method.distance)
-        for number, pieces in held.items():
-            mine = cluster == number
-            found = np.zeros(int(mine.sum()), method.dtype(axes))
-            found["id"], found["home"] = done + row[mine], home[mine]
-            found["rank"] = found["id"] * np.uint64(0x9E3779B97F4A7C15)  # no order that the rows have
-            found["vector"] = with_remainders(points[row[mine]], rng)
-            pieces.append(found)
-        visits += len(row)
-        done += len(points)
+    width, done, drawn = border * method.distance, 0, min(rows, DRAWN)
+    members, visitors, visits = np.zeros(len(cells)), np.zeros(len(cells)), 0
     began = time.process_time()
-    made = [compared(method, held.pop(number), axes) for number in list(held)]
-    comparisons, seen, in_buckets = (sum(column) for column in zip(*made, strict=True))
-    each = 1e9 * (time.process_time() - began) / seen
+    while done < drawn:
+        points = draw_points(min(50_000, drawn - done), topics, rng)
+        _, cell, home = cells.visits(points, width)
+        members += np.bincount(cell[home], minlength=len(cells))
+        visitors += np.bincount(cell[~home], minlength=len(cells))
+        visits += len(cell)
+        done += len(points)
+    each = 1e6 * (time.process_time() - began) / drawn
+    pairs = float((members * ((members - 1) / 2 + visitors)).sum()) / drawn * (rows / drawn)
     print(
-        f"{rows:12,} rows, eps {eps}, border {border}: {len(clusters):5} clusters, {visits / rows:5.2f} visited by a row "
-        f"({forecast.visits:.2f} forecast), compared with {comparisons / in_buckets * visits / rows:9,.0f} rows "
-        f"({forecast.comparisons / rows:9,.0f} forecast in {planned:.1f} s CPU; {len(made)} clusters looked at; "
-        f"{each:.1f} ns each)",
+        f"{rows:12,} rows, eps {eps}, border {border}, seed {seed}: {len(cells):6} cells in {cells.buckets:4} buckets, "
+        f"{visits / drawn:6.2f} cells and {forecast.visits:5.2f} buckets visited by a row ({each:.0f} us CPU), "
+        f"{pairs:9,.0f} pairs for each row, compared with {forecast.comparisons / rows:9,.0f} (forecast); "
+        f"planned in {planned:.1f} s CPU",
         flush=True,
     )
-
-
-def with_remainders(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Points as vectors of length 1: beyond their directions no two are near, as in most dimensions of embeddings."""
-    beyond = rng.standard_normal((len(points), REMAINDERS), np.float32)
-    beyond /= np.linalg.norm(beyond, axis=1, keepdims=True)
-    left = np.sqrt(np.maximum(0, 1 - (points**2).sum(axis=1, keepdims=True)))
-    return np.concatenate([points, beyond * left], axis=1)
-
-
-def compared(method: Semantic, pieces: list[np.ndarray], axes: np.ndarray) -> tuple[float, int, int]:
-    """The comparisons of a bucket, how many of them were made, and its rows: of many pairs of blocks two are compared."""
-    rows = np.concatenate(pieces)
-    size = method.block_rows // 2
-    if len(rows) <= 2 * size:
-        found = method.compare(0, [rows], axes).comparisons
-        return found, found, len(rows)
-    led = blocks.asked(method, 0, rows, blocks.leaders([rows], False), axes)
-    pairs: dict[tuple[int, int], list[np.ndarray]] = {}
-    for block in blocks.pairs_of_blocks([rows], led.left, blocks.keys(rows), size, False):
-        pairs.setdefault((block.asking, block.answering), []).append(block.rows)
-    some = list(pairs.values())[:: max(1, len(pairs) - 1)]
-    made = [method.compare_blocks(0, asking, answering, axes).comparisons for asking, answering in some]
-    ahead = led.found.comparisons
-    return ahead + sum(made) / len(made) * len(pairs), ahead + sum(made), len(rows)
 
 
 def measure_variants(unstable: int) -> None:

@@ -2,11 +2,13 @@
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --size M --only pipeline_clip,model_alone --rounds 7 --json result.json
+    python benchmarks/overhead.py --images 3072 --only pipeline_stub_write,pipeline_stub_write@1,limit,limit@1
 
-Every contender has a process of its own that is warmed up first (imports, models, kernels). The rounds are interleaved:
-A B C A B C. In each, a contender consumes a quarter of the shards and then all of them; the difference, divided by the
-difference in images, is the marginal cost, in which start-up has no part. Ratios are taken within a round, and the
-median over the rounds is told. On a busy machine wall times scatter: the CPU times then tell more.
+Every contender has a process of its own that is warmed up first (imports, models, kernels), bound to N cores if its name
+ends in `@N`. The rounds are interleaved: A B C A B C. In each, a contender consumes a quarter of the shards and then all of
+them; the difference, divided by the difference in images, is the marginal cost, in which start-up has no part. Ratios are
+taken within a round, and the median over the rounds is told. On a busy machine wall times scatter: the CPU times then tell
+more.
 """
 
 import argparse
@@ -26,13 +28,14 @@ from photo_shards import BATCH, SIZES, write_shards
 
 from beam_curate.threads import usable_cores
 
-_STUB: Final = ("pipeline_stub", "pipeline_stub_write", "loop_stub", "loop_stub_write", "open_clip_stub")
+_STUB: Final = ("pipeline_stub", "pipeline_stub_write", "loop_stub", "loop_stub_write", "limit", "open_clip_stub")
 _CLIP: Final = ("pipeline_clip", "pipeline_clip_write", "model_alone", "user_loop")
 
 
 class Comparison(NamedTuple):
     """A ratio of images/s, and what it shall be at least, by image size (nothing where it is for information).
 
+    With `by_cpu` the goal is one of CPU seconds: the other has another number of threads.
     With `bf16` the goal holds only where the pipeline's model has that precision: in fp32 it is as fast as that of others.
     """
 
@@ -40,11 +43,13 @@ class Comparison(NamedTuple):
     against: str
     goals: Mapping[str, float]
     bf16: bool = False
+    by_cpu: bool = False
 
 
 _COMPARISONS: Final = (
     Comparison("pipeline_stub", "loop_stub", {"S": 1.0, "M": 1.0}),
     Comparison("pipeline_stub_write", "loop_stub_write", {"S": 1.0, "M": 1.0}),
+    Comparison("pipeline_stub_write", "limit", {"S": 0.8, "M": 0.8}, by_cpu=True),
     Comparison("pipeline_stub_write", "loop_stub", {}),
     Comparison("pipeline_stub", "open_clip_stub", {}),
     Comparison("pipeline_clip", "model_alone", {"S": 0.92, "M": 0.88}),
@@ -80,13 +85,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--decoder", default="fast", help="of DecodeImages, and of the loops that use it: fast, pillow, …"
     )
     parser.add_argument("--precision", default="auto", help="of CLIP, in the pipeline and alone: auto, bf16, fp32")
-    parser.add_argument("--only", default="", help=f"a comma list of {', '.join((*_STUB, *_CLIP))}; default: all")
+    parser.add_argument(
+        "--only",
+        default="",
+        help=f"a comma list of {', '.join((*_STUB, *_CLIP))}, or one of these with @1 for one core; default: all on all cores",
+    )
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args(argv)
     options.names = [name for name in options.only.split(",") if name] or [*_STUB, *_CLIP]
-    unknown = sorted(set(options.names) - {*_STUB, *_CLIP})
+    unknown = sorted({name for name in options.names if _contender(name) not in (*_STUB, *_CLIP)})
     if unknown:
         parser.error(f"--only has {', '.join(unknown)}; choose from {', '.join((*_STUB, *_CLIP))}")
+    wrong = sorted(name for name in options.names if _cores(name) not in range(1, usable_cores() + 1))
+    if wrong:
+        parser.error(f"--only has {', '.join(wrong)}; after the @ give a number of cores, 1 to {usable_cores()}")
     shards = 4 * usable_cores()
     for name in ("images", "clip_images"):
         if getattr(options, name) < shards:
@@ -94,6 +106,23 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.rounds < 1:
         parser.error(f"--rounds is {options.rounds}; give at least 1")
     return options
+
+
+def _contender(name: str) -> str:
+    return name.partition("@")[0]
+
+
+def _cores(name: str) -> int:
+    """The cores that a contender may use; 0 if what is after the @ is no number."""
+    _, at, number = name.partition("@")
+    if not at:
+        return usable_cores()
+    return int(number) if number.isdecimal() else 0
+
+
+def _bind(cores: int) -> None:
+    if cores < usable_cores():  # which some systems cannot tell; there all cores may be used
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def _in_process(task: str, *arguments: Any) -> Any:
@@ -118,7 +147,9 @@ class _Player:
         self._settings = settings
 
     def _measure(self, shards: int) -> Any:
-        return self._process.submit(_in_process, "measure", self.name, self._paths[:shards], *self._settings).result()
+        return self._process.submit(
+            _in_process, "measure", _contender(self.name), self._paths[:shards], *self._settings
+        ).result()
 
     def round(self) -> Marginal:
         """Runs a quarter of the shards and all of them."""
@@ -130,7 +161,7 @@ class _Player:
 
     def says(self, task: str, *arguments: str) -> Any:
         """What a function of contenders.py says in the process."""
-        return self._process.submit(_in_process, task, self.name, *arguments).result()
+        return self._process.submit(_in_process, task, _contender(self.name), *arguments).result()
 
 
 class _Played(NamedTuple):
@@ -152,14 +183,20 @@ def _play(options: argparse.Namespace, folder: Path) -> _Played:
             # A smaller batch than the pipeline's makes the bare model slower than it is.
             per_shard = -(-images // (shards * BATCH)) * BATCH
             played[kind] = shards * per_shard
-            chosen = [name for name in names if name in options.names]
+            chosen = sorted(
+                (name for name in options.names if _contender(name) in names),
+                key=lambda name: (names.index(_contender(name)), -_cores(name)),
+            )
             paths = write_shards(folder / kind, options.size, shards, per_shard) if chosen else []
             for name in chosen:
-                process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                process = ProcessPoolExecutor(
+                    1, mp_context=get_context("spawn"), initializer=_bind, initargs=(_cores(name),)
+                )
                 players.append(
                     _Player(name, stack.enter_context(process), paths, per_shard, (options.decoder, options.precision))
                 )
-        (threads,) = {player.says("threads") for player in players}  # the same for all, or this fails
+        counts = {_cores(player.name): player.says("threads") for player in players}
+        threads = counts[max(counts)]
         bf16 = options.precision in ("auto", "bf16") and players[0].says("multiplies_bf16")
         for player in players:
             _say(f"warming up {player.name}")
@@ -172,8 +209,16 @@ def _play(options: argparse.Namespace, folder: Path) -> _Played:
     return _Played(threads, bf16, played, rounds)
 
 
+def _scaling(name: str) -> Mapping[str, float]:
+    """What all cores shall do beside those of a contender with an @, by image size: nine tenths of their number's ratio."""
+    if not name.startswith("pipeline_stub"):
+        return {}
+    return dict.fromkeys(SIZES, 0.9 * usable_cores() / _cores(name))
+
+
 def _ratios(rounds: Mapping[str, Sequence[Marginal]], size: str, *, bf16: bool) -> Iterator[dict[str, Any]]:
-    for name, against, goals, needs_bf16 in _COMPARISONS:
+    on_fewer = [Comparison(_contender(name), name, _scaling(name)) for name in rounds if "@" in name]
+    for name, against, goals, needs_bf16, by_cpu in (*_COMPARISONS, *on_fewer):
         if name in rounds and against in rounds:
             pairs = list(zip(rounds[name], rounds[against], strict=True))
             wall = [theirs.wall_ms / ours.wall_ms for ours, theirs in pairs]
@@ -187,8 +232,9 @@ def _ratios(rounds: Mapping[str, Sequence[Marginal]], size: str, *, bf16: bool) 
                 "low": min(wall),
                 "high": max(wall),
                 "cpu_ratio": statistics.median(cpu),
+                "by_cpu": by_cpu,
                 "goal": goal,
-                "met": None if goal is None else median >= goal,
+                "met": None if goal is None else statistics.median(cpu if by_cpu else wall) >= goal,
             }
 
 
@@ -210,6 +256,7 @@ def _report(result: Mapping[str, Any]) -> None:
     print(f"\n{'images/s against':<42}{'ratio':>7}{'(low':>8}{'high)':>8}{'by CPU':>8}{'goal':>7}")
     for one in result["ratios"]:
         goal = "" if one["goal"] is None else f"{one['goal']:.2f}  {'met' if one['met'] else 'MISSED'}"
+        goal += " by CPU" if one["by_cpu"] else ""
         title = f"{one['name']} / {one['against']}"
         print(f"{title:<42}{one['ratio']:>7.2f}{one['low']:>8.2f}{one['high']:>8.2f}{one['cpu_ratio']:>8.2f}   {goal}")
 

@@ -37,12 +37,6 @@ def pytest_collection_finish() -> None:
     quick_garbage.look_seldom()
 
 
-def pytest_unconfigure() -> None:
-    from tests.support import quick_garbage
-
-    quick_garbage.look_everywhere()
-
-
 # Hypothesis fails an example that takes more than 200 ms, which on a busy machine any may.
 settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")

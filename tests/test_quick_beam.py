@@ -7,13 +7,12 @@ import typing
 import apache_beam as beam
 import pytest
 from apache_beam.coders import VarIntCoder
-from apache_beam.internal import cloudpickle_pickler
+from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.worker import bundle_processor
-from apache_beam.transforms import core, userstate
+from apache_beam.runners.worker import bundle_processor, statecache
+from apache_beam.transforms import core, ptransform, userstate
 from apache_beam.typehints import decorators, trivial_inference, typehints
-from objsize import traverse
 
 import beam_curate
 from tests.support import quick_beam
@@ -32,9 +31,10 @@ def test_it_is_in_force():
     assert quick_beam.quick_inference in (inferred, *within)
     assert core._check_fn_use_yield_and_return is quick_beam.quick_yields
     assert PipelineOptions.view_as is quick_beam.quick_view
-    assert traverse.TraversalContext._update_exclude_set is quick_beam.quick_exclusion
+    assert statecache.get_deep_size is quick_beam.quick_size
     assert cloudpickle_pickler.bz2.compress is quick_beam.quick_compress
     assert cloudpickle_pickler.bz2.decompress is quick_beam.quick_decompress
+    assert ptransform.pickler.roundtrip is quick_beam.quick_roundtrip
     assert bundle_processor.concurrent.futures.ThreadPoolExecutor is quick_beam.HereExecutor
 
 
@@ -122,13 +122,45 @@ def with_default(value):
     return lambda element, more=value: more
 
 
+def called(fn):
+    return lambda element: (fn(element),)
+
+
+def with_word(value):
+    def with_word(element, *, more=value):
+        return more
+
+    return with_word
+
+
+def later():
+    def found(element):
+        return value  # its cell is empty
+
+    if sys is None:
+        value = 1
+    return found
+
+
+def itself():
+    def again(element, depth=0):
+        return 1 if depth else again(element, 1)
+
+    return again
+
+
 def test_the_types_that_functions_give(functions):
-    lambdas = [lambda pair: pair[0], lambda pair: (pair, 1), lambda pair: [pair], len]
-    lambdas += [giving(1), giving("a"), with_default(1), with_default("a")]
+    lambdas = [lambda pair: pair[0], lambda pair: (pair, 1), lambda pair: [pair], len, later(), itself()]
+    for value in (1, "a", 1.0, True, None, str, len, [1], ["a"], (1, "a"), typing.Any, int):
+        lambdas += [giving(value), with_default(value), with_word(value), called(giving(value)), called(value)]
+        lambdas.append(called(called(giving(value))))
     for asked in (*lambdas, *functions):
         for kind in (int, typing.Any, typehints.Tuple[int, str], typehints.List[float]):
             for _ in range(2):
                 assert quick_beam.quick_inference(asked, [kind]) == quick_beam.slow_inference(asked, [kind])
+    for value, kind in ((1, int), ("a", str), (2, int), ("b", str)):
+        for made in (giving(value), called(giving(value))):
+            assert quick_beam.quick_inference(made, [int]) in (kind, typehints.Tuple[kind])
     assert quick_beam.quick_inference(lambdas[0], [typehints.Tuple[int, str]]) is int
     assert quick_beam.quick_inference(lambdas[0], [typehints.Tuple[str, int]]) is str
 
@@ -145,30 +177,17 @@ def test_whether_functions_yield_and_return(functions):
     assert quick_beam.quick_yields(both)
 
 
-def test_what_is_no_part_of_a_size(monkeypatch):
-    def excluded(update, **settings):
-        context = traverse.TraversalContext(traverse.ObjSizeSettings(**settings))
-        context.exclude_set = set()
-        update(context)
-        # Some modules make a namespace whenever they are asked for it.
-        lasting = [vars(module) for module in list(sys.modules.values()) if type(module) is types.ModuleType]
-        return context.exclude_set & {id(None), *map(id, lasting)}
+def test_a_worker_keeps_what_it_is_told_to_keep(monkeypatch):
+    def kept():
+        cache = statecache.StateCache(100 << 20)
+        for number in range(100):
+            cache.put((b"key", number), [b"a" * 1000] * number)
+        return [cache.peek((b"key", number)) for number in range(100)], cache.size()
 
-    for name in (None, "a_new_module", None):
-        if name:
-            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-        for _ in range(2):
-            found = excluded(quick_beam.quick_exclusion)
-            assert found == excluded(quick_beam.slow_exclusion)
-            assert len(found) > 1000
-            found.add(-1)
-    assert excluded(quick_beam.quick_exclusion, exclude_modules_globals=False) == {id(None)}
-    held = ["a"]
-    for update in (quick_beam.quick_exclusion, quick_beam.slow_exclusion):
-        context = traverse.TraversalContext(traverse.ObjSizeSettings(exclude=[held]))
-        context.exclude_set = set()
-        update(context)
-        assert id(held) in context.exclude_set
+    assert 0 < quick_beam.quick_size([1] * 1000) < quick_beam.slow_size([1] * 1000)
+    quick = kept()
+    monkeypatch.setattr(statecache, "get_deep_size", quick_beam.slow_size)
+    assert kept() == quick
 
 
 def test_what_is_packed():
@@ -176,6 +195,32 @@ def test_what_is_packed():
         for _ in range(2):
             assert quick_beam.quick_compress(data, compresslevel=9) == quick_beam.bz2.compress(data, 9)
             assert quick_beam.quick_decompress(quick_beam.quick_compress(data, compresslevel=9)) == data
+
+
+def test_a_step_has_its_function_and_copies_of_its_arguments(monkeypatch):
+    def made():
+        dofn, held = Plain(), ["a"]
+        step = beam.ParDo(dofn, held, more=held)
+        assert step.fn is dofn
+        assert step.args[0] is not held
+        assert step.kwargs["more"] is not held
+        assert [*beam.ParDo(dofn).args, *beam.ParDo(dofn).kwargs] == []
+        return step.args, step.kwargs
+
+    quick = made()
+    monkeypatch.setattr(ptransform, "pickler", pickler)
+    assert made() == quick
+
+
+def test_what_cannot_be_pickled_is_found_with_its_pipeline():
+    root = beam.Pipeline(runner="FnApiRunner")
+    with pytest.raises((TypeError, RuntimeError), match="pickle"):
+        root | beam.Create([1]) | beam.Map(print, sys._getframe())
+    held = sys._getframe()
+    root | "one" >> beam.Create([1]) | "held" >> beam.Map(lambda element: (element, held))
+    with pytest.raises(RuntimeError) as raised:
+        root.run()
+    assert "pickle" in str(raised.value.__cause__)
 
 
 def test_what_is_done_here_fails_as_in_a_thread():

@@ -3,10 +3,11 @@
 import apache_beam as beam
 import pytest
 from apache_beam.coders import VarIntCoder
+from apache_beam.internal import pickler
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner.execution import BundleContextManager
-from apache_beam.runners.worker import statesampler
+from apache_beam.runners.worker import bundle_processor, operations, statesampler
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms import core, userstate, window
 from apache_beam.typehints import decorators
@@ -103,6 +104,8 @@ def test_it_is_in_force():
     assert BundleContextManager._build_process_bundle_descriptor is quick_bundles.quick_description
     assert statesampler.StateSampler.start is quick_bundles.quick_start
     assert statesampler.StateSampler.stop is quick_bundles.quick_stop
+    assert bundle_processor.pickler.dumps is quick_bundles.HandedOn
+    assert bundle_processor.pickler.loads is operations.pickler.loads is quick_bundles.quick_unpickling
     assert decorators.IOTypeHints._make_origin.__func__ is quick_bundles.quick_origin
     assert PipelineOptions.__getattr__ is quick_bundles.quick_option
 
@@ -134,7 +137,36 @@ def test_a_run_counts_what_it_counts_in_beam(monkeypatch):
     monkeypatch.setattr(BundleContextManager, "_build_process_bundle_descriptor", quick_bundles.slow_description)
     monkeypatch.setattr(statesampler.StateSampler, "start", quick_bundles.slow_start)
     monkeypatch.setattr(statesampler.StateSampler, "stop", quick_bundles.slow_stop)
+    monkeypatch.setattr(bundle_processor, "pickler", pickler)
+    monkeypatch.setattr(operations, "pickler", pickler)
     assert run_every_kind() == quick
+
+
+class Keeping(beam.DoFn):
+    """Gives what it was set up with so far; the list is not to be that of another step, or of the process that made the step."""
+
+    def __init__(self):
+        self._held = ["made"]
+
+    def setup(self):
+        self._held.append("set up")
+
+    def process(self, element):
+        yield (element, *self._held)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_each_step_has_a_function_of_its_own(monkeypatch, slow):
+    if slow:
+        monkeypatch.setattr(bundle_processor, "pickler", pickler)
+        monkeypatch.setattr(operations, "pickler", pickler)
+    keeping = Keeping()
+    for _ in range(2):
+        with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as root:
+            for name in "abc":
+                found = root | f"made {name}" >> beam.Create([name]) | f"kept {name}" >> beam.ParDo(keeping)
+                assert_that(found, equal_to([(name, "made", "set up")]), label=name)
+    assert keeping._held == ["made"]
 
 
 def test_hints_are_the_same_and_tell_what_they_are_based_on(monkeypatch):

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 
@@ -47,6 +49,31 @@ def test_overhead_compares_and_writes_its_figures(tmp_path):
     assert ratio["met"] == (ratio["ratio"] >= ratio["goal"] == 1)
 
 
+def test_the_goal_beside_the_limit_is_one_of_cpu_and_fewer_cores_are_compared_with_all(monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import overhead
+
+    monkeypatch.setattr(overhead, "usable_cores", lambda: 4)
+    costs = {"pipeline_stub_write": (1.0, 3.0), "pipeline_stub_write@1": (3.5, 3.0), "limit": (9.0, 2.5)}
+    rounds = {name: [overhead.Marginal(*cost, 0.0)] for name, cost in costs.items()}
+    found = {one["against"]: one for one in overhead._ratios(rounds, "S", bf16=False)}
+    assert found["limit"]["ratio"] == 9
+    assert (found["limit"]["cpu_ratio"], found["limit"]["met"]) == (pytest.approx(2.5 / 3), True)
+    assert (found["pipeline_stub_write@1"]["goal"], found["pipeline_stub_write@1"]["met"]) == (3.6, False)
+
+
+def test_a_contender_on_one_core_is_bound_to_it(tmp_path, monkeypatch):
+    file = tmp_path / "result.json"
+    done = run("overhead.py", "--images", 4 * CORES, "--rounds", 1, "--only", "limit@1,limit", "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(file.read_text())["rounds"]) == ["limit", "limit@1"]
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import overhead
+
+    with ProcessPoolExecutor(1, initializer=overhead._bind, initargs=(1,)) as process:
+        assert process.submit(usable_cores).result() == 1
+
+
 @pytest.mark.parametrize("bf16", [True, False])
 def test_the_goal_beside_the_loop_in_fp32_holds_only_for_bf16(bf16, monkeypatch):
     monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
@@ -57,7 +84,9 @@ def test_the_goal_beside_the_loop_in_fp32_holds_only_for_bf16(bf16, monkeypatch)
     assert goals == {"model_alone": 0.92, "user_loop": 1.8 if bf16 else None}
 
 
-@pytest.mark.parametrize("options", [("--only", "nobody"), ("--images", 1), ("--rounds", 0), ("--size", "XL")])
+@pytest.mark.parametrize(
+    "options", [("--only", "nobody"), ("--only", "limit@0"), ("--images", 1), ("--rounds", 0), ("--size", "XL")]
+)
 def test_overhead_refuses_wrong_options(options):
     done = run("overhead.py", *options)
     assert done.returncode == 2
@@ -70,11 +99,12 @@ def test_every_contender_consumes_all_images(tmp_path, monkeypatch):
     import numpy as np
     import photo_shards
 
-    seen = []
+    seen = get_context("fork").Value("i")  # some embed in processes that they fork
 
     class Counting(contenders.StubModel):
         def embed(self, pixels):
-            seen.append(len(pixels))
+            with seen.get_lock():
+                seen.value += len(pixels)
             return super().embed(np.ascontiguousarray(pixels))
 
     model = Counting()
@@ -82,9 +112,9 @@ def test_every_contender_consumes_all_images(tmp_path, monkeypatch):
     paths = [str(path) for path in photo_shards.write_shards(tmp_path, "S", 2, 5)]
     for name, contender in contenders.CONTENDERS.items():
         if not contender.clip:
-            seen.clear()
+            seen.value = 0
             assert contenders.measure(name, paths).cpu > 0
-            assert sum(seen) == 10, name
+            assert seen.value == 10, name
 
 
 def test_memory_measures_both_jobs(tmp_path):
@@ -106,6 +136,8 @@ def test_selecting_times_a_selection_beside_a_copy(tmp_path):
     assert result["rows"] == 3000
     assert 200 < result["kept"] < 400
     assert result["ratio"] == pytest.approx(result["select_s"] / result["copy_s"])
+    parts = [result[f"cpu_{name}_s"] for name in ("startup", "table", "sha256", "md5", "copy", "rest")]
+    assert sum(parts) == pytest.approx(result["select_cpu_s"])
 
 
 def test_exporting_measures_each_job_beside_its_loop(tmp_path):
@@ -130,13 +162,33 @@ def test_dedup_finds_what_a_comparison_of_all_with_all_finds(tmp_path):
     assert re.search(r"^ +500 .* \d+$", done.stdout, re.M)
 
 
+def test_contenders_are_held_to_the_brute_force_of_faiss():
+    done = run("dedup_contenders.py", "--rows", 4000, "--eps", 0.05)
+    assert done.returncode == 0, done.stderr
+    recall = {line.split(" | ")[0]: float(line.split(" | ")[1]) for line in done.stdout.splitlines()[2:]}
+    assert recall["| faiss, all with all"] == 1
+    assert recall["| SemDeDup, 100 clusters"] < 0.95 < recall["| this search"]
+
+
+def test_the_other_methods_are_held_to_all_pairs():
+    done = run("dedup_brute_force.py", "--rows", 3000)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "exact",
+        "pixels",
+        "perceptual",
+        "perceptual, mirrored",
+    ]
+
+
 def test_scale_runs_each_stage_and_fits_the_growth(tmp_path):
     file = tmp_path / "result.json"
-    done = run("scale.py", "--parts", "4,16,64", "--rows", 5, "--only", "list,judge,pack", "--json", file)
+    done = run("scale.py", "--parts", "64,128,256", "--rows", 1, "--only", "list,judge,pack", "--json", file)
     assert done.returncode == 0, done.stderr
     result = json.loads(file.read_text())
     assert list(result) == ["list what is done", "judge", "pack in order", "pack by a seed"]
-    # Each part is opened as often however many there are, which no busy machine changes.
+    # Each part and source is opened as often however many there are, which no busy machine changes. With one row in each, a
+    # shuffle into more files does not open a source more often.
     assert all(abs(stage["growth"]["requests"] - 1) < 0.3 for stage in result.values())
     assert all(min(stage["bytes"]) > 0 for stage in result.values())
 

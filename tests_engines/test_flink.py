@@ -11,7 +11,7 @@ from tests_engines.commands import NAMES, Commands
 from tests_engines.conftest import installed
 from tests_engines.flink import Flink, flink_cluster
 from tests_engines.hosts import Host
-from tests_engines.job import assert_same, curate, finish, start, wait_until_half_done
+from tests_engines.job import SHARDS, assert_same, curate, finish, start, wait_until_half_done
 from tests_engines.pools import workers_of
 from tests_engines.processes import tail, wait_for
 
@@ -53,6 +53,20 @@ def test_a_lost_worker_is_replaced(flink: Flink, data: Path, shared: Path, refer
             os.kill(worker, signal.SIGKILL)
         assert finish(process) == 0, tail(log)
     assert_same(output, reference)
+
+
+def test_a_task_manager_that_is_lost_in_a_search_for_duplicates(flink: Flink, commands: Commands, shared: Path) -> None:
+    """Flink makes again what it has lost; the images, which cost most, are not decoded again."""
+    output, log = shared / "flink-lost-in-dedup", shared / "flink-lost-in-dedup.log"
+    hashes = output / "duplicates" / "hashes"
+    with commands.start("dedup", "flink-lost-in", *flink.flags) as process:
+        wait_for(lambda: len(list(hashes.glob("part-*.parquet"))) > SHARDS // 2, 120, "hashes of images", process, log)
+        made = {path: path.stat().st_mtime_ns for path in hashes.glob("part-*.parquet")}
+        flink.replace_task_manager(1)
+        assert not (output / "duplicates" / "summary.json").exists()
+        assert finish(process) == 0, tail(log)
+    assert_same(output, commands.expected["dedup"])
+    assert made == {path: path.stat().st_mtime_ns for path in made}
 
 
 def test_a_task_manager_that_is_lost_after_a_search_for_duplicates(

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from apache_beam.metrics import Metrics
-from apache_beam.ml.inference.base import ModelHandler
 
 from beam_curate.clip.careful_calls import CarefulCalls
 from beam_curate.clip.prompts import caption_similarity
+from beam_curate.inference import ModelHandler
 from beam_curate.records import EmbeddedSample, Failure
 
 if TYPE_CHECKING:

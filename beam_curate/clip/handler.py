@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from apache_beam.metrics import Metrics
-from apache_beam.ml.inference.base import ModelHandler
 
 from beam_curate.clip.careful_calls import CarefulCalls, Row
 from beam_curate.clip.loading_ahead import load_ahead, loaded
 from beam_curate.images.options import DecodeOptions
+from beam_curate.inference import ModelHandler
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, Sample
 
 if TYPE_CHECKING:

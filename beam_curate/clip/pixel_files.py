@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,15 +54,23 @@ class PixelFile:
             raise OSError(f"the pixels of process {self.process} cannot be read: {error}") from error
 
 
+class _Memory:
+    """A file in memory, which is closed when nobody holds this object any more."""
+
+    def __init__(self) -> None:
+        self.file = os.memfd_create("beam-curate-pixels", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, self.file)
+
+
 class SharedPixels(threading.local):
     """A file in memory for each thread, which another process of this machine reads: see PixelFile.
 
-    It has no name and no limit of a file system (that of /dev/shm is 64 MB in many containers), and goes with the process,
-    however that ends.
+    It has no name and no limit of a file system (that of /dev/shm is 64 MB in many containers), and goes with the thread, or
+    with the process, however that ends.
     """
 
     def __init__(self) -> None:
-        self._file: int | None = None
+        self._memory: _Memory | None = None
 
     def write(self, images: Sequence[bytes]) -> PixelFile:
         """Writes images over those before, which must not be needed any more.
@@ -69,16 +78,12 @@ class SharedPixels(threading.local):
         Raises:
             OSError: There is no memory left for them.
         """
-        if self._file is None:
-            self._file = os.memfd_create("beam-curate-pixels", os.MFD_CLOEXEC)
+        self._memory = self._memory or _Memory()
+        file = self._memory.file
         place = 0
         for image in images:
             view = memoryview(image)
             while view:
-                written = os.pwrite(self._file, view, place)
+                written = os.pwrite(file, view, place)
                 place, view = place + written, view[written:]
-        return PixelFile(os.getpid(), self._file, os.fstat(self._file).st_ino, len(images))
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
+        return PixelFile(os.getpid(), file, os.fstat(file).st_ino, len(images))

@@ -24,8 +24,9 @@ from beam_curate.clip.careful_calls import SAMPLE_ERRORS, TowerError
 from beam_curate.devices import DeviceFailedError, device_failed, out_of_memory
 
 _LOG = logging.getLogger(__name__)
-# What a call of a tower raises whose process has gone, because it was killed or the worker that had started it has ended.
-_GONE: Final = (ConnectionError, EOFError)
+# What a call of a tower raises whose process has gone, because it was killed or the worker that had started it has ended. In the
+# middle of an answer it is an OSError without a number; those that the tower raises come in another way: see _Raised.
+_GONE: Final = (OSError, EOFError)
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ class CopyGoneError(DeviceFailedError):
 class _Raised(NamedTuple):
     """An error of a tower, as it goes to another process, which may not know its class or be unable to build it."""
 
-    kind: Literal["memory", "device", "items"]
+    kind: Literal["memory", "device", "items", "system"]
     message: str
 
 
@@ -77,6 +78,8 @@ class _Served:
                 return _Raised("memory", str(error))
             kind: Literal["device", "items"] = "device" if device_failed(error) else "items"
             return _Raised(kind, f"{type(error).__name__}: {error}")
+        except OSError as error:
+            return _Raised("system", str(error))
 
 
 class _Connection(NamedTuple):
@@ -132,6 +135,8 @@ class _Copy(Generic[T]):
             import torch
 
             raise torch.cuda.OutOfMemoryError(message)
+        if kind == "system":
+            raise OSError(message)
         raise DeviceFailedError(message) if kind == "device" else TowerError(message)
 
     def _given(self, items: Sequence[T]) -> Any:

@@ -119,9 +119,11 @@ class DedupJob(SourceJob):
 
     def finish_complete(self, beam_options: PipelineOptions) -> None:
         """See Job."""
+        from beam_curate.duplicates.finding import check_whole
         from beam_curate.runs.run import Run
 
         if self.options.table_only:
+            check_whole(self.output)
             Run(self.output).clean()
         else:
             super().finish_complete(beam_options)

@@ -10,7 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.commands.endings import counted, printable
 from beam_curate.commands.launch import build_pipeline, run_and_wait, run_pipeline
-from beam_curate.duplicates.finding import read_findings
+from beam_curate.duplicates.finding import check_whole, read_findings
 from beam_curate.export.layouts import read_description
 from beam_curate.runs.layout import DESCRIPTION
 from beam_curate.runs.run import Run
@@ -40,6 +40,8 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str], options: Pi
     run = Run(output)
     run.check_table()
     run.check_files()
+    if not run.is_export and (rule := run.summary.configuration.duplicates) is not None and rule.found is None:
+        check_whole(output)
     print(f"the run in {shown} is complete already; nothing to score")
     run.clean()
     reports = [] if run.has_report else [WriteReport(output)]

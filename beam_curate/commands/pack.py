@@ -116,6 +116,9 @@ class PackJob(Job):
     def finish_complete(self, beam_options: PipelineOptions) -> None:
         """See Job."""
         del beam_options
+        from beam_curate.runs.run import Run
+
+        Run(self.output).check_files()
         print(f"the packing in {self.options.output} is complete already")
 
     def _why_nothing(self, counts: Packed) -> str:

@@ -25,8 +25,6 @@ def score_and_pack(
         output: The run's folder.
         about: What to add to the summary.
     """
-    from apache_beam.ml.inference.base import RunInference
-
     from beam_curate.clip.caption_handler import CaptionHandler
     from beam_curate.clip.handler import ClipModelHandler
     from beam_curate.clip.second_models import widths
@@ -34,6 +32,7 @@ def score_and_pack(
     from beam_curate.commands.dataflow_options import scoring_hints
     from beam_curate.commands.duplicate_options import say_what_it_costs
     from beam_curate.commands.launch import in_process, runner_name
+    from beam_curate.inference import RunInference
     from beam_curate.records import DecodedImage, EmbeddedSample
     from beam_curate.runs.table_parts import TablePlace
     from beam_curate.selection.rejudging import Selection

@@ -11,9 +11,14 @@ assignment, as in SemDeDup, is a width of 0.
 Embeddings are clustered in a projection on the directions in which a sample varies most. A projection makes no distance longer,
 so what is said above holds for it, at a tenth of the cost.
 
+Directions may be stretched before, to S x, so that borders lie otherwise. What is near stays what it was: a border is a plane,
+and what counts is how far the point as it is lies from the plane as it is. That is the distance of the stretched ones, divided by
+|S n|, where n is the stretched plane's normal of length 1.
+
 Source: Abbas et al., SemDeDup, 2023 (arXiv 2303.09540), for the clusters; the borders are this project's own.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +32,11 @@ DIRECTIONS: Final = 64
 _SAMPLE: Final = 64  # points a centroid; faiss warns below 39
 _ITERATIONS: Final = 8
 _BLOCK: Final = 4096
+_SCORES: Final = 1 << 20
+"""Scores at once, 4 MB: they are gone through several times, in the processor's cache."""
+_FEWEST: Final = 64  # points at once
+_PAIRS: Final = 1 << 14  # of centroids at once
+_NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 _ROUNDING: Final = 1e-5
 """What float32 may lose in a product of two projected vectors of a length up to 1: 64 roundings of 2^-24, and as much again."""
 
@@ -61,9 +71,15 @@ def near_first(points: Floats, distance: float, count: int) -> Flags:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centroids, (K, M) float32."""
+    """Clusters of points, some directions of which are stretched.
+
+    Attributes:
+        centroids: (K, M) float32, stretched.
+        stretch: (M,) by how much each direction is stretched, at least 1.
+    """
 
     centroids: Floats
+    stretch: Floats
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -77,9 +93,10 @@ class Clusters:
             count: How many are wanted; there are fewer where there are fewer points.
         """
         count = min(count, len(points))
+        even = np.ones(points.shape[1], np.float32)
         if count < 2:
             return Clusters(
-                points.mean(axis=0, keepdims=True) if len(points) else np.zeros((1, points.shape[1]), np.float32)
+                points.mean(axis=0, keepdims=True) if len(points) else np.zeros((1, len(even)), np.float32), even
             )
         import faiss
 
@@ -92,13 +109,13 @@ class Clusters:
             max_points_per_centroid=_SAMPLE,
         )
         kmeans.train(np.ascontiguousarray(points, np.float32))
-        return Clusters(np.ascontiguousarray(kmeans.centroids, np.float32))
+        return Clusters(np.ascontiguousarray(kmeans.centroids, np.float32), even)
 
     def homes(self, points: Floats) -> Places:
         """The home of each of (N, M) points."""
         found = [np.zeros(0, np.int64)]
-        for start in range(0, len(points), _BLOCK):
-            found.append(self._scores(points[start : start + _BLOCK]).argmax(axis=1))
+        for _, score, _ in self._scores(points, np.arange(len(self))):
+            found.append(score.argmax(axis=1))
         return np.concatenate(found)
 
     def visits(self, points: Floats, width: float) -> tuple[Places, Places, Flags]:
@@ -109,37 +126,69 @@ class Clusters:
             width: The distance of a border up to which a cluster is visited.
 
         Returns:
-            (V,) places of points, (V,) clusters, (V,) whether it is the home; every point has one home.
+            (V,) places of points, ascending, (V,) clusters, (V,) whether it is the home; every point has one home.
         """
-        rows, clusters, homes = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
-        apart = self._apart()
-        for start in range(0, len(points), _BLOCK):
-            score = self._scores(points[start : start + _BLOCK])
+        found = [_NOWHERE]
+        for start, score, some in self._scores(points, np.arange(len(self))):
             home = score.argmax(axis=1)
-            own = np.arange(len(score)), home
-            visited = (
-                score[own][:, None] - score <= width * apart[home] + _ROUNDING
-                if width
-                else np.zeros_like(score, np.bool_)
-            )
-            visited[own] = True
-            row, cluster = np.nonzero(visited)
-            rows.append(row + start)
-            clusters.append(cluster)
-            homes.append(cluster == home[row])
-        return np.concatenate(rows), np.concatenate(clusters), np.concatenate(homes)
+            row, cluster = self._near(some, home, score, np.arange(len(self)), width)
+            found.append((row + start, cluster, cluster == home[row]))
+        rows, clusters, homes = (np.concatenate(column) for column in zip(*found, strict=True))
+        return rows, clusters, homes
 
-    def _scores(self, points: Floats) -> Floats:
-        """(N, K): more is nearer; half the difference of two squared distances is the difference of two scores."""
-        scores: Floats = points @ self.centroids.T - (self.centroids**2).sum(axis=1) / 2
-        return scores
+    def visited(self, points: Floats, homes: Places, among: Places, width: float) -> tuple[Places, Places]:
+        """Which of some clusters points go to.
 
-    def _apart(self) -> Floats:
-        """(K, K) distances of the centroids."""
-        length = (self.centroids.astype(np.float64) ** 2).sum(axis=1)
-        squared = (
-            length[:, None]
-            + length[None, :]
-            - 2 * self.centroids.astype(np.float64) @ self.centroids.T.astype(np.float64)
-        )
-        return np.sqrt(np.maximum(squared, 1e-12)).astype(np.float32)
+        Args:
+            points: (N, M)
+            homes: (N,) clusters.
+            among: (C,) clusters.
+            width: See `visits`.
+
+        Returns:
+            (V,) places of points, ascending, and (V,) clusters.
+        """
+        found = [_NOWHERE[:2]]
+        for start, score, some in self._scores(points, among):
+            row, cluster = self._near(some, homes[start : start + len(some)], score, among, width)
+            found.append((row + start, cluster))
+        rows, clusters = (np.concatenate(column) for column in zip(*found, strict=True))
+        return rows, clusters
+
+    def _near(
+        self, points: Floats, homes: Places, scores: Floats, among: Places, width: float
+    ) -> tuple[Places, Places]:
+        """The homes of stretched points, and the clusters whose border with them is near, by their scores."""
+        if not width:
+            row, place = np.nonzero(among[None, :] == homes[:, None])
+            return row, among[place]
+        centroids = self.centroids[homes]
+        own = (points * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2
+        far = np.sqrt(np.maximum((points**2).sum(axis=1) - 2 * own, 0))
+        # With distances h and r from both centroids, which are at most h + r apart: (r^2 - h^2) / 2 <= widest (h + r), or r is at
+        # most h + 2 widest. That leaves few to be looked at.
+        longest = float(self.stretch.max())
+        widest, rounding = width * longest, _ROUNDING * longest**2
+        looked_at = scores >= (own - 2 * widest * (far + widest) - 2 * rounding)[:, None]
+        row, place = np.divmod(np.flatnonzero(looked_at), scores.shape[1])
+        cluster = among[place]
+        apart = np.zeros(len(row), np.float32)
+        for start in range(0, len(row), _PAIRS):
+            some = slice(start, start + _PAIRS)
+            between = (centroids[row[some]] - self.centroids[cluster[some]]) * self.stretch
+            apart[some] = np.sqrt(np.einsum("ij,ij->i", between, between))
+        near = own[row] - scores[row, place] <= width * apart + rounding
+        near |= cluster == homes[row]
+        return row[near], cluster[near]
+
+    def _scores(self, points: Floats, among: Places) -> Iterator[tuple[int, Floats, Floats]]:
+        """By blocks of points, which begin at a place: (B, C) scores of clusters; and the block, stretched.
+
+        More is nearer; half the difference of two squared distances is the difference of two scores.
+        """
+        centroids = self.centroids[among]
+        with_half = np.concatenate([centroids, -(centroids**2).sum(axis=1, keepdims=True) / 2], axis=1).T
+        block = max(_FEWEST, min(_BLOCK, _SCORES // max(len(among), 1)))
+        for start in range(0, len(points), block):
+            some = points[start : start + block] * self.stretch
+            yield start, np.concatenate([some, np.ones((len(some), 1), np.float32)], axis=1) @ with_half, some

@@ -13,9 +13,9 @@ from beam_curate.duplicates.groups import Group, GroupCounts
 from beam_curate.duplicates.methods import all_methods, number_of
 from beam_curate.duplicates.pairs import Pairs
 from beam_curate.duplicates.search import DuplicateSearch
-from beam_curate.duplicates.table import AGAIN, FOLDER
+from beam_curate.duplicates.table import AGAIN, FOLDER, DuplicatesError, part_name
 from beam_curate.runs.run import Run
-from beam_curate.storage.files import exists, join, write_json
+from beam_curate.storage.files import exists, files_under, join, write_json
 from beam_curate.storage.json_files import misfit, read_object
 
 SUMMARY: Final = f"{FOLDER}/summary.json"
@@ -31,6 +31,7 @@ _FOUND: Final = {
     "by_method": {"*": int},
     "largest_group": int,
     "input": str,
+    "parts?": int,
     "against": lambda other: "" if other is None else misfit(other, {"scores": str, "verdicts": str, "input": str}),
     "largest": [
         {
@@ -151,3 +152,22 @@ def read_findings(output: str) -> dict[str, Any]:
         StorageError: It cannot be read.
     """
     return read_object(join(output, SUMMARY), _FOUND, AGAIN)
+
+
+def check_whole(output: str) -> dict[str, Any]:
+    """Checks that a finished search has left all its parts, by listing their folder; returns what `read_findings` does.
+
+    Raises:
+        DuplicatesError: The first file that is missing.
+        DamagedFileError: What was found is damaged.
+        StorageError: It cannot be read.
+    """
+    if not is_finished(output):
+        raise DuplicatesError(f"{join(output, SUMMARY)} is missing: {AGAIN}")
+    found = read_findings(output)
+    there = {path.rpartition("/")[2] for path in files_under(output, f"{FOLDER}/part-*.parquet")}
+    for number in range(found.get("parts", 0)):
+        name = part_name(number)
+        if name.rpartition("/")[2] not in there:
+            raise DuplicatesError(f"{join(output, name)} is missing: {AGAIN}")
+    return found

@@ -24,7 +24,9 @@ from beam_curate.tars.sources import SourceReader, check_sha256
 COLUMNS: Final = ("key", "shard", "image", "sha256", "members")
 FOLDER: Final = "duplicates/hashes"
 """Where they lie below the output folder: a search that is made again decodes nothing."""
-_SCHEMA: Final = pa.schema([("pixels", pa.string()), ("perceptual", pa.uint64()), ("mirrored", pa.uint64())])
+_HASHES: Final = [("pixels", pa.string()), ("perceptual", pa.uint64()), ("mirrored", pa.uint64())]
+_SCHEMA: Final = pa.schema([("sha256", pa.string()), *_HASHES])
+"""By the digest of its file an image is known again: a file of hashes may be another run's."""
 _SIDE: Final = 32  # of what ImageHash transforms: four times the 8 frequencies that it looks at
 _BATCH: Final = 64  # images in memory at once
 
@@ -80,7 +82,7 @@ def hashes_name(shard_index: int, foreign: bool) -> str:
 
 
 def make_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, threads: int) -> pa.Table:
-    """The hashes of the images of rows: those in the file, or they are made and written there.
+    """The hashes of the images of rows: those in the file if it is of these images, or they are made and written there.
 
     Images that could not be decoded have null hashes: they were decoded once, by another decoder or with another limit.
 
@@ -96,7 +98,9 @@ def make_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, threads
     """
     if exists(join(output, name)):
         with contextlib.suppress(ScoreTableError):  # damaged: they are made again
-            return read_hashes(output, name)
+            there = read_hashes(output, name)
+            if there.column("sha256").equals(rows.column("sha256")):
+                return there
     samples: list[dict[str, Any]] = rows.to_pylist()
     order = sorted(range(len(samples)), key=lambda place: _span(samples[place]))  # links point back
     with ThreadPoolExecutor(threads) as pool:
@@ -105,10 +109,8 @@ def make_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, threads
     hashes: list[ImageHash | None] = [None] * len(samples)
     for place, one in zip(order, found, strict=True):
         hashes[place] = one
-    made = pa.Table.from_arrays(
-        [pa.array([one and getattr(one, field.name) for one in hashes], field.type) for field in _SCHEMA],
-        schema=_SCHEMA,
-    )
+    columns = [pa.array([one and getattr(one, name) for one in hashes], kind) for name, kind in _HASHES]
+    made = pa.table([rows.column("sha256"), *columns], schema=_SCHEMA)
     with atomic_output(output, name) as stream:
         pq.write_table(made, stream)
     return made

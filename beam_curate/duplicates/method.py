@@ -25,11 +25,15 @@ class Spread(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a search will cost, by its sample: buckets that a row goes to, pairs that are compared, bytes that are shuffled."""
+    """What a search will cost, by its sample: buckets that a row goes to, pairs that are compared, bytes that are shuffled.
+
+    And the part of the pairs that are alike which it will miss.
+    """
 
     visits: float
     comparisons: float
     shuffled: float
+    missed: float = 0.0
 
 
 class Plan(NamedTuple):

@@ -1,29 +1,22 @@
 """In a bucket of embeddings, the best better one that is near each: exactly, and far below all pairs.
 
-All rows ask the best ones first. In a crowd of embeddings that are equal, or nearly so, that is the end for all but a few: the
-best one of a crowd is the partner of all of it. Whoever has found a partner among the best asks no more, as all others are worse;
-it still answers those that are worse than itself.
-
-The others are clustered once more, as said in `clusters`, in a projection: crowds are gone by then, and do not take the clusters
-for themselves. Pairs of a cluster are compared there, where a product never comes out lower than with all dimensions, and those
-left with all of them. Everything is compared from the best row on, and a row that has found a partner asks no worse ones.
+Pairs of a cell are compared in a projection, where a product never comes out lower than with all dimensions, and those left with
+all of them. Everything is compared from the best row on, and a row that has found a partner asks no worse ones; it still answers
+those that are worse than itself. So a crowd of embeddings that are equal, or nearly so, costs little: its best one is the partner
+of all of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised
-from beam_curate.duplicates.clusters import Clusters
 
-LEADERS: Final = 512
-"""The best rows, which all ask: so a crowd of a hundredth of a bucket has five among them in the mean."""
-_ONE_CLUSTER: Final = 1024  # rows that ask, up to which no clusters are made
-_ASKED: Final = 512  # partners at once
+ASKED: Final = 128
+"""Partners at once: inside such a block nobody is left out for being better."""
 _ASKING: Final = 4096  # rows at once: 8 MB of products
 _GATHERED: Final = 4096  # pairs at once: 25 MB of vectors of 768 dimensions
 _LOSS: Final = 1e-5
@@ -34,11 +27,10 @@ _EQUAL: Final = np.float32(1 - 1e-6)
 
 
 class Who(NamedTuple):
-    """Who asks, who answers, and who is at home in the bucket: (N,) of its rows each. Two visitors meet elsewhere."""
+    """Who asks, and who answers: (N,) of a bucket's rows each."""
 
     asks: Flags
     answers: Flags
-    home: Flags
 
 
 @dataclass(frozen=True)
@@ -63,58 +55,26 @@ class Partners(NamedTuple):
     comparisons: int
 
 
-def best_partners(bucket: Bucket, eps: float, border: float, who: Who) -> Partners:
-    """For each row that asks, the first row before it that answers and has a similarity of at least 1 - eps.
+def best_partners(bucket: Bucket, eps: float, cells: Iterable[tuple[Places, Places]], who: Who) -> Partners:
+    """For each row that asks, the first row before it that answers, meets it, and has a similarity of at least 1 - eps.
 
     Args:
         bucket: (N,) rows.
         eps: See above.
-        border: The width of borders as a part of the distance of near rows; 0.5 misses no pair.
+        cells: Places of rows that meet each other, and of those that meet these but not each other, ascending both.
         who: Who asks whom.
     """
     search = _Search(bucket, eps)
-    answering = np.flatnonzero(who.answers)
-    search.meet(np.flatnonzero(who.asks), answering[:LEADERS])
-    left = who._replace(asks=who.asks & (search.of == len(search.of)))
-    if len(answering) > LEADERS and left.asks.any():
-        for members, visitors in _cells(bucket.points, border * (2 * eps) ** 0.5, left):
-            for asks, answers in meetings(left):
-                all_asking = np.concatenate([members, visitors])
-                all_asking.sort()
-                search.meet(all_asking[asks[all_asking]], members[answers[members]])
-                search.meet(members[asks[members]], visitors[answers[visitors]])
+    for members, visitors in cells:
+        everyone = np.concatenate([members, visitors])
+        everyone.sort()
+        search.meet(everyone[who.asks[everyone]], members[who.answers[members]])
+        search.meet(members[who.asks[members]], visitors[who.answers[visitors]])
     row = np.flatnonzero(search.of < len(search.of))
     of = search.of[row]
     similarity = similarities(bucket.vectors, row, bucket.vectors, of).astype(np.float32)
     similarity[similarity > _EQUAL] = 1
     return Partners(row, of, similarity, search.comparisons)
-
-
-def meetings(who: Who) -> tuple[tuple[Flags, Flags], tuple[Flags, Flags]]:
-    """Those that ask and those that answer them, so that of two one at least is at home."""
-    return (who.asks, who.answers & who.home), (who.asks & who.home, who.answers & ~who.home)
-
-
-def cells_for(asking: int) -> int:
-    """How many clusters are made for so many rows that ask: about as many as it costs to find them in comparisons."""
-    return 1 if asking <= _ONE_CLUSTER else round(2 * asking**0.5)
-
-
-def _cells(points: Floats, width: float, who: Who) -> Iterator[tuple[Places, Places]]:
-    """The members and the visitors of each cluster, ascending; rows that neither ask nor answer are in none."""
-    inside = np.flatnonzero(who.asks | who.answers)
-    count = cells_for(int(who.asks.sum()))
-    if count == 1:
-        yield inside, inside[:0]
-        return
-    clusters = Clusters.train(points[who.asks], count)
-    row, cluster, home = clusters.visits(points[inside], width)
-    order = np.lexsort((row, ~home, cluster))
-    row, cluster, home = inside[row[order]], cluster[order], home[order]
-    ends = np.searchsorted(cluster, np.arange(len(clusters) + 1))
-    for start, stop in pairwise(ends):
-        members = int(home[start:stop].sum())
-        yield row[start : start + members], row[start + members : stop]
 
 
 class _Search:
@@ -133,8 +93,8 @@ class _Search:
 
     def meet(self, asking: Places, answering: Places) -> None:
         """Compares rows with others, ascending both."""
-        for block in range(0, len(answering), _ASKED):
-            of = answering[block : block + _ASKED]
+        for block in range(0, len(answering), ASKED):
+            of = answering[block : block + ASKED]
             # Only rows that are worse than the first of them, and have no better partner.
             asking = asking[(asking > of[0]) & (self.of[asking] > of[0])]
             for some in range(0, len(asking), _ASKING):

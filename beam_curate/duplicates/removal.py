@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from beam_curate import reasons
 from beam_curate.duplicates.candidates import FOREIGN, firsts
-from beam_curate.duplicates.finding import counts_of, input_digest, is_finished, read_findings
+from beam_curate.duplicates.finding import check_whole, counts_of, input_digest, is_finished
 from beam_curate.duplicates.methods import method_named
 from beam_curate.duplicates.search import DROP
 from beam_curate.duplicates.table import DuplicatesError, read_part
@@ -54,7 +54,7 @@ def find_table(folder: str, scores: str) -> Duplicates:
         raise DuplicatesError(
             f"`duplicates` {folder} holds no finished duplicates table; give the folder of a run of beam-curate dedup"
         )
-    found = read_findings(place)
+    found = check_whole(place)
     if found["input"] != input_digest(scores):
         raise DuplicatesError(
             f"`duplicates` {folder} lists duplicates of other input shards than those of the score table"

@@ -26,6 +26,8 @@ MOST_COMPARISONS: Final = 1e14
 SECONDS_EACH: Final = 1e-8
 """Of a core for a comparison, with all that belongs to comparing a bucket: 7 and 10 nanoseconds were measured at an eps of 0.01,
 8 and 16 at 0.05 (`benchmarks/dedup.py --simulate 100000,1000000` with one thread, on an AMD EPYC)."""
+MOST_MISSED: Final = 1e-3
+"""A search that will miss a larger part of the near pairs warns."""
 
 
 class TooManyComparisonsError(ValueError):
@@ -138,8 +140,6 @@ class DuplicateSearch:
             return found
         name = hashes_name(shard_index, foreign)
         hashes = make_hashes(output, name, found.table.select(list(COLUMNS)), self.max_pixels, self.threads)
-        if hashes.num_rows != len(found.ids):
-            raise RuntimeError(f"{name} is not of these rows: the score table changed")
         table = found.table.select(stored)
         for column in HASHES:
             table = table.append_column(column, hashes.column(column))
@@ -158,7 +158,8 @@ def told(method: Method, total: int, estimate: Estimate) -> str:
     hours = estimate.comparisons * SECONDS_EACH / 3600
     seconds = math.ceil(hours * 3600)
     time = f"{hours:,.1f} hours" if hours >= 1 else f"{seconds:,} second{'' if seconds == 1 else 's'}"
+    many = f"about {estimate.missed:.1%} are" if estimate.missed > MOST_MISSED else "less than one in a thousand is"
     return (
-        f"{method.name}: {total:,} rows in {estimate.visits:.1f} clusters each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "
-        f"about {estimate.comparisons:.2g} comparisons ({time} of a core)"
+        f"{method.name}: {total:,} rows in {estimate.visits:.1f} buckets each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "
+        f"about {estimate.comparisons:.2g} comparisons ({time} of a core); of near pairs {many} missed"
     )

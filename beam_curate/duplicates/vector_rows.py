@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from beam_curate.duplicates.candidates import Flags, Places, Rows, firsts
 
-_HEAD: Final = [("id", "<u8"), ("rank", "<u8"), ("home", "?")]
+_HEAD: Final = [("id", "<u8"), ("rank", "<u8"), ("cell", "<i4")]
 _COPIED: Final = 4096  # rows at once: 6 MB of 768 dimensions
 
 
 def vector_row(dim: int) -> np.dtype[Any]:
-    """The record of a row: id, rank, whether the bucket is its home, and the vector, (dim,) float16."""
+    """The record of a row: id, rank, its home cell, see `cells`, and the vector, (dim,) float16."""
     return np.dtype([*_HEAD, ("vector", "<f2", (dim,))])
 
 

@@ -108,7 +108,8 @@ def _continue(output: str, wanted: WantedRun) -> bool:
     _check_same(output, run.configuration, wanted)
     folder = score_table.VERDICTS if run.scores else score_table.FOLDER
     parts = sorted(part_paths(output, folder).values())[:LOOKED_INTO]
-    deque(in_threads(lambda path: read_part_counts(output, path), parts), maxlen=0)
+    widths = {} if run.scores else _widths(wanted.configuration)
+    deque(in_threads(lambda path: read_part_counts(output, path, widths), parts), maxlen=0)
     clean_temporary(output)
     if wanted.retry:
         _check_not_read(output, [shard.path for shard in wanted.shards], of_the_table())
@@ -116,6 +117,15 @@ def _continue(output: str, wanted: WantedRun) -> bool:
     if wanted.retry or run.scores != wanted.scores:
         write_run_file(output, _mark(wanted))
     return exists(join(output, SUMMARY))
+
+
+def _widths(configuration: Configuration) -> dict[str, int]:
+    """The widths of the embeddings of a table, by their columns, as far as the configuration tells."""
+    models = {"": configuration.model, **configuration.second_models}
+    named = {
+        f"{score_table.SECOND_PREFIX}{name}" if name else score_table.EMBEDDING: model for name, model in models.items()
+    }
+    return {name: model.embed_dim for name, model in named.items() if model is not None and model.embed_dim}
 
 
 def _check_apart(output: str, wanted: WantedRun) -> None:

@@ -1,10 +1,10 @@
 """What ends a run: index.json, sizes.json, and summary.json, which marks the run as complete."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from beam_curate.records import ScorePart, WrittenShard
+from beam_curate.runs.parts import table_digest
 from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
 from beam_curate.runs.summary import AccountingError, Summary, check_files, funnel, skipped_members, summary_of
 from beam_curate.runs.wids import wids_index
@@ -80,10 +80,9 @@ def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> dict[str, An
     parts = sorted(parts, key=lambda part: part.shard_index)
     if [part.shard_index for part in parts] != list(range(input_shards)):
         raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
-    said = repr([(part.shard_index, part.footprint) for part in parts]).encode()
     return {
         "funnel": to_json(funnel(parts)),
         "skipped": skipped_members(parts),
         "input_shards": len(parts),
-        "table": hashlib.sha256(said).hexdigest(),
+        "table": table_digest((part.shard_index, part.footprint) for part in parts),
     }

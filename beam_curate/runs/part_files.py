@@ -9,7 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate.records import ScorePart
-from beam_curate.runs.score_table import AGAIN, PART_METADATA, SCHEMA_VERSION, SOURCE_METADATA, ScoreTableError
+from beam_curate.runs.score_table import (
+    AGAIN,
+    IDENTITY,
+    NEEDED_COLUMNS,
+    PART_METADATA,
+    SCHEMA_VERSION,
+    SOURCE_METADATA,
+    VERDICT,
+    ScoreTableError,
+)
 from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
 from beam_curate.storage.retrying import StorageError
 
@@ -35,13 +44,15 @@ def open_part(path: str) -> Iterator[ParquetFile]:
     """Opens a part for reading.
 
     Raises:
-        ScoreTableError: It is no score table, of a version that this package does not read, or has not the rows that it counts.
+        ScoreTableError: It is no score table, of a version that this package does not read, lacks a column, or has not the rows
+            that it counts.
         StorageError: It cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         with damage_named(path):
             part = stack.enter_context(open_parquet(path))
         _check_version(part, path)
+        _check_columns(part, path)
         _check_rows(part, path)
         yield part
 
@@ -52,6 +63,14 @@ def _check_version(part: ParquetFile, path: str) -> None:
         raise ScoreTableError(
             f"{path} has score table version {version}; this version of beam_curate reads {SCHEMA_VERSION}; {AGAIN}"
         )
+
+
+def _check_columns(part: ParquetFile, path: str) -> None:
+    overlay = SOURCE_METADATA.encode() in (part.schema_arrow.metadata or {})
+    there = set(part.schema_arrow.names)
+    missing = next((name for name in ((*IDENTITY, *VERDICT) if overlay else NEEDED_COLUMNS) if name not in there), None)
+    if missing is not None:
+        raise ScoreTableError(f"{path} has no column {missing!r}; {AGAIN}")
 
 
 def _check_rows(part: ParquetFile, path: str) -> None:

@@ -1,7 +1,11 @@
 """The parts of a run's score table, or of the verdicts on it, that are finished."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import pyarrow as pa
 
 from beam_curate.records import FAILED, ScorePart
 from beam_curate.runs import part_files, score_table
@@ -33,9 +37,31 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
     return [row["index"] for row in failed] if all(row["key"] for row in failed) else None
 
 
-def read_part_counts(output: str, path: str) -> ScorePart:
-    """What a finished part counts."""
+def read_part_counts(output: str, path: str, widths: Mapping[str, int] = MappingProxyType({})) -> ScorePart:
+    """What a finished part counts.
+
+    Args:
+        output: The run's folder.
+        path: The part's below it.
+        widths: Of the embeddings that it must have, by their columns.
+
+    Raises:
+        ScoreTableError: It is damaged, or has not these embeddings.
+    """
     whole = join(output, path)
     with part_files.open_part(whole) as part:
+        for name, width in widths.items():
+            place = part.schema_arrow.get_field_index(name)
+            found = part.schema_arrow.field(place).type if place >= 0 else None
+            if found is None or not pa.types.is_fixed_size_list(found) or found.list_size != width:
+                raise score_table.ScoreTableError(
+                    f"{whole} is of another run: its column {name!r} is {found or 'missing'}, and the model of this run "
+                    f"gives {width} numbers; {score_table.AGAIN}"
+                )
         footprint = part_files.footprint(part.schema_arrow, part.metadata)
         return part_files.part_counts(part.schema_arrow, whole, footprint)
+
+
+def table_digest(parts: Iterable[tuple[int, str]]) -> str:
+    """Tells a table with the verdicts that count from another one, by the numbers and footprints of its parts in order."""
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()

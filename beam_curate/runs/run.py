@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from beam_curate.records import LeftOut, ScorePart, Shard, WrittenShard
 from beam_curate.runs import beginning, ending, finished_run, whole_run
-from beam_curate.runs.configuration import Configuration, Source
+from beam_curate.runs.configuration import PACK, Configuration, Source
 from beam_curate.runs.left_out import read_left_out, write_left_out
 from beam_curate.runs.parts import failed_rows, part_paths, read_part_counts
 from beam_curate.runs.run_files import (
@@ -170,26 +170,37 @@ class Run:
     # --- whether it is whole, and the same
 
     def check_table(self) -> None:
-        """Checks that a finished run has a part of the score table, and of its verdicts, for each input shard.
+        """Checks that a finished run has the score table, and the verdicts on it, with which it ended.
 
         Raises:
-            ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard.
+            ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard;
+                or one of at most 1,000 is not the one of the run's end.
         """
-        table, configuration = self.table, self.summary.configuration
+        table, summary = self.table, self.summary
+        configuration = summary.configuration
         searched = configuration.duplicates is not None and configuration.duplicates.found is None
         if not table.verdicts and (searched or configuration.rules.need_the_whole_table):
             table = TablePlace(self.folder, self.folder)  # all its verdicts are gone
-        whole_run.check_table(table)
+        whole_run.check_table(table, summary.table)
 
     def check_files(self) -> None:
-        """Checks that the output files of a finished run or export are there, with what lies beside each.
+        """Checks that the output files of a finished run, export or packing are there, with what lies beside each.
 
         Raises:
             MissingFileError: The first one that is missing, or has another size.
         """
-        ended = self.export_summary if self.is_export else self.summary
-        if isinstance(ended, ExportSummary) or not ended.table_only:
-            whole_run.check_files(self.folder, ended.configuration.files, ended.output_bytes)
+        ended = self._packed_or_exported or self.summary
+        if isinstance(ended, Summary) and ended.table_only:
+            return
+        files = ended.configuration.files
+        ends = [f".{files.extension}"] if isinstance(ended, PackSummary) else files.ends
+        whole_run.check_files(self.folder, files, ended.output_bytes, ends)
+
+    @property
+    def _packed_or_exported(self) -> PackSummary | ExportSummary | None:
+        if self._mark.kind == PACK:
+            return self.pack_summary
+        return self.export_summary if self.is_export else None
 
     @property
     def packed(self) -> finished_run.FinishedRun:

@@ -60,11 +60,16 @@ _FIXED_COLUMNS: Final = [
 ]
 
 
+IDENTITY: Final = ("key", "shard", "shard_index", "index")
+"""The columns that tell rows apart."""
+VERDICT: Final = ("status", "step", "reason", "error_message")
 EMBEDDING: Final = "embedding"
 SECOND_PREFIX: Final = "embedding_"
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 # Columns that came after the first tables of this version; a table without them is read as if they held nulls.
 LATER_COLUMNS: Final = ("uid", "links")
+NEEDED_COLUMNS: Final = (*(name for name, _ in _FIXED_COLUMNS if name not in LATER_COLUMNS), EMBEDDING)
+"""Those that every part has."""
 
 
 AGAIN: Final = (

@@ -21,8 +21,10 @@ from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs.named_sources import check_footer, check_rows
 from beam_curate.runs.part_files import damage_named, footprint, group_rows, open_part, part_counts
 from beam_curate.runs.score_table import (
+    IDENTITY,
     SCHEMA_VERSION,
     SOURCE_METADATA,
+    VERDICT,
     VERDICTS,
     ScoreTableError,
     part_name,
@@ -32,9 +34,6 @@ from beam_curate.storage.files import exists, join
 from beam_curate.storage.parquet_reading import ParquetFile
 from beam_curate.storage.retrying import StorageError
 
-IDENTITY: Final = ("key", "shard", "shard_index", "index")
-"""The columns that tell rows apart."""
-VERDICT: Final = ("status", "step", "reason", "error_message")
 _OVERLAY_REMEDY: Final = "it holds verdicts on the score table; restore it, or repeat the run with `overwrite`"
 
 

@@ -1,12 +1,11 @@
 """Whether the files that a finished run names are all there: by listing folders, no file is opened but the lists."""
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from beam_curate.runs.beginning import LOOKED_INTO
 from beam_curate.runs.configuration import Files
-from beam_curate.runs.parts import part_paths
-from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
+from beam_curate.runs.parts import part_paths, table_digest
+from beam_curate.runs.run_files import FAILURES, INDEX, SIZES, SUMMARY
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.state_files import input_shards, read_index, read_sizes, repeat_remedy
 from beam_curate.runs.table_parts import TablePlace, moved_remedy
@@ -18,20 +17,38 @@ class MissingFileError(ValueError):
     """A finished run lacks a file; the message says which, and what to do."""
 
 
-def check_table(table: TablePlace) -> None:
+def check_table(table: TablePlace, digest: str | None = None) -> None:
     """Checks that a table has a part, and one of its verdicts, for each input shard, and names no other files.
 
+    Args:
+        table: Where it lies.
+        digest: That of the table with which the run ended, see `parts.table_digest`. It is compared where all parts are looked
+            into: a larger table is compared by nobody.
+
     Raises:
-        ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard; with
-            what to do.
+        ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard, or
+            one of them is not the one with which the run ended; with what to do.
     """
     numbers = check_parts(table)
-    deque(in_threads(lambda number: _check_sources(table, number), numbers[:LOOKED_INTO]), maxlen=0)
+    footprints = list(in_threads(lambda number: _checked(table, number), numbers[:LOOKED_INTO]))
+    if (
+        digest is None
+        or len(footprints) < len(numbers)
+        or table_digest(zip(numbers, footprints, strict=True)) == digest
+    ):
+        return
+    run, name = table.verdicts or table.scores, VERDICTS if table.verdicts else FOLDER
+    raise ScoreTableError(
+        f"a part in {join(run, name)} was changed after the run had ended, or is of another run: restore it, or delete the "
+        f"part (all of them, if it is not known which) and {join(run, SUMMARY)}, and repeat the command of that run with `resume`"
+    )
 
 
-def _check_sources(table: TablePlace, number: int) -> None:
+def _checked(table: TablePlace, number: int) -> str:
+    """The footprint of a part that names no other file than its input shard."""
     with table.open(number) as part:
         part.check_sources()
+        return part.counts.footprint
 
 
 def check_parts(table: TablePlace) -> list[int]:
@@ -51,16 +68,17 @@ def check_parts(table: TablePlace) -> list[int]:
     return numbers
 
 
-def check_files(run: str, files: Files, output_bytes: int) -> None:
-    """Checks that the output files of a finished run or export are there, with what lies beside each.
+def check_files(run: str, files: Files, output_bytes: int, ends: Sequence[str]) -> None:
+    """Checks that the output files of a finished run, export or packing are there, with what lies beside each.
 
     Args:
         run: The folder.
         files: How they are named.
         output_bytes: How large they are in sum, by its summary.
+        ends: The ends of the names of all files of a number.
 
     Raises:
-        MissingFileError: The first file that is missing, or has another size, with what to do.
+        MissingFileError: The first file that is missing or empty, or has another size, with what to do.
         DamagedFileError: A list of the files is damaged.
     """
     (found_files,) = match([join(run, "*")])
@@ -69,9 +87,9 @@ def check_files(run: str, files: Files, output_bytes: int) -> None:
     names = list(read_sizes(run))
     for name in names:
         stem = name.removesuffix(f".{files.extension}")
-        for end in files.ends:
+        for end in ends:
             _check_there(run, f"{stem}{end}", listed)
-    for name in files.lists:
+    for name in (*files.lists, *([FAILURES] if files.format is not None else [])):
         _check_there(run, name, listed)
     if files.indexed:
         _check_there(run, INDEX, listed)
@@ -92,3 +110,5 @@ def check_files(run: str, files: Files, output_bytes: int) -> None:
 def _check_there(run: str, name: str, listed: Mapping[str, int]) -> None:
     if name not in listed:
         raise MissingFileError(f"{join(run, name)} is missing: {repeat_remedy(run)}")
+    if not listed[name] and name.endswith((".parquet", ".json")):
+        raise MissingFileError(f"{join(run, name)} is empty: {repeat_remedy(run)}")

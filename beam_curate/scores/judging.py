@@ -47,7 +47,7 @@ class Verdicts:
         return self.left[-1] if self.left else self.judged
 
     def over(self, before: Mapping[str, Texts]) -> dict[str, Texts]:
-        """Columns of a verdict (see `table_parts.VERDICT`): those of before, with these verdicts on the judged rows."""
+        """Columns of a verdict (see `score_table.VERDICT`): those of before, with these verdicts on the judged rows."""
         found = {name: texts.copy() for name, texts in before.items()}
         for name, texts in found.items():
             texts[self.judged] = KEPT if name == "status" else None

@@ -18,7 +18,8 @@ from beam_curate.heads.head import EmbeddingScore
 from beam_curate.records import Removed, ScorePart
 from beam_curate.runs import part_files, score_table
 from beam_curate.runs.score_parts import write_part
-from beam_curate.runs.table_parts import IDENTITY, VERDICT, Part, TablePlace
+from beam_curate.runs.score_table import IDENTITY, VERDICT
+from beam_curate.runs.table_parts import Part, TablePlace
 from beam_curate.scores.judging import Flags, Texts, Verdicts, judge
 from beam_curate.scores.rules import Condition
 from beam_curate.scores.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer

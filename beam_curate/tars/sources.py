@@ -23,6 +23,7 @@ would be 2.9, 3.5 or 1.9 times the bytes."""
 MAX_REQUEST_BYTES: Final = 1 << 23
 """Members are fetched together up to this size, 8 MiB, which is also what a reader holds in memory. A larger one is alone."""
 
+_COMPRESSED = (".gz", ".tgz", ".zst", ".tzst")  # so named, it is not asked for what a plain shard would have
 _FULL_NAME = 99  # bytes from which on a name may fill its field (some writers end it with a NUL)
 
 
@@ -54,6 +55,7 @@ class SourceReader:
         self._open = contextlib.ExitStack()
         self._ranges: RangeReader | None = None
         self._stream: BinaryIO | None = None  # of a compressed shard
+        self._told = False  # whether it is known if the shard is compressed
         self._last = (_Range(0, 0), memoryview(b""))  # of a compressed shard
         self._expected: dict[str, list[_Range]] = {}
         self._held = _Range(0, 0)
@@ -106,6 +108,8 @@ class SourceReader:
         if path != self._path:
             self._start(path)
         try:
+            if not self._told:
+                self._tell(offset, size, suffix, key)
             data = self._from_stream(offset, size) if self._stream is not None else self._from_ranges(offset, size)
         except CompressionError as error:
             raise _changed(path, f"it is damaged now: {error}") from error
@@ -123,20 +127,38 @@ class SourceReader:
         ranges = RangeReader(path)
         self._open.callback(ranges.close)
         self._ranges = ranges
-        self._fetch(_Range(0, BLOCK))
-        if compression_of(self._data):
-            stream = self._open.enter_context(open_read(path))
-            self._stream = open_decompressed(stream)
+        self._told = False
 
-    def _fetch(self, wanted: _Range) -> None:
+    def _tell(self, offset: int, size: int, suffix: str, key: str) -> None:
+        """Finds out whether the shard is compressed.
+
+        A plain shard mostly tells by the member that is wanted, without a request more: in compressed bytes there is no header
+        of this name and size at the place that it has when uncompressed. Where the member says less, the first block tells.
+        """
+        if not self._path.endswith(_COMPRESSED):
+            data = self._from_ranges(offset, size)
+            header = parse_header(bytes(data[:BLOCK])) if key and len(data) == BLOCK + size else None
+            if header is not None and header.size == size and encodable(header.name) == f"{key}.{suffix}":
+                self._told = True
+                return
+        if compression_of(self._ask(_Range(0, BLOCK))):
+            stream = self._open.enter_context(open_read(self._path))
+            self._stream = open_decompressed(stream)
+        self._told = True
+
+    def _ask(self, wanted: _Range) -> bytes:
         ranges = self._ranges
         if ranges is None:
             raise RuntimeError("no shard is open")
         before = ranges.requests, ranges.fetched
-        self._data = ranges.read(wanted.start, wanted.stop)
-        self._held = wanted
+        data = ranges.read(wanted.start, wanted.stop)
         self.requests += ranges.requests - before[0]
         self.fetched += ranges.fetched - before[1]
+        return data
+
+    def _fetch(self, wanted: _Range) -> None:
+        self._data = self._ask(wanted)
+        self._held = wanted
 
     def _from_ranges(self, offset: int, size: int) -> memoryview:
         """Header block and body of a member, from what is held or fetched now."""

@@ -64,7 +64,9 @@ class ContinueRun(beam.PTransform):
                 _PENDING, main=_DONE
             )
         )  # fmt: skip
-        pending = (doors[_PENDING], parts[_PENDING]) | "Pending" >> beam.Flatten().with_output_types(Shard)
+        pending = doors[_PENDING]
+        if retry:
+            pending = (pending, parts[_PENDING]) | "Pending" >> beam.Flatten().with_output_types(Shard)
         left = (
             pending
             | "SpreadPending" >> beam.Reshuffle().with_input_types(Shard)
@@ -73,13 +75,12 @@ class ContinueRun(beam.PTransform):
             .with_resource_hints(**self.scoring_hints)
             .with_outputs(_DONE, main=_PENDING)
         )
-        # Committed as well: a second look would find what this job has written. The step after it is there because Beam's
-        # Flink runner refuses a Flatten, such as the next ones, of a Reshuffle's own output and of a fused step's.
-        done = (
-            parts[_DONE]
-            | "SpreadDone" >> beam.Reshuffle().with_input_types(ScorePart)
-            | "Done" >> beam.Map(lambda part: part).with_output_types(ScorePart)
-        )
+        done = parts[_DONE]
+        if retry:
+            # Committed as well: a second look would find what this job has written. The step after it is there because Beam's
+            # Flink runner refuses a Flatten, such as the next ones, of a Reshuffle's own output and of a fused step's.
+            committed = done | "SpreadDone" >> beam.Reshuffle().with_input_types(ScorePart)
+            done = committed | "Done" >> beam.Map(lambda part: part).with_output_types(ScorePart)
         late = left[_DONE] | "DoneByNow" >> beam.Map(lambda part: part).with_output_types(ScorePart)
         still = beam.Map(lambda shard: shard).with_output_types(Shard).with_resource_hints(**self.scoring_hints)
         return RunHalves(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
-from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.images.dali_decoding import DaliDecoder, require_dali
 from beam_curate.images.errors import ImageError
 from beam_curate.images.options import DecodeOptions
+from beam_curate.inference import ModelHandler, RunInference
 from beam_curate.records import DecodedImage, EmbeddedSample, Sample
 from beam_curate.transforms.decode_images import DecodeCounters, not_decoded
 

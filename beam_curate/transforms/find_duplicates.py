@@ -16,7 +16,7 @@ from beam_curate.duplicates.candidates import Ids
 from beam_curate.duplicates.finding import is_finished, read_findings
 from beam_curate.duplicates.method import HASHES, Spread
 from beam_curate.duplicates.methods import number_of
-from beam_curate.duplicates.search import DuplicateSearch, Learned, in_sample, told
+from beam_curate.duplicates.search import MOST_MISSED, DuplicateSearch, Learned, in_sample, told
 from beam_curate.progress import PROGRESS
 from beam_curate.records import BucketRows, ScorePart
 from beam_curate.transforms.compare_buckets import CompareBuckets, bucket_key
@@ -128,6 +128,11 @@ def learn(search: DuplicateSearch, drawn: Sequence[_Drawn], total: int) -> Learn
     for method, plan in zip(search.methods, learned.plans, strict=True):
         if plan.estimate is not None:
             _LOG.info("%s", told(method, total, plan.estimate))
+            if plan.estimate.missed > MOST_MISSED:
+                _LOG.warning(
+                    "%s misses more than one near pair in a thousand; a larger --border misses fewer, 0.5 none",
+                    method.name,
+                )
     return learned
 
 

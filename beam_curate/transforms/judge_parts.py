@@ -26,7 +26,7 @@ class JudgeParts(beam.PTransform):
     Attributes:
         selection: The table and the rules.
         output: Folder of the run.
-        everything: PCollection[int], all parts of the table.
+        everything: PCollection[int], all parts of the table; read only for a rule on the whole table, or with `removed`.
         removed: PCollection[tuple[int, Removed]], rows that are rejected after the rules on each row and before the one on
             the whole table, by their part; several for a part are fine. See `selection.rejudging.passing` for
             what is left to choose from. None for none.

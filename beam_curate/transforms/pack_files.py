@@ -17,7 +17,7 @@ from beam_curate.runs.run import Run
 from beam_curate.storage.files import files_under
 from beam_curate.transforms.group_rows import GroupRows
 from beam_curate.transforms.place_rows import PlaceRows
-from beam_curate.transforms.rename_keys import Keys, NameRenames, RenameKeys
+from beam_curate.transforms.rename_keys import Keys, RenameKeys, name_renames
 from beam_curate.transforms.side_by_side import SideBySide
 
 
@@ -61,8 +61,7 @@ class PackFiles(beam.PTransform):
         source, format, output = self.rows, self.format, self.output
         renamed = parts | "Rename" >> RenameKeys(source)
         if not format.may_fail:
-            nobody = parts.pipeline | "Nobody" >> beam.Create([]).with_output_types(LeftOut)
-            written = parts | "Write" >> _WriteAll(self, renamed, nobody)
+            written = parts | "Write" >> _WriteAll(self, renamed)
             return written | "Packed" >> beam.Map(
                 lambda files, parts: _packed_whole(files, parts, source, format, output), beam.pvalue.AsList(parts)
             )
@@ -100,7 +99,7 @@ class _WriteAll(beam.PTransform):
 
     job: PackFiles
     renamed: beam.PCollection[Keys]
-    left_out: beam.PCollection[LeftOut]
+    left_out: beam.PCollection[LeftOut] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -110,17 +109,17 @@ class _WriteAll(beam.PTransform):
         job = self.job
         output, format, per_file, seed = job.output, job.format, job.samples_per_file, job.seed
         one = parts.pipeline | "One" >> beam.Impulse()
-        names = self.renamed | "Names" >> NameRenames()
+        names = name_renames(self.renamed)
         packing = beam.pvalue.AsSingleton(
             one
             | "Packing"
             >> beam.Map(
-                lambda _, parts, names, left_out: Packing.of(
+                lambda _, parts, names, left_out=(): Packing.of(
                     parts, per_file, seed, names.hex(), [(each.shard_index, each.row) for each in left_out]
                 ),
                 beam.pvalue.AsList(parts),
-                beam.pvalue.AsSingleton(names),
-                beam.pvalue.AsList(self.left_out),
+                names,
+                *([] if self.left_out is None else [beam.pvalue.AsList(self.left_out)]),
             )
         )
         there = (

@@ -61,16 +61,10 @@ class RenameKeys(beam.PTransform):
         )
 
 
-@dataclass(eq=False)
-class NameRenames(beam.PTransform):
-    """In: what `RenameKeys` gives. Out: PCollection of one bytes, which names all of it whatever the order."""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, renamed: beam.PCollection[Keys]) -> beam.PCollection[bytes]:
-        """Sums the names of all."""
-        return renamed | "NameRenames" >> beam.Map(_name) | "AllRenames" >> beam.CombineGlobally(_sum_of_names)
+def name_renames(renamed: beam.PCollection[Keys]) -> beam.pvalue.AsSingleton:
+    """One bytes, as a side input, that names all of what `RenameKeys` gives, whatever the order."""
+    names = renamed | "NameRenames" >> beam.Map(_name)
+    return names | "AllRenames" >> beam.CombineGlobally(_sum_of_names).as_singleton_view()
 
 
 def kept_keys(source: RowSource, part: ScorePart, buckets: int) -> Iterator[tuple[int, Keys]]:

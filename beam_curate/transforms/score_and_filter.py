@@ -13,7 +13,7 @@ from beam_curate import reasons, records
 from beam_curate.heads.head import EmbeddingScore
 from beam_curate.progress import PROGRESS
 from beam_curate.records import EmbeddedSample, ImageFacts, ScoredSample
-from beam_curate.runs.table_parts import VERDICT
+from beam_curate.runs.score_table import VERDICT
 from beam_curate.scores.judging import judge
 from beam_curate.scores.rules import Condition, check_columns, standard_rules
 from beam_curate.scores.scorers import EmbeddingsScorer, run_embeddings, set_up_scorer

@@ -32,13 +32,14 @@ class SelectRows(beam.PTransform):
         super().__init__()
 
     def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[ScorePart]:
-        """Lists all parts, and judges those that are left."""
-        everything = (
-            shards.pipeline
-            | "Run" >> beam.Create([self.output])
-            | "List" >> beam.FlatMap(_part_numbers).with_output_types(int)
-        )
-        pending = shards | "Number" >> beam.Map(lambda shard: shard.index).with_output_types(int)
+        """Lists all parts, where a rule on each row is not all, and judges those that are left."""
+        pending = everything = shards | "Number" >> beam.Map(lambda shard: shard.index).with_output_types(int)
+        if self.selection.top is not None or self.removed is not None:
+            everything = (
+                shards.pipeline
+                | "Run" >> beam.Create([self.output])
+                | "List" >> beam.FlatMap(_part_numbers).with_output_types(int)
+            )
         return pending | JudgeParts(self.selection, self.output, everything, self.removed)
 
 

@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -20,7 +18,7 @@ from beam_curate.clip.independent_rows import IndependentRows, _in_whole_steps, 
 from beam_curate.clip.text_tower import build_text_tower
 from beam_curate.clip.visual_tower import build_visual_tower
 from beam_curate.clip.weights import find_weights
-from tests.conftest import ROOT
+from tests.support import forked
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 LOG = "beam_curate.clip.independent_rows"
@@ -81,17 +79,12 @@ def differing(name, precision, batch, threads):
 def in_a_process(cases, **environment):
     """What `differing` says in a process of its own, whose products are its first."""
     code = f"from tests.clip.test_independent_rows import differing\nfor case in {cases!r}: print(*differing(*case))"
+    code += "\nimport torch; print(torch.backends.cpu.get_cpu_capability(), 0)"
     kept = {name: value for name, value in os.environ.items() if name not in {"MKL_CBWR", *AVX2}}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=500,
-    )
-    return [tuple(line.split()) for line in done.stdout.splitlines()]
+    done = forked.run(code, env={**kept, **environment})
+    *found, (capability, _) = [tuple(line.split()) for line in done.stdout.splitlines()]
+    assert capability.lower() == environment.get("ATEN_CPU_CAPABILITY", capability.lower())
+    return found
 
 
 CASES = [
@@ -114,9 +107,7 @@ def test_they_are_where_mkl_cannot_be_told_any_more():
         "from tests.clip.test_independent_rows import differing; print(*differing('wide-of-two-blocks', 'fp32', 4, 2))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=300
-    )
+    done = forked.run(code, env=environment)
     differ, together = done.stdout.split()
     assert differ == "0"
     # Not every MKL on every processor cuts the rows so that it matters; where it does, it is said.

@@ -1,5 +1,6 @@
 """Copies of the model: each in a process of its own, shared by all that name them, in turns."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -111,6 +112,36 @@ def test_a_copy_that_is_killed_is_replaced_and_counted_and_no_number_of_a_proces
     assert counter("test", "copies_replaced") == 1
     assert killed == []
     assert set(turns(pair, 2)) & {first, second} == {second}
+
+
+def test_a_copy_that_ends_in_the_middle_of_its_answer_is_replaced_and_no_row_is_lost_or_doubled(pair):
+    with counted() as counter, pytest.raises(CopyGoneError, match="a copy of the model has gone"):
+        CarefulCalls(1, "test").embed([image(10)], pair)  # and once more, for it is the image that ends them
+    assert counter("test", "copies_replaced") == 1
+    with pytest.raises(CopyGoneError):
+        pair.one().embed([image(10)], 1)
+    rows = CarefulCalls(2, "test").embed([image(number) for number in (1, 2, 3, 4, 0)], pair)
+    assert [int(row[1]) for row in rows] == [1, 2, 3, 4, 0]
+
+
+def test_a_thread_that_ends_leaves_no_pixels_in_memory():
+    pixels = SharedPixels()
+
+    def write():
+        file = pixels.write([image(1)] * 1000)
+        return os.fstat(file.descriptor).st_ino
+
+    def open_files():
+        found = set()
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.stat(f"/proc/self/fd/{name}").st_ino)
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        inodes = set(pool.map(lambda _: write(), range(8)))
+        assert inodes & open_files()
+    assert not inodes & open_files()
 
 
 def test_pixels_that_a_copy_may_not_read_fail_no_image(pair, monkeypatch):

@@ -5,7 +5,9 @@ import pytest
 
 from beam_curate.duplicates import blocks
 from beam_curate.duplicates.candidates import FOREIGN
-from beam_curate.duplicates.methods.semantic import Semantic
+from beam_curate.duplicates.cells import Cells
+from beam_curate.duplicates.clusters import Clusters
+from beam_curate.duplicates.methods.semantic import Semantic, Spreading
 
 ROW = np.dtype([("id", "<u8"), ("rank", "<u8")])
 
@@ -76,13 +78,14 @@ def test_leaders_are_the_best_that_may_answer(monkeypatch):
 @pytest.mark.parametrize("method", [Semantic(0.01)])
 def test_four_hundred_thousand_equal_embeddings_make_no_pairs_of_blocks(method):
     vectors = np.ones((400_000, 8), np.float16) / np.float16(8**0.5)
-    rows = np.zeros(len(vectors), method.dtype(np.eye(8)))
+    one_cell = Cells(Clusters(np.zeros((1, 8), np.float32), np.ones(8, np.float32)), np.zeros(1, np.int64))
+    how = Spreading(np.eye(8, dtype=np.float32), one_cell)
+    rows = np.zeros(len(vectors), method.dtype(how))
     rows["id"], rows["rank"] = np.arange(len(rows)), np.random.default_rng(0).permutation(len(rows))
-    rows["home"], rows["vector"] = True, vectors
-    axes = np.eye(8, dtype=np.float32)
+    rows["vector"] = vectors
     pieces = np.array_split(rows, 20)
     best = blocks.leaders(pieces, False)
-    led = [blocks.asked(method, 0, piece, best, axes) for piece in pieces]
+    led = [blocks.asked(method, 0, piece, best, how) for piece in pieces]
     left = np.concatenate([one.left for one in led])
     assert left["rank"].tolist() == [399_999]
     assert sum(one.found.comparisons for one in led) <= 400_000 * blocks.LEADERS

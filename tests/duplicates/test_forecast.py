@@ -1,33 +1,79 @@
-"""What a search is said to cost beforehand, against what it costs."""
+"""What a search is said to cost and to miss beforehand, against what it costs and misses."""
 
 import numpy as np
 import pytest
 
-from beam_curate.duplicates.candidates import Candidates
+from beam_curate.duplicates.candidates import Candidates, normalised
 from beam_curate.duplicates.method import Estimate
-from beam_curate.duplicates.methods.semantic import Semantic
-from beam_curate.duplicates.search import told
+from beam_curate.duplicates.methods import semantic
+from beam_curate.duplicates.methods.semantic import BORDER, Semantic
+from beam_curate.duplicates.search import DuplicateSearch, told
+from beam_curate.runs.table_parts import TablePlace
+from beam_curate.selection.rejudging import Selection
+from beam_curate.transforms.find_duplicates import learn
 from tests.support.made_duplicates import embeddings, vector_table
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("crowded", [False, True])
-def test_a_forecast_is_within_a_fourth_of_what_comes(seed, crowded):
+def test_a_forecast_is_within_a_fourth_of_what_comes(seed, crowded, monkeypatch):
+    monkeypatch.setattr(semantic, "HOME_ROWS", 3000)
     rows = 12_000
     vectors, ids, ranks = embeddings(rows, 48, 400, 0.03, seed)
     if crowded:
         vectors[: rows // 4] = vectors[0]
-    method = Semantic(0.03, n_clusters=3)
+    method = Semantic(0.03, n_clusters=40)
     drawn = np.sort(np.random.default_rng(seed).choice(rows, rows // 3, replace=False))
     plan = method.plan(rows, vector_table(vectors[drawn]))
     spread = method.spread(Candidates(ids, ranks, vector_table(vectors)), plan.spreading)
     compared = sum(
         method.compare(bucket, [spread.rows[spread.buckets == bucket]], plan.comparing).comparisons
-        for bucket in range(3)
+        for bucket in range(plan.buckets)
     )
     assert plan.estimate.comparisons == pytest.approx(compared, rel=0.25)
     assert plan.estimate.visits == pytest.approx(len(spread.rows) / rows, rel=0.05)
     assert plan.estimate.shuffled == pytest.approx(spread.rows.nbytes, rel=0.05)
+
+
+def with_twins(rows, eps):
+    """Embeddings of one topic, and to each one that differs from it in the direction of another."""
+    rng = np.random.default_rng(1)
+    wide = rng.standard_normal((rows, 48)) * np.arange(1, 49) ** -0.5
+    wide[:, 0] += 1
+    wide = normalised(wide.astype(np.float32))
+    third = wide[rng.permutation(rows)]
+    across = third - (wide * third).sum(axis=1, keepdims=True) * wide
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
+    near = rng.uniform(1 - eps + 1e-3, 1, (rows, 1))
+    return np.concatenate([wide, near * wide + np.sqrt(1 - near**2) * across]).astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("border", "least", "most"), [(0.0, 0.1, 0.3), (0.1, 0.005, 0.05), (BORDER, 0, 1e-3), (0.5, 0, 0)]
+)
+def test_what_a_search_misses_is_told(border, least, most):
+    eps, rows = 0.02, 4000
+    vectors = with_twins(2 * rows, eps)
+    sample, vectors = vectors[:rows], np.delete(vectors[rows:], slice(rows, 2 * rows), axis=0)
+    ids = np.arange(2 * rows, dtype=np.uint64)
+    method = Semantic(eps, n_clusters=60, border=border)
+    plan = method.plan(2 * rows, vector_table(sample))
+    spread = method.spread(Candidates(ids, ids[::-1].copy(), vector_table(vectors)), plan.spreading)
+    found = [method.compare(one, [spread.rows[spread.buckets == one]], plan.comparing) for one in range(plan.buckets)]
+    edges = np.concatenate([one.edges for one in found])
+    missed = 1 - np.isin(ids[rows:], edges["row"]).mean()
+    assert least <= missed <= most
+    assert plan.estimate.missed == pytest.approx(missed, rel=0.2, abs=1e-3)
+
+
+def test_a_border_that_misses_more_than_one_in_a_thousand_is_warned_of(caplog):
+    vectors = vector_table(with_twins(6000, 0.05))
+    ids = np.arange(12_000, dtype=np.uint64)
+    for border, warned in ((0.1, True), (BORDER, False)):
+        caplog.clear()
+        method = Semantic(0.05, n_clusters=60, border=border)
+        learn(DuplicateSearch(Selection(TablePlace("made-up"), None), [method]), [(ids, vectors)], 12_000)
+        assert ("a larger --border misses fewer" in caplog.text) is warned
 
 
 @pytest.mark.parametrize(
@@ -36,3 +82,8 @@ def test_a_forecast_is_within_a_fourth_of_what_comes(seed, crowded):
 )
 def test_the_time_of_a_search_is_told_at_ten_nanoseconds_a_comparison(comparisons, time):
     assert f"({time} of a core)" in told(Semantic(0.01), 10**6, Estimate(1.4, comparisons, 2e9))
+
+
+@pytest.mark.parametrize(("missed", "words"), [(0.0009, "less than one in a thousand is"), (0.12, "about 12.0% are")])
+def test_the_part_that_is_missed_is_told(missed, words):
+    assert f"of near pairs {words} missed" in told(Semantic(0.01), 10**6, Estimate(1.4, 1e9, 2e9, missed))

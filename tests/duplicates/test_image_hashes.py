@@ -1,9 +1,51 @@
 """Hashes of decoded images."""
 
+import hashlib
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
-from beam_curate.duplicates.image_hashes import hash_image, perceptual_hashes
+from beam_curate.duplicates import image_hashes
+from beam_curate.duplicates.image_hashes import hash_image, make_hashes, perceptual_hashes
+from tests.conftest import encoded, photo, tar_bytes
+
+
+def rows_of(path, seeds):
+    """A shard of photographs, and the columns of their rows that hashing reads."""
+    images = [encoded(photo(seed)) for seed in seeds]
+    path.write_bytes(tar_bytes([(f"{place}.jpg", image) for place, image in enumerate(images)]))
+    rows, offset = [], 512
+    for place, image in enumerate(images):
+        member = {"suffix": "jpg", "offset": offset, "size": len(image)}
+        rows.append({"key": str(place), "shard": str(path), "image": "jpg", "members": [member]})
+        rows[-1]["sha256"] = hashlib.sha256(image).hexdigest()
+        offset += 512 + -(-len(image) // 512) * 512
+    return pa.Table.from_pylist(rows)
+
+
+def test_hashes_that_are_there_are_taken_for_the_same_images_alone(tmp_path, monkeypatch):
+    """Other images of as many rows, fewer rows, and a file of another version are hashed again."""
+    rows, others = rows_of(tmp_path / "a.tar", range(3)), rows_of(tmp_path / "b.tar", range(10, 13))
+    hashed = []
+    monkeypatch.setattr(image_hashes, "hash_image", lambda data, most: hashed.append(data) or hash_image(data, most))
+
+    def made(some):
+        before = len(hashed)
+        found = make_hashes(str(tmp_path), "hashes.parquet", some, 1 << 20, 1)
+        return found["perceptual"].to_pylist(), len(hashed) - before
+
+    first, number = made(rows)
+    assert number == 3
+    assert made(rows) == (first, 0)
+    second, number = made(others)
+    assert number == 3
+    assert not set(second) & set(first)
+    assert made(rows.slice(0, 2)) == (first[:2], 2)
+    old = pq.read_table(tmp_path / "hashes.parquet").drop_columns(["sha256"])
+    pq.write_table(old, tmp_path / "hashes.parquet")
+    assert made(rows.slice(0, 2)) == (first[:2], 2)
 
 
 class TestImageHashes:

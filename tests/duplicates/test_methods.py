@@ -1,5 +1,7 @@
 """Each method against a comparison of all rows with all: the same rows are removed, for the same better ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from beam_curate.duplicates import blocks, clusters, near_vectors
 from beam_curate.duplicates.candidates import FOREIGN, Candidates
-from beam_curate.duplicates.methods import all_methods, method_named, number_of
+from beam_curate.duplicates.methods import all_methods, method_named, number_of, semantic
 from beam_curate.duplicates.methods import perceptual as perceptual_hashes
 from beam_curate.duplicates.methods.exact import Exact
 from beam_curate.duplicates.methods.perceptual import MOST_DISTANCE, Perceptual
@@ -148,17 +150,16 @@ class TestPerceptual:
 class TestSemantic:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
-        """Clusters in clusters, and blocks of partners, already with thousands of rows."""
-        monkeypatch.setattr(near_vectors, "_ONE_CLUSTER", 100)
-        monkeypatch.setattr(near_vectors, "_ASKED", 32)
-        monkeypatch.setattr(near_vectors, "LEADERS", 16)
+        """Several buckets, and blocks of partners, already with thousands of rows."""
+        monkeypatch.setattr(semantic, "HOME_ROWS", 500)
+        monkeypatch.setattr(near_vectors, "ASKED", 16)
         monkeypatch.setattr(blocks, "LEADERS", 16)
 
     @pytest.mark.parametrize("dim", [24, 96])
     @pytest.mark.parametrize("eps", [0.01, 0.05])
     def test_with_the_exact_border_it_is_all_pairs(self, eps, dim):
         vectors, ids, ranks = embeddings(2500, dim, 400, eps)
-        method = Semantic(eps, n_clusters=7, border=0.5)
+        method = Semantic(eps, n_clusters=40, border=0.5)
         edges, compared = search(method, ids, ranks, vector_table(vectors), 3)
         similarity = cosine(vectors)
         wanted = expected(ids, ranks, similarity >= 1 - eps)
@@ -171,7 +172,7 @@ class TestSemantic:
 
     def test_the_default_border_misses_less_than_one_in_a_thousand(self):
         vectors, ids, ranks = embeddings(6000, 32, 2000, 0.02)
-        edges, _ = search(Semantic(0.02, n_clusters=9), ids, ranks, vector_table(vectors))
+        edges, _ = search(Semantic(0.02, n_clusters=90), ids, ranks, vector_table(vectors))
         wanted = expected(ids, ranks, cosine(vectors) >= 1 - 0.02)
         found = partners(edges)
         assert found.keys() <= wanted.keys()
@@ -185,7 +186,7 @@ class TestSemantic:
     @pytest.mark.parametrize("block_rows", [50, 300])
     def test_a_bucket_in_blocks_gives_the_same(self, block_rows):
         vectors, ids, ranks = embeddings(700, 16, 200, 0.02)
-        method = Semantic(0.02, n_clusters=3, border=0.5)
+        method = Semantic(0.02, n_clusters=9, border=0.5)
         edges, _ = search(method, ids, ranks, vector_table(vectors), 1, block_rows)
         assert partners(edges) == expected(ids, ranks, cosine(vectors) >= 1 - 0.02)
 
@@ -194,7 +195,7 @@ class TestSemantic:
         vectors, ids, ranks = embeddings(1200, 16, 300, 0.02)
         ids[600:] |= FOREIGN
         ranks[600:] = 2**64 - 1
-        method = Semantic(0.02, n_clusters=5, border=0.5, between=True)
+        method = Semantic(0.02, n_clusters=15, border=0.5, between=True)
         edges, _ = search(method, ids, ranks, vector_table(vectors), 1, block_rows)
         wanted = expected(ids, ranks, cosine(vectors) >= 1 - 0.02)
         assert partners(edges) == wanted
@@ -217,7 +218,7 @@ class TestSemantic:
     def test_a_crowd_among_others_is_all_pairs(self, block_rows):
         vectors, ids, ranks = embeddings(1500, 24, 300, 0.02)
         vectors[::2] = crowd(750, 0.02, 24)
-        method = Semantic(0.02, n_clusters=5, border=0.5)
+        method = Semantic(0.02, n_clusters=15, border=0.5)
         edges, compared = search(method, ids, ranks, vector_table(vectors), 2, block_rows)
         assert partners(edges) == expected(ids, ranks, cosine(vectors) >= 1 - 0.02)
         assert compared < 1500 * 1500 / 2
@@ -233,23 +234,38 @@ class TestSemantic:
     def test_the_plan_depends_on_the_sample_alone(self):
         vectors, _, _ = embeddings(2000, 80, 100, 0.01)
         plans = [Semantic(0.01, 5).plan(10**6, vector_table(vectors)) for _ in range(2)]
-        assert np.array_equal(plans[0].spreading.clusters.centroids, plans[1].spreading.clusters.centroids)
-        assert np.array_equal(plans[0].comparing, plans[1].comparing)
+        assert np.array_equal(plans[0].spreading.cells.clusters.centroids, plans[1].spreading.cells.clusters.centroids)
+        assert np.array_equal(plans[0].comparing.directions, plans[1].comparing.directions)
 
-    def test_the_number_of_clusters(self):
-        assert [Semantic().clusters_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 31, 30518]
-        assert [Semantic(n_clusters=7).clusters_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
+    def test_the_number_of_cells(self):
+        assert [Semantic().cells_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 3907, 1 << 15]
+        assert [Semantic(n_clusters=7).cells_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
 
-    def test_there_are_more_where_buckets_would_be_larger_than_is_compared_at_once(self, monkeypatch):
+    def test_a_bucket_is_of_some_cells_for_some_rows(self, monkeypatch):
+        monkeypatch.setattr(semantic, "HOME_ROWS", 1 << 15)
         vectors, _, _ = embeddings(8000, 24, 10, 0.05)
-        table = vector_table(vectors)
-        assert len(Semantic().plan(10**6, table).spreading.clusters) == 31
-        monkeypatch.setattr(Semantic, "block_rows", 1 << 15)
-        assert len(Semantic().plan(10**6, table).spreading.clusters) == 62
-        assert len(Semantic(n_clusters=31).plan(10**6, table).spreading.clusters) == 31
+        plan = Semantic().plan(10**6, vector_table(vectors))
+        assert plan.buckets == 31
+        assert len(plan.spreading.cells) == pytest.approx(3907, rel=0.05)
+        assert Semantic(n_clusters=9).plan(10**6, vector_table(vectors)).buckets == 9
 
     def test_the_sample_is_bounded(self):
-        assert [Semantic().sampled(rows) for rows in (100, 10**6, 10**7, 10**10)] == [1 << 15, 1 << 15, 156672, 1 << 18]
+        assert [Semantic().sampled(rows) for rows in (100, 10**6, 10**7, 10**10)] == [1 << 15, 62512, 1 << 18, 1 << 18]
+
+    def test_what_is_compared_depends_on_the_cells_and_not_on_the_buckets(self):
+        vectors, ids, ranks = embeddings(3000, 24, 40, 0.02)
+        table = vector_table(vectors)
+        how = Semantic(0.02, 60).plan(3000, table).spreading
+        compared = []
+        for each in (1, 2, 60):  # cells of a bucket
+            grouped = how._replace(cells=replace(how.cells, groups=np.arange(len(how.cells)) // each))
+            found = Semantic(0.02).spread(Candidates(ids, ranks, table), grouped)
+            buckets = [found.rows[found.buckets == bucket] for bucket in range(grouped.cells.buckets)]
+            made = [Semantic(0.02).compare(bucket, [rows], grouped) for bucket, rows in enumerate(buckets)]
+            compared.append(sum(one.comparisons for one in made))
+        assert compared == pytest.approx(
+            [compared[0]] * 3, rel=0.02
+        )  # who has found a partner asks no more in its bucket
 
     def test_no_rows_at_all(self):
         nothing = vector_table(np.zeros((0, 80), np.float16))

@@ -74,7 +74,7 @@ def test_of_equal_vectors_the_similarity_is_one():
     vectors = np.repeat(unit_rows(7, 768), 12, axis=0)
     points = np.zeros((84, 1), np.float32)
     everyone = np.ones(84, np.bool_)
-    found = best_partners(Bucket(vectors, points), 1e-9, 0.5, Who(everyone, everyone, everyone))
+    found = best_partners(Bucket(vectors, points), 1e-9, [(np.arange(84), np.arange(0))], Who(everyone, everyone))
     assert found.of.tolist() == [row // 12 * 12 for row in range(84) if row % 12]
     assert (found.similarity == 1).all()
 
@@ -88,7 +88,7 @@ def test_equal_vectors_are_as_near_to_a_centroid_and_meet():
     method = Semantic(1e-9, 9)
     near = method.nearness(1000, vector_table(vectors))
     assert len(set(near(vectors)[5:].tolist())) == 1
-    clusters = Clusters(centroids)
+    clusters = Clusters(centroids, np.ones(centroids.shape[1], np.float32))
     for width in (1e-9, 1e-6):
         row, cluster, _ = clusters.visits(normalised(vectors), width)
         assert set.intersection(*({*cluster[row == place].tolist()} for place in range(5, 42)))

@@ -5,8 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from beam_curate.duplicates.cells import Cells
+from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.methods import number_of
-from beam_curate.duplicates.methods.semantic import Semantic
+from beam_curate.duplicates.methods.semantic import Semantic, Spreading
 from beam_curate.duplicates.vector_rows import in_order, vector_row
 from beam_curate.records import BlockRows, BucketRows
 from beam_curate.transforms import compare_buckets
@@ -14,7 +16,8 @@ from beam_curate.transforms.compare_buckets import bucket_key
 
 DIM = 768
 BYTES = vector_row(DIM).itemsize
-AXES = np.eye(DIM, 64, dtype=np.float32)
+CELLS = Cells(Clusters(np.eye(30, 64, dtype=np.float32), np.ones(64, np.float32)), np.zeros(30, np.int64))
+HOW = Spreading(np.eye(DIM, 64, dtype=np.float32), CELLS)
 
 
 def made(count, dim, first=0, seed=0):
@@ -22,7 +25,7 @@ def made(count, dim, first=0, seed=0):
     rows = np.zeros(count, vector_row(dim))
     rows["id"] = np.arange(first, first + count, dtype=np.uint64)
     rows["rank"] = rng.integers(0, max(1, count // 3), count)
-    rows["home"] = rows["id"] % 3 > 0
+    rows["cell"] = rows["id"] % 30
     rows["vector"] = np.random.default_rng(first).standard_normal((count, dim))
     return rows
 
@@ -34,7 +37,7 @@ def test_each_row_once_the_best_one_first_and_its_vector_with_it(asking, answeri
     found = in_order(np.array_split(asks, 3), np.array_split(answers, 2), 4)
     wanted = np.unique(np.concatenate([asks, answers]))
     wanted = wanted[np.lexsort((wanted["id"], ~wanted["rank"]))]
-    for name in ("id", "rank", "home"):
+    for name in ("id", "rank", "cell"):
         assert found.heads[name].tolist() == wanted[name].tolist()
     assert np.array_equal(found.vectors, wanted["vector"])
     assert found.asks.tolist() == np.isin(wanted["id"], asks["id"]).tolist()
@@ -54,7 +57,7 @@ def whole(count):
     sent = (BucketRows(made(64, DIM, first).tobytes()) for first in range(0, count, 64))
     buckets = compare_buckets._CompareBuckets([Semantic(1e-6)])
     buckets.start_bundle()
-    return buckets.process((bucket_key(number_of(Semantic), 0), sent), [AXES])
+    return buckets.process((bucket_key(number_of(Semantic), 0), sent), [HOW])
 
 
 def in_blocks(count):
@@ -63,7 +66,7 @@ def in_blocks(count):
     sent = (BlockRows(key, 1, 0, first % 128 > 0, made(64, DIM, first).tobytes()) for first in range(0, count, 64))
     blocks = compare_buckets._CompareBlocks([Semantic(1e-6)])
     blocks.start_bundle()
-    return blocks.process((1, sent), [AXES])
+    return blocks.process((1, sent), [HOW])
 
 
 def peak(compare, count):

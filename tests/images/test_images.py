@@ -1,4 +1,5 @@
 import concurrent.futures
+import functools
 import hashlib
 import io
 import json
@@ -178,6 +179,12 @@ def test_squash_shows_the_whole_image():
     assert decode_image(data, FAST)[1][16, 2].tolist() == [255, 0, 0]
 
 
+@functools.cache
+def large(size, format):
+    """A photograph in a file; some of these take a second to make."""
+    return encoded(photo(5, *size), format)
+
+
 @pytest.mark.parametrize("decoder", ["fast", "pillow", "scaled"])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
 @pytest.mark.parametrize("size", [(700, 500), (250, 400), (3200, 2400)])
@@ -185,7 +192,7 @@ def test_for_several_models_an_image_is_as_for_each_alone(decoder, format, size,
     calls = []
     decode = jpeg_decoding.decode_jpeg
     monkeypatch.setattr(jpeg_decoding, "decode_jpeg", lambda *given: calls.append(given) or decode(*given))
-    data = encoded(photo(5, *size), format)
+    data = large(size, format)
     targets = [Target(224), Target(256), Target(224, "squash", "bilinear"), Target(336)]
     facts, pictures = decode_sizes(data, DecodeOptions(decoder=decoder), targets)
     fractions = {factor for _, _, factor in calls}
@@ -369,6 +376,19 @@ def test_no_format_that_runs_a_program_is_opened():
     opened = opening._formats()
     assert {"JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"} <= set(opened)
     assert not {"EPS", "WMF", "IPTC", "MPEG", "HDF5", "GRIB", "BUFR"} & set(opened)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_an_image_is_read_by_its_own_format_alone_whatever_was_loaded_before(format, monkeypatch):
+    tried = []
+    factories = {name: Image.OPEN[name] for name in opening._formats()}
+    for name, (factory, accept) in factories.items():
+        counted = lambda *given, name=name, factory=factory: tried.append(name) or factory(*given)  # noqa: E731
+        monkeypatch.setitem(Image.OPEN, name, (counted, accept))
+    monkeypatch.setattr(Image, "ID", sorted(Image.ID))  # as where nothing was opened before all formats were loaded
+    opening._formats.cache_clear()
+    image_facts(encoded(photo(14), format), FAST)
+    assert tried == [format]
 
 
 def test_pillow_prints_no_warnings():

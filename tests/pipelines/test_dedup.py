@@ -1,6 +1,8 @@
 """Duplicates end to end: real photographs with planted copies, through curate.py, dedup.py and select.py."""
 
+import functools
 import io
+import itertools
 import json
 
 import numpy as np
@@ -17,6 +19,7 @@ from beam_curate.duplicates.table import part_name, read_part
 from tests.conftest import tar_bytes
 from tests.support.models import MODEL
 
+NUMBERS = itertools.count()
 OFF = ["--min_aesthetic=none", "--max_nsfw=none"]
 
 
@@ -79,6 +82,12 @@ def verdicts(output):
     return {row["key"]: row for row in rows}
 
 
+def removed(output):
+    """The method by which each row is a duplicate, by its key, as the table of duplicates has it."""
+    rows = [row for shard in (0, 1) for row in read_part(str(output), shard).to_pylist()]
+    return {row["key"]: row["method"] for row in rows if row["duplicate_of_key"] is not None}
+
+
 def keys(output):
     paths = sorted(map(str, output.glob("*.tar")))
     return [sample["__key__"] for path in paths for sample in webdataset.WebDataset(path, shardshuffle=False)]
@@ -113,9 +122,10 @@ class TestPlantedCopies:
         assert {found[f"{name}-{copy}"]["status"] for name in photographs() for copy in ("mirror", "crop")} == {"kept"}
 
     def test_mirrored_ones_are_found_if_that_is_asked_for(self, table):
-        found = verdicts(deduplicated(table, "mirrored", "--methods=perceptual", "--mirrored", "--keep_by=first"))
-        assert {found[f"{name}-mirror"]["reason"] for name in photographs()} == {"duplicate_perceptual"}
-        assert {found[f"{name}-crop"]["status"] for name in photographs()} == {"kept"}
+        flags = ["--methods=perceptual", "--mirrored", "--keep_by=first", "--table_only"]
+        found = removed(deduplicated(table, "mirrored", *flags))
+        assert {found[f"{name}-mirror"] for name in photographs()} == {"perceptual"}
+        assert not found.keys() & {f"{name}-crop" for name in photographs()}
 
     def test_originals_are_kept_and_written(self, output):
         found = verdicts(output)
@@ -159,11 +169,11 @@ class TestPlantedCopies:
 
 
 def test_the_largest_is_kept(table):
-    output = deduplicated(table, "largest", "--methods=perceptual", "--keep_by=largest")
-    found = verdicts(output)
+    output = deduplicated(table, "largest", "--methods=perceptual", "--keep_by=largest", "--table_only")
+    found = removed(output)
     for name in photographs():
-        assert found[f"{name}-small"]["status"] == "rejected"
-    rows = read_score_table(str(output), ["key", "status", "width", "height"]).to_pylist()
+        assert f"{name}-small" in found
+    rows = read_score_table(str(table), ["key", "status", "width", "height"]).to_pylist()
     pixels = {row["key"]: row["width"] * row["height"] for row in rows if row["status"] != "failed"}
     for shard in (0, 1):
         for row in read_part(str(output), shard).to_pylist():
@@ -188,8 +198,7 @@ def similarities(table, part=0.1):
 def test_semantic_duplicates_are_those_of_a_comparison_of_all_with_all(table, keep_by):
     good, similarity, eps = similarities(table)
     flags = ["--methods=semantic", f"--eps={eps}", "--border=0.5", f"--keep_by={keep_by}", "--n_clusters=3"]
-    output = deduplicated(table, f"semantic-{keep_by}", *flags)
-    found = {key for key, row in verdicts(output).items() if row["status"] == "rejected"}
+    found = removed(deduplicated(table, f"semantic-{keep_by}", *flags, "--table_only")).keys()
     assert found
     names = good.column("key").to_pylist()
     if keep_by == "aesthetic":
@@ -277,8 +286,10 @@ def everything(table):
     return deduplicated(table, "everything", *flags)
 
 
-def selected(table, name, *flags):
-    output = table.parent / name
+@functools.cache
+def selected(table, *flags):
+    """The selection by these flags, made once: no test here changes it."""
+    output = table.parent / f"selected-{next(NUMBERS)}"
     assert select.main([f"--scores={table}", f"--output={output}", "--samples_per_shard=7", *flags]) == 0
     return output
 
@@ -287,7 +298,7 @@ class TestSelecting:
     def test_without_other_rules_it_is_what_dedup_writes(self, table, everything):
         flags = ["--methods=exact,pixels,perceptual", "--keep_by=largest", "--samples_per_shard=7"]
         by_dedup = deduplicated(table, "by-dedup", *flags)
-        by_select = selected(table, "by-select", f"--duplicates={everything}")
+        by_select = selected(table, f"--duplicates={everything}")
         for path in [*by_dedup.glob("*.tar"), *by_dedup.glob("0*.parquet")]:
             assert (by_select / path.name).read_bytes() == path.read_bytes()
         assert verdicts(by_select) == verdicts(by_dedup)
@@ -301,16 +312,16 @@ class TestSelecting:
         words = "note: the duplicates that {} had removed are candidates again; --duplicates {} keeps them out"
         assert noted(output) == [words.format(output, output)]
         assert noted(output, f"--duplicates={everything}") == noted(table) == []
-        used = selected(table, "noted", f"--duplicates={everything}")
+        used = selected(table, f"--duplicates={everything}")
         assert noted(used) == [words.format(used, everything)]
-        back = selected(output, "noted-back")
+        back = selected(output)
         assert noted(back) == []
-        assert set(keys(selected(output, "noted-out", f"--duplicates={output}"))) == set(keys(output)) < set(keys(back))
+        assert set(keys(selected(output, f"--duplicates={output}"))) == set(keys(output)) < set(keys(back))
         twice = deduplicated(output, "noted-twice", "--methods=exact", "--keep_by=first")
         assert noted(twice) == [words.format(twice, twice).replace("them", "those of its last search")]
 
     def test_of_each_group_the_best_that_the_rules_keep_stays(self, table, everything):
-        output = selected(table, "jpegs", f"--duplicates={everything}", "--keep=format == 'JPEG'")
+        output = selected(table, f"--duplicates={everything}", "--keep=format == 'JPEG'")
         found = verdicts(output)
         kept = {key for key, row in found.items() if row["status"] == "kept"}
         for name in photographs():
@@ -321,7 +332,7 @@ class TestSelecting:
         assert any("of this group" in (row["error_message"] or "") for row in found.values())
 
     def test_top_chooses_among_what_is_left(self, table, everything):
-        output = selected(table, "top", f"--duplicates={everything}", "--top=aesthetic=8")
+        output = selected(table, f"--duplicates={everything}", "--top=aesthetic=8")
         funnel = json.loads((output / "summary.json").read_text())["funnel"]
         assert funnel["kept"] == 8
         assert funnel["reasons"]["duplicate_exact"] == 5
@@ -331,7 +342,7 @@ class TestSelecting:
     )
     def test_a_dry_run_counts_what_the_selection_keeps(self, table, everything, capsys, tmp_path, flags):
         page = tmp_path / "page.html"
-        output = selected(table, f"dry-{len(flags)}", f"--duplicates={everything}", *flags)
+        output = selected(table, f"--duplicates={everything}", *flags)
         capsys.readouterr()
         dry = ["--dry_run", f"--report={page}", f"--duplicates={everything}", *flags]
         assert select.main([f"--scores={table}", *dry]) == 0
@@ -351,7 +362,7 @@ class TestSelecting:
     def test_only_what_another_dataset_has(self, table, other):
         flags = ["--methods=perceptual", f"--against={other}", "--against_action=keep", "--table_only"]
         shared = deduplicated(table, "shared-table", *flags)
-        output = selected(table, "shared-selected", f"--duplicates={shared}")
+        output = selected(table, f"--duplicates={shared}")
         kept = {key.split("-")[0] for key, row in verdicts(output).items() if row["status"] == "kept"}
         assert kept == {"coffee", "rocket"}
 
@@ -362,9 +373,9 @@ class TestInCurate:
         flags = ["--dedup=exact,perceptual", "--keep_by=largest", "--keep=format != 'WEBP'", "--top=aesthetic=10"]
         data = [f"--input={table.parent}/data/*.tar", f"--output={output}", *MODEL, *OFF, "--samples_per_shard=7"]
         assert curate.main([*data, *flags]) == 0
-        wide = selected(table, "wide", "--keep=format != 'WEBP'")
+        wide = selected(table, "--keep=format != 'WEBP'")
         unique = deduplicated(wide, "wide-unique", "--methods=exact,perceptual", "--keep_by=largest", "--table_only")
-        again = selected(table, "three", f"--duplicates={unique}", "--keep=format != 'WEBP'", "--top=aesthetic=10")
+        again = selected(table, f"--duplicates={unique}", "--keep=format != 'WEBP'", "--top=aesthetic=10")
         assert len(keys(output)) == 10
         for path in again.glob("*.tar"):
             assert (output / path.name).read_bytes() == path.read_bytes()
@@ -402,9 +413,9 @@ class TestInCurate:
 class TestRuns:
     def test_a_run_that_kept_nothing_of_a_shard_or_at_all(self, table):
         methods = "--methods=exact,pixels,perceptual,semantic"
-        few = selected(table, "few", "--keep=key == 'rocket-same'")
+        few = selected(table, "--keep=key == 'rocket-same'")
         assert keys(deduplicated(few, "few-unique", methods)) == ["rocket-same"]
-        nothing = selected(table, "nothing", "--keep=width > 100000")
+        nothing = selected(table, "--keep=width > 100000")
         output = deduplicated(nothing, "nothing-unique", methods, "--keep_by=hard")
         assert keys(output) == []
         assert read_findings(str(output))["groups"] == 0
@@ -437,8 +448,8 @@ class TestRuns:
         assert len(keys(output)) == 30
 
     def test_with_a_tiny_eps_only_equal_pixels_are_duplicates(self, table):
-        output = deduplicated(table, "tiny", "--methods=semantic", "--eps=1e-9", "--keep_by=first")
-        found = {key for key, row in verdicts(output).items() if row["status"] == "rejected"}
+        flags = ["--methods=semantic", "--eps=1e-9", "--keep_by=first", "--table_only"]
+        found = removed(deduplicated(table, "tiny", *flags)).keys()
         assert found == {f"{name}-{copy}" for name in photographs() for copy in ("same", "lossless")}
 
     def test_a_run_without_duplicates(self, table):
@@ -477,7 +488,7 @@ class TestRuns:
 
     def test_what_it_costs_is_said_before_and_refused_beyond_the_limit(self, table, tmp_path, capsys):
         deduplicated(table, "told", "--methods=semantic", "--table_only")
-        assert "semantic: 40 rows in 1.0 clusters each" in capsys.readouterr().err
+        assert "semantic: 40 rows in 1.0 buckets each" in capsys.readouterr().err
         with pytest.raises(ValueError, match="more than `max_comparisons` 10: give a smaller `eps`"):
             dedup.main([f"--scores={table}", f"--output={tmp_path}/out", "--methods=semantic", "--max_comparisons=10"])
 

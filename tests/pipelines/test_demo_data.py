@@ -1,5 +1,6 @@
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib.machinery
 import importlib.metadata
@@ -20,6 +21,18 @@ from beam_curate.commands import demo_data, demo_pictures
 
 ORIENTATION = 0x0112
 IMAGE_SUFFIXES = {"jpg", "jpeg", "png", "webp", "gif", "tiff"}
+
+
+make_pictures = demo_data._good_samples
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures_made_once():
+    """All of these data sets are of the same pictures; a test that looks at how they are made takes `make_pictures`."""
+    made = functools.cache(lambda photos: list(make_pictures(photos)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_data, "_good_samples", made)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +164,8 @@ def test_exif_orientation_turns_the_picture_upright(demo):
     assert ImageStat.Stat(difference).mean[0] < 4  # a JPEG of quality 88, in grey levels of 255
 
 
-def test_twice_gives_the_same_bytes(demo, tmp_path):
+def test_twice_gives_the_same_bytes(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_data, "_good_samples", make_pictures)
     again = demo_data.build_demo_dataset(tmp_path / "other")
     assert digests(again) == digests(demo)
     assert dataclasses.replace(again, pattern="", shards=()) == dataclasses.replace(demo, pattern="", shards=())
@@ -180,6 +194,7 @@ def test_needs_no_network_and_never_imports_scikit_image(demo, tmp_path, monkeyp
     pooch = pytest.importorskip("pooch")
     monkeypatch.setattr(pooch.Pooch, "fetch", refuse)
     monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(demo_data, "_good_samples", make_pictures)
     assert digests(demo_data.build_demo_dataset(tmp_path / "offline")) == digests(demo)
 
 

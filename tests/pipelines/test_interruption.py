@@ -80,10 +80,12 @@ def marked(mark):
 
 def wait_until(condition, process):
     patience = time.monotonic() + PATIENCE_SECONDS
+    looked = time.monotonic()
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < patience
-        time.sleep(0.002)
+        time.sleep(max(0.002, 10 * (time.monotonic() - looked)))  # the process needs the time that looking takes
+        looked = time.monotonic()
 
 
 def listens(process):

@@ -81,6 +81,12 @@ def test_a_folder_of_photographs(photos, tmp_path, capsys, monkeypatch):
     assert {name for name in after if after[name] != before[name]} == {"00001.tar"}
     assert pack.main([*command, "--resume"]) == 0
     assert "complete already" in capsys.readouterr().out
+    for name in ("00001.tar", "sizes.json", "index.json"):
+        data = (out / name).read_bytes()
+        (out / name).unlink()
+        assert pack.main([*command, "--resume"]) == 2
+        assert f"{out / name} is missing: restore it, or delete {out}/summary.json" in capsys.readouterr().err
+        (out / name).write_bytes(data)
 
 
 def test_parquet_as_datasets_writes_it(tmp_path):

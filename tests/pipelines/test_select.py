@@ -20,6 +20,7 @@ from beam_curate.runs import score_table
 from beam_curate.storage import retrying
 from beam_curate.transforms import preview_selection, write_report
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.support.exporting_runs import as_of_0_1_0
 from tests.support.fault_filesystem import KINDS, Faults, FaultyFileSystem
 from tests.support.models import MODEL
 
@@ -462,6 +463,7 @@ def test_a_table_of_an_earlier_version_lacks_the_uid_alone(data, table):
         found = pq.read_table(path)
         with open(path, "wb") as stream:
             score_table.write_table(stream, found.drop_columns(["uid"]))
+    as_of_0_1_0(old)
     assert select.main([f"--scores={old}", "--dry_run", *RULES]) == 0
     assert same(selected(old, "of-old", *RULES), selected(table, "of-new", *RULES))
 

@@ -13,8 +13,8 @@ COMMANDS = ("curate", "select", "dedup", "export", "fetch_models")
 ANYTHING = {"apache_beam", "google.protobuf", "grpc", "huggingface_hub", "numpy", "open_clip", "pandas", "PIL", "pyarrow",
             "scipy", "tfrecord", "torch", "torchvision", "tqdm", "transformers"}  # fmt: skip
 # What only training, compiling, other kinds of towers and text need.
-OF_OTHER_MODELS = {"ftfy", "open_clip.factory", "open_clip.model", "sympy", "timm", "torch._dynamo", "torch._inductor",
-                   "torchvision.models", "transformers", "triton"}  # fmt: skip
+OF_OTHER_MODELS = {"ftfy", "open_clip.factory", "open_clip.model", "scipy.optimize._optimize", "sympy", "timm", "torch._dynamo",
+                   "torch._inductor", "torchvision.models", "transformers", "triton"}  # fmt: skip
 OF_THE_MODEL = {
     "apache_beam.ml.inference.base",
     "open_clip",

@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -19,7 +17,7 @@ from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.retrying import StorageError
-from tests.conftest import ROOT
+from tests.support import forked
 
 SHARDS = [Shard(0, "/s/0.tar", 1)]
 ROUNDS = 20
@@ -32,9 +30,7 @@ def given_back():
 
 
 def start(code, *words):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
+    return forked.Forked(textwrap.dedent(code), *words)
 
 
 STARTS = """
@@ -69,8 +65,7 @@ def test_of_two_jobs_that_start_at_once_one_is_accepted(tmp_path):
         kept = json.loads((tmp_path / str(number) / "run.json").read_text())["configuration"]
         assert kept["job"] in ("0", "1")
         assert not (tmp_path / str(number) / "_temporary").exists()
-    for job in jobs:
-        job.communicate()
+    assert [job.close() for job in jobs] == [0, 0]
 
 
 HOLDS = """
@@ -95,7 +90,7 @@ def test_a_job_is_refused_while_another_runs_and_not_when_it_was_killed(tmp_path
         Run(output).begin(WantedRun(Configuration(), SHARDS, **how))
     assert (tmp_path / "out" / "00000.tar").exists()
     os.kill(job.pid, signal.SIGKILL)
-    job.wait()
+    assert job.close() == -signal.SIGKILL
     if how:
         Run(output).begin(WantedRun(Configuration(), SHARDS, **how))
         assert sorted(os.listdir(output)) == ["00000.tar"] * ("overwrite" not in how) + [
@@ -108,6 +103,7 @@ def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
     code = """
         import os, sys, time
         from beam_curate.runs.claims import claim
+        os.setsid()
         claim(sys.argv[1])
         if not os.fork():
             time.sleep(600)
@@ -115,11 +111,10 @@ def test_a_forked_process_does_not_hold_its_parents_claim(tmp_path):
         sys.stdin.read()
     """
     output = str(tmp_path / "out")
-    job = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), output], cwd=ROOT, stdin=subprocess.PIPE,
-                           stdout=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    job = start(code, output)
     assert job.stdout.readline() == "ready\n"
     os.kill(job.pid, signal.SIGKILL)
-    job.wait()
+    assert job.close() == -signal.SIGKILL
     try:
         claim(output)
     finally:

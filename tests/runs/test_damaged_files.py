@@ -14,6 +14,7 @@ from beam_curate.runs.whole_table import read_score_table
 from beam_curate.storage.json_files import DamagedFileError, misfit, read_object
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.exporting_runs import MODEL, OFF, curated
+from tests.support.models import SECOND_SMALL
 
 DAMAGES = {
     "empty": b"",
@@ -207,6 +208,66 @@ def test_a_part_without_some_of_the_rows_that_it_counts_is_named(folder, made, c
     line = refused(capsys, folder, made, command, *["--resume"] * (command == "run"))
     assert f"{path} is damaged: it counts {table.num_rows} rows and has {table.num_rows - 1}; " in line
     assert "make it again: delete it" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("run/scores", "key"), ("run/scores", "embedding"), ("best/verdicts", "key")]
+)
+def test_a_part_without_a_column_is_named_with_the_column(folder, made, capsys, name, column):
+    path = folder / name / "part-00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns([column]), path)
+    run = name.partition("/")[0]
+    for command, *more in (("new" if run == "run" else "newer",), (run, "--resume")):
+        line = refused(capsys, folder, made, command, *more)
+        assert f"{path} has no column {column!r}; restore it, or make it again: delete it" in line
+        assert not (folder / "newer").exists()
+    path.unlink()
+    (folder / run / "summary.json").unlink()
+    assert run_command(folder, made, run, "--resume") == 0
+
+
+def test_a_part_of_another_run_over_the_same_input_is_refused(folder, made, capsys, tmp_path):
+    """The other run has other embeddings; the parts have the same shards, keys and number of rows."""
+    other = curated(f"{made}/data/*.tar", tmp_path / "other", f"--clip_model={SECOND_SMALL}")
+    path = folder / "run" / "scores" / "part-00001.parquet"
+    before = path.read_bytes()
+    path.write_bytes((other / "scores" / "part-00001.parquet").read_bytes())
+    line = refused(capsys, folder, made, "new")
+    assert f"a part in {folder}/run/scores was changed after the run had ended, or is of another run" in line
+    for unfinished in (False, True):
+        (folder / "run" / "summary.json").unlink() if unfinished else None
+        line = refused(capsys, folder, made, "run", "--resume")
+        assert f"{path} is of another run: its column 'embedding' is" in line
+    path.unlink()
+    assert run_command(folder, made, "run", "--resume") == 0
+    assert path.read_bytes() == before
+
+
+def test_verdicts_of_another_selection_are_refused(folder, made, capsys):
+    """Of the same table, by another rule."""
+    words = [f"--scores={folder}/run", f"--output={folder}/few", "--top_fraction=aesthetic=0.4"]
+    assert select.main(words) == 0
+    path = folder / "best" / "verdicts" / "part-00001.parquet"
+    path.write_bytes((folder / "few" / "verdicts" / "part-00001.parquet").read_bytes())
+    for command, *more in (("newer",), ("best", "--resume")):
+        line = refused(capsys, folder, made, command, *more)
+        assert f"a part in {folder}/best/verdicts was changed after the run had ended, or is of another run" in line
+
+
+@pytest.mark.parametrize("name", ["part-00001.parquet", "summary.json"])
+def test_a_duplicates_table_that_lacks_a_file_is_not_complete(folder, made, capsys, name):
+    path = folder / "unique" / "duplicates" / name
+    before = path.read_bytes()
+    path.unlink()
+    line = refused(capsys, folder, made, "unique", "--resume")
+    assert f"{path} is missing: restore it, or make it again: delete duplicates/summary.json" in line
+    assert refused(capsys, folder, made, "newer")
+    assert not (folder / "newer").exists()
+    (folder / "unique" / "duplicates" / "summary.json").unlink(missing_ok=True)
+    (folder / "unique" / "summary.json").unlink()
+    assert run_command(folder, made, "unique", "--resume") == 0
+    assert path.read_bytes() == before
 
 
 def test_a_damaged_layout_is_named_and_made_again(folder, made, capsys):

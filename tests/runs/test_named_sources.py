@@ -13,7 +13,7 @@ from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.whole_run import check_table
 from beam_curate.runs.whole_table import read_score_table
 from tests.conftest import encoded, photo, tar_bytes
-from tests.support.exporting_runs import MODEL, OFF, awkward, curated
+from tests.support.exporting_runs import MODEL, OFF, as_of_0_1_0, awkward, curated
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,8 @@ def test_a_place_where_no_member_can_be_is_refused(run, span):
 
 
 def test_a_place_beyond_the_end_ends_the_command_in_a_line(run, tmp_path):
+    """In a run of version 0.1.0, which did not note the table with which it ended."""
+    as_of_0_1_0(run)
     change(run, "members", 2, lambda members: [{**members[0], "offset": 1 << 40}, *members[1:]])
     with pytest.raises(RuntimeError, match=r"awkward/1.tar changed after it was scored: it is shorter"):
         select.main([f"--scores={run}", f"--output={tmp_path}/new"])

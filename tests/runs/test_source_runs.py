@@ -116,17 +116,19 @@ def unchanged(folder):
 
 
 @pytest.mark.parametrize("gone", ["scores/part-00001.parquet", "verdicts/part-00002.parquet", "00001.tar", "00001.parquet",
-                                  "00001_stats.json", "index.json", "sizes.json", "a byte of 00001.tar"])  # fmt: skip
+                                  "00001_stats.json", "index.json", "sizes.json", "a byte of 00001.tar",
+                                  "all of 00001.parquet"])  # fmt: skip
 def test_a_complete_run_that_lacks_a_file_says_so_and_is_mended(made, tmp_path, capsys, gone):
     output = tmp_path / "top"
     shutil.copytree(made / "top", output)
     before = unchanged(output)
-    path = output / gone.removeprefix("a byte of ")
-    path.write_bytes(path.read_bytes()[:-1]) if gone != path.name and "byte" in gone else path.unlink()
+    path = output / gone.removeprefix("a byte of ").removeprefix("all of ")
+    left = {"a byte": path.read_bytes()[:-1], "all of": b""}.get(gone[:6])
+    path.unlink() if left is None else path.write_bytes(left)
     flags = [f"--input={made}/awkward/*.tar", f"--output={output}", *MODEL, *OFF, "--samples_per_shard=5"]
     flags += ["--top=aesthetic=12", "--resume"]
     error = refused(capsys, curate, *flags)
-    assert f"{path} {'has' if 'byte' in gone else 'is missing'}" in error
+    assert f"{path} {'has' if 'byte' in gone else 'is empty' if 'all' in gone else 'is missing'}" in error
     assert f"delete {output}/summary.json and repeat the command of that run with --resume" in error
     (output / "summary.json").unlink()
     assert curate.main(flags) == 0
@@ -136,7 +138,7 @@ def test_a_complete_run_that_lacks_a_file_says_so_and_is_mended(made, tmp_path, 
 
 
 @pytest.mark.parametrize(("format", "gone"), [("webdataset", "00001.tar"), ("tfrecord", "00000.tfrecord"),
-                                              ("tfrecord", "00000.tfindex")])  # fmt: skip
+                                              ("tfrecord", "00000.tfindex"), ("tfrecord", "failures.parquet")])  # fmt: skip
 def test_a_complete_export_that_lacks_a_file_says_so_and_is_mended(made, tmp_path, capsys, format, gone):
     output = tmp_path / "exported"
     flags = [f"--input={made}/run", f"--output={output}", f"--format={format}", "--samples_per_file=8"]
@@ -150,4 +152,4 @@ def test_a_complete_export_that_lacks_a_file_says_so_and_is_mended(made, tmp_pat
     assert unchanged(output) == before
     (output / gone).write_bytes(b"")
     if not gone.endswith("tfindex"):
-        assert "bytes" in refused(capsys, export, *flags)
+        assert ("is empty" if gone.endswith("parquet") else "bytes") in refused(capsys, export, *flags)

@@ -201,3 +201,26 @@ def test_sha256_names_sample_and_shard():
     check_sha256(b"abc", hashlib.sha256(b"abc").hexdigest(), "1", "a.tar")
     with pytest.raises(SourceChangedError, match=r"a\.tar changed after it was scored: the image of sample '1'"):
         check_sha256(b"abd", hashlib.sha256(b"abc").hexdigest(), "1", "a.tar")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["plain", "gzip", "zstd"])
+def test_one_request_reads_a_member_of_a_plain_shard(pack, tmp_path):
+    """A shuffled selection reads one sample of each shard: whether the shard is compressed is told by the member itself."""
+    data = tar_bytes([(f"{number}.jpg", bytes([number]) * 1000) for number in range(20)])
+    (tmp_path / "a.tar").write_bytes(pack(data))
+    entry = entries(data)[7]
+    with SourceReader() as reader:
+        assert reader.read(str(tmp_path / "a.tar"), *member(entry)) == bytes([7]) * 1000
+        assert pack is not bytes or (reader.requests, reader.fetched) == (1, 512 + 1000)
+
+
+def test_a_header_in_compressed_bytes_is_not_taken_for_that_of_the_shard(tmp_path):
+    """Stored blocks of gzip hold a tar within the tar as it is: a header of the same size and at the same place, by its looks."""
+    inner = tar_bytes([("1.jpg", b"a" * 600)])
+    outer = tar_bytes([("0.jpg", bytes(100)), ("1.jpg", b"b" * 600), ("2.tar", inner * 3)])
+    (tmp_path / "a.tar").write_bytes(gzip.compress(outer, 0))
+    with SourceReader() as reader:
+        for entry in entries(outer):
+            assert (
+                reader.read(str(tmp_path / "a.tar"), *member(entry)) == outer[entry.offset : entry.offset + entry.size]
+            )

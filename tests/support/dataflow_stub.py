@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import pathlib
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,12 +21,25 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 
+from tests.support import forked
+
 PROJECT = "stub-project"
 REGION = "us-central1"
 BUCKET = "stub-bucket"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 Case = tuple[str, list[str]]
 """A command line: a command's name, and its words."""
+
+
+_WORKER = """
+import os, pathlib, sys
+log = os.open("log", os.O_WRONLY | os.O_APPEND)
+os.dup2(log, 1)
+os.dup2(log, 2)
+sys.path.insert(0, sys.argv[1])
+import dataflow_stub
+dataflow_stub.work(pathlib.Path.cwd())
+"""
 
 
 class Bucket:
@@ -58,7 +70,7 @@ class Service:
         self.folder = folder
         self.bucket = bucket
         self.jobs: list[dict] = []
-        self.workers: list[subprocess.Popen] = []
+        self.workers: list[forked.Forked] = []
         self.tokens = 0
 
     def create(self, body: dict) -> dict:
@@ -68,16 +80,15 @@ class Service:
             job["worker"] = self._start(job)
         return self.describe(job)
 
-    def _start(self, job: dict) -> subprocess.Popen:
+    def _start(self, job: dict) -> forked.Forked:
         options = job["body"]["environment"]["sdkPipelineOptions"]["options"]
         staged = self.folder / job["id"]
         staged.mkdir()
         for name in ("pipeline.pb", "workflow.tar.gz"):
             folder = options["staging_location"].removeprefix(f"gs://{BUCKET}/")
             (staged / name).write_bytes(self.bucket.read(f"{folder}/{name}"))
-        command = [sys.executable, str(ROOT / "tests" / "support" / "dataflow_stub.py"), str(staged)]
-        with open(staged / "log", "wb") as log:
-            worker = subprocess.Popen(command, cwd=staged, stdout=log, stderr=log, env=os.environ | self.environment)
+        (staged / "log").touch()
+        worker = forked.Forked(_WORKER, str(ROOT / "tests" / "support"), cwd=staged, env=os.environ | self.environment)
         self.workers.append(worker)
         return worker
 
@@ -189,7 +200,7 @@ def dataflow(folder: pathlib.Path):
         for worker in service.workers:
             if worker.poll() is None:
                 worker.kill()
-            worker.wait()
+            worker.close()
         web.shutdown()
         web.server_close()
         emulator.stop()
@@ -222,10 +233,7 @@ def run_commands(service: Service, folder: pathlib.Path, cases: Sequence[Case]) 
     """Runs command lines, each a command's name and words, in one process; gives their statuses, -1 for a crash, and the log."""
     (folder / "cases.json").write_text(json.dumps(cases))
     with staging():
-        done = subprocess.run(
-            [sys.executable, "-c", _DRIVER, str(folder / "cases.json")],
-            cwd=ROOT, env=os.environ | service.environment, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
+        done = forked.run(_DRIVER, str(folder / "cases.json"), env=os.environ | service.environment, check=False)
     statuses = [json.loads(line)["status"] for line in done.stdout.splitlines() if line.startswith('{"status"')]
     return statuses, f"{done.stdout}\n{done.stderr}"
 
@@ -273,7 +281,3 @@ def work(staged: pathlib.Path) -> None:
     quick_beam.quicken()
     quick_bundles.quicken()
     FnApiRunner().run_via_runner_api(proto, PipelineOptions([])).wait_until_finish()
-
-
-if __name__ == "__main__":
-    work(pathlib.Path(sys.argv[1]))

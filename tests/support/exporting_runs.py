@@ -1,5 +1,7 @@
 """Runs to export, made once: of the demo's photographs, and of made pictures of every awkward kind."""
 
+import json
+
 from beam_curate.commands import curate
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.models import MODEL
@@ -11,6 +13,13 @@ def curated(pattern, output, *flags):
     """A finished run that keeps all that is good."""
     assert curate.main([f"--input={pattern}", f"--output={output}", *MODEL, *OFF, *flags]) == 0
     return output
+
+
+def as_of_0_1_0(run):
+    """A finished run as version 0.1.0 left it: its end did not note the table."""
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["table"]
+    (run / "summary.json").write_text(json.dumps(summary))
 
 
 def awkward(folder):

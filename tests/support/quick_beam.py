@@ -6,11 +6,13 @@ are looked at 900 times, and whose options are read 1100 times):
 - which arguments a method of a DoFn has (`get_function_args_defaults`): kept by the function that it is;
 - which states and timers a DoFn has (`get_dofn_specs`): kept by its class;
 - which types a function's annotations name (`IOTypeHints.from_callable`): kept by the function;
-- what type a function gives, where it names none (`infer_return_type`): kept by the code of a function that stands alone;
+- what type a function gives, where it names none (`infer_return_type`): kept by its code, and by what was put into its closure
+  and its defaults where these are functions of that kind, classes, words and numbers;
 - whether a function both yields and returns (`_check_fn_use_yield_and_return`): kept by its code;
 - what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words;
-- which objects are not part of another's size, as they are modules' (`TraversalContext._update_exclude_set` of objsize): kept
-  until another module is imported;
+- how large a side input is that a worker keeps (`get_deep_size` of statecache): as large as an empty one, for it keeps 100 MB
+  and looks at each object that a value is made of;
+- whether a step's function, which it keeps as it is, can be pickled (`roundtrip` of ptransform): its pipeline pickles it anyway;
 - what a pickled function or coder is when bzip2 has packed it (`bz2` of cloudpickle_pickler): the last thousands are kept.
 
 And the pieces of a stage are put together in the thread that runs it instead of one that is started for it; and no thread is
@@ -29,12 +31,11 @@ import threading
 import types
 import weakref
 
-from apache_beam.internal import cloudpickle_pickler
+from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.worker import bundle_processor, statesampler
-from apache_beam.transforms import core, userstate
+from apache_beam.runners.worker import bundle_processor, statecache, statesampler
+from apache_beam.transforms import core, ptransform, userstate
 from apache_beam.typehints import decorators, trivial_inference
-from objsize import traverse
 
 slow_arguments = core.get_function_args_defaults
 slow_specs = userstate.get_dofn_specs
@@ -42,7 +43,7 @@ slow_annotations = decorators.IOTypeHints.from_callable
 slow_inference = trivial_inference.infer_return_type
 slow_yields = core._check_fn_use_yield_and_return
 slow_view = PipelineOptions.view_as
-slow_exclusion = traverse.TraversalContext._update_exclude_set
+slow_size = statecache.get_deep_size
 
 _OF_METHODS = weakref.WeakKeyDictionary()
 _OF_FUNCTIONS = weakref.WeakKeyDictionary()
@@ -51,7 +52,6 @@ _ANNOTATED = {types.FunctionType: weakref.WeakKeyDictionary(), types.MethodType:
 _INFERRED = {}
 _YIELDS = weakref.WeakKeyDictionary()
 _PARSED = {}
-_EXCLUDED = {}
 _PLAIN = (str, int, float, type(None))
 
 
@@ -94,11 +94,33 @@ def quick_annotations(cls, fn):
     return known[function]
 
 
+class _UnknownError(Exception):
+    """Something of which it cannot be said whether it is the same as another."""
+
+
+def _made_of(value, depth=5):
+    """What a function's result type follows from: its code, its module, and what was put into it."""
+    if isinstance(value, (type, types.BuiltinFunctionType)):
+        return value
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if not isinstance(value, types.FunctionType) or not depth:
+        raise _UnknownError
+    cells = value.__closure__ or ()
+    held = (*(cell.cell_contents for cell in cells), None, *(value.__defaults__ or ()))
+    names = tuple(value.__kwdefaults__ or ())
+    held += tuple(value.__kwdefaults__[name] for name in names)
+    return value.__code__, value.__module__, names, *(_made_of(piece, depth - 1) for piece in held)
+
+
 def quick_inference(c, input_types, debug=False, depth=5):
-    """The type that a function gives: of one without a closure and defaults, its code and its module decide."""
-    if not isinstance(c, types.FunctionType) or c.__closure__ or c.__defaults__ or c.__kwdefaults__ or debug:
+    """The type that a function gives."""
+    if not isinstance(c, types.FunctionType) or debug:
         return slow_inference(c, input_types, debug, depth)
-    key = (c.__code__, c.__module__, tuple(map(repr, input_types)), depth)
+    try:
+        key = (_made_of(c), tuple(map(repr, input_types)), depth)
+    except (_UnknownError, ValueError):  # a cell may be empty
+        return slow_inference(c, input_types, debug, depth)
     if key not in _INFERRED:
         _INFERRED[key] = slow_inference(c, input_types, debug, depth)
     return _INFERRED[key]
@@ -132,18 +154,9 @@ def quick_view(self, cls):
     return view
 
 
-def quick_exclusion(self):
-    """Adds what the settings exclude to the context's set."""
-    settings = self.settings
-    if settings.exclude is not None or not settings.exclude_modules_globals:
-        slow_exclusion(self)
-        return
-    count = len(sys.modules)
-    if count not in _EXCLUDED:
-        slow_exclusion(self)
-        _EXCLUDED.clear()
-        _EXCLUDED[count] = frozenset(self.exclude_set)
-    self.exclude_set |= _EXCLUDED[count]
+def quick_size(*objs):
+    """The bytes of an object without anything in it."""
+    return sys.getsizeof(objs)
 
 
 @functools.lru_cache(maxsize=4000)
@@ -156,6 +169,13 @@ def quick_compress(data, compresslevel=9):
 def quick_decompress(data):
     """The data, unpacked."""
     return bz2.decompress(data)
+
+
+def quick_roundtrip(value):
+    """A copy of a step's arguments; its function, in whose place the step puts it again, as it is."""
+    if isinstance(value, (dict, list, tuple)):
+        return pickler.roundtrip(value) if value else copy.copy(value)
+    return value
 
 
 class HereExecutor(concurrent.futures.Executor):
@@ -194,8 +214,9 @@ def quicken():
     trivial_inference.infer_return_type = quick_inference
     core._check_fn_use_yield_and_return = quick_yields
     PipelineOptions.view_as = quick_view
-    traverse.TraversalContext._update_exclude_set = quick_exclusion
+    statecache.get_deep_size = quick_size
     cloudpickle_pickler.bz2 = types.SimpleNamespace(compress=quick_compress, decompress=quick_decompress)
+    ptransform.pickler = types.SimpleNamespace(dumps=pickler.dumps, loads=pickler.loads, roundtrip=quick_roundtrip)
     futures = types.SimpleNamespace(ThreadPoolExecutor=HereExecutor, TimeoutError=concurrent.futures.TimeoutError)
     bundle_processor.concurrent = types.SimpleNamespace(futures=futures)
     statesampler.StateSampler.start = unsampled_start

@@ -6,17 +6,21 @@ four times as much. Here a stage is described by what it names:
 - its description (`_build_process_bundle_descriptor`): the collections that its steps read and write, and the coders of these;
 - a stage is not watched by a thread of its own, which counts the milliseconds of its steps (`StateSampler`): these are 0;
 - where in the source a type hint was given (`IOTypeHints._make_origin`), which errors tell, is not looked up;
-- whether a group of options has an option (`PipelineOptions.__getattr__`) is asked of the group, without sorting its names.
+- whether a group of options has an option (`PipelineOptions.__getattr__`) is asked of the group, without sorting its names;
+- a function that a step has unpickled, and pickles again with its windowing, goes to the step's operation as it is
+  (`pickler.dumps` of bundle_processor), which would unpickle it twice or three times.
 
 Whatever reaches the stages' functions is as before: tests/test_quick_bundles.py compares.
 """
 
 import threading
+import types
 
+from apache_beam.internal import pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner.execution import BundleContextManager
-from apache_beam.runners.worker import statesampler
+from apache_beam.runners.worker import bundle_processor, operations, statesampler
 from apache_beam.runners.worker.bundle_processor import BeamTransformFactory
 from apache_beam.typehints import decorators
 from apache_beam.utils import proto_utils
@@ -103,8 +107,22 @@ def quick_option(self, name):
     return slow_option(self, name)
 
 
+class HandedOn:
+    """What is put in place of the bytes that a step pickles for the operation that it makes: what is pickled."""
+
+    def __init__(self, value, **options):
+        self.value = value
+
+
+def quick_unpickling(encoded, **options):
+    """What was pickled. What was handed on is one operation's, so it is the same one whenever that asks."""
+    return encoded.value if isinstance(encoded, HandedOn) else pickler.loads(encoded, **options)
+
+
 def quicken():
     """Has this process's pipelines use them."""
+    bundle_processor.pickler = types.SimpleNamespace(loads=quick_unpickling, dumps=HandedOn)
+    operations.pickler = types.SimpleNamespace(loads=quick_unpickling)
     BundleContextManager._build_process_bundle_descriptor = quick_description
     statesampler.StateSampler.start = quick_start
     statesampler.StateSampler.stop = quick_stop

@@ -4,6 +4,7 @@ That loads 700,000 objects that stay, and a look among all of them takes a third
 The commands' own processes do the same: see beam_curate/commands/garbage.py.
 """
 
+import atexit
 import gc
 
 OBJECTS_BETWEEN_LOOKS = 10_000
@@ -19,10 +20,6 @@ def look_seldom():
     """From now on, among what is made from now on."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # then libraries count what is left of their objects; pytest looks before that
     gc.set_threshold(OBJECTS_BETWEEN_LOOKS)
     gc.enable()
-
-
-def look_everywhere():
-    """At the end of the process: libraries then count what is left of their objects."""
-    gc.unfreeze()

@@ -7,8 +7,6 @@ import gzip
 import itertools
 import resource
 import struct
-import subprocess
-import sys
 import tarfile
 import zlib
 
@@ -22,8 +20,8 @@ from beam_curate.images import opening
 from beam_curate.images.decoding import DECODERS, DecodeOptions, ImageError, decode_image
 from beam_curate.tars import samples
 from beam_curate.tars.headers import BLOCK
-from tests.conftest import ROOT, encoded, photo, tar_bytes
-from tests.support import torture
+from tests.conftest import encoded, photo, tar_bytes
+from tests.support import forked, torture
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest takes back the filter that the module sets
 OPTIONS = DecodeOptions(size=torture.SIZE, decoder="pillow")
@@ -302,6 +300,7 @@ def image_bombs():
 
 _FORKING = """
 import os, resource, sys, traceback
+os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND), 2)
 from tests.tars import test_torture
 
 def peak():
@@ -330,29 +329,20 @@ def limited(tmp_path_factory):
     Each is forked from one that has loaded this module: an action alone counts, and the module is loaded once.
     """
     log = tmp_path_factory.mktemp("limited") / "log"
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            [sys.executable, "-c", _FORKING],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as process,
-    ):
+    log.touch()
+    process = forked.Forked(_FORKING, str(log))
 
-        def run(action, megabytes, seconds):
-            process.stdin.write(f"{action} {seconds}\n")
-            process.stdin.flush()
-            words = process.stdout.readline().split()
-            if words[:1] == ["used"]:
-                used, words = int(words[1]), process.stdout.readline().split()
-            assert words == ["ended", "0"], log.read_text()[-3000:]
-            assert used < megabytes, f"{action} took {used} MB"
+    def run(action, megabytes, seconds):
+        process.stdin.write(f"{action} {seconds}\n")
+        process.stdin.flush()
+        words = process.stdout.readline().split()
+        if words[:1] == ["used"]:
+            used, words = int(words[1]), process.stdout.readline().split()
+        assert words == ["ended", "0"], log.read_text()[-3000:]
+        assert used < megabytes, f"{action} took {used} MB"
 
-        yield run
-        process.stdin.close()
+    yield run
+    assert process.close() == 0
 
 
 def hold_300_megabytes():

@@ -9,7 +9,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from beam_curate.records import ScorePart
 from beam_curate.tars.keys import KeyHolder, rename_shared, stem
 from beam_curate.transforms import rename_keys
-from beam_curate.transforms.rename_keys import NameRenames, RenameKeys, kept_keys, new_keys
+from beam_curate.transforms.rename_keys import RenameKeys, kept_keys, name_renames, new_keys
 
 # Shared by shards, by spellings of one path, by an index that looks like an appended one, and by nobody.
 PARTS = {
@@ -79,7 +79,8 @@ def test_keys_meet_through_the_engine(bucket_rows, monkeypatch):
     with beam.Pipeline(runner="FnApiRunner") as root:
         renamed = root | beam.Create(parts()) | RenameKeys(Source())
         assert_that(renamed, check)
-        assert_that(renamed | NameRenames(), equal_to([names.to_bytes(16, "little")]), label="names")
+        named = root | beam.Impulse() | beam.Map(lambda _, names: names, name_renames(renamed))
+        assert_that(named, equal_to([names.to_bytes(16, "little")]), label="names")
 
 
 def _number(row, key):

@@ -19,12 +19,12 @@ class SemanticOptions(MethodOptions):
     eps: float = method_option(0.01, "semantic: duplicates have a cosine similarity of at least 1 - eps")
     n_clusters: int = method_option(
         0,
-        "semantic: clusters to which embeddings are spread; 0: one for every 32,768, and for hard and easy the square root of "
-        "their number",
+        "semantic: clusters in which embeddings are compared; 0: one for every 256, 32,768 at most, and for hard and easy the "
+        "square root of their number",
         least=0,
     )
     border: float = method_option(
-        0.35,
+        0.25,
         "semantic: how near to the border of another cluster an embedding is compared there too, as a part of the distance of "
         "duplicates; 0.5 misses no pair, 0 is a single cluster for each, as in SemDeDup",
         least=0,

@@ -1,7 +1,7 @@
 """Near embeddings: a cosine similarity of at least 1 - eps.
 
-Rows are spread to the clusters of a sample, an embedding to its home and to those whose border with it is near (`clusters`), and
-compared inside each (`near_vectors`). With a border of 0.5 no pair is missed, and what is found does not depend on the sample,
+Rows meet in the clusters of a sample, an embedding in its home and in those whose border with it is near (`clusters`, `cells`),
+and are compared there (`near_vectors`). With a border of 0.5 no pair is missed, and what is found does not depend on the sample,
 the clusters, or the rounding of a processor. The default misses less than one duplicate in a thousand, and costs less.
 
 Source: Abbas et al., SemDeDup, 2023 (arXiv 2303.09540): of two embeddings of a cosine similarity of at least 1 - eps, the worse
@@ -22,10 +22,13 @@ from beam_curate.duplicates.candidates import (
     Candidates,
     Floats,
     Nearness,
+    Places,
     Rows,
     embeddings,
+    firsts,
     normalised,
 )
+from beam_curate.duplicates.cells import Cells, stretch_of
 from beam_curate.duplicates.clusters import Clusters, directions, near_first
 from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand
 from beam_curate.duplicates.method import Compared, Estimate, Method, Plan, Spread, similar
@@ -33,39 +36,42 @@ from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, simi
 from beam_curate.duplicates.pairs import Pairs, pairs_of
 from beam_curate.duplicates.vector_rows import in_order, vector_row
 
-BORDER: Final = 0.35
+BORDER: Final = 0.25
 """Default width of a border, as a part of the distance of duplicates; 0.5 is exact. At least 0.999 of the duplicates are found
 where they differ in the directions in which the data itself varies, the worst case (tests/duplicates/test_methods.py, and
 `benchmarks/dedup.py --recall`)."""
+_EXACT: Final = 0.5
 HOME_ROWS: Final = 1 << 15
-"""Embeddings of a cluster in the mean, without its visitors: 50 MB of float16 at 768 dimensions."""
+"""Embeddings of a bucket in the mean, without its visitors: 50 MB of float16 at 768 dimensions."""
+CELL_ROWS: Final = 1 << 8
+"""Embeddings of a cell in the mean: an embedding is compared with about as many centroids as others."""
 SAMPLE: Final = 1 << 15
-"""Embeddings that directions and clusters are found from: 50 MB at 768 dimensions; more where there are very many clusters."""
+"""Embeddings that directions and cells are found from: 50 MB at 768 dimensions; more where there are very many cells."""
 MOST_SAMPLED: Final = 1 << 18
-SAMPLE_PER_CLUSTER: Final = 64
-"""Clusters are made of so many at least, unless there are very many; so many times 8 tell what a search will cost."""
+_PER_CELL: Final = 16
+"""So many of the sample for each cell; 8 where there are the most."""
+_MOST_CELLS: Final = MOST_SAMPLED // 8
+_COUNTED: Final = 8  # one of so many of the sample tells what the search will cost, and trains no cells
 _CROWDS: Final = 1024
-_FULL: Final = 0.75
-_WORTH: Final = 0.8
-"""Twice as many clusters are made if buckets get smaller by a fifth at least: more visits cost, too."""
 _BANDS: Final = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Pairs are shown between these distances 1 - similarity, as multiples of eps: up to 1 they are duplicates."""
-_MOST_CENTRES: Final = MOST_SAMPLED // SAMPLE_PER_CLUSTER
+_MOST_CENTRES: Final = 4096
 _BLOCK: Final = 4096
 
 
-class _Spreading(NamedTuple):
-    """How embeddings are spread: (D, M) directions, and the clusters in them."""
+class Spreading(NamedTuple):
+    """How embeddings are spread: (D, M) directions, and the cells in them."""
 
     directions: Floats
-    clusters: Clusters
+    cells: Cells
 
 
 @dataclass(frozen=True)
 class _Nearness:
     """The similarity of embeddings to the centre of their cluster: the mean of its sampled ones."""
 
-    spreading: _Spreading
+    directions: Floats
+    clusters: Clusters
     centres: Floats
 
     def __call__(self, vectors: npt.NDArray[np.float16]) -> Floats:
@@ -73,7 +79,7 @@ class _Nearness:
         found = np.zeros(len(vectors), np.float32)
         for start in range(0, len(vectors), _BLOCK):
             block = normalised(vectors[start : start + _BLOCK])
-            home = self.spreading.clusters.homes(block @ self.spreading.directions)
+            home = self.clusters.homes(block @ self.directions)
             found[start : start + _BLOCK] = (block * self.centres[home]).sum(axis=1, dtype=np.float64)
         return found
 
@@ -84,10 +90,9 @@ class Semantic(Method):
 
     Attributes:
         eps: Duplicates have a cosine similarity of at least 1 - eps.
-        n_clusters: To how many clusters rows are spread; 0: one for every 32,768. The centres by which `hard` and `easy`
+        n_clusters: How many cells there are; 0: one for every 256 rows, 32,768 at most. The centres by which `hard` and `easy`
             rank are of as many, or of the square root of the number of rows, 4,096 at most.
-        border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact). Inside
-            a cluster it is never less than the default.
+        border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact).
     """
 
     eps: float = 0.01
@@ -126,37 +131,34 @@ class Semantic(Method):
         """How far duplicates are apart, at most."""
         return math.sqrt(2 * self.eps)
 
-    def clusters_for(self, total: int) -> int:
-        """How many clusters so many rows are spread to."""
-        return min(self.n_clusters or -(-total // HOME_ROWS), max(total, 1)) or 1
+    def cells_for(self, total: int) -> int:
+        """In how many cells so many rows meet."""
+        return min(self.n_clusters or min(-(-total // CELL_ROWS), _MOST_CELLS), max(total, 1)) or 1
 
     def sampled(self, total: int) -> int:
         """See Method."""
-        return min(max(SAMPLE, 8 * SAMPLE_PER_CLUSTER * self.clusters_for(total)), MOST_SAMPLED)
+        return min(max(SAMPLE, _PER_CELL * self.cells_for(total)), MOST_SAMPLED)
 
     def plan(self, total: int, sample: pa.Table) -> Plan:
         """See Method."""
         vectors = embeddings(sample)
         axes = directions(normalised(vectors[:SAMPLE]))
         points = project(vectors, axes)
-        clusters = self.clusters(total, points)
-        estimate = self.estimate(total, vectors, points, clusters) if len(points) else None
-        return Plan(len(clusters), _Spreading(axes, clusters), axes, estimate)
+        spreading = Spreading(axes, self.cells(total, points))
+        estimate = self.estimate(total, vectors, points, spreading.cells) if len(points) else None
+        return Plan(spreading.cells.buckets, spreading, spreading, estimate)
 
-    def clusters(self, total: int, points: Floats) -> Clusters:
-        """As many as were asked for, or more if buckets, with their visitors, come out larger than can be compared at once."""
-        distinct = points[~near_first(points, self.distance, _CROWDS)]  # a crowd takes one cluster, however large it is
-        count = self.clusters_for(total)
-        clusters = Clusters.train(distinct, count)
-        most = len(distinct) // SAMPLE_PER_CLUSTER
-        size = _mean_size(clusters, distinct, self.border * self.distance, total)
-        while not self.n_clusters and size > _FULL * (self.block_rows or total) and 2 * count <= most:
-            more = Clusters.train(distinct, 2 * count)
-            smaller = _mean_size(more, distinct, self.border * self.distance, total)
-            if smaller > _WORTH * size:
-                break
-            count, clusters, size = 2 * count, more, smaller
-        return clusters
+    def cells(self, total: int, points: Floats) -> Cells:
+        """The cells of so many rows, by the (S, M) points of a sample."""
+        distinct = points[np.arange(len(points)) % _COUNTED > 0] if len(points) > 1 else points
+        distinct = distinct[
+            ~near_first(distinct, self.distance, _CROWDS)
+        ]  # a crowd takes one cell, however large it is
+        count = self.cells_for(total)
+        groups = min(-(-total // HOME_ROWS) or 1, count)
+        # Wide borders of stretched cells reach more of them, and more than is saved where no pair may be missed.
+        even = np.ones(points.shape[1], np.float32) if self.border >= _EXACT else stretch_of(distinct)
+        return Cells.train(distinct, count, groups, even)
 
     def nearness(self, total: int, sample: pa.Table) -> Nearness | None:
         """See Method."""
@@ -172,31 +174,37 @@ class Semantic(Method):
         there = np.bincount(homes, minlength=len(clusters)) > 0
         centres[there] = sums[there]
         centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
-        return _Nearness(_Spreading(axes, clusters), centres.astype(np.float32))
+        return _Nearness(axes, clusters, centres.astype(np.float32))
 
     def spread(self, found: Candidates, spreading: Any) -> Spread:
         """See Method."""
         vectors = embeddings(found.table)
         points = project(vectors, spreading.directions)
-        row, cluster, home = spreading.clusters.visits(points, self.border * self.distance)
+        row, cell, home = spreading.cells.visits(points, self.border * self.distance)
+        homes = np.zeros(len(points), np.int64)
+        homes[row[home]] = cell[home]
+        row, bucket = _once(row, spreading.cells.groups[cell])
         rows = np.zeros(len(row), vector_row(vectors.shape[1]))
-        rows["id"], rows["rank"], rows["home"], rows["vector"] = found.ids[row], found.ranks[row], home, vectors[row]
-        return Spread(cluster, rows)
+        rows["id"], rows["rank"], rows["cell"], rows["vector"] = (
+            found.ids[row],
+            found.ranks[row],
+            homes[row],
+            vectors[row],
+        )
+        return Spread(bucket, rows)
 
     def dtype(self, comparing: Any) -> np.dtype[Any]:
         """See Method."""
-        return vector_row(len(comparing))
+        return vector_row(len(comparing.directions))
 
     def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
         """See Method."""
-        del bucket
         held = list(pieces)
-        return self._compared(held, held, comparing)
+        return self._compared(bucket, held, held, comparing)
 
     def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """See Method."""
-        del bucket
-        return self._compared([asking], [answering], comparing)
+        return self._compared(bucket, [asking], [answering], comparing)
 
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
@@ -221,37 +229,35 @@ class Semantic(Method):
         """See Method."""
         return f"a cosine similarity of {similarity:.4f} to"
 
-    def _compared(self, asking: Sequence[Rows], answering: Sequence[Rows], comparing: Any) -> Compared:
-        rows = in_order(asking, answering, len(comparing))
+    def _compared(
+        self, number: int, asking: Sequence[Rows], answering: Sequence[Rows], comparing: Spreading
+    ) -> Compared:
+        rows = in_order(asking, answering, len(comparing.directions))
         heads = rows.heads
-        who = Who(rows.asks & may_be_removed(heads), rows.answers & may_stand(heads, self.between), heads["home"])
-        bucket = Bucket(rows.vectors, project(rows.vectors, comparing))
-        found = best_partners(bucket, self.eps, max(self.border, BORDER), who)
+        who = Who(rows.asks & may_be_removed(heads), rows.answers & may_stand(heads, self.between))
+        bucket = Bucket(rows.vectors, project(rows.vectors, comparing.directions))
+        cells = comparing.cells.meetings(number, bucket.points, heads["cell"], self.border * self.distance)
+        found = best_partners(bucket, self.eps, cells, who)
         return Compared(edges_between(heads, found.row, found.of, found.similarity), found.comparisons)
 
-    def estimate(self, total: int, vectors: npt.NDArray[np.float16], points: Floats, clusters: Clusters) -> Estimate:
-        """What the search will cost."""
-        row, cluster, home = clusters.visits(points, self.border * self.distance)
-        order = np.argsort(cluster, kind="stable")
-        ends = np.searchsorted(cluster[order], np.arange(len(clusters) + 1))
-        each = total / len(points)
-        width = max(self.border, BORDER) * self.distance
-
-        def bucket(number: int) -> forecast.Bucket:
-            mine = order[ends[number] : ends[number + 1]]
-            return forecast.Bucket(vectors[row[mine]], points[row[mine]], home[mine], each * len(mine))
-
-        compared = forecast.comparisons(bucket, each * np.diff(ends), width, self.distance, self.block_rows or total)
-        visits = len(row) / len(points)
-        return Estimate(visits, compared, visits * total * vector_row(vectors.shape[1]).itemsize)
+    def estimate(self, total: int, vectors: npt.NDArray[np.float16], points: Floats, cells: Cells) -> Estimate:
+        """What the search will cost and miss, by the points of a sample that trained no cells."""
+        some = points[::_COUNTED]
+        width = self.border * self.distance
+        row, cell, _ = cells.visits(some, width)
+        visits = len(_once(row, cells.groups[cell])[0]) / len(some)
+        crowd = near_first(some, self.distance, _CROWDS)
+        compared = forecast.comparisons(cells, some, crowd, width, total)
+        missed = forecast.missed(cells, vectors[::_COUNTED], some, self.eps, width)
+        return Estimate(visits, compared, visits * total * vector_row(vectors.shape[1]).itemsize, missed)
 
 
-def _mean_size(clusters: Clusters, points: Floats, width: float, total: int) -> float:
-    """The size of the bucket in which a visit is, in the mean."""
-    some = points[: 1 << 14]
-    _, cluster, _ = clusters.visits(some, width)
-    sizes = np.bincount(cluster) * (total / max(len(some), 1))
-    return float((sizes**2).sum() / max(sizes.sum(), 1))
+def _once(row: Places, bucket: Places) -> tuple[Places, Places]:
+    """Each row once in each bucket, by row."""
+    order = np.lexsort((bucket, row))
+    row, bucket = row[order], bucket[order]
+    once = firsts(row, bucket)
+    return row[once], bucket[once]
 
 
 def project(vectors: npt.NDArray[np.float16], axes: Floats) -> Floats:
