@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 EPILOG = """Bytes are never changed. A row that cannot be packed is in rows/*.parquet with the reason. Lists of web
 addresses are for img2dataset, whose shards need no packing."""
+
+_CLASSES_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ class PackJob(Job):
             "columns": asdict(self.columns),
         }
         return Configuration(PACK, files=Files(options.samples_per_shard), more=more)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """See Job: where the images of a table come from."""
+        if self.columns.image:
+            return [printable(f"images: the bytes in the column {self.columns.image}")]
+        if self.columns.path:
+            base = self.options.base or "the folder of the table"
+            return [printable(f"images: the paths in the column {self.columns.path}, relative to {base}")]
+        return []
 
     @property
     def wanted(self) -> WantedRun:
@@ -110,7 +122,7 @@ class PackJob(Job):
         print(f"the packing in {self.options.output} is complete already")
 
     def _why_nothing(self, counts: Packed) -> str:
-        from beam_curate.intake.reasons import MISSING_FILE
+        from beam_curate.intake.reasons import MISSING_FILE, NO_CLASS
 
         if not counts.input:
             return f"--input {self.options.input} has no rows; give a table with a row for each image"
@@ -121,6 +133,8 @@ class PackJob(Job):
                 else "the folder of the table; give another by --base"
             )
             return f"no row could be packed: no image is where its path says. Paths are relative to {base}"
+        if set(counts.reasons) == {NO_CLASS}:
+            return "no image lies in a class folder below --input; leave out --class_folders, or give the folder above"
         return "no row could be packed; the reasons are above"
 
     def report(self, seconds: float) -> int:
@@ -130,8 +144,11 @@ class PackJob(Job):
         from beam_curate.storage.files import join
 
         output, summary = self.options.output, Run(self.output).pack_summary
-        counts = summary.pack
+        counts, classes = summary.pack, summary.classes
         print_counts(counts, ("input", "failed", "packed"), "row")
+        if classes:
+            more = ", …" if len(classes) > _CLASSES_SHOWN else ""
+            print(f"{len(classes):,} classes: {printable(', '.join(classes[:_CLASSES_SHOWN]))}{more}")
         for kind, number in summary.skipped.items():
             print(f"passed over: {kind}: {number:,}")
         print(f"{counted(summary.output_shards, 'shard')}, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
@@ -152,7 +169,7 @@ def prepare(options: PackOptions, given: frozenset[str], beam_options: PipelineO
     Raises:
         ValueError: Something does not fit; one line that names it and the remedy.
     """
-    del given, beam_options
+    del beam_options
     from beam_curate.intake.columns import Columns, find_columns
     from beam_curate.intake.request import read_request
     from beam_curate.storage.files import absolute
@@ -164,6 +181,7 @@ def prepare(options: PackOptions, given: frozenset[str], beam_options: PipelineO
     if not request.tables:
         _refuse(options, of_tables, "for a table, and --input is a folder or glob of images")
         columns = Columns()
+        _check_beside(options)
         output = absolute(options.output)
         inside = next((place.folder for place in request.places if Folders([place.folder]).hold(output)), "")
         if inside:
@@ -174,6 +192,7 @@ def prepare(options: PackOptions, given: frozenset[str], beam_options: PipelineO
             raise OptionError("--class_folders needs one folder as --input, the one that the class folders lie in")
     else:
         _refuse(options, ("class_folders",), "for a folder of images, and --input is a table")
+        _refuse(options, given & {"beside"}, "for a folder of images, and --input is a table")
         if options.base and not scheme(options.base) and not os.path.isdir(options.base):
             raise OptionError(
                 f"--base {options.base} is not a folder; give the one that the paths in the table are relative to"
@@ -186,7 +205,18 @@ def prepare(options: PackOptions, given: frozenset[str], beam_options: PipelineO
     return PackJob(options, request, columns)
 
 
-def _refuse(options: PackOptions, names: Sequence[str], why: str) -> None:
+def _check_beside(options: PackOptions) -> None:
+    """Extensions that are something else already."""
+    from beam_curate.intake.naming import Name, is_image
+
+    for extension in options.extensions:
+        if is_image(Name("", extension)):
+            raise OptionError(f"--beside {extension}: files with this extension are images; leave it out")
+        if extension == "cls" and options.class_folders:
+            raise OptionError("--beside cls and --class_folders both give the class of an image; leave out one of them")
+
+
+def _refuse(options: PackOptions, names: Iterable[str], why: str) -> None:
     for name in names:
         if getattr(options, name):
             raise OptionError(f"--{name} is {why}; leave it out")

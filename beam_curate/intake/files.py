@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Final
 
+from beam_curate.intake.columns import is_table
 from beam_curate.intake.entries import Entry, failed
 from beam_curate.intake.naming import is_image, is_text, key_of, split_name
 from beam_curate.intake.reasons import NO_CLASS
@@ -23,8 +24,9 @@ from beam_curate.storage.walking import files_below
 HIDDEN: Final = "hidden files"
 OTHER: Final = "files of other kinds"
 ALONE: Final = "captions and metadata without an image"
+TABLE: Final = "tables (give one as --input to pack what it says)"
 NO_TEXT: Final = "files with names that are not UTF-8"
-SKIPPED: Final = (HIDDEN, OTHER, NO_TEXT, ALONE)
+SKIPPED: Final = (HIDDEN, OTHER, TABLE, NO_TEXT, ALONE)
 """What of a folder is no row, as the summary counts it."""
 
 _WILDCARD: Final = re.compile(r"[*?\[]")
@@ -96,7 +98,7 @@ def look(place: Place, base: str, beside: Sequence[str]) -> Iterator[FoundFile]:
             if wanted is None or wanted.fullmatch(path):
                 yield FoundFile(path, name.stem, name.suffix, size, is_image=True)
         else:
-            counts[OTHER] += wanted is None
+            counts[TABLE if is_table(below) else OTHER] += wanted is None
     for kind, number in counts.items():
         if number:
             yield FoundFile("", "", "", number, is_image=False, skipped=kind)

@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final
 
+import pyarrow as pa
+
 from beam_curate.intake.entries import NO_GROUP, Entry
 from beam_curate.intake.naming import extension_of
-from beam_curate.intake.reasons import EMPTY_FILE, MISSING_FILE
+from beam_curate.intake.parquet_rows import damage
+from beam_curate.intake.reasons import EMPTY_FILE, MISSING_FILE, UNREADABLE_TABLE
 from beam_curate.reasons import MEMBER_TOO_LARGE, NOT_AN_IMAGE
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.operations import exists, join, open_read, size_of
 from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
 from beam_curate.storage.ranged_reading import REMOTE_BUFFER_BYTES
+from beam_curate.storage.retrying import StorageError
 
 _ROWS: Final = 16
 """Images of a Parquet table that are held at a time."""
@@ -64,7 +68,13 @@ class Images:
         if self._rows is None or not self._rows.ahead(entry):
             self._leave()
             self._rows = _Rows(entry.image, entry.row_group, column)
-        value = self._rows.take(entry.row)
+        try:
+            value = self._rows.take(entry.row)
+        except StorageError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            self._leave()
+            raise CannotPackError(UNREADABLE_TABLE, damage(error)) from error
         data = value
         if isinstance(value, dict):
             data, path = value.get("bytes"), value.get("path")
@@ -76,20 +86,29 @@ class Images:
         return data, entry.suffix or _extension("", data)
 
     def file(self, path: str) -> bytes:
-        """The bytes of a file.
+        """The bytes of an image that is a file.
 
         Raises:
             CannotPackError: It is not there, empty, or too large.
             StorageError: It cannot be read.
         """
+        data = self.beside(path)
+        if not data:
+            raise CannotPackError(EMPTY_FILE, f"{path} is empty")
+        return data
+
+    def beside(self, path: str) -> bytes:
+        """The bytes of a file beside an image, which may be empty: an image without a caption has an empty one.
+
+        Raises:
+            CannotPackError: It is not there, or too large.
+            StorageError: It is there and cannot be read.
+        """
         if not exists(path) or (not scheme(path) and os.path.isdir(path)):
             raise CannotPackError(MISSING_FILE, f"there is no file {path}")
         self._check(size_of(path))
         with open_read(path) as stream:
-            data = stream.read()
-        if not data:
-            raise CannotPackError(EMPTY_FILE, f"{path} is empty")
-        return data
+            return stream.read()
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:

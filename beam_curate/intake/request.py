@@ -1,18 +1,23 @@
 """What an input names, images or tables, told before any work; and the command that packs it."""
 
+import os
+import posixpath
 import shlex
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from beam_curate.intake.columns import is_table
+from beam_curate.intake.columns import TABLES, is_table
 from beam_curate.intake.files import Place, first_image
 from beam_curate.intake.naming import is_image, split_name
 from beam_curate.records import Shard
 from beam_curate.storage.listing import InputError, list_named, list_shards, split_patterns
-from beam_curate.storage.operations import absolute
+from beam_curate.storage.object_stores import scheme
+from beam_curate.storage.operations import absolute, literal
 from beam_curate.storage.schemes import SchemeError
+from beam_curate.storage.walking import files_below
 
 _LISTS: Final = ".txt"
+_SHARDS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 
 
 class Request(NamedTuple):
@@ -33,25 +38,58 @@ def read_request(spec: str) -> Request:
         StorageError: It cannot be looked at.
     """
     patterns = split_patterns(spec)
-    tables = [pattern for pattern in patterns if is_table(pattern)]
+    tables = [pattern for pattern in patterns if is_table(pattern) and not _is_folder(pattern)]
     if tables and len(tables) < len(patterns):
         other = next(pattern for pattern in patterns if pattern not in tables)
-        raise InputError(f"`input` names tables and {other!r}, which is no table; pack them one after the other")
+        raise InputError(f"`input` names tables and {other!r}, which is not a table; pack them one after the other")
     if tables:
         return Request((), list_named(tables))
-    try:
-        places = [Place.of(absolute(pattern)) for pattern in patterns]
-    except SchemeError as error:
-        raise InputError(f"`input` {error}") from error
+    if any(pattern.lower().endswith(_SHARDS) for pattern in patterns):
+        raise InputError(f"`input` {spec!r} names shards; they need no packing: give them to beam-curate curate")
+    if len(patterns) > 1 and _is_folder(spec):
+        raise InputError(f"`input` {spec!r}: a comma separates several names; rename the folder")
+    places = [_place(pattern) for pattern in patterns]
     if not places:
         raise InputError("`input` names nothing; give a folder of images, a glob, or a table")
-    if any(pattern.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst")) for pattern in patterns):
-        raise InputError(f"`input` {spec!r} names shards; they need no packing: give them to beam-curate curate")
     if not first_image(places):
-        raise InputError(
-            f"`input` {spec!r}: there is no image (.jpg, .png, .webp, …); check the path, or give a table of paths"
-        )
+        raise InputError(f"`input` {spec!r}: there is no image (.jpg, .png, .webp, …); {_instead(places)}")
     return Request(places, ())
+
+
+def _is_folder(pattern: str) -> bool:
+    """Whether a name is that of a local folder, whatever its characters and its end would say."""
+    return not scheme(pattern) and os.path.isdir(pattern)
+
+
+def _place(pattern: str) -> Place:
+    try:
+        path = absolute(pattern)
+    except SchemeError as error:
+        raise InputError(f"`input` {error}") from error
+    if _is_folder(path):
+        return Place(path.rstrip("/") or "/")
+    place = Place.of(path)
+    if is_image(split_name(path)) and (not place.pattern or os.path.isfile(path)):
+        return Place(posixpath.dirname(path), literal(path))
+    if not scheme(path) and os.path.exists(path) and not place.pattern:
+        raise InputError(
+            f"`input` {pattern!r} is neither an image nor a table ({', '.join(TABLES)}); unpack it if it is compressed"
+        )
+    if not scheme(path) and not os.path.isdir(place.folder):
+        raise InputError(f"`input` {pattern!r}: there is no folder {place.folder}; check the path")
+    return place
+
+
+def _instead(places: Sequence[Place]) -> str:
+    """What to give where there is no image: the tables or the shards that are there."""
+    for place in places:
+        for path, _ in files_below(place.folder):
+            folder, end = posixpath.dirname(path), posixpath.splitext(path)[1]
+            if is_table(path) and end.lower() != _LISTS:
+                return f"give the tables that are there: '{folder}/*{end}'"
+            if path.lower().endswith(_SHARDS):
+                return f"shards need no packing: give beam-curate curate --input '{folder}/*{end}'"
+    return "check the path, or give a table of paths"
 
 
 def list_input(spec: str) -> list[Shard]:

@@ -89,7 +89,7 @@ class ShardWriting:
             return _row(entry)
         try:
             data, suffix = images.read(entry, self.column)
-            beside = {extension: images.file(path) for extension, path in sorted(entry.beside.items())}
+            beside = {extension: images.beside(path) for extension, path in sorted(entry.beside.items())}
         except CannotPackError as error:
             return {**_row(entry), "status": FAILED, "reason": error.reason, "error_message": error.message}
         texts = {extension: text.encode() for extension, text in sorted(entry.texts.items())}

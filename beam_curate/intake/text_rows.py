@@ -5,7 +5,7 @@ Values are taken as they stand: a CSV says nothing of types, so all of its value
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from beam_curate.storage.operations import open_read
@@ -14,6 +14,10 @@ HEADERS: Final[Mapping[str, str]] = {".csv": ",", ".tsv": "\t"}
 """Tables with a header, and what separates their fields."""
 MAX_LINE_BYTES: Final = 1 << 24
 """The longest row that is read, 16 MiB."""
+
+
+class TableError(ValueError):
+    """A table cannot be read, or has not the columns that are wanted; the message names it, what is wrong, and the remedy."""
 
 
 class Line(NamedTuple):
@@ -28,6 +32,13 @@ class TextRow(NamedTuple):
 
     values: Mapping[str, object]
     json: str
+    problem: str = ""
+
+
+class Fields(NamedTuple):
+    """The fields of a row with separators, and what is wrong with it, if anything."""
+
+    fields: Sequence[str]
     problem: str = ""
 
 
@@ -48,15 +59,62 @@ def lines_of(path: str) -> Iterator[Line]:
                 yield Line(data.decode(errors="replace"), clean=False)
 
 
+def check_text(path: str) -> None:
+    """Looks at the first line of a text file.
+
+    Raises:
+        TableError: The file is empty, or its first line is not UTF-8.
+        StorageError: It cannot be read.
+    """
+    with open_read(path) as stream:
+        data = stream.readline(MAX_LINE_BYTES)
+    if not data:
+        raise TableError(f"`input` {path} is empty; give a table with a row for each image")
+    what = next((what for magic, what in _NOT_TABLES.items() if data.startswith(magic)), "")
+    if what:
+        raise TableError(f"`input` {path} {what}")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise TableError(f"`input` {path}: its first line is not UTF-8; save the table as UTF-8")
+
+
+_NOT_TABLES: Final = {
+    b"\x1f\x8b": "is compressed with gzip; unpack it first: gunzip",
+    b"PK\x03\x04": "is a zip file or a spreadsheet; save it as a table of text, such as CSV",
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
+}
+"""What text files are often mistaken for, by their first bytes."""
+
+
+def header_of(path: str) -> list[str]:
+    """The columns of a table with a header: the fields of its first row that is not empty.
+
+    Raises:
+        TableError: There is no such row, or it cannot be read.
+        StorageError: The table cannot be read.
+    """
+    check_text(path)
+    first = next(_fields(path), None)
+    if first is None:
+        raise TableError(f"`input` {path} has only empty lines; give a table with a row for each image")
+    if first.problem:
+        raise TableError(f"`input` {path}: its header cannot be read: {first.problem}")
+    return list(first.fields)
+
+
 def text_rows(path: str) -> Iterator[TextRow]:
-    """The rows of a table, each exactly once, also those that cannot be read; empty lines are none.
+    """The rows of a table, each exactly once, also those that cannot be read; empty lines are no rows.
 
     Raises:
         StorageError: It cannot be read.
     """
     lower = path.lower()
     if lower.endswith(tuple(HEADERS)):
-        yield from _separated(path, HEADERS[lower[-4:]])
+        yield from _separated(path)
     elif lower.endswith(".txt"):
         for line in lines_of(path):
             text = line.text.strip()
@@ -69,9 +127,18 @@ def text_rows(path: str) -> Iterator[TextRow]:
 
 
 _NOT_TEXT: Final = "it is not UTF-8"
+_CSV_ERRORS: Final = {
+    "unexpected end": "a quote is not closed",
+    "new-line character": "lines end in a carriage return alone; save the table with line feeds",
+}
+"""What Python's errors say to somebody who has the table before them."""
 
 
-def _separated(path: str, delimiter: str) -> Iterator[TextRow]:
+def _fields(path: str) -> Iterator[Fields]:
+    """The rows of a table with separators that are not empty.
+
+    A quote that stands where it may not makes a row wrong: what is meant cannot be told (Source: RFC 4180, section 2).
+    """
     unclean = False
 
     def texts() -> Iterator[str]:
@@ -81,24 +148,38 @@ def _separated(path: str, delimiter: str) -> Iterator[TextRow]:
             yield line.text
 
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.reader(texts(), delimiter=delimiter)
-    names = next(reader, [])
+    reader = csv.reader(texts(), delimiter=HEADERS[path.lower()[-4:]], strict=True)
     while True:
+        begin = reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield TextRow({}, "", str(error))
+            lines = f"line {begin}" if reader.line_num <= begin else f"lines {begin} to {reader.line_num}"
+            why = next((said for told, said in _CSV_ERRORS.items() if told in str(error)), str(error))
+            yield Fields((), f"{lines}: {why}")
+            unclean = False
             continue
         if fields is None:
             return
-        if not fields:
-            continue
-        problem = _NOT_TEXT if unclean else ""
-        if len(fields) != len(names):
-            problem = f"it has {len(fields)} fields, and the header {len(names)}"
-        values = dict(zip(names, fields, strict=False))
-        yield TextRow(values, json.dumps(values, ensure_ascii=False), problem)
-        unclean = False
+        if fields:
+            yield Fields(fields, _NOT_TEXT if unclean else "")
+            unclean = False
+
+
+def _separated(path: str) -> Iterator[TextRow]:
+    rows = _fields(path)
+    header = next(rows, Fields(()))
+    for fields, problem in rows:
+        values = dict(zip(header.fields, fields, strict=False))
+        yield TextRow(values, json.dumps(values, ensure_ascii=False), problem or _misfit(header, fields))
+
+
+def _misfit(header: Fields, fields: Sequence[str]) -> str:
+    if header.problem:
+        return f"the header of its table cannot be read: {header.problem}"
+    if len(fields) != len(header.fields):
+        return f"it has {len(fields)} fields, and the header {len(header.fields)}"
+    return ""
 
 
 def _json_row(line: Line) -> TextRow:
@@ -108,7 +189,7 @@ def _json_row(line: Line) -> TextRow:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return TextRow({}, "", f"it is no JSON: {error}")
+        return TextRow({}, "", f"it is not JSON: {error}")
     if not isinstance(values, dict):
-        return TextRow({}, "", "it is no JSON object")
+        return TextRow({}, "", "it is not a JSON object")
     return TextRow(values, text)

@@ -177,6 +177,9 @@ def all_files(folder: str) -> Iterator[str]:
         yield from (path for path, size in found.items() if not _is_marker(path, size))
         return
     left, seen = [folder], set()
+    with contextlib.suppress(OSError):
+        top = os.stat(folder)
+        seen.add((top.st_dev, top.st_ino))
     while left:
         here = left.pop()
         for path, inode in retried("listing", here, functools.partial(_entries, here)):

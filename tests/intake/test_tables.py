@@ -1,11 +1,15 @@
+import gzip
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from beam_curate.intake.columns import ColumnError, Columns, find_columns
+from beam_curate.intake.columns import Columns, find_columns
+from beam_curate.intake.images import CannotPackError, Images
 from beam_curate.intake.tables import TableReading, parts_of
+from beam_curate.intake.text_rows import TableError
 
 
 def entries(path, columns, base="", several=False):
@@ -103,25 +107,159 @@ def test_keys_from_a_column(tmp_path):
     [
         ("file_name,x", {}, Columns(path="file_name")),
         ("a,b", {"path": "b"}, Columns(path="b")),
-        ("a,b", {}, "no column is known to hold the images; give `path_column` or `image_column`, one of a, b"),
+        ("a,b", {}, "no column has a usual name for paths .*; give `path_column`, one of a, b"),
         ("path,image_path", {}, "several columns may hold the images"),
         ("path", {"caption": "c"}, "`caption_column` c: "),
         ("path", {"image": "path"}, "it holds no bytes"),
         ("path,path", {}, "twice"),
+        ("path,,", {}, "several columns without a name"),
+        ("File_Name,x", {}, Columns(path="File_Name")),
+        ("path;caption", {}, "its header is one column, 'path;caption'.* it seems to be semicolons"),
+        ("path, caption", {"caption": "caption"}, "there are: path, ' caption'"),
+        ('"path', {}, "its header cannot be read: line 1: a quote is not closed"),
+        ("path\ra.jpg\rb.jpg", {}, "its header cannot be read: line 1: lines end in a carriage return alone"),
+        ("\n\n", {}, "has only empty lines"),
+        ("\n\npath,x", {}, Columns(path="path")),
+        ('"a\nb",path', {"key": "a\nb"}, Columns(path="path", key="a\nb")),
         ("", {}, "`input` .*t.csv is empty; give a table with a row for each image"),
     ],
 )
 def test_columns_are_found_or_asked_for(tmp_path, header, named, wanted):
-    (tmp_path / "t.csv").write_text(f"{header}\n" if header else "")
+    (tmp_path / "t.csv").write_text(f"{header}\n" if header else "", newline="")
     options = {"path": "", "image": "", "key": "", "caption": "", **named}
     if isinstance(wanted, Columns):
         assert find_columns(str(tmp_path / "t.csv"), **options) == wanted
     else:
-        with pytest.raises(ColumnError, match=wanted.replace("|", r"\|")):
+        with pytest.raises(TableError, match=wanted.replace("|", r"\|")):
             find_columns(str(tmp_path / "t.csv"), **options)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.txt"])
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("path\na.jpg\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        ("path\na.jpg\n".encode("utf-16-le"), "its first line is not UTF-8"),
+        (gzip.compress(b"path\na.jpg\n"), "is compressed with gzip; unpack it first"),
+        ("pfad_der_größe\n".encode("latin-1"), "its first line is not UTF-8"),
+        (b"PK\3\4...", "is a zip file or a spreadsheet"),
+        (b"", "is empty"),
+    ],
+)
+def test_what_is_not_text_is_told_before_any_work(tmp_path, name, data, why):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(TableError, match=why):
+        find_columns(str(tmp_path / name), "", "", "", "")
+
+
+def test_json_lines_may_lack_a_column_in_the_first_row(tmp_path):
+    (tmp_path / "t.jsonl").write_text(
+        '\n{"caption": "x"}\n{"path": "a.jpg", "caption": ["y", "z"]}\n{"path": ["b.jpg"]}\n'
+    )
+    columns = find_columns(str(tmp_path / "t.jsonl"), "", "", "", "caption")
+    assert columns == Columns(path="path", caption="caption")
+    rows = entries(tmp_path / "t.jsonl", columns)
+    assert [found(row)[0] if row.failure is None else row.failure.message for row in rows] == [
+        "its path is to come from the column path, and there is none; there are: caption", "000000001",
+        "its path is to come from the column path, which has \"['b.jpg']\"",
+    ]  # fmt: skip
+    assert rows[1].texts["txt"] == '["y", "z"]'
+    (tmp_path / "t.jsonl").write_text('[{"path": "a.jpg"}]\n')
+    with pytest.raises(TableError, match="it is not a JSON object; give a JSON object in each line"):
+        find_columns(str(tmp_path / "t.jsonl"), "", "", "", "")
+
+
+def test_quotes_that_cannot_be_told_fail_their_row_alone(tmp_path):
+    text = 'path,c\na.jpg,"one"x\nb.jpg,5" disk\nc.jpg,"say ""hi"""\nd.jpg,"open\ne.jpg,x\n'
+    (tmp_path / "t.csv").write_text(text)
+    rows = entries(tmp_path / "t.csv", Columns(path="path", caption="c"))
+    assert [row.texts["txt"] if row.failure is None else row.failure.message for row in rows] == [
+        "line 2: ',' expected after '\"'", '5" disk', 'say "hi"', "lines 5 to 6: a quote is not closed"
+    ]  # fmt: skip
+
+
+def test_a_table_of_other_columns_fails_row_by_row(tmp_path):
+    (tmp_path / "t.csv").write_text("file,c\na.jpg,1\nb.jpg,2\n")
+    (row, other) = entries(tmp_path / "t.csv", Columns(path="path"))
+    assert row.failure.message == "its path is to come from the column path, and there is none; there are: file, c"
+    assert found(other) == "no_path"
+    (tmp_path / "t.csv").write_bytes(b"path,\xff\na.jpg,1\n")
+    (row,) = entries(tmp_path / "t.csv", Columns(path="path"))
+    assert row.failure.message == "the header of its table cannot be read: it is not UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"img": [b"x", b"y"]}, "no such column with bytes; there are: img"),
+        ({"image": ["a.jpg", "b.jpg"]}, "no such column with bytes; its type is string"),
+    ],
+)
+def test_parquet_of_another_schema_fails_row_by_row(tmp_path, columns, why):
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=1)
+    rows = entries(tmp_path / "t.parquet", Columns(image="image"), several=True)
+    assert [found(row) for row in rows] == ["bad_row"] * 2
+    assert [row.source for row in rows] == [f"{tmp_path}/t.parquet#0", f"{tmp_path}/t.parquet#1"]
+    assert all(why in row.failure.message for row in rows)
+
+
+def test_parquet_that_is_damaged_fails_what_cannot_be_read(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"path": [f"{n}.jpg" for n in range(5)]}), path, row_group_size=2, compression="none")
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    rows = entries(path, Columns(path="path"))
+    assert [found(row)[0] if row.failure is None else found(row) for row in rows] == [
+        "000000000", "000000001", "unreadable_table", "unreadable_table", "000000004"
+    ]  # fmt: skip
+    path.write_bytes(data[:100])
+    (row,) = entries(path, Columns(path="path"))
+    assert (found(row), row.source) == ("unreadable_table", str(path))
+
+
+def test_images_in_a_damaged_row_group_fail_alone(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": [bytes([n]) * 99 for n in range(5)]}), path, row_group_size=2, compression="none")
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    read = []
+    with Images(1000) as images:
+        for entry in entries(path, Columns(image="image")):
+            try:
+                read.append(images.read(replace(entry, suffix="jpg"), "image")[0])
+            except CannotPackError as error:
+                read.append(error.reason)
+    assert read == [bytes([0]) * 99, bytes([1]) * 99, "unreadable_table", "unreadable_table", bytes([4]) * 99]
+
+
+def test_values_that_json_has_no_place_for(tmp_path):
+    dates = pa.array([0, -5 * 10**18], pa.timestamp("us"))
+    pq.write_table(pa.table({"path": ["a.jpg", "b.jpg"], "t": dates, "raw": [[b"x"], []]}), tmp_path / "t.parquet")
+    rows = entries(tmp_path / "t.parquet", Columns(path="path"))
+    assert json.loads(rows[0].texts["json"]) == {"path": "a.jpg", "t": "1970-01-01T00:00:00"}
+    assert rows[1].failure.message == "a value of it cannot be written as JSON: date value out of range"
+
+
+@pytest.mark.parametrize(
+    ("table", "named", "why"),
+    [
+        (pa.table([["a"], ["b"]], names=["path", "path"]), {}, "'path' twice"),
+        (pa.table({"image": [b"x"], "id": [b"y"]}), {"image": "image", "key": "id"}, "`key_column` id: it holds bytes"),
+        (pa.table({"image": [b"x"], "mask": [b"y"]}), {}, "image, mask; give one of them by `image_column`"),
+        (pa.table({"images": [[b"x"]], "n": [1]}), {}, "no column holds paths or bytes of images"),
+    ],
+)
+def test_columns_of_parquet_are_asked_for(tmp_path, table, named, why):
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(TableError, match=why):
+        find_columns(str(tmp_path / "t.parquet"), **{"path": "", "image": "", "key": "", "caption": "", **named})
 
 
 def test_what_is_no_parquet_file_is_named(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ColumnError, match="is not a Parquet file"):
+    with pytest.raises(TableError, match="is not a Parquet file"):
         find_columns(str(tmp_path / "t.parquet"), "", "", "", "")

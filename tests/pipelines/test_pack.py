@@ -13,6 +13,7 @@ import wids
 
 from beam_curate.commands import curate, pack
 from beam_curate.intake.images import Images
+from beam_curate.intake.request import read_request
 from tests.conftest import encoded, photo, tar_bytes
 
 
@@ -66,13 +67,13 @@ def test_a_folder_of_photographs(photos, tmp_path, capsys, monkeypatch):
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.tar")}
     (out / "00001.tar").unlink()
     (out / "summary.json").unlink()
-    read, file = [], Images.file
+    read, beside = [], Images.beside  # which reads an image too
 
     def counted(images, path):
         read.append(os.path.basename(path))
-        return file(images, path)
+        return beside(images, path)
 
-    monkeypatch.setattr(Images, "file", counted)
+    monkeypatch.setattr(Images, "beside", counted)
     assert pack.main([*command, "--resume"]) == 0
     assert sorted(read) == ["3.jpg", "3.json", "3.txt", "4.jpg", "4.txt", "5.jpg", "5.txt"]
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.tar")}
@@ -101,12 +102,13 @@ def test_parquet_as_datasets_writes_it(tmp_path):
     assert [json.loads(each["json"])["label"] for each in found.values()] == [0, 1, 0, 1, 1]
 
 
-def test_a_table_of_paths_and_what_is_wrong_in_it(photos, tmp_path):
+def test_a_table_of_paths_and_what_is_wrong_in_it(photos, tmp_path, capsys):
     text = "id,file_name,caption\nx,0.jpg,one\nx,1.jpg,two\ny,gone.jpg,three\nz,2.jpg,four\nw\n"
     (tmp_path / "t.csv").write_text(text)
     out = tmp_path / "out"
     more = ["--key_column=id", "--caption_column=caption", f"--base={photos}"]
     assert pack.main([f"--input={tmp_path}/t.csv", f"--output={out}", *more]) == 0
+    assert f"images: the paths in the column file_name, relative to {photos}\n" in capsys.readouterr().err
     found = samples(out)
     assert found.keys() == {"x", "z"}
     assert (found["x"]["jpg"], found["x"]["txt"]) == ((photos / "0.jpg").read_bytes(), b"one")
@@ -129,12 +131,36 @@ def test_where_no_row_is_packed_it_says_why(tmp_path, text, why, capsys):
     assert why in capsys.readouterr().err
 
 
-def test_class_folders_are_numbered_as_torchvision_does(tmp_path):
+def test_images_that_are_named_one_by_one(photos, tmp_path):
+    named = tmp_path / "set [1]"
+    named.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (named / name).write_bytes(encoded(photo(1)))
+    (named / "a.txt").touch()
+    assert pack.main([f"--input={named}/a.jpg,{photos}/1.jpg", f"--output={tmp_path}/out"]) == 0
+    found = list(samples(tmp_path / "out").items())
+    assert [key.rpartition("/")[2] for key, _ in found] == ["1", "a"]
+    assert found[1][1]["txt"] == b""
+    request = read_request(f"{named},{named}/a.jpg")  # a folder may have brackets in its name
+    assert [(place.folder, place.pattern) for place in request.places] == [
+        (str(named), ""), (str(named), f"{tmp_path}/set [[]1]/a.jpg")
+    ]  # fmt: skip
+
+
+def test_no_image_in_a_class_folder(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.jpg").write_bytes(encoded(photo(1)))
+    assert pack.main([f"--input={tmp_path}/in", f"--output={tmp_path}/out", "--class_folders"]) == 1
+    assert "no image lies in a class folder below --input; leave out --class_folders" in capsys.readouterr().err
+
+
+def test_class_folders_are_numbered_as_torchvision_does(tmp_path, capsys):
     torchvision = pytest.importorskip("torchvision")
     for name in ("zebra", "ant", "bee"):
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "1.jpg").write_bytes(encoded(photo(1)))
     assert pack.main([f"--input={tmp_path}/in", f"--output={tmp_path}/out", "--class_folders"]) == 0
+    assert "3 classes: ant, bee, zebra\n" in capsys.readouterr().out
     theirs = torchvision.datasets.ImageFolder(str(tmp_path / "in"))
     wanted = {os.path.relpath(path, tmp_path / "in").removesuffix(".jpg"): index for path, index in theirs.samples}
     found = samples(tmp_path / "out")
@@ -147,7 +173,15 @@ WRONG = [
     (["--input={photos}", "--output={photos}/packed"], "lies in "),
     (["--input={photos}", "--path_column=x"], "--path_column is for a table"),
     (["--input={photos}/*.jpg", "--class_folders"], "--class_folders needs one folder"),
-    (["--input={photos}/x"], "there is no image"),
+    (["--input={photos}/x"], "there is no folder "),
+    (["--input={photos}/*.gif"], "there is no image (.jpg, .png, .webp, …); give the tables that are there"),
+    (["--input={photos}/a,b"], "a comma separates several names; rename the folder"),
+    (["--input={photos}/tables.csv"], "give the tables that are there: '{photos}/tables.csv/*.parquet'"),
+    (["--input={photos}/tars"], "shards need no packing: give beam-curate curate --input '{photos}/tars/*.tar'"),
+    (["--input={photos}/t.csv.gz"], "is neither an image nor a table (.csv, .tsv, "),
+    (["--input={photos}", "--beside=txt,JPG"], "--beside jpg: files with this extension are images"),
+    (["--input={photos}", "--beside=cls", "--class_folders"], "--beside cls and --class_folders both give the class"),
+    (["--input={photos}/t.csv", "--beside=txt"], "--beside is for a folder of images"),
     (["--input=x.tar"], "they need no packing"),
     (["--input={photos}/t.csv,{photos}"], "pack them one after the other"),
     (["--input={photos}/t.csv", "--path_column=nope"], "there are: file_name"),
@@ -162,11 +196,16 @@ WRONG = [
 @pytest.mark.parametrize(("words", "line"), WRONG)
 def test_wrong_options_are_told_before_the_first_write(photos, tmp_path, words, line, capsys):
     (photos / "t.csv").write_text("file_name\n0.jpg\n")
-    pq.write_table(pa.table({"image": [b"image"]}), photos / "t.parquet")
+    for folder in ("a,b", "tables.csv", "tars"):
+        (photos / folder).mkdir(exist_ok=True)
+    for path in ("t.parquet", "tables.csv/t.parquet"):
+        pq.write_table(pa.table({"image": [b"image"]}), photos / path)
+    for path in ("t.csv.gz", "tars/t.tar"):
+        (photos / path).touch()
     given = [word.format(photos=photos) for word in words]
     given += [] if any(word.startswith("--output") for word in given) else [f"--output={tmp_path}/out"]
     assert pack.main(given) == 2
-    assert line in capsys.readouterr().err
+    assert line.format(photos=photos) in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
