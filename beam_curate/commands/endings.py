@@ -1,8 +1,10 @@
 """How a command ends: its errors in one line each, its exit status, its folder given back."""
 
 import atexit
+import contextlib
 import functools
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar, cast
@@ -60,13 +62,18 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process with its status.
 
     An error of one of this project's own classes says what is wrong in a line (status 1); so does one in a worker process, whose
-    traceback Beam makes the text of its own error. Any other error is a bug and keeps its traceback.
+    traceback Beam makes the text of its own error. Any other error is a bug and keeps its traceback. Where the reader of what it
+    prints has gone, as in `| head`, it ends as other programs do then (status 141), without a word.
     """
     try:
         status = main()
     except KeyboardInterrupt:  # of a caller that does not `listen`
         print("error: interrupted", file=sys.stderr)
         status = 130
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        status = 128 + signal.SIGPIPE
     except (OSError, ValueError, RuntimeError) as error:
         from_worker = _OWN_ERROR.findall(str(error)) if type(error) is RuntimeError else []
         if not from_worker and type(error).__module__.split(".")[0] != "beam_curate":
@@ -74,6 +81,14 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         print(f"error: {printable(as_options(from_worker[-1] if from_worker else error))}", file=sys.stderr)
         status = 1
     leave(status)
+
+
+def _nobody_reads() -> bool:
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def leave(status: int) -> NoReturn:
@@ -84,6 +99,7 @@ def leave(status: int) -> NoReturn:
     job's success must not be told as a failure.
     """
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     interruption.leave(status)

@@ -6,7 +6,7 @@ Values are taken as they stand: a CSV says nothing of types, so all of its value
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from beam_curate.storage.operations import open_read
 
@@ -21,10 +21,10 @@ class TableError(ValueError):
 
 
 class Line(NamedTuple):
-    """A line of a file, and whether it is UTF-8 throughout."""
+    """A line of a file, and what is wrong with it, if anything."""
 
     text: str
-    clean: bool
+    problem: str = ""
 
 
 class TextRow(NamedTuple):
@@ -43,20 +43,34 @@ class Fields(NamedTuple):
 
 
 def lines_of(path: str) -> Iterator[Line]:
-    """The lines of a text file in UTF-8, with their ends; a byte order mark is left out.
+    """The lines of a text file in UTF-8, with their ends; a byte order mark is left out, and so is a line that is too long.
 
     Raises:
         StorageError: It cannot be read.
     """
     with open_read(path) as stream:
-        first = True
+        mark = b"\xef\xbb\xbf"
         while data := stream.readline(MAX_LINE_BYTES):
-            data = data.removeprefix(b"\xef\xbb\xbf") if first else data
-            first = False
-            try:
-                yield Line(data.decode(), clean=True)
-            except UnicodeDecodeError:
-                yield Line(data.decode(errors="replace"), clean=False)
+            yield _line(data.removeprefix(mark)) if _ends(data) else _skipped(stream)
+            mark = b""
+
+
+def _ends(data: bytes) -> bool:
+    return len(data) < MAX_LINE_BYTES or data.endswith(b"\n")
+
+
+def _line(data: bytes) -> Line:
+    try:
+        return Line(data.decode())
+    except UnicodeDecodeError:
+        return Line(data.decode(errors="replace"), _NOT_TEXT)
+
+
+def _skipped(stream: BinaryIO) -> Line:
+    """What stands for a line that is too long, whose rest is passed over: a second row would be made of it."""
+    while not _ends(stream.readline(MAX_LINE_BYTES)):
+        pass
+    return Line("", f"its line has {MAX_LINE_BYTES:,} bytes or more")
 
 
 def check_text(path: str) -> None:
@@ -118,11 +132,11 @@ def text_rows(path: str) -> Iterator[TextRow]:
     elif lower.endswith(".txt"):
         for line in lines_of(path):
             text = line.text.strip()
-            if text:
-                yield TextRow({"path": text}, "", "" if line.clean else _NOT_TEXT)
+            if text or line.problem:
+                yield TextRow({"path": text}, "", line.problem)
     else:
         for line in lines_of(path):
-            if line.text.strip():
+            if line.text.strip() or line.problem:
                 yield _json_row(line)
 
 
@@ -139,12 +153,12 @@ def _fields(path: str) -> Iterator[Fields]:
 
     A quote that stands where it may not makes a row wrong: what is meant cannot be told (Source: RFC 4180, section 2).
     """
-    unclean = False
+    problem = ""
 
     def texts() -> Iterator[str]:
-        nonlocal unclean
+        nonlocal problem
         for line in lines_of(path):
-            unclean = unclean or not line.clean
+            problem = problem or line.problem
             yield line.text
 
     csv.field_size_limit(MAX_LINE_BYTES)
@@ -157,13 +171,13 @@ def _fields(path: str) -> Iterator[Fields]:
             lines = f"line {begin}" if reader.line_num <= begin else f"lines {begin} to {reader.line_num}"
             why = next((said for told, said in _CSV_ERRORS.items() if told in str(error)), str(error))
             yield Fields((), f"{lines}: {why}")
-            unclean = False
+            problem = ""
             continue
         if fields is None:
             return
-        if fields:
-            yield Fields(fields, _NOT_TEXT if unclean else "")
-            unclean = False
+        if fields or problem:
+            yield Fields(fields, problem)
+            problem = ""
 
 
 def _separated(path: str) -> Iterator[TextRow]:
@@ -184,8 +198,8 @@ def _misfit(header: Fields, fields: Sequence[str]) -> str:
 
 def _json_row(line: Line) -> TextRow:
     text = line.text.strip()
-    if not line.clean:
-        return TextRow({}, "", _NOT_TEXT)
+    if line.problem:
+        return TextRow({}, "", line.problem)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:

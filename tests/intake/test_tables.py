@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_curate.intake import text_rows
 from beam_curate.intake.columns import Columns, find_columns
 from beam_curate.intake.images import CannotPackError, Images
 from beam_curate.intake.tables import TableReading, parts_of
@@ -263,3 +264,22 @@ def test_what_is_no_parquet_file_is_named(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(TableError, match="is not a Parquet file"):
         find_columns(str(tmp_path / "t.parquet"), "", "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", 'path,n\na.jpg,1\n{long},2\nb.jpg,3\n"{long}",4\nc.jpg,5\n{long}'),
+        ("t.jsonl", '{"path": "a.jpg"}\n{"path": "{long}"}\n{"path": "b.jpg"}\n{"path": "{long}"}\n{"path": "c.jpg"}\n{long}'),
+        ("t.txt", "a.jpg\n{long}\nb.jpg\n{long}\nc.jpg\n{long}"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("length", [64, 128, 1000])
+def test_a_line_that_is_too_long_is_one_row(tmp_path, name, text, length, monkeypatch):
+    monkeypatch.setattr(text_rows, "MAX_LINE_BYTES", 64)
+    (tmp_path / name).write_text(text.replace("{long}", "x" * length))
+    rows = entries(tmp_path / name, Columns(path="path"))
+    assert [row.failure.reason if row.failure else row.image for row in rows] == [
+        str(tmp_path / "a.jpg"), "bad_row", str(tmp_path / "b.jpg"), "bad_row", str(tmp_path / "c.jpg"), "bad_row"
+    ]  # fmt: skip
+    assert all("has 64 bytes or more" in row.failure.message for row in rows[1::2])

@@ -1,5 +1,7 @@
 """How a command ends."""
 
+import os
+
 import pytest
 
 from beam_curate.commands import endings
@@ -60,3 +62,19 @@ def test_errors_of_the_library_are_told_in_the_words_of_the_command_line(left, c
     endings.fail(ValueError(said))
     endings.run_command(failing(ScoreTableError(said)))
     assert capsys.readouterr().err == 2 * told
+
+
+def test_a_reader_that_has_gone_is_no_bug(left, monkeypatch, capsys):
+    """As in `beam-curate select ... --dry_run | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(os.devnull, "w") as nowhere, open(writing, "w", closefd=False) as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+        endings.run_command(lambda: print("x" * 100_000) or 0)
+        monkeypatch.setattr("sys.stdout", nowhere)
+        with pytest.raises(BrokenPipeError):
+            endings.run_command(failing(BrokenPipeError("of something else")))
+        os.dup2(nowhere.fileno(), writing)
+    os.close(writing)
+    assert left == [141]
+    assert capsys.readouterr().err == ""
