@@ -301,3 +301,21 @@ class TestClusters:
         at = np.arange(4000)
         assert (met[0][at, homes[1]] | met[1][at, homes[0]]).all()
         assert met[0].sum() < 4000 * 6
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        (Perceptual, {"distance": -1}),
+        (Perceptual, {"distance": MOST_DISTANCE + 1}),
+        (Semantic, {"eps": 0}),
+        (Semantic, {"eps": 1}),
+        (Semantic, {"eps": float("nan")}),
+        (Semantic, {"n_clusters": -1}),
+        (Semantic, {"border": 0.6}),
+    ],
+)
+def test_a_wrong_argument_of_a_method_is_named(method, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"`{name}` is {value}; give "):
+        method(**wrong)

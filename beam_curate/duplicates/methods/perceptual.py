@@ -75,6 +75,9 @@ class Perceptual(Method):
     Attributes:
         distance: They differ in at most so many of 64 bits.
         mirrored: A picture is also compared as its mirror image: of two rows the hash of one or the other's, either way round.
+
+    Raises:
+        ValueError: `distance` is below 0 or above MOST_DISTANCE.
     """
 
     distance: int = 4
@@ -87,6 +90,10 @@ class Perceptual(Method):
     block_rows: ClassVar[int | None] = 1 << 20
     option: ClassVar[str] = "max_distance"
     measure: ClassVar[str] = "difference"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.distance <= MOST_DISTANCE:
+            raise ValueError(f"`distance` is {self.distance}; give 0 to {MOST_DISTANCE} bits")
 
     @property
     def noted(self) -> Mapping[str, float]:

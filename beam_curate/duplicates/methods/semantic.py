@@ -93,6 +93,9 @@ class Semantic(Method):
         n_clusters: How many cells there are; 0: one for every 256 rows, 32,768 at most. The centres by which `hard` and `easy`
             rank are of as many, or of the square root of the number of rows, 4,096 at most.
         border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact).
+
+    Raises:
+        ValueError: One of them is out of its range.
     """
 
     eps: float = 0.01
@@ -105,6 +108,14 @@ class Semantic(Method):
     columns: ClassVar[tuple[str, ...]] = ("embedding",)
     block_rows: ClassVar[int | None] = 1 << 17
     option: ClassVar[str] = "eps"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < 1:
+            raise ValueError(f"`eps` is {self.eps}; give a number above 0 and below 1, such as 0.01")
+        if self.n_clusters < 0:
+            raise ValueError(f"`n_clusters` is {self.n_clusters}; give 0 or more")
+        if not 0 <= self.border <= 0.5:
+            raise ValueError(f"`border` is {self.border}; give 0 to 0.5")
 
     @property
     def value(self) -> float:
