@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NoReturn
 
 _WORDS: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -87,10 +87,14 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def end_children() -> None:
-    """Kills all processes below this one, at once. On systems without /proc, those that Beam started end by themselves."""
+def end_children(spared: Collection[int] = ()) -> None:
+    """Kills all processes below this one, at once. On systems without /proc, those that Beam started end by themselves.
+
+    Args:
+        spared: Processes that stay, and those below them.
+    """
     for _ in range(_SWEEPS):
-        children = _below(os.getpid())
+        children = children_of(os.getpid(), spared)
         if not children:
             return
         for child in children:
@@ -121,8 +125,13 @@ def _end(number: int) -> None:
         os._exit(128 + number)
 
 
-def _below(process: int) -> list[int]:
-    """The processes below one, those that have ended and not been waited for left out."""
+def children_of(process: int, spared: Collection[int] = ()) -> list[int]:
+    """The processes below one, those that have ended and not been waited for left out.
+
+    Args:
+        process: Its number.
+        spared: Processes that are left out, and those below them.
+    """
     parents: dict[int, int] = {}
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir("/proc"):
@@ -136,5 +145,5 @@ def _below(process: int) -> list[int]:
                         parents[int(name)] = int(parent)
     found = [process]
     for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
+        found += [child for child, parent in parents.items() if parent == one and child not in spared]
     return found[1:]

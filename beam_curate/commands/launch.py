@@ -1,9 +1,10 @@
 """Running a pipeline from a command: Beam's options, the default runner, the progress line."""
 
 import atexit
+import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import apache_beam as beam
@@ -23,7 +24,7 @@ from google.auth.exceptions import GoogleAuthError
 from beam_curate.commands.beam_checks import check_beam_options, runner_of
 from beam_curate.commands.dataflow_options import check_workers, is_dataflow
 from beam_curate.commands.garbage import look_as_usual
-from beam_curate.commands.interruption import end_children, saying, sparing_children
+from beam_curate.commands.interruption import children_of, end_children, saying, sparing_children
 from beam_curate.commands.job_counters import counters_seen
 from beam_curate.commands.options import OptionError, option_fields
 from beam_curate.commands.parsing import OneLineParser, refuse_stray, refuse_unknown
@@ -173,6 +174,7 @@ def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new:
     total = sum(shard.size for shard in run.input_shards if shard.index not in done) if local else 0
     kept = f"what is finished in {output} is kept: go on with --resume"
     scored = PROGRESS.samples
+    before = children_of(os.getpid())
     try:
         mode = options.view_as(ProgressOptions).progress
         here = shown(samples_seen(PROGRESS.snapshot()), total, name, mode if local else "none")
@@ -188,7 +190,7 @@ def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new:
             # Elsewhere the job may go on, whatever has become of the connection to it.
             local and isinstance(error, Exception) and not isinstance(error, (StorageError, WorkerDiedError))
         )
-        if new and fruitless and PROGRESS.samples == scored and _undone(output):
+        if new and fruitless and PROGRESS.samples == scored and _undone(output, before):
             kept = (
                 f"the run did not start, and {output} holds no run: correct the cause and give the same command again"
             )
@@ -243,9 +245,9 @@ def _on_its_own(runner: str, output: str) -> str:
     return f"look whether {runner} goes on with the job; when it has ended, go on with --resume"
 
 
-def _undone(output: str) -> bool:
+def _undone(output: str, others: Collection[int]) -> bool:
     """Takes back the beginning of a run, unless something of it is finished."""
-    end_children()  # a worker that is left would write there again
+    end_children(others)  # a worker that is left would write there again
     try:
         return Run(output).forget_unstarted()
     except StorageError:

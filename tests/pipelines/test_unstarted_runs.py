@@ -1,6 +1,9 @@
 """Wrong options of Beam are refused before the first write, and a run that never started is no run."""
 
+import os
+import signal
 import socket
+import subprocess
 
 import apache_beam as beam
 import pytest
@@ -132,6 +135,26 @@ def run(error, output, new=True):
 def test_a_job_that_fails_before_anything_is_done_is_undone(output):
     run(TypeError("a wrong class"), output)
     assert not list(output.iterdir())
+
+
+def test_a_job_that_is_undone_ends_its_own_processes_and_no_other(output):
+    noted = output.parent / "own"
+
+    def fail(_):
+        noted.write_text(str(os.posix_spawnp("sleep", ["sleep", "600"], os.environ)))
+        raise TypeError("a wrong class")
+
+    with subprocess.Popen(["sleep", "600"]) as another:
+        with pytest.raises(TypeError):
+            root = build_pipeline(
+                lambda root: root | beam.Create([1]) | beam.Map(fail), pipeline_options([], CurateOptions)
+            )
+            run_pipeline(root, str(output), new=True)
+        assert not list(output.iterdir())
+        assert another.poll() is None
+        another.kill()
+    _, status = os.waitpid(int(noted.read_text()), 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
 def test_a_run_with_something_finished_stays(output):
