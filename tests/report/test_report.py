@@ -320,7 +320,7 @@ def made_run(folder, parts, configuration=None):
     (folder / "scores").mkdir(parents=True)
     totals = {"input": 0, "failed": 0, "rejected": 0, "kept": 0, "reasons": {}}
     for number, rows in enumerate(parts):
-        table = score_table.to_table(rows, ["aesthetic"], 4)
+        table = score_table.to_table(rows, list(rows[0].scores) if rows else ["aesthetic"], 4)
         statuses, reasons = score_table.count(table)
         for name in ("failed", "rejected", "kept"):
             totals[name] += statuses[name]
@@ -391,6 +391,18 @@ def test_many_rows_ties_and_row_groups(tmp_path, monkeypatch):
         assert data.distributions[0].below == [sum(value < 0.5 for of in values for value in of)]
         seen.append((places, write_and_read(output).replace(str(output).encode(), b"run")))
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(("further", "folded"), [(3, False), (9, True)])
+def test_many_scores_are_folded_below_a_picture(tmp_path, further, folded):
+    rows = [row(0, index, index / 10) for index in range(10)]
+    for one in rows:
+        one.scores.update({f"own_{number}": float(number) for number in range(further)})
+    page = read(made_run(tmp_path / "run", [rows]))
+    shown = re.search(r"Just rejected.*?Lowest", page.text).group(0)
+    assert shown.count("own_2 2") == shown.count("kept") + shown.count("rejected") - 2 > 0  # two headings
+    assert shown.count("more scores") == folded * shown.count("own_2 2")
+    assert f"own_{further - 1} {further - 1}" in page.text
 
 
 def write_and_read(output):
