@@ -161,7 +161,7 @@ def _fields(path: str) -> Iterator[Fields]:
             problem = problem or line.problem
             yield line.text
 
-    csv.field_size_limit(MAX_LINE_BYTES)
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of the whole process, which may want more
     reader = csv.reader(texts(), delimiter=HEADERS[path.lower()[-4:]], strict=True)
     while True:
         begin = reader.line_num + 1
