@@ -160,7 +160,7 @@ class Clusters:
     ) -> tuple[Places, Places]:
         """The homes of stretched points, and the clusters whose border with them is near, by their scores."""
         if not width:
-            row, place = np.nonzero(among[None, :] == homes[:, None])
+            row, place = np.divmod(np.flatnonzero(among[None, :] == homes[:, None]), len(among))
             return row, among[place]
         centroids = self.centroids[homes]
         own = (points * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2

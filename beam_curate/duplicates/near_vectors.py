@@ -103,7 +103,7 @@ class _Search:
     def _ask(self, row: Places, of: Places) -> None:
         self.comparisons += len(row) * len(of)
         near = self._left[row] @ self._right[of].T >= self._least
-        at, to = np.nonzero(near)
+        at, to = np.divmod(np.flatnonzero(near), len(of))  # of few in many: a tenth of the time of np.nonzero
         wanted = (of[to] < row[at]) & (of[to] < self.of[row[at]])
         at, to = at[wanted], to[wanted]
         if len(at) > 4 * (len(row) + len(of)):

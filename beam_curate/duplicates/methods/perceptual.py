@@ -159,7 +159,7 @@ class Perceptual(Method):
         """See Method."""
         del comparing
         bits = np.bitwise_count(few["hash"][:, None] ^ rows["hash"][None, :])
-        row, column = np.nonzero(bits <= self.distance + _BELOW)
+        row, column = np.divmod(np.flatnonzero(bits <= self.distance + _BELOW), bits.shape[1])
         if self.between:
             wanted = may_be_removed(few[row]) != may_be_removed(rows[column])
             row, column = row[wanted], column[wanted]

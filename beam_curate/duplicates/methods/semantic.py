@@ -229,7 +229,7 @@ class Semantic(Method):
             some = rows[start : start + _BLOCK]
             # A product of matrices rounds by the place in it, and rows come in any order: it only finds the pairs.
             near = mine @ normalised(some["vector"]).T >= np.float32(least - mine.shape[1] * 2.0**-23)
-            row, column = np.nonzero(near)
+            row, column = np.divmod(np.flatnonzero(near), len(some))
             similarity = similarities(few["vector"], row, some["vector"], column)
             there = similarity >= least
             found.append(pairs_of(few["id"][row[there]], some["id"][column[there]], similar(similarity[there])))
