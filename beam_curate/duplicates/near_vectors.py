@@ -82,6 +82,7 @@ class _Search:
 
     def __init__(self, bucket: Bucket, eps: float) -> None:
         self._vectors, self._eps = bucket.vectors, eps
+        self._lengths = _lengths(bucket.vectors)
         half = (bucket.points.astype(np.float64) ** 2).sum(axis=1, keepdims=True).astype(np.float32) / 2
         one = np.ones_like(half)
         # The product of a row's one and another's other is minus half their squared distance.
@@ -111,8 +112,19 @@ class _Search:
             return
         for start in range(0, len(at), _GATHERED):
             asking, asked = row[at[start : start + _GATHERED]], of[to[start : start + _GATHERED]]
-            good = similarities(self._vectors, asking, self._vectors, asked) >= 1 - self._eps - _ROUNDING
+            good = self._near(asking, asked)
             np.minimum.at(self.of, asking[good], asked[good])
+
+    def _near(self, row: Places, of: Places) -> Flags:
+        """Which of (P,) pairs have the similarity, in float32 where that is sure, which takes a fourth of the time."""
+        left, right = self._vectors[row].astype(np.float32), self._vectors[of].astype(np.float32)
+        similarity = np.einsum("ij,ij->i", left, right) / (self._lengths[row] * self._lengths[of])
+        least = 1 - self._eps - _ROUNDING
+        near: Flags = similarity >= least
+        # Twice what near_matrix allows, for the lengths.
+        unsure = np.flatnonzero(np.abs(similarity - least) <= left.shape[1] * 2.0**-22)
+        near[unsure] = similarities(self._vectors, row[unsure], self._vectors, of[unsure]) >= least
+        return near
 
     def _ask_all(self, row: Places, of: Places, near: Flags) -> None:
         """Many pairs are near in the projection: all dimensions of all are compared at once."""
@@ -122,6 +134,15 @@ class _Search:
         first = good.argmax(axis=1)
         found = good[np.arange(len(row)), first]
         self.of[row[found]] = np.minimum(self.of[row[found]], of[first[found]])
+
+
+def _lengths(vectors: npt.NDArray[np.float16]) -> Floats:
+    """The lengths of (N, D) vectors, at least 1e-12; float32."""
+    found = np.zeros(len(vectors), np.float32)
+    for start in range(0, len(vectors), _GATHERED):
+        some = vectors[start : start + _GATHERED].astype(np.float32)
+        found[start : start + len(some)] = np.sqrt(np.einsum("ij,ij->i", some, some))
+    return np.maximum(found, np.float32(1e-12))
 
 
 def similarities(
