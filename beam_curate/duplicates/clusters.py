@@ -164,12 +164,10 @@ class Clusters:
             return row, among[place]
         centroids = self.centroids[homes]
         own = (points * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2
-        far = np.sqrt(np.maximum((points**2).sum(axis=1) - 2 * own, 0))
-        # With distances h and r from both centroids, which are at most h + r apart: (r^2 - h^2) / 2 <= widest (h + r), or r is at
-        # most h + 2 widest. That leaves few to be looked at.
-        longest = float(self.stretch.max())
-        widest, rounding = width * longest, _ROUNDING * longest**2
-        looked_at = scores >= (own - 2 * widest * (far + widest) - 2 * rounding)[:, None]
+        rounding = _ROUNDING * float(self.stretch.max()) ** 2
+        # Two centroids are no farther apart than both are from the middle of all. That leaves few to be looked at.
+        reach = width * self._from_the_middle()
+        looked_at = scores + reach[among] >= (own - reach[homes] - 2 * rounding)[:, None]
         row, place = np.divmod(np.flatnonzero(looked_at), scores.shape[1])
         cluster = among[place]
         apart = np.zeros(len(row), np.float32)
@@ -180,6 +178,11 @@ class Clusters:
         near = own[row] - scores[row, place] <= width * apart + rounding
         near |= cluster == homes[row]
         return row[near], cluster[near]
+
+    def _from_the_middle(self) -> Floats:
+        """(K,) distances of the centroids from their mean, in the measure of borders."""
+        centred = (self.centroids - self.centroids.mean(axis=0)) * self.stretch
+        return np.sqrt(np.einsum("ij,ij->i", centred, centred))
 
     def _scores(self, points: Floats, among: Places) -> Iterator[tuple[int, Floats, Floats]]:
         """By blocks of points, which begin at a place: (B, C) scores of clusters; and the block, stretched.
