@@ -161,5 +161,5 @@ def told(method: Method, total: int, estimate: Estimate) -> str:
     many = f"about {estimate.missed:.1%} are" if estimate.missed > MOST_MISSED else "less than one in a thousand is"
     return (
         f"{method.name}: {total:,} rows in {estimate.visits:.1f} buckets each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "
-        f"about {estimate.comparisons:.2g} comparisons ({time} of a core); of near pairs {many} missed"
+        f"about {estimate.comparisons:.2g} comparisons ({time} of a core to compare); of near pairs {many} missed"
     )
