@@ -94,7 +94,7 @@ def end_children(spared: Collection[int] = ()) -> None:
         spared: Processes that stay, and those below them.
     """
     for _ in range(_SWEEPS):
-        children = children_of(os.getpid(), spared)
+        children = own_children(spared)
         if not children:
             return
         for child in children:
@@ -125,11 +125,10 @@ def _end(number: int) -> None:
         os._exit(128 + number)
 
 
-def children_of(process: int, spared: Collection[int] = ()) -> list[int]:
-    """The processes below one, those that have ended and not been waited for left out.
+def own_children(spared: Collection[int] = ()) -> list[int]:
+    """The processes below this one, those that have ended and not been waited for left out.
 
     Args:
-        process: Its number.
         spared: Processes that are left out, and those below them.
     """
     parents: dict[int, int] = {}
@@ -143,7 +142,7 @@ def children_of(process: int, spared: Collection[int] = ()) -> list[int]:
                     state, parent = file.read().rpartition(")")[2].split()[:2]
                     if state not in "ZX":
                         parents[int(name)] = int(parent)
-    found = [process]
+    found = [os.getpid()]
     for one in found:
         found += [child for child, parent in parents.items() if parent == one and child not in spared]
     return found[1:]

@@ -1,7 +1,6 @@
 """Running a pipeline from a command: Beam's options, the default runner, the progress line."""
 
 import atexit
-import os
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +23,7 @@ from google.auth.exceptions import GoogleAuthError
 from beam_curate.commands.beam_checks import check_beam_options, runner_of
 from beam_curate.commands.dataflow_options import check_workers, is_dataflow
 from beam_curate.commands.garbage import look_as_usual
-from beam_curate.commands.interruption import children_of, end_children, saying, sparing_children
+from beam_curate.commands.interruption import end_children, own_children, saying, sparing_children
 from beam_curate.commands.job_counters import counters_seen
 from beam_curate.commands.options import OptionError, option_fields
 from beam_curate.commands.parsing import OneLineParser, refuse_stray, refuse_unknown
@@ -174,7 +173,7 @@ def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new:
     total = sum(shard.size for shard in run.input_shards if shard.index not in done) if local else 0
     kept = f"what is finished in {output} is kept: go on with --resume"
     scored = PROGRESS.samples
-    before = children_of(os.getpid())
+    before = own_children()
     try:
         mode = options.view_as(ProgressOptions).progress
         here = shown(samples_seen(PROGRESS.snapshot()), total, name, mode if local else "none")

@@ -128,10 +128,10 @@ class Clusters:
         Returns:
             (V,) places of points, ascending, (V,) clusters, (V,) whether it is the home; every point has one home.
         """
-        found = [_NOWHERE]
-        for start, score, some in self._scores(points, np.arange(len(self))):
+        found, among, reach = [_NOWHERE], np.arange(len(self)), self._reach(width)
+        for start, score, some in self._scores(points, among):
             home = score.argmax(axis=1)
-            row, cluster = self._near(some, home, score, np.arange(len(self)), width)
+            row, cluster = self._near(some, home, score, among, width, reach)
             found.append((row + start, cluster, cluster == home[row]))
         rows, clusters, homes = (np.concatenate(column) for column in zip(*found, strict=True))
         return rows, clusters, homes
@@ -148,15 +148,15 @@ class Clusters:
         Returns:
             (V,) places of points, ascending, and (V,) clusters.
         """
-        found = [_NOWHERE[:2]]
+        found, reach = [_NOWHERE[:2]], self._reach(width)
         for start, score, some in self._scores(points, among):
-            row, cluster = self._near(some, homes[start : start + len(some)], score, among, width)
+            row, cluster = self._near(some, homes[start : start + len(some)], score, among, width, reach)
             found.append((row + start, cluster))
         rows, clusters = (np.concatenate(column) for column in zip(*found, strict=True))
         return rows, clusters
 
     def _near(
-        self, points: Floats, homes: Places, scores: Floats, among: Places, width: float
+        self, points: Floats, homes: Places, scores: Floats, among: Places, width: float, reach: Floats
     ) -> tuple[Places, Places]:
         """The homes of stretched points, and the clusters whose border with them is near, by their scores."""
         if not width:
@@ -166,7 +166,6 @@ class Clusters:
         own = (points * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2
         rounding = _ROUNDING * float(self.stretch.max()) ** 2
         # Two centroids are no farther apart than both are from the middle of all. That leaves few to be looked at.
-        reach = width * self._from_the_middle()
         looked_at = scores + reach[among] >= (own - reach[homes] - 2 * rounding)[:, None]
         row, place = np.divmod(np.flatnonzero(looked_at), scores.shape[1])
         cluster = among[place]
@@ -179,10 +178,11 @@ class Clusters:
         near |= cluster == homes[row]
         return row[near], cluster[near]
 
-    def _from_the_middle(self) -> Floats:
-        """(K,) distances of the centroids from their mean, in the measure of borders."""
+    def _reach(self, width: float) -> Floats:
+        """(K,) distances of the centroids from their mean, in the measure of borders, times their width."""
         centred = (self.centroids - self.centroids.mean(axis=0)) * self.stretch
-        return np.sqrt(np.einsum("ij,ij->i", centred, centred))
+        found: Floats = width * np.sqrt(np.einsum("ij,ij->i", centred, centred))
+        return found
 
     def _scores(self, points: Floats, among: Places) -> Iterator[tuple[int, Floats, Floats]]:
         """By blocks of points, which begin at a place: (B, C) scores of clusters; and the block, stretched.
