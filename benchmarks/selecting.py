@@ -34,6 +34,7 @@ from beam_curate.commands import select
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, ScorePart, Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.configuration import read_configuration
+from beam_curate.runs.own_parts import run_mark
 from beam_curate.runs.run import Run
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import atomic_output, write_json
@@ -77,6 +78,7 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
             read_configuration({"model": _MODEL}), [Shard(number, str(path), size) for number, path in enumerate(paths)]
         )
     )
+    marked = {score_table.RUN_METADATA: run_mark(str(folder))}
     plain = score_table.to_table(rows, names, _DIM)
     for number, path in enumerate(paths):
         vectors = rng.standard_normal((PER_PART, _DIM), np.float32)
@@ -93,7 +95,7 @@ def make_run(folder: Path, rows: Sequence[ScoredSample], parts: int) -> None:
             table = table.set_column(place, table.schema.field(name), [values])
         part = ScorePart(number, str(path), score_table.part_name(number), PER_PART, PER_PART, 0, 0, {})
         with atomic_output(str(folder), part.path) as stream:
-            score_table.write_table(stream, table, {score_table.PART_METADATA: json.dumps(asdict(part))})
+            score_table.write_table(stream, table, {**marked, score_table.PART_METADATA: json.dumps(asdict(part))})
     total = parts * PER_PART
     funnel = {"input": total, "failed": 0, "rejected": 0, "kept": total, "reasons": {}}
     about = {"scores_meaningless": True, "random": ["scores"], "heads": [], "configuration": {"model": _MODEL}}

@@ -11,6 +11,7 @@ from typing import Final
 from beam_curate.runs import score_table
 from beam_curate.runs.claims import RunError, claim, is_claimed, release
 from beam_curate.runs.configuration import EXPORT, LIMITS, PACK, Configuration
+from beam_curate.runs.own_parts import mark_of
 from beam_curate.runs.parts import part_paths, read_part_counts
 from beam_curate.runs.run_files import (
     CROISSANT,
@@ -66,15 +67,15 @@ def begin(output: str, wanted: WantedRun) -> bool:
             _delete_run(output, kinds)
         else:
             _check_new(output, wanted.goes_on)
-        write_run_file(output, _mark(wanted), wanted.shards)
+        write_run_file(output, _run_file(wanted, mark_of(wanted.configuration, wanted.shards)), wanted.shards)
         return False
     finally:
         if mine:
             release(output)
 
 
-def _mark(wanted: WantedRun) -> RunFile:
-    return RunFile(wanted.configuration, wanted.kind, wanted.scores, len(wanted.shards))
+def _run_file(wanted: WantedRun, mark: str) -> RunFile:
+    return RunFile(wanted.configuration, wanted.kind, wanted.scores, len(wanted.shards), mark)
 
 
 def _check_new(output: str, goes_on: bool) -> None:
@@ -115,7 +116,7 @@ def _continue(output: str, wanted: WantedRun) -> bool:
         _check_not_read(output, [shard.path for shard in wanted.shards], of_the_table())
         delete_matching(output, of_the_table())
     if wanted.retry or run.scores != wanted.scores:
-        write_run_file(output, _mark(wanted))
+        write_run_file(output, _run_file(wanted, run.mark))
     return exists(join(output, SUMMARY))
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from beam_curate.records import FAILED, ScorePart
 from beam_curate.runs import part_files, score_table
+from beam_curate.runs.own_parts import open_own_part
 from beam_curate.storage.files import files_under, join
 
 _PART = re.compile(r"part-(\d+)\.parquet$")
@@ -31,7 +32,7 @@ def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | N
     there are other rows, so the shard is to be read again from its start.
     """
     part_path = join(output, path)
-    with part_files.open_part(part_path) as part, part_files.damage_named(part_path):
+    with open_own_part(output, part_path) as part, part_files.damage_named(part_path):
         rows = part.read(columns=["index", "key", "status", "reason"]).to_pylist()
     failed = [row for row in rows if row["status"] == FAILED and row["reason"] in reasons]
     return [row["index"] for row in failed] if all(row["key"] for row in failed) else None
@@ -46,10 +47,10 @@ def read_part_counts(output: str, path: str, widths: Mapping[str, int] = Mapping
         widths: Of the embeddings that it must have, by their columns.
 
     Raises:
-        ScoreTableError: It is damaged, or has not these embeddings.
+        ScoreTableError: It is damaged, of another run, or has not these embeddings.
     """
     whole = join(output, path)
-    with part_files.open_part(whole) as part:
+    with open_own_part(output, whole) as part:
         for name, width in widths.items():
             place = part.schema_arrow.get_field_index(name)
             found = part.schema_arrow.field(place).type if place >= 0 else None

@@ -10,6 +10,7 @@ import pyarrow as pa
 from beam_curate import records
 from beam_curate.records import ScorePart
 from beam_curate.runs import part_files, score_table
+from beam_curate.runs.own_parts import run_mark
 from beam_curate.storage.files import atomic_output
 
 
@@ -48,7 +49,11 @@ def write_part(
         skipped=dict(skipped),
     )
     counted = {name: value for name, value in asdict(part).items() if name != "footprint"}
-    said = {score_table.PART_METADATA: json.dumps(counted), **(metadata or {})}
+    said = {
+        score_table.PART_METADATA: json.dumps(counted),
+        score_table.RUN_METADATA: run_mark(output),
+        **(metadata or {}),
+    }
     with atomic_output(output, part.path) as stream:
         footer = score_table.write_table(stream, table, said, group_rows)
     return replace(part, footprint=part_files.footprint(footer.schema.to_arrow_schema(), footer))

@@ -30,6 +30,9 @@ ROW_GROUP_ROWS: Final = 4096
 # The key of a part's metadata under which its counts lie, as the JSON of a ScorePart.
 PART_METADATA: Final = "beam_curate.part"
 
+RUN_METADATA: Final = "beam_curate.run"
+"""The key of a part's metadata under which the mark of the run lies that wrote it, see `own_parts`."""
+
 SOURCE_METADATA: Final = "beam_curate.scores"
 """The key of an overlay's metadata under which the footprint of the part lies that it was made for."""
 

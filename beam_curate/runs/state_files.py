@@ -32,12 +32,14 @@ class RunFile:
         kind: EXPORT for an export, PACK for packed images; empty for a run with a score table.
         scores: The folder whose score table is judged; empty: the run's own.
         input_shards: How many there are.
+        mark: What each part of its table, or of its verdicts, has in its metadata, see `own_parts`; empty in runs of before.
     """
 
     configuration: Configuration
     kind: str = ""
     scores: str = ""
     input_shards: int = 0
+    mark: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from beam_curate.records import KEPT, ScorePart
 from beam_curate.runs.named_sources import check_footer, check_rows
-from beam_curate.runs.part_files import damage_named, footprint, group_rows, open_part, part_counts
+from beam_curate.runs.own_parts import open_own_part
+from beam_curate.runs.part_files import damage_named, footprint, group_rows, part_counts
 from beam_curate.runs.score_table import (
     IDENTITY,
     SCHEMA_VERSION,
@@ -54,7 +55,7 @@ class TablePlace:
         """Opens the part of an input shard.
 
         Raises:
-            ScoreTableError: It is missing, is none, or is no longer the one that its overlay was made for.
+            ScoreTableError: It is missing, is none, is of another run, or is no longer the one that its overlay was made for.
         """
         with contextlib.ExitStack() as stack:
             yield Part(self, shard_index, stack)
@@ -75,13 +76,15 @@ class Part:
         self._stored: ParquetFile | None = None
         self._overlay: ParquetFile | None = None
         if place.verdicts:
-            self._overlay = self._open(self._overlay_path, _OVERLAY_REMEDY)
+            self._overlay = self._open(place.verdicts, self._overlay_path, _OVERLAY_REMEDY)
 
     @property
     def scores(self) -> ParquetFile:
         """The part itself, without the overlay."""
         if self._stored is None:
-            self._stored = self._open(join(self._place.scores, self.name), moved_remedy(self._place))
+            self._stored = self._open(
+                self._place.scores, join(self._place.scores, self.name), moved_remedy(self._place)
+            )
             if self._overlay is not None:
                 self._check_fit(self._stored, self._overlay)
         return self._stored
@@ -217,9 +220,9 @@ class Part:
         table = self.read([column, "status"])
         return table.filter(pc.equal(table.column("status"), KEPT)).column(column).to_pylist()
 
-    def _open(self, path: str, remedy: str) -> ParquetFile:
+    def _open(self, run: str, path: str, remedy: str) -> ParquetFile:
         try:
-            return self._stack.enter_context(open_part(path))
+            return self._stack.enter_context(open_own_part(run, path))
         except StorageError as error:
             if exists(path):
                 raise

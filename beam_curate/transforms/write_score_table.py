@@ -11,6 +11,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_curate.records import ScoredSample, ScorePart
 from beam_curate.runs import part_files, score_table
+from beam_curate.runs.own_parts import open_own_part
 from beam_curate.runs.score_parts import replace_failed, write_part
 from beam_curate.storage.files import join
 from beam_curate.transforms.global_window import require_global_window
@@ -93,7 +94,7 @@ class _PartWriter:
         skipped = ref.skipped
         if ref.again:
             before = join(self.output, path)
-            with part_files.open_part(before) as part, part_files.damage_named(before):
+            with open_own_part(self.output, before) as part, part_files.damage_named(before):
                 skipped = part_files.part_counts(part.schema_arrow).skipped
                 table = replace_failed(part.read(), table)
         return write_part(self.output, ref.shard_index, ref.shard, table, skipped=skipped)

@@ -9,6 +9,7 @@ import pytest
 
 from beam_curate.commands import curate, dedup, export, select
 from beam_curate.commands.endings import as_options
+from beam_curate.runs import beginning, whole_run
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.whole_table import read_score_table
 from beam_curate.storage.json_files import DamagedFileError, misfit, read_object
@@ -234,14 +235,59 @@ def test_a_part_of_another_run_over_the_same_input_is_refused(folder, made, caps
     before = path.read_bytes()
     path.write_bytes((other / "scores" / "part-00001.parquet").read_bytes())
     line = refused(capsys, folder, made, "new")
-    assert f"a part in {folder}/run/scores was changed after the run had ended, or is of another run" in line
+    assert f"{path} is of another run, with another configuration or input than {folder}/run/run.json says" in line
     for unfinished in (False, True):
         (folder / "run" / "summary.json").unlink() if unfinished else None
         line = refused(capsys, folder, made, "run", "--resume")
-        assert f"{path} is of another run: its column 'embedding' is" in line
+        assert f"{path} is of another run, with another configuration or input than" in line
     path.unlink()
     assert run_command(folder, made, "run", "--resume") == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("looked_into", [1000, 0])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_part_with_embeddings_as_wide_of_another_model_is_refused_in_a_table_of_any_size(
+    folder, made, capsys, tmp_path, monkeypatch, looked_into, finished
+):
+    """Before the work, where a command looks into all parts, and else by the worker that opens it."""
+    for module in (beginning, whole_run):
+        monkeypatch.setattr(module, "LOOKED_INTO", looked_into)
+    other = curated(f"{made}/data/*.tar", tmp_path / "other", "--quick_gelu=yes")
+    path = folder / "run" / "scores" / "part-00001.parquet"
+    path.write_bytes((other / "scores" / "part-00001.parquet").read_bytes())
+    for command in ("new", "unique") if finished else ("run",):
+        if not finished:
+            (folder / "run" / "summary.json").unlink()
+        shutil.rmtree(folder / "unique", ignore_errors=True)
+        line = refused(capsys, folder, made, command, *([] if finished else ["--resume"]))
+        assert f"{path} is of another run, with another configuration or input than {folder}/run/run.json says" in line
+
+
+def test_verdicts_of_another_selection_in_an_unfinished_one_are_refused(folder, made, capsys):
+    words = [f"--scores={folder}/run", f"--output={folder}/few", "--keep=width < 20"]
+    assert select.main(words) == 0
+    path = folder / "best" / "verdicts" / "part-00001.parquet"
+    path.write_bytes((folder / "few" / "verdicts" / "part-00001.parquet").read_bytes())
+    (folder / "best" / "summary.json").unlink()
+    line = refused(capsys, folder, made, "best", "--resume")
+    assert f"{path} is of another run, with another configuration or input than {folder}/best/run.json says" in line
+
+
+def test_parts_without_a_mark_are_taken_where_the_run_has_none(folder, made):
+    """Of a version before there were marks: it is continued, and its new parts have none either."""
+    said = json.loads((folder / "run" / "run.json").read_text())
+    del said["mark"]
+    (folder / "run" / "run.json").write_text(json.dumps(said))
+    for path in (folder / "run" / "scores").iterdir():
+        table = pq.read_table(path)
+        left = {key: value for key, value in table.schema.metadata.items() if key != b"beam_curate.run"}
+        pq.write_table(table.replace_schema_metadata(left), path)
+    (folder / "run" / "scores" / "part-00000.parquet").unlink()
+    (folder / "run" / "summary.json").unlink()
+    assert run_command(folder, made, "run", "--resume") == 0
+    assert pq.read_schema(folder / "run" / "scores" / "part-00000.parquet").metadata[b"beam_curate.run"] == b""
+    assert run_command(folder, made, "new") == 0
 
 
 def test_verdicts_of_another_selection_are_refused(folder, made, capsys):
@@ -252,7 +298,7 @@ def test_verdicts_of_another_selection_are_refused(folder, made, capsys):
     path.write_bytes((folder / "few" / "verdicts" / "part-00001.parquet").read_bytes())
     for command, *more in (("newer",), ("best", "--resume")):
         line = refused(capsys, folder, made, command, *more)
-        assert f"a part in {folder}/best/verdicts was changed after the run had ended, or is of another run" in line
+        assert f"{path} is of another run, with another configuration or input than {folder}/best/run.json says" in line
 
 
 @pytest.mark.parametrize("name", ["part-00001.parquet", "summary.json"])
