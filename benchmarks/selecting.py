@@ -112,6 +112,25 @@ def copy_synced(path: Path, folder: Path) -> None:
         os.close(file)
 
 
+def stage_walls(run: Path, wall: float) -> dict[str, float]:
+    """Wall seconds of a selection's stages, by when its files were written.
+
+    Args:
+        run: Its folder.
+        wall: What it took.
+
+    Returns:
+        `judge`: from the mark of the run to the last verdicts; `write`: from there to the last output shard, keys and places
+        included; `report`: from there to the last file; `start`: the rest.
+    """
+    begun, judged, written, ended = (
+        max(path.stat().st_mtime for path in run.glob(pattern))
+        for pattern in ("run.json", "verdicts/*.parquet", "*.tar", "*.*")
+    )
+    walls = {"judge": judged - begun, "write": written - judged, "report": ended - written}
+    return {"start": wall - sum(walls.values()), **walls}
+
+
 class Took(NamedTuple):
     """Wall seconds, and CPU seconds of this process."""
 
@@ -166,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         funnel = json.loads((folder / "selected" / "summary.json").read_text())["funnel"]
         shards = sorted((folder / "selected").glob("*.tar"))
         size = sum(path.stat().st_size for path in shards)
+        walls = stage_walls(folder / "selected", chosen.wall)
         (folder / "copy").mkdir()
         copied = timed(lambda: [copy_synced(path, folder / "copy") for path in shards])
     parts = {
@@ -183,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "dry_run_s": dry.wall,
         "dry_run_top_s": dry_top.wall,
         "select_s": chosen.wall,
+        **{f"wall_{name}_s": seconds for name, seconds in walls.items()},
         "select_cpu_s": chosen.cpu,
         **{f"cpu_{name}_s": seconds for name, seconds in parts.items()},
         "copy_s": copied.wall,
