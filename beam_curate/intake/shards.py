@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from beam_curate.intake.entries import Entry, PackedShard, ShardEntries
 from beam_curate.intake.images import CannotPackError, Images
+from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import HashingWriter
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
@@ -44,6 +45,9 @@ class ShardWriting:
     samples_per_shard: int
     column: str = ""
     max_member_bytes: int = 1 << 27
+
+    def __post_init__(self) -> None:
+        Division(self.samples_per_shard)  # refuses a wrong number
 
     def write(self, shards: Sequence[ShardEntries]) -> Iterator[PackedShard]:
         """Writes shards whose images follow each other in the input, those that are finished left out.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from beam_curate.runs.division import Division
 from beam_curate.runs.old_configuration import grouped, rule_of_table
 from beam_curate.storage.json_records import of_json, to_json
 
@@ -156,6 +157,11 @@ class Files:
     beside: Sequence[str] = ()
     indexed: bool = True
     lists: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, division: Division, **more: Any) -> "Files":
+        """Those of a division, described as above."""
+        return cls(division.samples_per_shard, division.seed, **more)
 
     @property
     def ends(self) -> Sequence[str]:

@@ -53,8 +53,6 @@ class PackImages(beam.PTransform):
 
     def __post_init__(self) -> None:
         super().__init__()
-        if self.writing.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard is {self.writing.samples_per_shard}; give at least 1")
 
     def expand(self, rows: "Entries") -> beam.PCollection[PackSummary]:
         """Sorts, groups by shard, writes, and sums up."""
