@@ -74,7 +74,7 @@ class SelectJob(SourceJob):
     @property
     def configuration(self) -> Configuration:
         """What decides the result: a run is continued only with the same."""
-        from beam_curate.runs.configuration import SELECT, Configuration, DuplicateRule, Files, Scores, Source
+        from beam_curate.runs.configuration import SELECT, Configuration, Files, Scores, Source
 
         options, source = self.options, self.source
         heads = {
@@ -86,7 +86,7 @@ class SelectJob(SourceJob):
             SELECT,
             scores=Scores(options.prompt, heads=heads, scorers=self.scorers),
             rules=options.rules,
-            duplicates=DuplicateRule.of_table(self.duplicates.counts) if self.duplicates is not None else None,
+            duplicates=self.duplicates.rule if self.duplicates is not None else None,
             files=(self.format.files if self.format is not None else Files.of)(options.division),
             source=Source(source.configuration, source.funnel),
         )

@@ -96,6 +96,25 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class DuplicateCounts:
+    """What a duplicates table that was applied holds, in numbers.
+
+    Attributes:
+        groups: How many groups.
+        duplicates: How many duplicates.
+        by_method: These, by the method that found them.
+        largest_group: The size of the largest group.
+        more: What else tells it from another table.
+    """
+
+    groups: int
+    duplicates: int
+    by_method: Mapping[str, int]
+    largest_group: int
+    more: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class DuplicateRule:
     """What was taken for a duplicate, and what was done with it.
 
@@ -127,7 +146,7 @@ class DuplicateRule:
     against_run: "Source | None" = None
     action: str | None = None
     between_datasets: bool = False
-    found: Mapping[str, object] | None = None
+    found: DuplicateCounts | None = None
     more: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
