@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from beam_curate.heads.files import find_heads as find_heads
     from beam_curate.images.decoding import DecodeOptions as DecodeOptions
     from beam_curate.runs.configuration import Configuration as Configuration
+    from beam_curate.runs.division import Division as Division
     from beam_curate.runs.run import Run as Run
     from beam_curate.runs.table_parts import TablePlace as TablePlace
     from beam_curate.runs.whole_table import read_score_table as read_score_table
@@ -68,6 +69,7 @@ _HOMES = {
     "find_heads": "heads.files",
     "DecodeOptions": "images.decoding",
     "Configuration": "runs.configuration",
+    "Division": "runs.division",
     "Run": "runs.run",
     "TablePlace": "runs.table_parts",
     "read_score_table": "runs.whole_table",

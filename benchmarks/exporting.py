@@ -31,6 +31,7 @@ from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.images.decoding import DecodeOptions, image_facts
 from beam_curate.records import ScoredSample, ScorePart, Shard
 from beam_curate.runs import score_table
+from beam_curate.runs.division import Division
 from beam_curate.runs.ending import finish_run
 from beam_curate.runs.output_files import write_file
 from beam_curate.runs.placed_rows import written as placed_rows
@@ -72,7 +73,7 @@ def make_run(folder: Path, shards: int) -> int:
         written.append(write_file(CopiedTars(), output, index, named))
         parts.append(ScorePart(index, str(source), score_table.part_name(index), len(rows), len(rows), 0, 0, {}))
     about = {"scores_meaningless": True, "random": ["scores"], "heads": [], "configuration": {}}
-    finish_run(output, parts, written, shards, len(rows), about)
+    finish_run(output, parts, written, shards, Division(len(rows)), about)
     write_json(output, "run.json", {"configuration": {}, "input_shards": shards})
     shutil.rmtree(folder / "source")
     return shards * len(rows)

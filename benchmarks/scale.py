@@ -37,6 +37,7 @@ from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.configuration import Configuration, read_configuration
+from beam_curate.runs.division import Division
 from beam_curate.runs.ending import finish_table
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_parts import write_part
@@ -173,7 +174,7 @@ class Stages:
         run(lambda root: root | ContinueRun(output, folder="verdicts") | _Pending() | SelectRows(selection, output))
 
     def _pack(self, seed: int | None) -> None:
-        run(lambda root: root | ListParts(self._place) | PackShards(self._scores, 100, seed, _ABOUT))
+        run(lambda root: root | ListParts(self._place) | PackShards(self._scores, Division(100, seed), _ABOUT))
 
     def _dry_run(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from beam_curate.clip.beside import said_by_file
 from beam_curate.clip.checkpoint import UnsaidError, WeightsError
@@ -18,6 +18,7 @@ from beam_curate.clip.config import did_you_mean
 from beam_curate.clip.open_clip_parts import DEFAULT_PREPROCESSING, tags
 from beam_curate.images.resizing import INTERPOLATIONS, RESIZE_MODES
 
+Channels: TypeAlias = tuple[float, float, float]
 Preprocess: TypeAlias = str | Mapping[str, object]
 """The option: `auto`, a pretrained tag, the path of a JSON file, `mean=0.5,std=0.5,...`, or the same as a mapping."""
 
@@ -28,8 +29,8 @@ AUTO: Final = "auto"
 class Preprocessing:
     """How an image is prepared: see model_description.ModelDescription for the fields."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     interpolation: str
     resize_mode: str
 
@@ -42,26 +43,45 @@ class Preprocessing:
         return f"mean={mean},std={std},interpolation={self.interpolation},resize_mode={self.resize_mode}"
 
 
+_DEFAULTS: Final = Preprocessing(**DEFAULT_PREPROCESSING)
 KEYS: Final = tuple(field.name for field in fields(Preprocessing))
 
 
-def _checked(said: Mapping[str, object], by: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Said:
+    """Those values of a Preprocessing that are said; None where nothing is."""
+
+    mean: Channels | None = None
+    std: Channels | None = None
+    interpolation: str | None = None
+    resize_mode: str | None = None
+
+    def or_else(self, other: Preprocessing) -> Preprocessing:
+        """With another one's values where nothing is said."""
+        return Preprocessing(
+            self.mean or other.mean,
+            self.std or other.std,
+            self.interpolation or other.interpolation,
+            self.resize_mode or other.resize_mode,
+        )
+
+
+def _checked(said: Mapping[str, object], by: str) -> _Said:
     """Checks the values that are said (null says nothing) and gives them in one form.
 
     Raises:
         WeightsError: For a value that open_clip would not take, or that this project cannot do.
     """
-    found: dict[str, Any] = {}
-    for key in KEYS:
-        if said.get(key) is not None:
-            value = said[key]
-            found[key] = _channels(key, value, by) if key in ("mean", "std") else _word(key, value, by)
+    mean, std = (_channels(key, said.get(key), by) for key in ("mean", "std"))
+    interpolation, resize_mode = (_word(key, said.get(key), by) for key in ("interpolation", "resize_mode"))
     if said.get("mode") not in (None, "RGB"):
         raise WeightsError(f"{by} says mode={said['mode']!r}: images are given to a model as RGB only")
-    return found
+    return _Said(mean, std, interpolation, resize_mode)
 
 
-def _channels(key: str, value: object, by: str) -> tuple[float, ...]:
+def _channels(key: str, value: object, by: str) -> Channels | None:
+    if value is None:
+        return None
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     numbers = [n for n in values if isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)]
     if len(numbers) != len(values) or len(numbers) not in (1, 3) or (key == "std" and min(numbers) <= 0):
@@ -73,10 +93,13 @@ def _channels(key: str, value: object, by: str) -> tuple[float, ...]:
         )
     if value == 0:  # open_clip's image_transform takes a plain 0 for "not given", and OpenAI's mean in its place
         raise WeightsError(f"{by} says {key}={value!r}, which open_clip reads as OpenAI's mean: write [0, 0, 0]")
-    return tuple(float(n) for n in (numbers * 3 if len(numbers) == 1 else numbers))
+    red, green, blue = numbers * 3 if len(numbers) == 1 else numbers
+    return float(red), float(green), float(blue)
 
 
-def _word(key: str, value: object, by: str) -> str:
+def _word(key: str, value: object, by: str) -> str | None:
+    if value is None:
+        return None
     if key == "interpolation" and value == "random":
         return "bicubic"  # as open_clip's image_transform takes it where it does not train
     known = tuple(INTERPOLATIONS) if key == "interpolation" else RESIZE_MODES
@@ -87,7 +110,7 @@ def _word(key: str, value: object, by: str) -> str:
 
 
 def _of_record(record: Mapping[str, object]) -> Preprocessing:
-    return Preprocessing(**_checked({**DEFAULT_PREPROCESSING, **record}, "open_clip's record"))
+    return _checked(record, "open_clip's record").or_else(_DEFAULTS)
 
 
 def records(clip_model: str) -> dict[Preprocessing, list[str]]:
@@ -126,24 +149,23 @@ def decide_preprocessing(
         WeightsError: A wrong option, or a value that open_clip would not take.
     """
     known = records(clip_model)
-    defaults = asdict(_of_record({}))
     means_defaults = said is not None
     if option != AUTO:
         said, said_by, means_defaults = _from_option(option, clip_model)
     values = _checked(said or {}, said_by)
     missing: list[str] = []
-    for key in (key for key in KEYS if key not in values):
-        candidates = {getattr(record, key) for record in known} | ({defaults[key]} if means_defaults else set())
+    agreed: dict[str, object] = {}
+    speaking = [*known, _DEFAULTS] if means_defaults else list(known)
+    for key in (key for key in KEYS if getattr(values, key) is None):
+        candidates = {getattr(record, key) for record in speaking}
         if len(candidates) == 1:
-            values[key] = candidates.pop()
-        elif weights:
+            agreed[key] = candidates.pop()
+        elif weights:  # random ones were trained with no preprocessing at all: the defaults do
             missing.append(key)
-        else:
-            values[key] = defaults[key]  # random weights were trained with no preprocessing at all
     if missing:
         question = _question(clip_model, known, missing if said is not None else [], weights, said_by)
         raise UnsaidError(question, "preprocess")
-    return Preprocessing(**values), said_by or f"open_clip's record of {clip_model}"
+    return values.or_else(_of_record(agreed)), said_by or f"open_clip's record of {clip_model}"
 
 
 def _question(
@@ -170,7 +192,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3] if more else names) + more
 
 
-def _from_option(option: Preprocess, clip_model: str) -> tuple[dict[str, Any], str, bool]:
+def _from_option(option: Preprocess, clip_model: str) -> tuple[dict[str, object], str, bool]:
     """Reads the option: the values, who says them, and whether open_clip's defaults are meant for those left out."""
     by = f"preprocess={option!r}"
     if isinstance(option, Mapping) or ("=" in option and not option.endswith(".json")):
@@ -205,9 +227,9 @@ def _from_option(option: Preprocess, clip_model: str) -> tuple[dict[str, Any], s
     return asdict(alike.pop()), f"open_clip's record of the tag {option!r}, as the option preprocess says", True
 
 
-def _parsed(text: str, by: str) -> dict[str, Any]:
+def _parsed(text: str, by: str) -> dict[str, object]:
     """Reads `mean=0.48/0.46/0.41,std=0.5,...`."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for part in text.split(","):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or key in values:

@@ -77,7 +77,7 @@ class DedupJob(SourceJob):
             action=options.against_action,
             between_datasets=bool(options.against),
         )
-        files = Files(options.samples_per_shard, options.shuffle_seed)
+        files = Files.of(options.division)
         return Configuration(DEDUPLICATE, duplicates=rule, files=files, source=self.source_identity)
 
     def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
@@ -107,7 +107,7 @@ class DedupJob(SourceJob):
         removed = numbers | RemoveDuplicates(kept, Duplicates(output, options.against_action), found)
         run = root | ContinueRun(output, folder=VERDICTS)
         parts = (run.pending | SelectRows(kept, output, removed), run.done) | "AddDone" >> beam.Flatten()
-        packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
+        packed = parts | PackShards(output, options.division, about)
         return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
 
     @property

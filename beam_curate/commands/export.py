@@ -43,8 +43,7 @@ class ExportJob(Job):
         from beam_curate.runs.configuration import EXPORT, Configuration
         from beam_curate.runs.run import Run
 
-        options = self.options
-        files = self.export.format.files(options.samples_per_file, options.shuffle_seed)
+        files = self.export.format.files(self.export.division)
         return Configuration(EXPORT, files=files, source=Run(self.run.folder).source)
 
     @property
@@ -143,8 +142,7 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
         output,
         format,
         run.total,
-        options.samples_per_file,
-        options.shuffle_seed,
+        options.division,
         options.dataset_name or output.rstrip("/").rpartition("/")[2],
         options.license,
         options.card == "yes",

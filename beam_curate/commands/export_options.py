@@ -6,6 +6,7 @@ from beam_curate.commands.format_options import FormatOptions
 from beam_curate.commands.options import number_or_none, option, required
 from beam_curate.commands.run_options import RunOptions
 from beam_curate.export.formats import format_names
+from beam_curate.runs.division import Division
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +28,8 @@ class ExportOptions(FormatOptions, RunOptions):
     dataset_name: str = option("", "for the dataset card; default: the name of the --output folder")
     card: str = option("yes", "write the dataset card README.md", choices=("yes", "no"))
     croissant: str = option("yes", "write the Croissant metadata croissant.json", choices=("yes", "no"))
+
+    @property
+    def division(self) -> Division:
+        """How many samples a file holds, and in which order."""
+        return Division(self.samples_per_file, self.shuffle_seed)

@@ -82,12 +82,12 @@ def report_duplicates(folder: str) -> None:
         folder: The folder of the duplicates table.
     """
     found = read_findings(folder)
-    methods = ", ".join(f"{name} {number:,}" for name, number in found["by_method"].items())
-    if not found["duplicates"]:
+    methods = ", ".join(f"{name} {number:,}" for name, number in found.by_method.items())
+    if not found.duplicates:
         print("duplicates: 0 samples")
         return
-    print(f"duplicates: {counted(found['duplicates'], 'sample')} ({methods}) in {counted(found['groups'], 'group')}, "
-          f"the largest of {found['largest_group']:,}")  # fmt: skip
+    print(f"duplicates: {counted(found.duplicates, 'sample')} ({methods}) in {counted(found.groups, 'group')}, "
+          f"the largest of {found.largest_group:,}")  # fmt: skip
 
 
 def skipped_lines(skipped: Mapping[str, int]) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from beam_curate.commands.options import CheckedOptions, OptionError, comma_list, number_or_none, option, required
+from beam_curate.runs.division import Division
 from beam_curate.runs.layouts import layout_names
 
 
@@ -35,6 +36,11 @@ class ShardOptions(RunOptions):
     shuffle_seed: int | None = option(
         None, "shuffle all kept samples by this seed; none: source order", type=number_or_none(int)
     )
+
+    @property
+    def division(self) -> Division:
+        """How many samples a shard holds, and in which order."""
+        return Division(self.samples_per_shard, self.shuffle_seed)
 
     @property
     def layouts(self) -> tuple[str, ...]:

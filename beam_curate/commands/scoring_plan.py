@@ -62,7 +62,7 @@ class ScoringPlan:
             scores=Scores(options.prompt, options.quality, options.caption_score, heads, self.own.descriptions),
             rules=replace(options.rules, screen=options.screen),
             duplicates=options.duplicate_rule(options.dedup) if options.dedup else None,
-            files=Files(options.samples_per_shard, options.shuffle_seed),
+            files=Files.of(options.division),
         )
 
     @property

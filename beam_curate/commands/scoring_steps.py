@@ -160,7 +160,5 @@ def pack(root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str
     from beam_curate.transforms.write_report import WriteReport
 
     options = plan.options
-    packed = (
-        root | ListParts(Run(output).table) | PackShards(output, options.samples_per_shard, options.shuffle_seed, about)
-    )
+    packed = root | ListParts(Run(output).table) | PackShards(output, options.division, about)
     return packed | WriteReport(output) | WriteLayouts(output, options.layouts)

@@ -74,7 +74,7 @@ class SelectJob(SourceJob):
     @property
     def configuration(self) -> Configuration:
         """What decides the result: a run is continued only with the same."""
-        from beam_curate.runs.configuration import SELECT, Configuration, DuplicateRule, Files, Scores, Source
+        from beam_curate.runs.configuration import SELECT, Configuration, Files, Scores, Source
 
         options, source = self.options, self.source
         heads = {
@@ -82,13 +82,12 @@ class SelectJob(SourceJob):
             for scorer in self.selection.scorers
             if "prompts" not in scorer.description
         }
-        packed = options.samples_per_shard, options.shuffle_seed
         return Configuration(
             SELECT,
             scores=Scores(options.prompt, heads=heads, scorers=self.scorers),
             rules=options.rules,
-            duplicates=DuplicateRule.of_table(self.duplicates.counts) if self.duplicates is not None else None,
-            files=self.format.files(*packed) if self.format is not None else Files(*packed),
+            duplicates=self.duplicates.rule if self.duplicates is not None else None,
+            files=(self.format.files if self.format is not None else Files.of)(options.division),
             source=Source(source.configuration, source.funnel),
         )
 
@@ -113,8 +112,7 @@ class SelectJob(SourceJob):
             from beam_curate.commands.select_preview import dry_run
 
             options, about = self.options, {**self.about("").to_json(), "skipped": self.source.skipped}
-            per_shard = options.samples_per_shard
-            print(dry_run(self.selection, self.duplicates, per_shard, options.report, about, beam_options))
+            print(dry_run(self.selection, self.duplicates, options.division, options.report, about, beam_options))
         return self.options.dry_run
 
     def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
@@ -138,7 +136,7 @@ class SelectJob(SourceJob):
             removed = numbers | RemoveDuplicates(self.selection, self.duplicates)
         parts = (run.pending | SelectRows(self.selection, output, removed), run.done) | "AddDone" >> beam.Flatten()
         format = self.format or CopiedTars()
-        packed = parts | PackShards(output, options.samples_per_shard, options.shuffle_seed, about, format)
+        packed = parts | PackShards(output, options.division, about, format)
         return packed | WriteReport(output) | WriteLayouts(output, options.layouts)
 
     @property

@@ -16,6 +16,7 @@ from beam_curate.duplicates.removal import Duplicates
 from beam_curate.report.preview import Preview, Tally
 from beam_curate.report.remarks import in_words
 from beam_curate.report.writing import write_page
+from beam_curate.runs.division import Division
 from beam_curate.runs.whole_run import check_parts
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import absolute, clean_temporary, delete, files_under, join
@@ -56,7 +57,7 @@ def _result_folder(options: PipelineOptions) -> Iterator[str]:
 def dry_run(
     selection: Selection,
     duplicates: Duplicates | None,
-    samples_per_shard: int,
+    division: Division,
     report: str,
     about: Mapping[str, Any],
     options: PipelineOptions,
@@ -66,7 +67,7 @@ def dry_run(
     Args:
         selection: The table and the rules.
         duplicates: The duplicates to reject.
-        samples_per_shard: Of the output.
+        division: Of the output.
         report: Where to write the page; empty for none.
         about: What the summary of the selection would say beside its counts.
         options: Beam's options.
@@ -77,27 +78,27 @@ def dry_run(
     """
     check_dry_run(options)
     with _result_folder(options) as folder:
-        steps = PreviewSelection(selection, folder, duplicates, bool(report), samples_per_shard, about)
+        steps = PreviewSelection(selection, folder, duplicates, bool(report), division, about)
         root = build_pipeline(lambda root: root | steps, options)
         run_and_wait(root, "dry run", steps.looks * len(check_parts(selection.table)))
         found = read_preview(folder)
         if report:
             write_page(absolute(report), read_preview_page(folder))
     end = f"nothing was written but {printable(report)}" if report else "nothing was written"
-    return "\n".join([rules_table(found, samples_per_shard), *skipped_lines(about.get("skipped", {})), end])
+    return "\n".join([rules_table(found, division), *skipped_lines(about.get("skipped", {})), end])
 
 
-def rules_table(found: Preview, per_shard: int) -> str:
+def rules_table(found: Preview, division: Division) -> str:
     """What each rule keeps: alone, and after the rules before it.
 
     Args:
         found: What the rules keep.
-        per_shard: Samples in an output shard.
+        division: Of the output.
     """
 
     def cells(tally: Tally) -> str:
         share = 100 * tally.samples / found.everything.samples if found.everything.samples else 0.0
-        shards = -(-tally.samples // per_shard)
+        shards = division.files(tally.samples)
         return f"{tally.samples:>14,} {share:>6.1f} % {tally.size / 1e9:>10,.3f} GB {shards:>8,}"
 
     head = f"{'samples':>14} {'share':>8} {'bytes':>13} {'shards':>8}"

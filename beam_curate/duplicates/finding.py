@@ -2,46 +2,127 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from beam_curate.duplicates.candidates import FOREIGN, places_of
 from beam_curate.duplicates.groups import Group, GroupCounts
+from beam_curate.duplicates.method import Method
 from beam_curate.duplicates.methods import all_methods, number_of
 from beam_curate.duplicates.pairs import Pairs
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import AGAIN, FOLDER, DuplicatesError, part_name
+from beam_curate.runs.configuration import DuplicateRule
 from beam_curate.runs.run import Run
+from beam_curate.runs.table_parts import TablePlace
 from beam_curate.storage.files import exists, files_under, join, write_json
-from beam_curate.storage.json_files import misfit, read_object
+from beam_curate.storage.json_files import DamagedFileError, refuse_misfit
+from beam_curate.storage.json_records import read_record, to_json
 
 SUMMARY: Final = f"{FOLDER}/summary.json"
 """Written last: the mark of a complete duplicates table."""
-_PLACE: Final = {"other": bool, "shard_index": int, "index": int}
-_FOUND: Final = {
-    "methods": [str],
-    "keep_by": str,
-    "between_datasets": bool,
-    "action": str,
-    "groups": int,
-    "duplicates": int,
-    "by_method": {"*": int},
-    "largest_group": int,
-    "input": str,
-    "parts?": int,
-    "against": lambda other: "" if other is None else misfit(other, {"scores": str, "verdicts": str, "input": str}),
-    "largest": [
-        {
-            "size": int,
-            "root": _PLACE,
-            "samples": [{**_PLACE, "method": (str, type(None)), "similarity": (int, float)}],
-        }
-    ],
-    "pairs": [{"method?": str, "similarity": (int, float), "duplicate": bool, "samples": [_PLACE]}],
-}
+_EXAMPLES: Final = ("against", "largest", "pairs")
+"""What of a SearchResult is neither a rule nor a number."""
+
+
+@dataclass(frozen=True)
+class RowPlace:
+    """Where a row is.
+
+    Attributes:
+        other: Whether in the other dataset.
+        shard_index: Of its input shard.
+        index: Its index there.
+    """
+
+    other: bool
+    shard_index: int
+    index: int
+
+
+@dataclass(frozen=True)
+class FoundSample(RowPlace):
+    """A sample of a group: by which method it is a duplicate, none for the best one, and how similar it is to a better one."""
+
+    method: str | None
+    similarity: float
+
+
+@dataclass(frozen=True)
+class FoundGroup:
+    """A group: its samples of this dataset, how many they are, and the best one, which may be of the other dataset."""
+
+    size: int
+    root: RowPlace
+    samples: Sequence[FoundSample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundPair:
+    """Two samples, how similar they are by a method, and whether that makes them duplicates."""
+
+    method: str = "semantic"
+    similarity: float
+    duplicate: bool
+    samples: Sequence[RowPlace]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherDataset(TablePlace):
+    """Another dataset that samples were compared with: its score table, and the digest of its input at that time."""
+
+    input: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What was looked for and found: `duplicates/summary.json`.
+
+    Attributes:
+        methods: The names of the methods.
+        keep_by: Which one of a group stays.
+        between_datasets: Whether samples were compared with another dataset alone.
+        action: What is done with samples that are there too.
+        groups: How many groups there are.
+        duplicates: How many duplicates.
+        by_method: These, by the method that found them.
+        largest_group: The size of the largest group.
+        parts: How many parts the duplicates table has.
+        input: A digest of the input of the score table, see `input_digest`.
+        against: The other dataset.
+        largest: Some of the largest groups.
+        pairs: Pairs of several similarities.
+        more: The options of the methods, by name.
+    """
+
+    methods: Sequence[str]
+    keep_by: str
+    between_datasets: bool
+    action: str
+    groups: int
+    duplicates: int
+    by_method: Mapping[str, int]
+    largest_group: int
+    parts: int = 0
+    input: str
+    against: OtherDataset | None
+    largest: Sequence[FoundGroup]
+    pairs: Sequence[FoundPair]
+    more: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def rule(self) -> DuplicateRule:
+        """As a run that applies the table notes it."""
+        said = to_json(self)
+        return DuplicateRule.of_table({name: value for name, value in said.items() if name not in _EXAMPLES})
+
+    def value(self, method: type[Method]) -> float | None:
+        """That of a method's option; None if it has none, or was not among the methods."""
+        found = self.more.get(method.option) if method.option else None
+        return found if isinstance(found, int | float) else None
 
 
 class Findings(NamedTuple):
@@ -51,52 +132,45 @@ class Findings(NamedTuple):
     groups: GroupCounts
     pairs: Pairs
 
-    def counts(self) -> dict[str, Any]:
-        """In numbers."""
+    @property
+    def named(self) -> dict[str, int]:
+        """The duplicates by the name of their method; methods that found none are left out."""
         return {
-            "groups": self.groups.groups,
-            "duplicates": sum(self.by_method.values()),
-            "by_method": {
-                kind.name: self.by_method[number]
-                for number, kind in enumerate(all_methods())
-                if self.by_method.get(number)
-            },
-            "largest_group": max((group.size for group in self.groups.largest), default=0),
+            kind.name: self.by_method[number] for number, kind in enumerate(all_methods()) if self.by_method.get(number)
         }
 
 
-def _group(group: Group) -> dict[str, Any]:
-    samples = [
-        {
-            **place(int(row["row"])),
-            "method": all_methods()[row["method"]].name if row["of"] != row["row"] else None,
-            "similarity": round(float(row["similarity"]), 6),
-        }
-        for row in group.members
-    ]
+def _group(group: Group) -> FoundGroup:
     # The root of a group around a sample of the other dataset is no row of ours.
-    return {"size": group.size, "root": place(group.root), "samples": samples}
+    return FoundGroup(group.size, place(group.root), [_sample(row) for row in group.members])
 
 
-def _pairs(pairs: Pairs, search: DuplicateSearch) -> Iterator[dict[str, Any]]:
+def _sample(member: np.void) -> FoundSample:
+    where = place(int(member["row"]))
+    method = all_methods()[member["method"]].name if member["of"] != member["row"] else None
+    similarity = round(float(member["similarity"]), 6)
+    return FoundSample(where.other, where.shard_index, where.index, method, similarity)
+
+
+def _pairs(pairs: Pairs, search: DuplicateSearch) -> Iterator[FoundPair]:
     for method in search.methods:
         limit = np.float32(method.limit(method.value))
         for pair in pairs[pairs["method"] == number_of(method)]:
-            yield {
-                "method": method.name,
-                "similarity": round(float(pair["similarity"]), 6),
-                "duplicate": bool(pair["similarity"] >= limit),
-                "samples": [place(int(pair["first"])), place(int(pair["second"]))],
-            }
+            yield FoundPair(
+                method=method.name,
+                similarity=round(float(pair["similarity"]), 6),
+                duplicate=bool(pair["similarity"] >= limit),
+                samples=[place(int(pair["first"])), place(int(pair["second"]))],
+            )
 
 
-def place(row: int) -> dict[str, Any]:
+def place(row: int) -> RowPlace:
     """Where a row is, by its id."""
     shard_index, index = places_of(np.array([row], np.uint64))
-    return {"other": bool(row & int(FOREIGN)), "shard_index": int(shard_index[0]), "index": int(index[0])}
+    return RowPlace(bool(row & int(FOREIGN)), int(shard_index[0]), int(index[0]))
 
 
-def finish_search(output: str, parts: int, findings: Findings, search: DuplicateSearch) -> dict[str, Any]:
+def finish_search(output: str, parts: int, findings: Findings, search: DuplicateSearch) -> SearchResult:
     """Writes what was looked for and found.
 
     Args:
@@ -105,27 +179,28 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
         findings: What was found.
         search: What was looked for.
     """
-    counts = {
-        "methods": [method.name for method in search.methods],
-        "keep_by": search.keep_by,
-        **{option: value for method in search.methods for option, value in method.noted.items()},
-        "between_datasets": search.against is not None,
-        "action": search.action,
-        **findings.counts(),
-        "parts": parts,
-        "input": input_digest(search.selection.table.scores),
-    }
-    other = None
-    if search.against is not None:
+    other, groups = search.against, findings.groups
+    found = SearchResult(
+        methods=[method.name for method in search.methods],
+        keep_by=search.keep_by,
+        between_datasets=other is not None,
+        action=search.action,
+        groups=groups.groups,
+        duplicates=sum(findings.by_method.values()),
+        by_method=findings.named,
+        largest_group=max((group.size for group in groups.largest), default=0),
+        parts=parts,
+        input=input_digest(search.selection.table.scores),
         # Where it lies, and what it was: a table written again in its place has other samples.
-        other = {**asdict(search.against), "input": input_digest(search.against.scores)}
-    examples = {
-        "against": other,
-        "largest": [_group(group) for group in findings.groups.largest],
-        "pairs": list(_pairs(findings.pairs, search)),
-    }
-    write_json(output, SUMMARY, {**counts, **examples})
-    return counts
+        against=None if other is None else OtherDataset(other.scores, other.verdicts, input=input_digest(other.scores)),
+        largest=[_group(group) for group in groups.largest],
+        pairs=list(_pairs(findings.pairs, search)),
+        more={option: value for method in search.methods for option, value in method.noted.items()},
+    )
+    said = to_json(found)
+    examples = {name: said.pop(name) for name in _EXAMPLES}
+    write_json(output, SUMMARY, {**said, **examples})
+    return found
 
 
 def input_digest(scores: str) -> str:
@@ -134,27 +209,35 @@ def input_digest(scores: str) -> str:
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
-def counts_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was looked for and found, in numbers: neither where another dataset lies, nor the examples."""
-    return {name: value for name, value in found.items() if name not in ("against", "largest", "pairs")}
-
-
 def is_finished(output: str) -> bool:
     """Whether the duplicates table is complete."""
     return exists(join(output, SUMMARY))
 
 
-def read_findings(output: str) -> dict[str, Any]:
+def read_findings(output: str) -> SearchResult:
     """What `finish_search` wrote.
 
     Raises:
         DamagedFileError: The file is damaged.
         StorageError: It cannot be read.
     """
-    return read_object(join(output, SUMMARY), _FOUND, AGAIN)
+    path = join(output, SUMMARY)
+    found = read_record(SearchResult, path, AGAIN)
+    known = {kind.name: kind for kind in all_methods()}
+    named = [*found.methods, *found.by_method, *(pair.method for pair in found.pairs)]
+    named += [one.method for group in found.largest for one in group.samples if one.method is not None]
+    for name in named:
+        if name not in known:
+            raise DamagedFileError(f"{path} is damaged: it names the method {name!r}, which is not there; {AGAIN}")
+    for at, pair in enumerate(found.pairs):
+        if len(pair.samples) != 2:
+            raise DamagedFileError(f"{path} is damaged: pairs[{at}].samples has {len(pair.samples)} samples; {AGAIN}")
+    options = {known[name].option for name in found.methods} & found.more.keys()
+    refuse_misfit(path, dict(found.more), dict.fromkeys(options, (int, float)), AGAIN)
+    return found
 
 
-def check_whole(output: str) -> dict[str, Any]:
+def check_whole(output: str) -> SearchResult:
     """Checks that a finished search has left all its parts, by listing their folder; returns what `read_findings` does.
 
     Raises:
@@ -166,7 +249,7 @@ def check_whole(output: str) -> dict[str, Any]:
         raise DuplicatesError(f"{join(output, SUMMARY)} is missing: {AGAIN}")
     found = read_findings(output)
     there = {path.rpartition("/")[2] for path in files_under(output, f"{FOLDER}/part-*.parquet")}
-    for number in range(found.get("parts", 0)):
+    for number in range(found.parts):
         name = part_name(number)
         if name.rpartition("/")[2] not in there:
             raise DuplicatesError(f"{join(output, name)} is missing: {AGAIN}")

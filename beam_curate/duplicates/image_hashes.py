@@ -2,10 +2,10 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,21 @@ class ImageHash:
     pixels: str
     perceptual: int
     mirrored: int
+
+
+class _Candidate(NamedTuple):
+    """An image to hash: whose it is, what it must be, and its span in the shard."""
+
+    key: str
+    shard: str
+    sha256: str
+    span: tuple[int, int]
+
+    @classmethod
+    def of(cls, key: str, shard: str, image: str, sha256: str, members: Sequence[Mapping[str, Any]]) -> "_Candidate":
+        """From the values of COLUMNS."""
+        ((start, size),) = [(each["offset"], each["size"]) for each in members if each["suffix"] == image]
+        return cls(key, shard, sha256, (start, size))
 
 
 def hash_image(data: bytes, max_pixels: int) -> ImageHash:
@@ -101,8 +116,8 @@ def make_hashes(output: str, name: str, rows: pa.Table, max_pixels: int, threads
             there = read_hashes(output, name)
             if there.column("sha256").equals(rows.column("sha256")):
                 return there
-    samples: list[dict[str, Any]] = rows.to_pylist()
-    order = sorted(range(len(samples)), key=lambda place: _span(samples[place]))  # links point back
+    samples = [_Candidate.of(*row) for row in zip(*(rows.column(name).to_pylist() for name in COLUMNS), strict=True)]
+    order = sorted(range(len(samples)), key=lambda place: samples[place].span)  # links point back
     with ThreadPoolExecutor(threads) as pool:
         batches = _batches([samples[place] for place in order])
         found = [one for batch in batches for one in pool.map(lambda data: _hash(data, max_pixels), batch)]
@@ -138,21 +153,16 @@ def _hash(data: bytes, max_pixels: int) -> ImageHash | None:
         return None
 
 
-def _batches(samples: Sequence[dict[str, Any]]) -> Iterator[Sequence[bytes]]:
+def _batches(samples: Sequence[_Candidate]) -> Iterator[Sequence[bytes]]:
     """The image members of rows, in batches."""
     with SourceReader() as source:
         if samples:
-            source.expect(samples[0]["shard"], [_span(sample) for sample in samples])
+            source.expect(samples[0].shard, [sample.span for sample in samples])
         for start in range(0, len(samples), _BATCH):
             yield [_read(source, sample) for sample in samples[start : start + _BATCH]]
 
 
-def _span(sample: dict[str, Any]) -> tuple[int, int]:
-    (member,) = [member for member in sample["members"] if member["suffix"] == sample["image"]]
-    return member["offset"], member["size"]
-
-
-def _read(source: SourceReader, sample: dict[str, Any]) -> bytes:
-    data = source.read(sample["shard"], *_span(sample))  # the digest tells more than the member's name
-    check_sha256(data, sample["sha256"], sample["key"], sample["shard"])
+def _read(source: SourceReader, sample: _Candidate) -> bytes:
+    data = source.read(sample.shard, *sample.span)  # the digest tells more than the member's name
+    check_sha256(data, sample.sha256, sample.key, sample.shard)
     return data

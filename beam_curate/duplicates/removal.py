@@ -1,8 +1,8 @@
 """Which samples are removed as duplicates: of each group the best one is kept, of those that the rules keep."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,15 @@ import pyarrow.compute as pc
 
 from beam_curate import reasons
 from beam_curate.duplicates.candidates import FOREIGN, firsts
-from beam_curate.duplicates.finding import check_whole, counts_of, input_digest, is_finished
+from beam_curate.duplicates.finding import check_whole, input_digest, is_finished
 from beam_curate.duplicates.methods import method_named
 from beam_curate.duplicates.search import DROP
 from beam_curate.duplicates.table import DuplicatesError, read_part
 from beam_curate.records import Removed, record
+from beam_curate.runs.configuration import DuplicateRule
 from beam_curate.selection.rejudging import Selection, passing, read_rows
 from beam_curate.storage.files import absolute
 
-_COLUMNS: Final = ("group", "place", "method", "similarity", "duplicate_of_key", "duplicate_of_shard", "key",
-                   "shard")  # fmt: skip
 _LEFT: Final = np.dtype([("member", "<i8"), ("row", "<i8")])
 
 
@@ -31,12 +30,12 @@ class Duplicates:
     Attributes:
         folder: Where it lies.
         action: Of a table made against another dataset: DROP what is there too, or KEEP only that.
-        counts: What was found, in numbers; nothing if that is not known yet.
+        rule: What was looked for and found, for the configuration; None if that is not known yet.
     """
 
     folder: str
     action: str = DROP
-    counts: Mapping[str, Any] = field(default_factory=dict)
+    rule: DuplicateRule | None = None
 
 
 def find_table(folder: str, scores: str) -> Duplicates:
@@ -55,11 +54,11 @@ def find_table(folder: str, scores: str) -> Duplicates:
             f"`duplicates` {folder} holds no finished duplicates table; give the folder of a run of beam-curate dedup"
         )
     found = check_whole(place)
-    if found["input"] != input_digest(scores):
+    if found.input != input_digest(scores):
         raise DuplicatesError(
             f"`duplicates` {folder} lists duplicates of other input shards than those of the score table"
         )
-    return Duplicates(place, found["action"], counts_of(found))
+    return Duplicates(place, found.action, found.rule)
 
 
 @record
@@ -80,6 +79,17 @@ class Best(NamedTuple):
     place: int
     key: str
     shard: str
+
+
+class _Member(NamedTuple):
+    """What is read of a member of a group, by column; the names of what it is a duplicate of are null for the first one."""
+
+    group: int
+    place: int
+    method: str
+    similarity: float
+    duplicate_of_key: str | None
+    duplicate_of_shard: str | None
 
 
 def members_left(duplicates: Duplicates, selection: Selection, shard_index: int) -> Left:
@@ -109,9 +119,9 @@ def best_left(duplicates: Duplicates, shard_index: int, left: Left) -> Iterator[
     order = np.lexsort((place, group))
     first = order[firsts(group[order])]
     own = first[(group[first] & FOREIGN) == 0]
-    found = table.take(pa.array(own)).select(["group", "place", "key", "shard"]).to_pylist()
-    for one in found:
-        yield one["group"], Best(one["place"], one["key"], one["shard"])
+    found = (table.column(name).take(pa.array(own)).to_pylist() for name in ("group", *Best._fields))
+    for group_id, *of_group in zip(*found, strict=True):
+        yield group_id, Best(*of_group)
 
 
 def removed_members(
@@ -126,13 +136,14 @@ def removed_members(
         best: The best one that is left, by group.
     """
     removed: dict[str, list[tuple[int, str]]] = {}
-    members = _read(duplicates, shard_index, left).select(list(_COLUMNS)).to_pylist()
-    for row, member in zip(_unpacked(left)["row"].tolist(), members, strict=True):
-        of_group = best.get(member["group"])
-        if of_group is not None and of_group.place == member["place"]:
+    table = _read(duplicates, shard_index, left)
+    members = zip(*(table.column(name).to_pylist() for name in _Member._fields), strict=True)
+    for row, member in zip(_unpacked(left)["row"].tolist(), map(_Member._make, members), strict=True):
+        of_group = best.get(member.group)
+        if of_group is not None and of_group.place == member.place:
             continue
         # Every member but the first of a group has an edge, so a method.
-        removed.setdefault(member["method"], []).append((row, _message(member, of_group)))
+        removed.setdefault(member.method, []).append((row, _message(member, of_group)))
     for method, found in removed.items():
         rows, messages = zip(*found, strict=True)
         yield shard_index, Removed(rows, reasons.duplicate(method), messages)
@@ -143,12 +154,12 @@ def _read(duplicates: Duplicates, shard_index: int, left: Left) -> pa.Table:
     return table.take(pa.array(_unpacked(left)["member"]))
 
 
-def _message(member: dict[str, Any], best: Best | None) -> str:
-    like = method_named(member["method"]).told(member["similarity"])
-    words = f"{like} {member['duplicate_of_key']!r} of {member['duplicate_of_shard']}"
+def _message(member: _Member, best: Best | None) -> str:
+    like = method_named(member.method).told(member.similarity)
+    words = f"{like} {member.duplicate_of_key!r} of {member.duplicate_of_shard}"
     if best is None:
         return f"{words}, in the other dataset"
-    if (best.key, best.shard) == (member["duplicate_of_key"], member["duplicate_of_shard"]):
+    if (best.key, best.shard) == (member.duplicate_of_key, member.duplicate_of_shard):
         return words
     return f"{words}; of this group {best.key!r} of {best.shard} is kept"
 

@@ -9,6 +9,7 @@ from beam_curate.export.croissant import croissant
 from beam_curate.export.dataset_card import Card, dataset_card
 from beam_curate.export.prepared import PreparedSamples
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
+from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import Format
 from beam_curate.runs.run import Run
 from beam_curate.runs.summary import ExportSummary, Summary, Written, check_files
@@ -27,8 +28,7 @@ class Export:
         output: Folder of the export.
         format: How samples are written.
         samples: How many the run has.
-        samples_per_file: N; every file holds N samples, the last one the rest.
-        seed: Shuffles all samples; None keeps the order of the run.
+        division: How many samples a file holds, and in which order.
         name: Of the data set, for its card.
         license: Of the images, for the card.
         card: Whether to write README.md.
@@ -40,8 +40,7 @@ class Export:
     output: str
     format: PreparedSamples
     samples: int
-    samples_per_file: int = 1000
-    seed: int | None = None
+    division: Division = Division()
     name: str = ""
     license: str = "unknown"
     card: bool = True
@@ -61,7 +60,7 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
         AccountingError: A sample is missing or doubled; the summary is not written then.
     """
     run, files = Run(export.output), sorted(files, key=lambda file: file.index)
-    check_files(files, export.samples_per_file, export.samples, len(failures))
+    check_files(files, export.division, export.samples, len(failures))
     source = Run(export.source).summary
     counts = _counts(files, failures)
     names = ("funnel", "scores_meaningless", "random", "heads", "configuration")
@@ -74,7 +73,7 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
     }
     summary = of_json(ExportSummary, said)
     if export.card:
-        card = Card(export.name, export.license, export.seed, export.croissant)
+        card = Card(export.name, export.license, export.division.seed, export.croissant)
         run.write_card(dataset_card(card, export.format, summary, source, files, counts))
     if export.croissant:
         run.write_croissant(croissant(export.name, export.license, export.format, summary))
@@ -86,8 +85,7 @@ def finish_run(
     output: str,
     parts: Sequence[ScorePart],
     files: Sequence[WrittenShard],
-    samples_per_shard: int,
-    seed: int | None,
+    division: Division,
     about: Mapping[str, object],
     format: Format,
     failures: Sequence[LeftOut],
@@ -98,8 +96,7 @@ def finish_run(
         output: The run's folder.
         parts: All parts of the score table.
         files: All output files.
-        samples_per_shard: N.
-        seed: That the order was shuffled by.
+        division: How many samples a file holds, and in which order.
         about: What to add to the summary.
         format: How samples were written.
         failures: The kept samples that are in no file.
@@ -110,12 +107,12 @@ def finish_run(
     counts = _counts(files, failures)
     if format.prepared:
         about = {**about, "files": {"format": format.name, **_said(counts)}}
-    card = Card(_NAME, "unknown", seed, croissant=False)
+    card = Card(_NAME, "unknown", division.seed, croissant=False)
     run = Run(output)
     return run.end(
         parts,
         files,
-        samples_per_shard,
+        division,
         about,
         failed=len(failures),
         index=format.index,

@@ -13,6 +13,7 @@ from beam_curate.export.samples import ExportedSample, NotExported, export_sampl
 from beam_curate.images.reencoding import Reencoding
 from beam_curate.records import LeftOut, WrittenShard
 from beam_curate.runs.configuration import Files
+from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import HashingWriter, Written
 from beam_curate.runs.placed_rows import SOURCE_RANK
 from beam_curate.runs.row_sources import LINKS, SOURCE_PART
@@ -88,10 +89,16 @@ class PreparedSamples(ABC):
             "members": "all" if self.fields.members is None else list(self.fields.members),
         }
 
-    def files(self, samples_per_file: int, seed: int | None) -> Files:
+    def files(self, division: Division) -> Files:
         """The part of a run's configuration that tells of the files."""
-        beside, lists = tuple(self.beside), tuple(self.lists)
-        return Files(samples_per_file, seed, self.description, self.extension, beside, self.indexed, lists)
+        return Files.of(
+            division,
+            format=self.description,
+            extension=self.extension,
+            beside=tuple(self.beside),
+            indexed=self.indexed,
+            lists=tuple(self.lists),
+        )
 
     @property
     def described(self) -> list[str]:

@@ -5,17 +5,20 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate.intake.entries import Entry, PackedShard, ShardEntries
 from beam_curate.intake.images import CannotPackError, Images
+from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import HashingWriter
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
 from beam_curate.storage.files import atomic_output, delete, exists, join, size_of, write_atomic
+from beam_curate.storage.json_files import misfit
+from beam_curate.storage.json_records import of_json, shape_of
 from beam_curate.storage.parquet_reading import open_parquet
 from beam_curate.tars.writing import write_end, write_member
 
@@ -27,6 +30,19 @@ SCHEMA: Final = pa.schema(
 )  # fmt: skip
 _SAID: Final = b"beam_curate.pack"
 """The key in the table's own metadata under which stands what the shard is, and the plan that it was written by."""
+
+
+class _Row(NamedTuple):
+    """A row of the table beside a shard: SCHEMA."""
+
+    key: str
+    status: str
+    reason: str
+    error_message: str
+    source: str
+    image: str | None = None
+    size: int | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,9 @@ class ShardWriting:
     column: str = ""
     max_member_bytes: int = 1 << 27
 
+    def __post_init__(self) -> None:
+        Division(self.samples_per_shard)  # refuses a wrong number
+
     def write(self, shards: Sequence[ShardEntries]) -> Iterator[PackedShard]:
         """Writes shards whose images follow each other in the input, those that are finished left out.
 
@@ -61,7 +80,7 @@ class ShardWriting:
     def _written(self, shard: ShardEntries, plan: str, images: Images) -> PackedShard:
         name = f"{shard_name(shard.index)}.tar"
 
-        def write(stream: BinaryIO) -> tuple[list[dict[str, Any]], int, str]:
+        def write(stream: BinaryIO) -> tuple[list[_Row], int, str]:
             out = HashingWriter(stream)
             rows = [self._pack(out, entry, images) for entry in shard.entries]
             write_end(out)
@@ -71,19 +90,19 @@ class ShardWriting:
             rows, size, md5 = write_atomic(self.output, name, write)
         else:
             rows, size, md5 = [_row(entry) for entry in shard.entries], 0, ""
-        reasons = Counter(row["reason"] for row in rows if row["reason"])
+        reasons = Counter(row.reason for row in rows if row.reason)
         failed = sum(reasons.values())
         if size and failed == len(rows):
             delete([join(self.output, name)])  # a tar without a sample
             size, md5 = 0, ""
         done = PackedShard(shard.index, name if size else "", len(rows) - failed, failed, size, md5, dict(reasons))
         said = json.dumps({"plan": plan, **asdict(done)})
-        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({_SAID: said}))
+        table = pa.table([list(column) for column in zip(*rows, strict=True)], SCHEMA.with_metadata({_SAID: said}))
         with atomic_output(self.output, _table(shard.index)) as stream:
             pq.write_table(table, stream)
         return done
 
-    def _pack(self, out: HashingWriter, entry: Entry, images: Images) -> dict[str, Any]:
+    def _pack(self, out: HashingWriter, entry: Entry, images: Images) -> _Row:
         """Writes the members of an entry, if all of them are there, and gives its row."""
         if entry.failure is not None:
             return _row(entry)
@@ -91,12 +110,12 @@ class ShardWriting:
             data, suffix = images.read(entry, self.column)
             beside = {extension: images.beside(path) for extension, path in sorted(entry.beside.items())}
         except CannotPackError as error:
-            return {**_row(entry), "status": FAILED, "reason": error.reason, "error_message": error.message}
+            return _row(entry)._replace(status=FAILED, reason=error.reason, error_message=error.message)
         texts = {extension: text.encode() for extension, text in sorted(entry.texts.items())}
         for extension, content in ((suffix, data), *beside.items(), *texts.items()):
             write_member(out, f"{entry.key}.{extension}", content)
         sha256 = hashlib.sha256(data).hexdigest()
-        return {**_row(entry), "image": f"{entry.key}.{suffix}", "size": len(data), "sha256": sha256}
+        return _row(entry)._replace(image=f"{entry.key}.{suffix}", size=len(data), sha256=sha256)
 
     def _plan(self, shard: ShardEntries) -> str:
         """Names all that decides the content of a shard: equal plans give equal bytes, as long as the files stay as they are."""
@@ -113,25 +132,21 @@ class ShardWriting:
             return None
         try:
             with open_parquet(path) as file:
-                said: dict[str, Any] = json.loads((file.schema_arrow.metadata or {}).get(_SAID, b"{}"))
+                said = json.loads((file.schema_arrow.metadata or {}).get(_SAID, b"{}"))
         except (pa.ArrowInvalid, ValueError):
             return None
-        if said.pop("plan", "") != plan:
+        if misfit(said, shape_of(PackedShard)) or said.get("plan") != plan:
             return None
-        shard = PackedShard(**said)
+        shard = of_json(PackedShard, said)
         tar = join(self.output, shard.name)
         return shard if not shard.name or (exists(tar) and size_of(tar) == shard.size) else None
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: Entry) -> _Row:
     failure = entry.failure
-    return {
-        "key": entry.key,
-        "status": PACKED if failure is None else FAILED,
-        "reason": "" if failure is None else failure.reason,
-        "error_message": "" if failure is None else failure.message,
-        "source": entry.source,
-    }
+    if failure is None:
+        return _Row(entry.key, PACKED, "", "", entry.source)
+    return _Row(entry.key, FAILED, failure.reason, failure.message, entry.source)
 
 
 def _table(index: int) -> str:

@@ -1,8 +1,8 @@
 """What a report says of duplicates: whether --eps and --max_distance are right, seen from pairs, and the largest groups."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from beam_curate.duplicates.methods import method_named
 from beam_curate.duplicates.search import KEEP
@@ -10,6 +10,7 @@ from beam_curate.records import KEPT
 from beam_curate.report.duplicates import DuplicateGroup, GroupMember, Pair, ShownDuplicates
 from beam_curate.report.html import count, number, shorten
 from beam_curate.report.rows import Row
+from beam_curate.runs.configuration import DuplicateCounts, DuplicateRule
 
 _KEPT_BY: Final = {
     "largest": "the one with the most pixels",
@@ -35,20 +36,20 @@ class DuplicateWords(NamedTuple):
     by: str
 
 
-def duplicate_words(found: Mapping[str, Any]) -> DuplicateWords:
-    """The words for what the summary of a duplicates table says, in numbers."""
-    methods = [(name, found["by_method"].get(name, 0), method_named(name).alike) for name in found["methods"]]
-    if found["between_datasets"]:
-        what = "only these are kept" if found["action"] == KEEP else "these are rejected"
+def duplicate_words(rule: DuplicateRule, found: DuplicateCounts) -> DuplicateWords:
+    """The words for what was looked for, and for what was found, in numbers."""
+    methods = [(name, found.by_method.get(name, 0), method_named(name).alike) for name in rule.methods]
+    if rule.between_datasets:
+        what = "only these are kept" if rule.action == KEEP else "these are rejected"
         kept, by = f"A duplicate is a sample that is in the other dataset too; {what}.", ""
     else:
-        known = _KEPT_BY.get(found["keep_by"])
+        keep_by = rule.keep_by or ""
+        known = _KEPT_BY.get(keep_by)
         kept = (
             f"Of a group one sample is kept, of those that the other rules keep: {known or 'the one with the highest'}"
         )
-        by = "" if known else found["keep_by"]
-    counts = found["duplicates"], found["groups"], found["largest_group"]
-    return DuplicateWords(counts, methods, kept, by)
+        by = "" if known else keep_by
+    return DuplicateWords((found.duplicates, found.groups, found.largest_group), methods, kept, by)
 
 
 class Limit(NamedTuple):
@@ -72,8 +73,8 @@ class Limit(NamedTuple):
 def limits(shown: ShownDuplicates) -> list[Limit]:
     """Of each method that has a limit, in the order of the methods."""
     found = []
-    for method in map(method_named, shown.found["methods"]):
-        value = shown.found.get(method.option) if method.option else None
+    for method in map(method_named, shown.found.methods):
+        value = shown.found.value(method)
         if value is None:
             continue
         pairs = [(method.measured(pair.similarity, value), pair) for pair in shown.pairs if pair.method == method.name]
@@ -105,11 +106,11 @@ def group_title(group: DuplicateGroup, shown: ShownDuplicates) -> str:
 
 def member_method(member: GroupMember, shown: ShownDuplicates) -> str:
     """How a sample was found, and how similar it is if its method has a limit; empty for the best of a group."""
-    option = method_named(member.method).option if member.method else ""
-    value = shown.found.get(option) if option else None
-    if value is None:
+    method = method_named(member.method) if member.method else None
+    value = shown.found.value(method) if method else None
+    if method is None or value is None:
         return member.method
-    return f"{member.method} {method_named(member.method).measured(member.similarity, value)}"
+    return f"{member.method} {method.measured(member.similarity, value)}"
 
 
 def member_facts(row: Row | None, keep_by: str) -> list[str]:

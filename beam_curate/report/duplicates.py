@@ -3,12 +3,20 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from beam_curate.duplicates.finding import input_digest, is_finished, read_findings
+from beam_curate.duplicates.finding import (
+    FoundGroup,
+    OtherDataset,
+    RowPlace,
+    SearchResult,
+    input_digest,
+    is_finished,
+    read_findings,
+)
 from beam_curate.records import KEPT
 from beam_curate.report.rows import DETAILS, Row, make_row
 from beam_curate.report.table import Place, make_group, stored_scores
@@ -59,7 +67,7 @@ class ShownDuplicates:
         rows: The samples by place; those of another dataset that is not there any more are missing.
     """
 
-    found: Mapping[str, Any]
+    found: SearchResult
     pairs: Sequence[Pair]
     groups: Sequence[DuplicateGroup]
     rows: Mapping[Place, Row]
@@ -101,19 +109,14 @@ def find_duplicates(output: str, table: TablePlace) -> ShownDuplicates | None:
         return None
     found = read_findings(output)
     pairs = [
-        Pair(
-            pair.get("method", "semantic"),
-            pair["similarity"],
-            pair["duplicate"],
-            (_place(pair["samples"][0]), _place(pair["samples"][1])),
-        )
-        for pair in found["pairs"]
+        Pair(pair.method, pair.similarity, pair.duplicate, (_place(pair.samples[0]), _place(pair.samples[1])))
+        for pair in found.pairs
     ]
-    groups = [DuplicateGroup(group["size"], _members(group)) for group in found["largest"]]
+    groups = [DuplicateGroup(group.size, _members(group)) for group in found.largest]
     wanted = {place for pair in pairs for place in pair.places}
     wanted |= {member.place for group in groups for member in group.members}
-    rows = _read_rows(table, [place for place in wanted if not place.other], found["keep_by"])
-    rows |= _read_other(found["against"], [place for place in wanted if place.other], found["keep_by"])
+    rows = _read_rows(table, [place for place in wanted if not place.other], found.keep_by)
+    rows |= _read_other(found.against, [place for place in wanted if place.other], found.keep_by)
     ordered = [
         DuplicateGroup(group.size, sorted(group.members, key=lambda member: not _is_kept(rows.get(member.place))))
         for group in groups
@@ -125,25 +128,25 @@ def _is_kept(row: Row | None) -> bool:
     return row is None or row.other or row.status == KEPT
 
 
-def _place(found: Mapping[str, Any]) -> Place:
-    return Place(found["shard_index"], found["index"], found["other"])
+def _place(found: RowPlace) -> Place:
+    return Place(found.shard_index, found.index, found.other)
 
 
-def _members(group: Mapping[str, Any]) -> list[GroupMember]:
+def _members(group: FoundGroup) -> list[GroupMember]:
     """The samples of a group; its best one first, if that is of another dataset, and so no sample of ours."""
-    members = [GroupMember(_place(one), one["method"] or "", one["similarity"]) for one in group["samples"]]
-    root = _place(group["root"])
+    members = [GroupMember(_place(one), one.method or "", one.similarity) for one in group.samples]
+    root = _place(group.root)
     return [GroupMember(root, "", 1.0), *members] if root.other else members
 
 
-def _read_other(against: Mapping[str, str] | None, places: Sequence[Place], keep_by: str) -> dict[Place, Row]:
+def _read_other(against: OtherDataset | None, places: Sequence[Place], keep_by: str) -> dict[Place, Row]:
     """The rows of another dataset; none if it is not there, or its score table is of other shards by now."""
     if against is None or not places:
         return {}
     try:
-        if input_digest(against["scores"]) != against["input"]:
+        if input_digest(against.scores) != against.input:
             return {}
-        return _read_rows(TablePlace(against["scores"], against["verdicts"]), places, keep_by, other=True)
+        return _read_rows(against, places, keep_by, other=True)
     except (StorageError, ScoreTableError):
         return {}
 

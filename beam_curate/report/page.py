@@ -87,9 +87,9 @@ def render(
     """
     blur_from = _blur_from(summary, data)
     rule = summary.configuration.duplicates
-    used = {**to_json(rule), **rule.found} if rule is not None and rule.found is not None else None
+    used = rule if rule is not None and rule.found is not None else None
     searched = folder if duplicates is not None else (summary.input.duplicates or "") if used else ""
-    found = duplicates.shown.found if duplicates is not None else used
+    found = duplicates.shown.found.rule if duplicates is not None else used
     columns = slider_columns(data)
     scores = [_score(distribution, data) for distribution in data.distributions]
     split = len(data.plan.deciding)
@@ -125,7 +125,7 @@ def render(
         pictures=picture_places(data),
         blur_from=blur_from,
         duplicates=duplicates,
-        duplicate_words=duplicate_words(found) if found else None,
+        duplicate_words=duplicate_words(found, found.found) if found and found.found else None,
         duplicates_of=searched,
         limits=limits,
         group_title=group_title,

@@ -14,6 +14,7 @@ from beam_curate.report.data import ReportData, collect
 from beam_curate.report.duplicates import find_duplicates
 from beam_curate.report.plan import ReportPlan, plan_report
 from beam_curate.report.thumbnails import make_thumbnails
+from beam_curate.runs.division import Division
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER
 from beam_curate.runs.summary import Summary, summary_of
@@ -124,16 +125,16 @@ def write_run_page(output: str, summary: Summary, data: ReportData, path: str = 
     return path
 
 
-def preview_page(data: ReportData, about: Mapping[str, object], samples_per_shard: int) -> bytes:
+def preview_page(data: ReportData, about: Mapping[str, object], division: Division) -> bytes:
     """The report that a selection would have.
 
     Args:
         data: What was found, with the verdicts of the selection.
         about: What the summary of the selection would say beside its counts.
-        samples_per_shard: Of its output.
+        division: Of its output.
     """
     funnel = {"input": sum(data.statuses.values()), **data.statuses, "reasons": data.reasons}
-    shard_counts = {"input_shards": data.parts, "output_shards": -(-data.statuses[KEPT] // samples_per_shard)}
+    shard_counts = {"input_shards": data.parts, "output_shards": division.files(data.statuses[KEPT])}
     summary = summary_of({"funnel": funnel, **shard_counts, **about})
     table = data.plan.selection.table
     return page.render(summary, data, folder=table.verdicts or table.scores, preview=True)

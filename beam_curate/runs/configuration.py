@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from beam_curate.runs.division import Division
 from beam_curate.runs.old_configuration import grouped, rule_of_table
 from beam_curate.storage.json_records import of_json, to_json
 
@@ -95,6 +96,25 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class DuplicateCounts:
+    """What a duplicates table that was applied holds, in numbers.
+
+    Attributes:
+        groups: How many groups.
+        duplicates: How many duplicates.
+        by_method: These, by the method that found them.
+        largest_group: The size of the largest group.
+        more: What else tells it from another table.
+    """
+
+    groups: int
+    duplicates: int
+    by_method: Mapping[str, int]
+    largest_group: int
+    more: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class DuplicateRule:
     """What was taken for a duplicate, and what was done with it.
 
@@ -126,7 +146,7 @@ class DuplicateRule:
     against_run: "Source | None" = None
     action: str | None = None
     between_datasets: bool = False
-    found: Mapping[str, object] | None = None
+    found: DuplicateCounts | None = None
     more: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
@@ -156,6 +176,11 @@ class Files:
     beside: Sequence[str] = ()
     indexed: bool = True
     lists: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, division: Division, **more: Any) -> "Files":
+        """Those of a division, described as above."""
+        return cls(division.samples_per_shard, division.seed, **more)
 
     @property
     def ends(self) -> Sequence[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from beam_curate.records import ScorePart, WrittenShard
+from beam_curate.runs.division import Division
 from beam_curate.runs.parts import table_digest
 from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
 from beam_curate.runs.summary import AccountingError, Summary, check_files, funnel, skipped_members, summary_of
@@ -34,7 +35,7 @@ def finish_run(
     parts: Iterable[ScorePart],
     files: Iterable[WrittenShard],
     input_shards: int,
-    samples_per_file: int,
+    division: Division,
     about: Mapping[str, object],
     failed: int = 0,
     *,
@@ -48,7 +49,7 @@ def finish_run(
         parts: All parts of the score table.
         files: All output files.
         input_shards: Number of shards that were listed.
-        samples_per_file: N, which every output file but the last must hold.
+        division: How many samples a file holds, and in which order.
         about: What the caller adds to the summary (configuration, models, versions).
         failed: The number of kept samples that the files' format could not take.
         index: Gives what index.json says of the files; None: there is none.
@@ -59,7 +60,7 @@ def finish_run(
     """
     table = _of_the_table(parts, input_shards)
     files = sorted(files, key=lambda file: file.index)
-    check_files(files, samples_per_file, table["funnel"]["kept"], failed)
+    check_files(files, division, table["funnel"]["kept"], failed)
     said = {**table, "output_shards": len(files), "output_bytes": sum(file.size for file in files), **about}
     summary = summary_of(said)
     write_lists(output, files, index(files))

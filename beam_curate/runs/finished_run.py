@@ -7,7 +7,7 @@ in the Parquet table beside them, and the end must be where the shard ends.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 
 import pyarrow as pa
 
@@ -154,21 +154,21 @@ def samples_of(file: ParquetFile, folder: str, shard: Shard, columns: Sequence[s
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise RunNotUsableError(f"{path} has no column {missing[0]!r}; {AGAIN}")
-    members, end = _spans(table.column("key").to_pylist(), table.column("members").to_pylist())
+    members, end = _spans(table.column("key").to_pylist(), table.column("members").combine_chunks())
     if end != shard.size:
         raise RunNotUsableError(
             f"{shard.path} has {shard.size} bytes, and by {shard_name(shard.index)}.parquet it would have {end}: the two do "
             "not belong together; make the run again"
         )
-    written: dict[str, Sequence[Any]] = {"members": members}
+    written: dict[str, pa.Array] = {"members": members}
     if "image" in table.column_names:
         pairs = zip(table.column("key").to_pylist(), table.column("image").to_pylist(), strict=True)
-        written["image"] = [written_suffix(key, suffix) for key, suffix in pairs]
+        suffixes = [written_suffix(key, suffix) for key, suffix in pairs]
+        written["image"] = pa.array(suffixes, table.schema.field("image").type)
     if "links" in table.column_names:  # the tar has the bytes themselves
-        written["links"] = [None] * table.num_rows
+        written["links"] = pa.nulls(table.num_rows, table.schema.field("links").type)
     for name, values in written.items():
-        column = table.schema.field(name)
-        table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
     return table
 
 
@@ -177,19 +177,22 @@ def written_suffix(key: str, suffix: str) -> str:
     return safe_key(f"{key}.{suffix}")[len(key) + 1 :]
 
 
-def _spans(keys: Sequence[str], members: Sequence[Sequence[dict[str, Any]]]) -> tuple[list[list[dict[str, Any]]], int]:
+def _spans(keys: Sequence[str], members: pa.ListArray) -> tuple[pa.ListArray, int]:
     """The members of each sample with their spans in the tar that was written of them, and the length of the tar."""
-    position = 0
-    found = []
-    for key, sources in zip(keys, members, strict=True):
-        sample = []
-        for member in sources:
-            suffix, size = written_suffix(key, member["suffix"]), member["size"]
-            offset = position + _header_bytes(f"{key}.{suffix}", size)
-            sample.append({"suffix": suffix, "offset": offset, "size": size})
-            position = offset + padded(size)
-        found.append(sample)
-    return found, position + len(END)
+    counts = members.value_lengths().to_pylist()
+    flat = members.flatten()
+    owners = [key for key, count in zip(keys, counts, strict=True) for _ in range(count)]
+    sizes = flat.field("size").to_pylist()
+    suffixes, offsets, position = [], [], 0
+    for key, suffix, size in zip(owners, flat.field("suffix").to_pylist(), sizes, strict=True):
+        suffixes.append(written_suffix(key, suffix))
+        offsets.append(position + _header_bytes(f"{key}.{suffixes[-1]}", size))
+        position = offsets[-1] + padded(size)
+    written = {"suffix": suffixes, "offset": offsets, "size": sizes}
+    columns = [pa.array(written.get(each.name, [None] * len(flat)), each.type) for each in flat.type]
+    spans = pa.StructArray.from_arrays(columns, fields=list(flat.type))
+    starts = pa.array([0, *accumulate(counts)], pa.int32())
+    return pa.ListArray.from_arrays(starts, spans, type=members.type), position + len(END)
 
 
 def _header_bytes(name: str, size: int) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_curate.records import ScorePart
+from beam_curate.runs.division import Division
 
 Positions = npt.NDArray[np.int64]
 
@@ -33,8 +34,7 @@ class Packing:
     Attributes:
         indexes: The indexes of the parts' input shards, ascending.
         counts: The kept rows of each part, in this order.
-        samples_per_shard: N; every output file holds N samples, the last one the rest.
-        seed: Permutes the order of all samples; None keeps the source order.
+        division: N and the seed, which permutes the order of all samples.
         prefixes: A digest of each part and all parts before it, see `of`.
         about: What else decides the content of the files, for `plan`.
         left_out: Part and rank of kept rows that are left out, ascending; `counts` has the others alone.
@@ -42,22 +42,16 @@ class Packing:
 
     indexes: Sequence[int]
     counts: Sequence[int]
-    samples_per_shard: int
-    seed: int | None = None
+    division: Division = Division()
     prefixes: Sequence[bytes] = ()
     about: str = ""
     left_out: Sequence[tuple[int, int]] = ()
-
-    def __post_init__(self) -> None:
-        if self.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard is {self.samples_per_shard}; give at least 1")
 
     @classmethod
     def of(
         cls,
         parts: Iterable[ScorePart],
-        samples_per_shard: int,
-        seed: int | None,
+        division: Division,
         about: str = "",
         left_out: Iterable[tuple[int, int]] = (),
     ) -> "Packing":
@@ -73,7 +67,7 @@ class Packing:
         fewer = Counter(index for index, _ in out)
         indexes = [part.shard_index for part in ordered]
         counts = [part.kept - fewer[part.shard_index] for part in ordered]
-        return cls(indexes, counts, samples_per_shard, seed, prefixes, about, out)
+        return cls(indexes, counts, division, prefixes, about, out)
 
     @functools.cached_property
     def _indexes(self) -> Positions:
@@ -96,14 +90,15 @@ class Packing:
     @property
     def shards(self) -> int:
         """Number of output files."""
-        return -(-self.total // self.samples_per_shard)
+        return self.division.files(self.total)
 
     def places(self, shard_index: int) -> tuple[Positions, Positions]:
         """For each kept row of a part, in the order of the part: (K,) its file, and (K,) its place there."""
         at = int(np.searchsorted(self._indexes, shard_index))
         stop = int(self._ends[at])
         sources = np.arange(stop - self.counts[at], stop)
-        files, places = np.divmod(positions_of(sources, self.total, self.seed), self.samples_per_shard)
+        per_file, seed = self.division.samples_per_shard, self.division.seed
+        files, places = np.divmod(positions_of(sources, self.total, seed), per_file)
         return files, places
 
     def ranks(self, shard_index: int, kept: int) -> Positions:
@@ -113,7 +108,8 @@ class Packing:
 
     def samples(self, index: int) -> int:
         """The number of samples of an output file."""
-        return min(self.samples_per_shard, self.total - index * self.samples_per_shard)
+        per_file = self.division.samples_per_shard
+        return min(per_file, self.total - index * per_file)
 
     def plan(self, index: int) -> str:
         """A short text that names all that decides the content of an output file: equal plans give equal bytes.
@@ -121,11 +117,12 @@ class Packing:
         In source order these are the parts up to the last one of which the file has a row, and what is left out before that row;
         a shuffle takes of all.
         """
-        stop = self.total if self.seed is not None else index * self.samples_per_shard + self.samples(index)
+        per_file, seed = self.division.samples_per_shard, self.division.seed
+        stop = self.total if seed is not None else index * per_file + self.samples(index)
         last = int(np.searchsorted(self._ends, stop)) if stop else 0
         out = self._left_out_before(stop)
         decides: tuple[object, ...] = (
-            *(self.samples_per_shard, self.seed, self.prefixes[last], self.samples(index), index, self.about),
+            *(per_file, seed, self.prefixes[last], self.samples(index), index, self.about),
             *self._digests_left_out[max(0, out - 1) : out],
         )
         return hashlib.blake2b(repr(decides).encode(), digest_size=_DIGEST).hexdigest()
@@ -148,7 +145,7 @@ class Packing:
 
     def _left_out_before(self, stop: int) -> int:
         """How many rows are left out before the last one of the first `stop` rows that have a place."""
-        if self.seed is not None:
+        if self.division.seed is not None:
             return len(self.left_out)
         return int(np.searchsorted(self._turns_left_out, stop - 1, side="right"))
 

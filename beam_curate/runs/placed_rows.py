@@ -84,14 +84,14 @@ def place_part(
     # Rows of a file lie together unless one between them is left out.
     starts = np.flatnonzero((np.diff(kept.files, prepend=-1) != 0) | (np.diff(kept.ranks, prepend=-1) != 1))
     runs = [Kept(*(column[start:stop] for column in kept)) for start, stop in _pairs(starts, len(left))]
-    if packing.seed is None and len(runs) <= _MOST_READS:  # wherever they lie: there is nothing to look up
+    if packing.division.seed is None and len(runs) <= _MOST_READS:  # wherever they lie: there is nothing to look up
         yield from (_reference(part, run, renamed) for run in runs)
         return
     with source.open(part) as opened:
         groups = opened.kept_groups()
         if len(groups) != part.kept:
             raise RuntimeError(f"{part.path} holds {len(groups)} kept rows, and {part.kept} were counted in it")
-        if packing.seed is None and _is_cheap(runs, groups, np.array(opened.group_rows)):
+        if packing.division.seed is None and _is_cheap(runs, groups, np.array(opened.group_rows)):
             yield from (_reference(part, run, renamed) for run in runs)
             return
         rows = written(opened.read_kept(kept.ranks, columns), part.shard_index, kept.ranks, renamed)

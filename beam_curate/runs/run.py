@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from beam_curate.records import LeftOut, ScorePart, Shard, WrittenShard
 from beam_curate.runs import beginning, ending, finished_run, whole_run
 from beam_curate.runs.configuration import PACK, Configuration, Source
+from beam_curate.runs.division import Division
 from beam_curate.runs.left_out import read_left_out, write_left_out
 from beam_curate.runs.parts import failed_rows, part_paths, read_part_counts
 from beam_curate.runs.run_files import (
@@ -230,12 +231,12 @@ class Run:
         self,
         parts: Sequence[ScorePart],
         files: Sequence[WrittenShard],
-        per_file: int,
+        division: Division,
         about: Mapping[str, object],
         **more: Any,
     ) -> Summary:
         """Checks the accounts of the run and writes its last files, see `ending.finish_run`."""
-        return ending.finish_run(self.folder, parts, files, len(parts), per_file, about, **more)
+        return ending.finish_run(self.folder, parts, files, len(parts), division, about, **more)
 
     def end_table(self, parts: Sequence[ScorePart], about: Mapping[str, object]) -> Summary:
         """Ends a run with its score table, see `ending.finish_table`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from beam_curate.records import ScorePart, WrittenShard
 from beam_curate.runs.configuration import Configuration, Funnel
+from beam_curate.runs.division import Division
 from beam_curate.runs.old_configuration import grouped
 from beam_curate.storage.json_records import of_json, to_json
 from beam_curate.tars.skipped import in_order
@@ -207,15 +208,15 @@ def skipped_members(parts: Iterable[ScorePart]) -> dict[str, int]:
     return in_order(counts)
 
 
-def check_files(files: Sequence[WrittenShard], samples_per_file: int, kept: int, failed: int) -> None:
+def check_files(files: Sequence[WrittenShard], division: Division, kept: int, failed: int) -> None:
     """Checks that files hold all kept samples but the failed ones, and all but the last, which holds no more, are full.
 
     Raises:
         AccountingError: A sample or a file is missing or doubled, or one failed that had not failed before.
     """
     written = sum(file.samples for file in files)
-    full = all(file.samples == samples_per_file for file in files[:-1])
-    full = full and all(file.samples <= samples_per_file for file in files[-1:])
+    full = all(file.samples == division.samples_per_shard for file in files[:-1])
+    full = full and all(file.samples <= division.samples_per_shard for file in files[-1:])
     if written + failed != kept or [file.index for file in files] != list(range(len(files))) or not full:
         raise AccountingError(
             f"{kept} samples were kept and {written} written, in {len(files)} files; {failed} could not be"

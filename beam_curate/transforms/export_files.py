@@ -14,7 +14,7 @@ from beam_curate.transforms.pack_files import PackFiles
 
 @dataclass(eq=False)
 class ExportFiles(beam.PTransform):
-    """Writes the samples of a finished run as files of exactly `samples_per_file`, see `PackFiles`.
+    """Writes the samples of a finished run as files of exactly N samples, see `PackFiles`.
 
     In: the pipeline. Out: PCollection of one ExportSummary, when all files are there. Each file reads its samples' bytes from
     the run's shards.
@@ -37,7 +37,5 @@ class ExportFiles(beam.PTransform):
             | "ListShards" >> beam.FlatMap(lambda folder: run_parts(Run(folder).packed)).with_output_types(ScorePart)
             | "Spread" >> beam.Reshuffle()
         )
-        packed = parts | "Export" >> PackFiles(
-            RunRows(export.source), export.output, export.format, export.samples_per_file, export.seed
-        )
+        packed = parts | "Export" >> PackFiles(RunRows(export.source), export.output, export.format, export.division)
         return packed | "Finish" >> beam.Map(lambda packed: finish_export(export, packed.files, packed.failures))

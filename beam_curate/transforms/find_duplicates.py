@@ -13,7 +13,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_curate.duplicates.candidates import Ids
-from beam_curate.duplicates.finding import is_finished, read_findings
+from beam_curate.duplicates.finding import SearchResult, is_finished, read_findings
 from beam_curate.duplicates.method import HASHES, Spread
 from beam_curate.duplicates.methods import number_of
 from beam_curate.duplicates.search import MOST_MISSED, DuplicateSearch, Learned, in_sample, told
@@ -44,7 +44,7 @@ class PartRef(NamedTuple):
 class FindDuplicates(beam.PTransform):
     """Finds duplicates in a score table, or between two.
 
-    In: PCollection[ScorePart], all parts of the table of `search.selection`. Out: PCollection of one dict, what was found, when
+    In: PCollection[ScorePart], all parts of the table of `search.selection`. Out: PCollection of one SearchResult when
     the duplicates table lies in `output`; see `duplicates`.
 
     Rows go from their part to buckets through the engine, buckets are compared, and of all that is found the best edge of each
@@ -62,7 +62,7 @@ class FindDuplicates(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[SearchResult]:
         """Learns from a sample, spreads the rows, compares and joins; unless a stopped run has written the table."""
         require_global_window(parts, self)
         search, output = self.search, self.output

@@ -10,7 +10,7 @@ import numpy as np
 from beam_curate.duplicates import table
 from beam_curate.duplicates.candidates import FOREIGN, Places, by_part, places_of
 from beam_curate.duplicates.edges import EDGE
-from beam_curate.duplicates.finding import Findings, finish_search
+from beam_curate.duplicates.finding import Findings, SearchResult, finish_search
 from beam_curate.duplicates.groups import MEMBER, GroupCounts, Members, complete_groups, with_roots
 from beam_curate.duplicates.pairs import PAIR
 from beam_curate.duplicates.roots import POINTER
@@ -45,7 +45,7 @@ class JoinDuplicates(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def expand(self, found: "FoundEdges") -> beam.PCollection[dict[str, Any]]:
+    def expand(self, found: "FoundEdges") -> beam.PCollection[SearchResult]:
         """Finds roots, completes groups by the part of the root, looks up keys by shard, writes by shard."""
         search, output = self.search, self.output
         kind = tuple[int, bytes]

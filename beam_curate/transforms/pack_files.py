@@ -9,6 +9,7 @@ import numpy as np
 from apache_beam.metrics import Metrics
 
 from beam_curate.records import LeftOut, PlacedRows, ScorePart, WrittenShard
+from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import Format, delete_file, finished_file, held_bytes, write_file
 from beam_curate.runs.packing import Packing, shard_name
 from beam_curate.runs.placed_rows import Meeting
@@ -43,15 +44,13 @@ class PackFiles(beam.PTransform):
         rows: Where the parts are.
         output: The folder to write to.
         format: What is written.
-        samples_per_file: N.
-        seed: Shuffles the order of all kept samples; None keeps the source order.
+        division: How many samples a file holds, and in which order.
     """
 
     rows: RowSource
     output: str
     format: Format
-    samples_per_file: int = 1000
-    seed: int | None = None
+    division: Division = Division()
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -69,7 +68,7 @@ class PackFiles(beam.PTransform):
         known = (
             one
             | "Known" >> beam.FlatMap(
-                lambda _, parts: Run(output).known_left_out(Packing.of(parts, 1, None).rows), beam.pvalue.AsList(parts)
+                lambda _, parts: Run(output).known_left_out(Packing.of(parts, Division()).rows), beam.pvalue.AsList(parts)
             ).with_output_types(LeftOut)
             # Committed: a second look would find what this job has noted.
             | "CommitKnown" >> beam.Reshuffle().with_input_types(LeftOut)
@@ -107,7 +106,7 @@ class _WriteAll(beam.PTransform):
     def expand(self, parts: beam.PCollection[ScorePart]) -> beam.PCollection[list[WrittenShard]]:
         """Looks for finished files, sends the rows of the others to them, and writes these."""
         job = self.job
-        output, format, per_file, seed = job.output, job.format, job.samples_per_file, job.seed
+        output, format, division = job.output, job.format, job.division
         one = parts.pipeline | "One" >> beam.Impulse()
         names = name_renames(self.renamed)
         packing = beam.pvalue.AsSingleton(
@@ -115,7 +114,7 @@ class _WriteAll(beam.PTransform):
             | "Packing"
             >> beam.Map(
                 lambda _, parts, names, left_out=(): Packing.of(
-                    parts, per_file, seed, names.hex(), [(each.shard_index, each.row) for each in left_out]
+                    parts, division, names.hex(), [(each.shard_index, each.row) for each in left_out]
                 ),
                 beam.pvalue.AsList(parts),
                 names,
@@ -170,7 +169,7 @@ def _note(
     """Writes down what is in no file, before the files are written again without it; gives it back."""
     left_out = [*known, *new]
     shards = {part.shard_index: source.name(part) for part in parts}
-    Run(output).note_left_out(left_out, shards, Packing.of(parts, 1, None).rows)
+    Run(output).note_left_out(left_out, shards, Packing.of(parts, Division()).rows)
     return left_out
 
 

@@ -31,7 +31,7 @@ SAMPLED: Final = 4096
 class PackImages(beam.PTransform):
     """Packs images into shards of `samples_per_shard` rows, in the order of the input.
 
-    In: Entries. Out: PCollection of one dict, the summary.
+    In: Entries. Out: PCollection of one PackSummary.
 
     The order of all rows is found as a distributed sort finds it: a sample of them cuts the input into ranges, each range is
     counted and sorted, and the counts before a range say where its rows go. So which rows a shard has follows from the input
@@ -53,8 +53,6 @@ class PackImages(beam.PTransform):
 
     def __post_init__(self) -> None:
         super().__init__()
-        if self.writing.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard is {self.writing.samples_per_shard}; give at least 1")
 
     def expand(self, rows: "Entries") -> beam.PCollection[PackSummary]:
         """Sorts, groups by shard, writes, and sums up."""

@@ -15,6 +15,7 @@ from beam_curate.report.plan import plan_report
 from beam_curate.report.preview import Preview, empty_preview, preview_part
 from beam_curate.report.writing import preview_page
 from beam_curate.runs.configuration import read_configuration
+from beam_curate.runs.division import Division
 from beam_curate.runs.whole_run import check_parts
 from beam_curate.scores.rules_in_force import beside_thresholds, thresholds, top_column
 from beam_curate.selection.rejudging import Selection
@@ -51,7 +52,7 @@ class PreviewSelection(beam.PTransform):
         folder: Where the result is written: the workers and who reads it must reach it.
         duplicates: The duplicates to reject; None for none.
         page: Whether the page is made.
-        samples_per_shard: Of the output.
+        division: Of the output.
         about: For the page: what the summary of the selection would say beside its counts.
     """
 
@@ -59,7 +60,7 @@ class PreviewSelection(beam.PTransform):
     folder: str
     duplicates: Duplicates | None = None
     page: bool = False
-    samples_per_shard: int = 1000
+    division: Division = Division()
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ class PreviewSelection(beam.PTransform):
         )
         data = tasks | CollectFigures(plan, sides, tuple(selection.own))
         return written | "WritePage" >> beam.Map(
-            _write_page, folder, self.about, self.samples_per_shard, beam.pvalue.AsSingleton(data)
+            _write_page, folder, self.about, self.division, beam.pvalue.AsSingleton(data)
         )
 
     def _views(self, tasks: Any, alone: Any) -> Any:
@@ -169,8 +170,8 @@ def _write_figures(found: Preview, folder: str) -> Preview:
     return found
 
 
-def _write_page(found: Preview, folder: str, about: Mapping[str, Any], per_shard: int, data: ReportData) -> Preview:
-    document = preview_page(data, about, per_shard)
+def _write_page(found: Preview, folder: str, about: Mapping[str, Any], division: Division, data: ReportData) -> Preview:
+    document = preview_page(data, about, division)
     write_atomic(folder, PAGE, lambda stream: stream.write(document))
     return found
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from beam_curate.duplicates.finding import SearchResult
 from beam_curate.duplicates.removal import (
     Best,
     Duplicates,
@@ -40,7 +41,7 @@ class RemoveDuplicates(beam.PTransform):
 
     selection: Selection
     duplicates: Duplicates
-    found: beam.PCollection[dict[str, Any]] | None = None
+    found: beam.PCollection[SearchResult] | None = None
 
     def __post_init__(self) -> None:
         super().__init__()

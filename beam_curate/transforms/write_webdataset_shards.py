@@ -8,7 +8,7 @@ import apache_beam as beam
 
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScoredSample, ScorePart
-from beam_curate.runs.packing import Packing
+from beam_curate.runs.division import Division
 from beam_curate.runs.summary import Summary
 from beam_curate.scores.top import TopRule
 from beam_curate.transforms.finish_table import FinishTable
@@ -58,7 +58,7 @@ class WriteWebDatasetShards(beam.PTransform):
 
     def __post_init__(self) -> None:
         super().__init__()
-        Packing((), (), self.samples_per_shard)  # refuses a wrong number
+        self._division = Division(self.samples_per_shard, self.seed)  # refuses wrong values
 
     def expand(self, rows: beam.PCollection[ScoredSample]) -> beam.PCollection[Summary]:
         """Writes the table, then packs its kept rows."""
@@ -72,4 +72,4 @@ class WriteWebDatasetShards(beam.PTransform):
             parts = parts | JudgeTable(self.output, self.top, self.duplicates)
         if self.table_only:
             return parts | FinishTable(self.output, self.about)
-        return parts | PackShards(self.output, self.samples_per_shard, self.seed, self.about)
+        return parts | PackShards(self.output, self._division, self.about)

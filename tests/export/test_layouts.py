@@ -20,6 +20,7 @@ from beam_curate.export import subsets
 from beam_curate.export.layouts import LayoutError, model_code
 from beam_curate.records import ImageFacts, SampleRef, ScoredSample, ScorePart, WrittenShard
 from beam_curate.runs import score_table
+from beam_curate.runs.division import Division
 from beam_curate.runs.ending import finish_run
 from beam_curate.runs.layouts import datacomp, laion
 from beam_curate.storage import ranged_reading, retrying
@@ -76,7 +77,7 @@ def make_run(output, scores=SCORES, statuses=STATUSES, **configuration):
     kept = [row for part in rows for row in part if row.status == "kept"]
     shards = [WrittenShard(0, "00000.tar", len(kept), 1, "")] if kept else []
     about = {"configuration": {"clip_model": "ViT-L-14", "shuffle_seed": None, **configuration}}
-    finish_run(str(output), parts, shards, len(parts), 100, about)
+    finish_run(str(output), parts, shards, len(parts), Division(100), about)
     return kept
 
 

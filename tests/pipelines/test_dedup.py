@@ -217,7 +217,7 @@ def by_all_methods(table):
     _, _, eps = similarities(table, 0.15)  # more than are alike by a surer method
     flags = [f"--eps={eps}", "--methods=exact,pixels,perceptual,semantic", "--keep_by=hard", "--samples_per_shard=3"]
     output = deduplicated(table, "by-all-methods", *flags)
-    assert len(read_findings(str(output))["by_method"]) == 4
+    assert len(read_findings(str(output)).by_method) == 4
     return output, flags
 
 
@@ -394,7 +394,7 @@ class TestInCurate:
         searched = (output / SUMMARY).stat().st_mtime_ns
         assert curate.main([*words, again]) == 0
         assert (output / SUMMARY).stat().st_mtime_ns > searched
-        assert read_findings(str(output))["duplicates"] == 5
+        assert read_findings(str(output)).duplicates == 5
         assert len(keys(output)) == 35
 
     def test_options_of_dedup_need_dedup(self, table, capsys):
@@ -418,11 +418,11 @@ class TestRuns:
         nothing = selected(table, "--keep=width > 100000")
         output = deduplicated(nothing, "nothing-unique", methods, "--keep_by=hard")
         assert keys(output) == []
-        assert read_findings(str(output))["groups"] == 0
+        assert read_findings(str(output)).groups == 0
 
     def test_the_table_alone_then_the_shards(self, table):
         output = deduplicated(table, "alone", "--methods=exact", "--table_only")
-        assert read_findings(str(output))["duplicates"] == 5
+        assert read_findings(str(output)).duplicates == 5
         assert not list(output.glob("*.tar"))
         whole = deduplicated(table, "alone", "--methods=exact", "--resume")
         assert len(keys(whole)) == 35
@@ -444,7 +444,7 @@ class TestRuns:
     def test_a_run_that_is_replaced_is_searched_again(self, table):
         deduplicated(table, "replaced", "--methods=exact")
         output = deduplicated(table, "replaced", "--methods=exact,pixels", "--overwrite")
-        assert read_findings(str(output))["by_method"] == {"exact": 5, "pixels": 5}
+        assert read_findings(str(output)).by_method == {"exact": 5, "pixels": 5}
         assert len(keys(output)) == 30
 
     def test_with_a_tiny_eps_only_equal_pixels_are_duplicates(self, table):
@@ -456,10 +456,10 @@ class TestRuns:
         output = deduplicated(table, "none", "--methods=exact", "--candidates=kept", "--keep_by=first")
         again = table.parent / "none-again"
         assert dedup.main([f"--scores={output}", f"--output={again}", "--methods=exact,semantic", "--eps=1e-12"]) == 0
-        assert read_findings(str(again))["by_method"].keys() <= {"semantic"}
+        assert read_findings(str(again)).by_method.keys() <= {"semantic"}
         twice = table.parent / "none-twice"
         assert dedup.main([f"--scores={again}", f"--output={twice}", "--methods=exact", "--keep_by=first"]) == 0
-        assert read_findings(str(twice))["duplicates"] == 0
+        assert read_findings(str(twice)).duplicates == 0
         assert keys(twice) == keys(again)
         assert [pq.read_table(twice / part_name(shard)).num_rows for shard in (0, 1)] == [0, 0]
 

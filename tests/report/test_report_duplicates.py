@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import imagehash
 import numpy as np
@@ -290,7 +291,7 @@ def test_a_page_of_the_largest_pictures_fills_its_room_and_no_more(output, monke
     large = Thumbnail("data:image/jpeg;base64," + "A" * 18_000, 160, 160)
     monkeypatch.setattr(writing, "make_thumbnails", lambda rows, limit: {row.place: large for row in rows})
     found = read_findings(str(output))
-    found["pairs"] = found["pairs"] * 9
+    found = replace(found, pairs=found.pairs * 9)
     monkeypatch.setattr("beam_curate.report.duplicates.read_findings", lambda folder: found)
     monkeypatch.setattr(writing, "MAX_BYTES", 2_500_000)
     page = read(output)
@@ -303,7 +304,7 @@ def test_a_selection_names_the_table_that_it_used(table, output, tmp_path):
     flags = [f"--scores={table}", f"--duplicates={output}", "--min_side=48"]
     assert select.main([*flags, f"--output={chosen}"]) == 0
     assert select.main([*flags, "--dry_run", f"--report={tmp_path}/preview/report.html"]) == 0
-    counts = read_findings(str(output))["by_method"]
+    counts = read_findings(str(output)).by_method
     for text in (read(chosen).text, Page((tmp_path / "preview" / "report.html").read_text("utf-8")).text):
         assert f"--duplicates {output}" in text
         assert "Of the duplicates table in " in text

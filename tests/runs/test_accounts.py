@@ -7,6 +7,7 @@ import pytest
 from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.export.end import Export, finish_export
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
+from beam_curate.runs.division import Division
 from beam_curate.runs.ending import finish_run, finish_table
 from beam_curate.runs.summary import AccountingError
 
@@ -18,7 +19,7 @@ FILES = [WrittenShard(number, f"0000{number}.tar", samples, 9, "x") for number, 
 
 
 def end(folder, parts=PARTS, files=FILES, shards=2, failed=0):
-    return finish_run(str(folder), parts, files, shards, 2, {}, failed)
+    return finish_run(str(folder), parts, files, shards, Division(2), {}, failed)
 
 
 def test_accounts_that_add_up_end_the_run(tmp_path):
@@ -62,7 +63,7 @@ def test_a_table_that_does_not_add_up_has_no_end(what, tmp_path):
 
 @pytest.mark.parametrize("what", WRONG_FILES)
 def test_files_that_do_not_hold_the_kept_samples_have_no_end(what, tmp_path):
-    export = Export("/run", str(tmp_path), CopiedTars(), samples=5, samples_per_file=2)
+    export = Export("/run", str(tmp_path), CopiedTars(), samples=5, division=Division(2))
     for ending in (
         lambda: end(tmp_path, files=WRONG_FILES[what]),
         lambda: finish_export(export, WRONG_FILES[what], ()),

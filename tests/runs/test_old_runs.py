@@ -61,7 +61,7 @@ def test_what_was_configured_is_told_by_group(old):
     assert not run.more
     assert found["best"].rules.keep == "width < 200"
     assert found["again"].duplicates.methods == ("exact", "perceptual")
-    assert found["again"].duplicates.found["groups"] >= 0
+    assert found["again"].duplicates.found.groups >= 0
     assert found["clean"].duplicates.against == "/data/run"
     assert found["clean"].duplicates.against_run.configuration == run
     train = found["train"].files

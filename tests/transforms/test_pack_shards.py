@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample
 from beam_curate.runs import score_table
+from beam_curate.runs.division import Division
 from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.placed_rows import Loose
 from beam_curate.runs.score_parts import write_part
@@ -90,7 +91,7 @@ def pack(output, per_shard, seed=None):
     names = sorted(path.name for path in (output / "scores").iterdir())
     parts = [read_part_counts(str(output), f"scores/{name}") for name in names]
     with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as root:
-        _ = root | beam.Create(parts) | PackShards(str(output), per_shard, seed)
+        _ = root | beam.Create(parts) | PackShards(str(output), Division(per_shard, seed))
     return json.loads((output / "summary.json").read_text())
 
 

@@ -12,6 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_curate.export.fields import FIXED
 from beam_curate.records import EmbeddedSample, ImageFacts, Member, PlacedRows, SampleRef, ScorePart, Shard
 from beam_curate.runs import score_table
+from beam_curate.runs.division import Division
 from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.placed_rows import Loose, packed
 from beam_curate.runs.score_parts import write_part
@@ -194,7 +195,7 @@ def test_a_thread_that_writes_a_shard_holds_about_40_mb(tmp_path, monkeypatch):
     monkeypatch.setattr(pack_files._WriteFile, "work", measured)
     with beam.Pipeline(options=IN_PROCESS) as root:
         part = read_part_counts(str(tmp_path / "out"), "scores/part-00000.parquet")
-        _ = root | beam.Create([part]) | PackShards(str(tmp_path / "out"), count)
+        _ = root | beam.Create([part]) | PackShards(str(tmp_path / "out"), Division(count))
     ((python, arrow),) = peaks
     assert (tmp_path / "out" / "00000.tar").stat().st_size > count * size
     assert 8 * MB < python + arrow < 44 * MB
