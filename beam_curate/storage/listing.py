@@ -94,6 +94,8 @@ def _lines(path: str) -> list[str]:
     try:
         with open_read(absolute(path)) as stream:
             text = decode_text(stream.read(), "strict")
+    except SchemeError as error:
+        raise InputError(f"`input` {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"`input` {path!r}: the list of shards cannot be read: {error}") from error
     lines = (line.strip() for line in text.splitlines())

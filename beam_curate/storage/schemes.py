@@ -1,10 +1,12 @@
 """Which URLs can be read and written, and what to do with the others."""
 
+import functools
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions, S3Options
 
 _DOWNLOAD: Final = "download the files first"
 _COPY: Final = "copy the files to a local folder, gs:// or s3:// first"
@@ -22,6 +24,10 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "r2": "give s3:// with --s3_endpoint_url=https://ACCOUNT.r2.cloudflarestorage.com",
     **dict.fromkeys(("abfs", "abfss", "az", "azfs", "azure", "wasb", "wasbs"), _AZURE),
 }
+_S3_CREDENTIALS: Final = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --s3_access_key_id and --s3_secret_access_key (public buckets "
+    "need them too)"
+)
 
 
 class SchemeError(ValueError):
@@ -45,3 +51,27 @@ def check_scheme(url: str) -> None:
         raise SchemeError(f"{url}: {found}:// is not supported; {remedy}") from error
     except (BeamIOError, ImportError) as error:
         raise SchemeError(f"{url}: {found}:// needs a package that is not installed ({error}); or {_COPY}") from error
+    if found == "s3" and not _has_s3_credentials(url):
+        raise SchemeError(f"{url}: found no credentials for S3; {_S3_CREDENTIALS}")
+
+
+def _has_s3_credentials(url: str) -> bool:
+    """Whether a request to S3 can be signed.
+
+    Beam takes a request that cannot be signed for one that the network lost, and tries it again for ten minutes.
+    """
+    options = FileSystems.get_filesystem(url)._options  # as in `object_stores`
+    if isinstance(options, PipelineOptions) and options.view_as(S3Options).s3_access_key_id:
+        return True
+    return _session().get_credentials() is not None
+
+
+@functools.cache
+def _session() -> Any:
+    """boto3's session, which looks for credentials until it has some, and then keeps them.
+
+    It looks into the environment, into its files, and asks the machine's metadata service, for a second or two.
+    """
+    import boto3.session  # Only s3:// needs it (the `s3` extra).
+
+    return boto3.session.Session()

@@ -1,8 +1,15 @@
 import re
 
+import boto3
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils import retry
 
+from beam_curate.commands import pack
+from beam_curate.storage import schemes
 from beam_curate.storage.listing import InputError, list_shards, split_patterns
+from beam_curate.storage.schemes import SchemeError, check_scheme
 
 
 @pytest.fixture
@@ -153,3 +160,44 @@ def test_an_unknown_scheme_says_what_helps(url, remedy, tmp_path):
             list_shards(spec)
         assert remedy in str(caught.value)
         assert "pip install" not in str(caught.value)
+
+
+@pytest.fixture
+def no_credentials(monkeypatch, tmp_path):
+    """boto3 finds nothing to sign a request with; a pause of Beam's retries is an error."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3.session, "Session", boto3.Session)  # the emulated stores put another in its place
+    monkeypatch.setattr(retry.Clock, "sleep", lambda self, seconds: pytest.fail(f"a pause of {seconds} s"))
+    schemes._session.cache_clear()
+    yield
+    schemes._session.cache_clear()
+    FileSystems.set_options(None)
+
+
+@pytest.mark.parametrize("spec", ["s3://bucket/*.tar", "s3://bucket/a.tar", "s3://bucket/list.txt"])
+def test_s3_without_credentials_is_refused_at_once(spec, no_credentials):
+    FileSystems.set_options(PipelineOptions([]))
+    with pytest.raises(InputError, match="found no credentials for S3; set AWS_ACCESS_KEY_ID"):
+        list_shards(spec)
+
+
+def test_credentials_of_the_environment_or_of_the_options_are_found(no_credentials, monkeypatch):
+    FileSystems.set_options(PipelineOptions(["--s3_access_key_id=a", "--s3_secret_access_key=b"]))
+    check_scheme("s3://bucket/a.tar")
+    FileSystems.set_options(PipelineOptions([]))
+    with pytest.raises(SchemeError, match="no credentials"):
+        check_scheme("s3://bucket/a.tar")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    check_scheme("s3://bucket/a.tar")
+
+
+@pytest.mark.parametrize("option", ["--input", "--output"])
+def test_a_command_without_credentials_for_s3_names_the_option(option, no_credentials, capsys, tmp_path):
+    places = {"--input": str(tmp_path), "--output": str(tmp_path / "out"), option: "s3://bucket/there"}
+    assert pack.main([word for pair in places.items() for word in pair]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option} s3://bucket/there: found no credentials for S3; set AWS_")
