@@ -1,12 +1,10 @@
 """Beam YAML: the example file and the page's pipeline as a user runs them, against the command; the page's tables; errors."""
 
 import inspect
-import io
 import json
 import re
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from apache_beam.yaml import main as beam_yaml
@@ -16,6 +14,7 @@ from beam_curate import yaml_transforms
 from beam_curate.commands import curate, select
 from beam_curate.records import Failure, Sample, SampleRef, ScoredSample
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.support.part_marks import without_mark
 
 EXAMPLE = ROOT / "examples" / "curate.yaml"
 PAGE = (ROOT / "docs" / "beam-yaml.md").read_text()
@@ -59,14 +58,6 @@ def expected(folder):
 def files(folder):
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return found | {name: without_mark(data) for name, data in found.items() if name.startswith("scores/")}
-
-
-def without_mark(data):
-    """A part without the mark of its run: a pipeline of the user's own has none."""
-    table = pq.read_table(io.BytesIO(data))
-    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"beam_curate.run"}
-    pq.write_table(table.replace_schema_metadata(metadata), out := io.BytesIO())
-    return out.getvalue()
 
 
 def assert_same_run(found, expected):
