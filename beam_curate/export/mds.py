@@ -47,7 +47,7 @@ def size_of(encoding: str) -> int | None:
     return _SIZES.get(name)
 
 
-def describe(fields: Mapping[str, str]) -> dict[str, Any]:
+def describe(fields: Mapping[str, str]) -> dict[str, object]:
     """What a file, and index.json for each file, says of the fields.
 
     Args:
@@ -66,13 +66,13 @@ def describe(fields: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def describe_file(fields: Mapping[str, str], name: str, samples: int, size: int, md5: str) -> dict[str, Any]:
+def describe_file(fields: Mapping[str, str], name: str, samples: int, size: int, md5: str) -> dict[str, object]:
     """What index.json says of a file."""
     raw = {"basename": name, "bytes": size, "hashes": {HASH: md5}}
     return {**describe(fields), "raw_data": raw, "samples": samples, "zip_data": None}
 
 
-def index_of(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def index_of(files: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """index.json, by which `StreamingDataset` finds the files."""
     return {"version": VERSION, "shards": list(files)}
 

@@ -83,7 +83,7 @@ class About:
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As `WriteWebDatasetShards` and the others take it: nothing for what is not known."""
         found: dict[str, Any] = to_json(self)
         found["input"] = {name: value for name, value in found["input"].items() if value is not None}
