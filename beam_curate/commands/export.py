@@ -143,7 +143,7 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
         format,
         run.total,
         options.division,
-        options.dataset_name or output.rstrip("/").rpartition("/")[2],
+        options.dataset_name,
         options.license,
         options.card == "yes",
         options.croissant == "yes",

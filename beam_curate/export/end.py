@@ -29,7 +29,7 @@ class Export:
         format: How samples are written.
         samples: How many the run has.
         division: How many samples a file holds, and in which order.
-        name: Of the data set, for its card.
+        name: Of the data set, for its card; empty: that of the output folder.
         license: Of the images, for the card.
         card: Whether to write README.md.
         croissant: Whether to write croissant.json.
@@ -72,11 +72,12 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
         **export.about,
     }
     summary = of_json(ExportSummary, said)
+    name = export.name or export.output.rstrip("/").rpartition("/")[2]
     if export.card:
-        card = Card(export.name, export.license, export.division.seed, export.croissant)
+        card = Card(name, export.license, export.division.seed, export.croissant)
         run.write_card(dataset_card(card, export.format, summary, source, files, counts))
     if export.croissant:
-        run.write_croissant(croissant(export.name, export.license, export.format, summary))
+        run.write_croissant(croissant(name, export.license, export.format, summary))
     run.end_export(files, export.format.index(files), said)
     return summary
 
