@@ -12,7 +12,7 @@ from beam_curate.records import LeftOut, ScorePart, WrittenShard
 from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import Format
 from beam_curate.runs.run import Run
-from beam_curate.runs.summary import ExportSummary, Summary, Written, check_files
+from beam_curate.runs.summary import ExportSummary, Summary, WrittenCounts, check_files
 from beam_curate.storage.json_records import of_json, to_json
 
 _NAME: Final = "Curated images"
@@ -121,9 +121,9 @@ def finish_run(
     )
 
 
-def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Written:
+def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> WrittenCounts:
     reasons = [failure.reason for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))]
-    return Written(
+    return WrittenCounts(
         len(failures),
         sum(file.samples for file in files),
         sum(file.reencoded for file in files),
@@ -131,5 +131,5 @@ def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Writt
     )
 
 
-def _said(counts: Written) -> dict[str, object]:
+def _said(counts: WrittenCounts) -> dict[str, object]:
     return {name: getattr(counts, name) for name in ("failed", "exported", "reencoded", "reasons")}

@@ -12,9 +12,11 @@ transformers.
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
 import numpy as np
+
+from beam_curate.tars.writing import Writable
 
 VERSION: Final = 2
 HASH: Final = "md5"
@@ -25,13 +27,6 @@ _SIZES: Final = {"int64": 8, "int32": 4, "float64": 8, "float32": 4, "float16": 
 _PIECE: Final = 1 << 20
 
 Value = bytes | str | int | float | np.ndarray
-
-
-class Writable(Protocol):
-    """What a file is written to."""
-
-    def write(self, data: bytes, /) -> object:
-        """Writes all of the data."""
 
 
 class TooLargeError(ValueError):
