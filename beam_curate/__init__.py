@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from beam_curate.duplicates.methods.semantic import Semantic as Semantic
     from beam_curate.duplicates.removal import Duplicates as Duplicates
     from beam_curate.duplicates.search import DuplicateSearch as DuplicateSearch
+    from beam_curate.export.copied_tars import CopiedTars as CopiedTars
+    from beam_curate.export.end import Export as Export
+    from beam_curate.export.fields import Fields as Fields
+    from beam_curate.export.formats.mds import MDSFiles as MDSFiles
+    from beam_curate.export.formats.tfrecord import TFRecordFiles as TFRecordFiles
+    from beam_curate.export.formats.webdataset import ResizedTars as ResizedTars
     from beam_curate.heads.files import find_heads as find_heads
     from beam_curate.images.decoding import DecodeOptions as DecodeOptions
+    from beam_curate.images.reencoding import Reencoding as Reencoding
     from beam_curate.runs.configuration import Configuration as Configuration
     from beam_curate.runs.division import Division as Division
+    from beam_curate.runs.output_files import Format as Format
     from beam_curate.runs.run import Run as Run
     from beam_curate.runs.table_parts import TablePlace as TablePlace
     from beam_curate.runs.whole_table import read_score_table as read_score_table
@@ -66,17 +74,25 @@ _HOMES = {
     "Semantic": "duplicates.methods.semantic",
     "Duplicates": "duplicates.removal",
     "DuplicateSearch": "duplicates.search",
+    "CopiedTars": "export.copied_tars",
+    "Export": "export.end",
+    "Fields": "export.fields",
+    "MDSFiles": "export.formats.mds",
+    "TFRecordFiles": "export.formats.tfrecord",
+    "ResizedTars": "export.formats.webdataset",
     "find_heads": "heads.files",
     "DecodeOptions": "images.decoding",
+    "Reencoding": "images.reencoding",
     "Configuration": "runs.configuration",
     "Division": "runs.division",
+    "Format": "runs.output_files",
     "Run": "runs.run",
     "TablePlace": "runs.table_parts",
     "read_score_table": "runs.whole_table",
     "Rule": "scores.rules",
     "keep_rule": "scores.rules",
-    "Selection": "selection.rejudging",
     "TopRule": "scores.top",
+    "Selection": "selection.rejudging",
     "ContinueRun": "transforms.continue_run",
     "DecodeImages": "transforms.decode_images",
     "ExportFiles": "transforms.export_files",

@@ -8,7 +8,7 @@ the normal way and then filled: their peak memory has the fp32 tower in it besid
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from beam_curate.clip.checkpoint import read_visual_state
 from beam_curate.clip.config import model_config
+from beam_curate.clip.empty_towers import empty_tower
 from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
 from beam_curate.clip.model_description import (
     PRECISIONS,
@@ -29,7 +29,7 @@ from beam_curate.clip.model_description import (
     choose_precision,
     describe_source,
 )
-from beam_curate.clip.open_clip_parts import DEFAULT_VISION, transformer
+from beam_curate.clip.open_clip_parts import transformer
 from beam_curate.clip.pixel_buffers import HostBuffer
 from beam_curate.clip.pixel_files import PixelFile
 from beam_curate.clip.preprocessing import AUTO, Preprocess
@@ -234,7 +234,7 @@ def build_visual_tower(
     source = fetch_weights(source)
     description = describe_source(source, quick_gelu, preprocess)
     _, config = model_config(source.clip_model)
-    module = _empty_tower(config, description.quick_gelu, dtype)
+    module = empty_tower(config, description.quick_gelu, dtype)
     factors = fold_quick_gelu(module)
     wanted = module.state_dict()
     stored = read_visual_state(source.path) if source.seed is None else random_state(wanted, source.seed)
@@ -265,48 +265,5 @@ def check_visual_weights(source: WeightsSource, quick_gelu: bool) -> None:
     if source.seed is not None:
         return
     _, config = model_config(source.clip_model)
-    wanted = _empty_tower(config, quick_gelu, torch.float32).state_dict()
+    wanted = empty_tower(config, quick_gelu, torch.float32).state_dict()
     fitted(read_visual_state(source.path), wanted, torch.device("meta"), source)
-
-
-class _NoNumbers(TorchFunctionMode):
-    """Makes and scales no random numbers on meta, where there are none: torch loads its compiler for it (1.9 s of CPU time)."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Calls a function of torch."""
-        if func is torch.Tensor.mul and isinstance(args[1], int | float):
-            return args[0]
-        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
-
-
-def _empty_tower(config: dict[str, Any], quick_gelu: bool, dtype: torch.dtype) -> nn.Module:
-    """Builds the tower on meta (or, where that loses buffers, on the CPU) with the types that its tensors shall have."""
-    with torch.device("meta"), _NoNumbers():
-        tower = _tower(config, quick_gelu)
-    if set(dict(tower.named_buffers())) - set(tower.state_dict()):
-        tower = _tower(config, quick_gelu)
-    return tower.to(dtype)
-
-
-def _tower(config: dict[str, Any], quick_gelu: bool) -> nn.Module:
-    """Builds the visual tower of a configuration.
-
-    open_clip's builder can do it for all models, but loads timm, transformers and torchvision for it (3 s of CPU time). A
-    plain vision transformer is made as it makes one. Source: open_clip 3.3, model._build_vision_tower.
-    """
-    vision = config["vision_cfg"]
-    if not vision.keys() <= DEFAULT_VISION.keys() or isinstance(vision.get("layers"), list):
-        from open_clip.model import _build_vision_tower
-
-        tower: nn.Module = _build_vision_tower(
-            config["embed_dim"], {**vision, "timm_model_pretrained": False}, quick_gelu
-        )
-        return tower
-    plain = {**DEFAULT_VISION, **vision}
-    heads = plain["width"] // plain.pop("head_width")
-    activation = transformer.QuickGELU if quick_gelu else nn.GELU
-    return transformer.VisionTransformer(
-        **plain, heads=heads, output_dim=config["embed_dim"], act_layer=activation, norm_layer=transformer.LayerNorm
-    )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from beam_curate.export.end import Export
     from beam_curate.runs.configuration import Configuration
-    from beam_curate.runs.finished_run import FinishedRun
+    from beam_curate.runs.finished_run import PackedRun
     from beam_curate.runs.summary import About
     from beam_curate.runs.wanted import WantedRun
 
@@ -34,7 +34,7 @@ class ExportJob(Job):
     """All that is known before any work starts: checked options, the run, and what is exported of it."""
 
     options: ExportOptions
-    run: FinishedRun
+    run: PackedRun
     export: Export
 
     @property
@@ -143,7 +143,7 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
         format,
         run.total,
         options.division,
-        options.dataset_name or output.rstrip("/").rpartition("/")[2],
+        options.dataset_name,
         options.license,
         options.card == "yes",
         options.croissant == "yes",

@@ -14,7 +14,7 @@ from beam_curate.duplicates.finding import check_whole, read_findings
 from beam_curate.export.layouts import read_description
 from beam_curate.runs.layout import DESCRIPTION
 from beam_curate.runs.run import Run
-from beam_curate.runs.summary import Packed, Written
+from beam_curate.runs.summary import Packed, WrittenCounts
 from beam_curate.storage.files import exists, join
 from beam_curate.tars.skipped import KINDS, lost
 from beam_curate.transforms.collect_figures import CollectFigures
@@ -97,7 +97,7 @@ def skipped_lines(skipped: Mapping[str, int]) -> list[str]:
     return ["members of the input without a row of their own:", *lines] if lines else []
 
 
-def print_counts(counts: Written | Packed, names: Sequence[str], unit: str) -> None:
+def print_counts(counts: WrittenCounts | Packed, names: Sequence[str], unit: str) -> None:
     """Prints counts in a column, and those that failed by reason.
 
     Args:

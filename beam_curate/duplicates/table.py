@@ -47,7 +47,7 @@ bits for `perceptual`) is null for the best one. `duplicate_of_other` says that 
 
 AGAIN: Final = (
     "restore it, or make it again: delete duplicates/summary.json, and summary.json beside that folder if there is one, and "
-    "repeat the command of that run with --resume"
+    "repeat the command of that run with `resume`"
 )
 """What to do about a damaged file of a duplicates table."""
 

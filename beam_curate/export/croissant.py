@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from beam_curate.export.prepared import PreparedSamples
 from beam_curate.runs.summary import ExportSummary
+from beam_curate.version import __version__
 
 _CONTEXT: Final = {
     "@language": "en",
@@ -77,7 +78,7 @@ def croissant(name: str, license: str, format: PreparedSamples, summary: ExportS
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
         "description": f"{summary.export.exported} images in {summary.output_files} {format.name} files, curated with "
-        f"beam_curate {summary.versions['beam_curate']}",
+        f"beam_curate {summary.versions.get('beam_curate', __version__)}",
         "license": license,
         "version": "1.0.0",
         "distribution": [

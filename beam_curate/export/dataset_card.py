@@ -13,7 +13,7 @@ from beam_curate.records import WrittenShard
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.output_files import Format
 from beam_curate.runs.run import Run
-from beam_curate.runs.summary import ExportSummary, Summary, Written
+from beam_curate.runs.summary import ExportSummary, Summary, WrittenCounts
 from beam_curate.scores.rules_in_force import duplicates, rules, steps
 from beam_curate.tars.sample_group import IMAGE_EXTENSIONS
 from beam_curate.version import __version__
@@ -49,7 +49,7 @@ def dataset_card(
     summary: Summary | ExportSummary,
     source: Summary,
     files: Sequence[WrittenShard],
-    counts: Written,
+    counts: WrittenCounts,
 ) -> str:
     """The whole file; the same run or export gives the same text.
 
@@ -125,7 +125,7 @@ def _text(
     summary: Summary | ExportSummary,
     source: Summary,
     files: int,
-    counts: Written,
+    counts: WrittenCounts,
 ) -> str:
     version = summary.versions.get("beam_curate", __version__)
     lines = [
@@ -146,7 +146,7 @@ def _text(
     return "\n".join(lines) + "\n"
 
 
-def _provenance(card: Card, format: Format, counts: Written, source: Summary) -> list[str]:
+def _provenance(card: Card, format: Format, counts: WrittenCounts, source: Summary) -> list[str]:
     funnel, model = source.funnel, source.configuration.scored.model
     lines = ["| samples | |", "|---|---|"]
     lines += [f"| {name} | {getattr(funnel, name):,} |" for name in ("input", "failed", "rejected", "kept")]

@@ -12,7 +12,7 @@ from beam_curate.records import LeftOut, ScorePart, WrittenShard
 from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import Format
 from beam_curate.runs.run import Run
-from beam_curate.runs.summary import ExportSummary, Summary, Written, check_files
+from beam_curate.runs.summary import ExportSummary, Summary, WrittenCounts, check_files
 from beam_curate.storage.json_records import of_json, to_json
 
 _NAME: Final = "Curated images"
@@ -29,7 +29,7 @@ class Export:
         format: How samples are written.
         samples: How many the run has.
         division: How many samples a file holds, and in which order.
-        name: Of the data set, for its card.
+        name: Of the data set, for its card; empty: that of the output folder.
         license: Of the images, for the card.
         card: Whether to write README.md.
         croissant: Whether to write croissant.json.
@@ -72,11 +72,12 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
         **export.about,
     }
     summary = of_json(ExportSummary, said)
+    name = export.name or export.output.rstrip("/").rpartition("/")[2]
     if export.card:
-        card = Card(export.name, export.license, export.division.seed, export.croissant)
+        card = Card(name, export.license, export.division.seed, export.croissant)
         run.write_card(dataset_card(card, export.format, summary, source, files, counts))
     if export.croissant:
-        run.write_croissant(croissant(export.name, export.license, export.format, summary))
+        run.write_croissant(croissant(name, export.license, export.format, summary))
     run.end_export(files, export.format.index(files), said)
     return summary
 
@@ -120,9 +121,9 @@ def finish_run(
     )
 
 
-def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Written:
+def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> WrittenCounts:
     reasons = [failure.reason for failure in sorted(failures, key=lambda failure: (failure.shard_index, failure.row))]
-    return Written(
+    return WrittenCounts(
         len(failures),
         sum(file.samples for file in files),
         sum(file.reencoded for file in files),
@@ -130,5 +131,5 @@ def _counts(files: Sequence[WrittenShard], failures: Sequence[LeftOut]) -> Writt
     )
 
 
-def _said(counts: Written) -> dict[str, object]:
+def _said(counts: WrittenCounts) -> dict[str, object]:
     return {name: getattr(counts, name) for name in ("failed", "exported", "reencoded", "reasons")}

@@ -12,9 +12,11 @@ transformers.
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
 import numpy as np
+
+from beam_curate.tars.writing import Writable
 
 VERSION: Final = 2
 HASH: Final = "md5"
@@ -25,13 +27,6 @@ _SIZES: Final = {"int64": 8, "int32": 4, "float64": 8, "float32": 4, "float16": 
 _PIECE: Final = 1 << 20
 
 Value = bytes | str | int | float | np.ndarray
-
-
-class Writable(Protocol):
-    """What a file is written to."""
-
-    def write(self, data: bytes, /) -> object:
-        """Writes all of the data."""
 
 
 class TooLargeError(ValueError):
@@ -47,7 +42,7 @@ def size_of(encoding: str) -> int | None:
     return _SIZES.get(name)
 
 
-def describe(fields: Mapping[str, str]) -> dict[str, Any]:
+def describe(fields: Mapping[str, str]) -> dict[str, object]:
     """What a file, and index.json for each file, says of the fields.
 
     Args:
@@ -66,13 +61,13 @@ def describe(fields: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def describe_file(fields: Mapping[str, str], name: str, samples: int, size: int, md5: str) -> dict[str, Any]:
+def describe_file(fields: Mapping[str, str], name: str, samples: int, size: int, md5: str) -> dict[str, object]:
     """What index.json says of a file."""
     raw = {"basename": name, "bytes": size, "hashes": {HASH: md5}}
     return {**describe(fields), "raw_data": raw, "samples": samples, "zip_data": None}
 
 
-def index_of(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def index_of(files: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """index.json, by which `StreamingDataset` finds the files."""
     return {"version": VERSION, "shards": list(files)}
 

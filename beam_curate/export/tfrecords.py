@@ -16,23 +16,17 @@ import functools
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
 from beam_curate.deferred import defer
+from beam_curate.tars.writing import Writable
 
 GZIP_LEVEL: Final = 6
 """zlib's own default. Of JPEG photographs every level takes away 0.2 % in the same time (measured): gzip is for the rest."""
 
 Value = bytes | str | int | float | Sequence[float]
-
-
-class Writable(Protocol):
-    """What records are written to."""
-
-    def write(self, data: bytes, /) -> object:
-        """Writes all of the data."""
 
 
 @functools.cache

@@ -38,6 +38,7 @@ from PIL import Image
 from beam_curate.devices import device_failed, give_up_device
 from beam_curate.images import exif
 from beam_curate.images.dali_plans import MAX_BATCH, Plan, chunks, plan_image, region
+from beam_curate.images.dali_tensors import stream_of_its_own, tensors
 from beam_curate.images.decoding import DecodeOptions, ImageError, Pixels, decode_sizes
 from beam_curate.images.resizing import Target
 from beam_curate.records import ImageFacts
@@ -108,7 +109,7 @@ class DaliDecoder:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="dali")
         self._as_tensors = as_tensors
-        self._stream = _stream_of_its_own(self._device) if as_tensors and self._device is not None else None
+        self._stream = stream_of_its_own(self._device) if as_tensors and self._device is not None else None
         self._pipeline: Any = None
         self._turn.submit(self._self_test).result()
 
@@ -182,7 +183,7 @@ class DaliDecoder:
             self._pipeline.feed_input(f"end{number}", [np.array(end, np.float32) for _, end in regions])
         resized = self._pipeline.run()
         if self._as_tensors:
-            yield from _tensors(resized, plans, self._stream)
+            yield from tensors(resized, plans, self._stream)
             return
         arrays = [(each if self._device is None else each.as_cpu()).as_array() for each in resized]
         for pictures, plan in zip(zip(*arrays, strict=True), plans, strict=True):
@@ -226,44 +227,6 @@ class DaliDecoder:
                 f"NVIDIA DALI decodes otherwise on {self._where} than Pillow: {difference:.1f} levels in the mean on a smooth "
                 f"image, more than {_SELF_TEST_LEVELS:g}; use `dali_device` cpu or `decoder` fast"
             )
-
-
-def _tensors(resized: Any, plans: Sequence[Plan], stream: Any) -> list[Any]:
-    """For each image its pictures as tensors on DALI's device, turned upright; they do not share DALI's buffers.
-
-    Args:
-        resized: What DALI gave.
-        plans: Of the images.
-        stream: One of torch's that nothing else runs in, or None on the processor. In torch's usual one the copies, and DALI's
-            next run with them, would wait until the model has done all that it was given before.
-    """
-    import torch
-    from torch.utils.dlpack import from_dlpack
-
-    with torch.cuda.stream(stream):
-        batches = [from_dlpack(each.as_tensor()).clone() for each in resized]
-        turned = [
-            tuple(upright_tensor(picture, plan.orientation) for picture in pictures)
-            for pictures, plan in zip(zip(*batches, strict=True), plans, strict=True)
-        ]
-        if stream is not None:
-            stream.synchronize()  # before DALI's next run writes over what is copied
-    return turned
-
-
-def upright_tensor(picture: Any, number: int) -> Any:
-    """Turns a tensor (S, S, 3) by its EXIF orientation (1 to 8), as `exif.turn_upright` turns an image."""
-    if number >= 5:
-        picture = picture.transpose(0, 1)
-    # Exif 3.0, tag 0x0112: what is mirrored, once rows and columns have changed places.
-    flips = [axis for axis, numbers in ((0, (3, 4, 7, 8)), (1, (2, 3, 6, 7))) if number in numbers]
-    return picture.flip(flips).contiguous() if flips or number >= 5 else picture
-
-
-def _stream_of_its_own(device: int) -> Any:
-    import torch
-
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _device_id(device: str) -> int | None:

@@ -18,7 +18,7 @@ from beam_curate.duplicates.finding import (
     read_findings,
 )
 from beam_curate.records import KEPT
-from beam_curate.report.rows import DETAILS, Row, make_row
+from beam_curate.report.rows import DETAILS, Row, details_of, make_row
 from beam_curate.report.table import Place, make_group, stored_scores
 from beam_curate.report.thumbnails import Thumbnail
 from beam_curate.runs.score_table import ScoreTableError
@@ -171,6 +171,5 @@ def _read_part(table: TablePlace, shard: int, wanted: Sequence[int], keep_by: st
             names = sorted({*columns, *DETAILS, "index", "status", "reason"})
             rows = part.read_row_group(number, names).take(pa.array(positions))
             status, reason = (rows.column(name).to_numpy(zero_copy_only=False) for name in ("status", "reason"))
-            details = rows.select(list(DETAILS)).to_pylist()
             group = make_group(shard, rows, columns, status, reason)
-            yield from (make_row(group.found(at), detail, other) for at, detail in enumerate(details))
+            yield from (make_row(group.found(at), detail, other) for at, detail in enumerate(details_of(rows)))

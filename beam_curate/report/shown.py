@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from beam_curate.records import FAILED
-from beam_curate.report.rows import DETAILS, Row, make_row
-from beam_curate.report.table import Found, read_details
+from beam_curate.report.rows import DETAILS, Row, details_of, make_row
+from beam_curate.report.table import Found, read_stored
 from beam_curate.report.thumbnails import Thumbnail, make_thumbnails
 from beam_curate.runs.table_parts import TablePlace
 
@@ -43,7 +43,7 @@ def read_shown(table: TablePlace, part: Part, max_pixels: int) -> list[Shown]:
         StorageError: It cannot be read.
     """
     index, several = part
-    details = read_details(table, index, DETAILS, [found.place for found in several])
+    details = details_of(read_stored(table, index, DETAILS, [found.place for found in several]))
     rows = [make_row(found, detail) for found, detail in zip(several, details, strict=True)]
     pictures = make_thumbnails((row for row in rows if row.status != FAILED), max_pixels)
     return [Shown(row, pictures.get(row.place, Thumbnail("", problem="failed"))) for row in rows]

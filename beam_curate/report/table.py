@@ -123,19 +123,17 @@ def stored_scores(table: TablePlace, shard_index: int) -> tuple[str, ...]:
     return tuple(name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
-def read_details(
-    table: TablePlace, shard_index: int, names: Sequence[str], places: Sequence[int]
-) -> list[dict[str, object]]:
+def read_stored(table: TablePlace, shard_index: int, names: Sequence[str], places: Sequence[int]) -> pa.Table:
     """Stored columns of the rows at some places of a part, ascending, of those row groups alone that hold one."""
-    found: list[dict[str, object]] = []
+    found: list[pa.Table] = []
     with table.open(shard_index) as part:
         first = 0
         for group, rows in enumerate(part.group_rows):
             inside = [place - first for place in places if first <= place < first + rows]
             if inside:
-                found += part.read_row_group(group, names).take(pa.array(inside)).to_pylist()
+                found.append(part.read_row_group(group, names).take(pa.array(inside)))
             first += rows
-    return found
+    return pa.concat_tables(found)
 
 
 def _floats(rows: pa.Table, name: str) -> Floats:

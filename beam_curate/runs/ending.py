@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from beam_curate.records import ScorePart, WrittenShard
+from beam_curate.runs.configuration import Funnel
 from beam_curate.runs.division import Division
 from beam_curate.runs.parts import table_digest
 from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
@@ -25,7 +26,8 @@ def finish_table(output: str, parts: Iterable[ScorePart], input_shards: int, abo
     Raises:
         AccountingError: A part is missing or doubled; nothing is written then.
     """
-    said = {"table_only": True, **_of_the_table(parts, input_shards), "output_shards": 0, "output_bytes": 0, **about}
+    _, table = _of_the_table(parts, input_shards)
+    said = {"table_only": True, **table, "output_shards": 0, "output_bytes": 0, **about}
     write_json(output, SUMMARY, said)
     return summary_of(said)
 
@@ -58,9 +60,9 @@ def finish_run(
     Raises:
         AccountingError: A part or a sample is missing or doubled; nothing is written then.
     """
-    table = _of_the_table(parts, input_shards)
+    counts, table = _of_the_table(parts, input_shards)
     files = sorted(files, key=lambda file: file.index)
-    check_files(files, division, table["funnel"]["kept"], failed)
+    check_files(files, division, counts.kept, failed)
     said = {**table, "output_shards": len(files), "output_bytes": sum(file.size for file in files), **about}
     summary = summary_of(said)
     write_lists(output, files, index(files))
@@ -76,13 +78,14 @@ def write_lists(output: str, files: Sequence[WrittenShard], index: Mapping[str, 
     write_json(output, SIZES, {file.name: file.samples for file in files})
 
 
-def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> dict[str, Any]:
-    """What a summary says of the score table, checked; `table` tells it from another one."""
+def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> tuple[Funnel, dict[str, object]]:
+    """The counts, checked, and all that a summary says of the score table; `table` tells it from another one."""
     parts = sorted(parts, key=lambda part: part.shard_index)
     if [part.shard_index for part in parts] != list(range(input_shards)):
         raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
-    return {
-        "funnel": to_json(funnel(parts)),
+    counts = funnel(parts)
+    return counts, {
+        "funnel": to_json(counts),
         "skipped": skipped_members(parts),
         "input_shards": len(parts),
         "table": table_digest((part.shard_index, part.footprint) for part in parts),

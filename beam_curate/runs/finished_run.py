@@ -32,8 +32,8 @@ class RunNotUsableError(ValueError):
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """A finished run of `curate` or `select`.
+class PackedRun:
+    """A finished run of `curate` or `select` that has output shards.
 
     Attributes:
         folder: Where it lies.
@@ -57,7 +57,7 @@ class FinishedRun:
         return sum(self.counts)
 
 
-def read_run(folder: str) -> FinishedRun:
+def read_run(folder: str) -> PackedRun:
     """Looks at a run and checks that what its index and its summary say lies there.
 
     Raises:
@@ -102,7 +102,7 @@ def read_run(folder: str) -> FinishedRun:
         )
     with open_samples_table(folder, 0) as first:
         schema = first.schema_arrow.remove_metadata()
-    return FinishedRun(folder, summary, shards, counts, [entry.md5sum for entry in listed], schema)
+    return PackedRun(folder, summary, shards, counts, [entry.md5sum for entry in listed], schema)
 
 
 def shard_path(folder: str, index: int) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from beam_curate.records import ScorePart, Shard
 from beam_curate.runs.finished_run import (
-    FinishedRun,
+    PackedRun,
     RunNotUsableError,
     open_samples_table,
     samples_of,
@@ -134,7 +134,7 @@ class RunRows:
         return pa.chunked_array([pa.array(names, pa.string())])
 
 
-def run_parts(run: FinishedRun) -> Iterator[ScorePart]:
+def run_parts(run: PackedRun) -> Iterator[ScorePart]:
     """The shards of a finished run as parts of which all rows are kept."""
     for shard, samples, md5 in zip(run.shards, run.counts, run.digests, strict=True):
         path = f"{shard_name(shard.index)}.parquet"

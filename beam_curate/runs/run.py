@@ -204,7 +204,7 @@ class Run:
         return self.export_summary if self.is_export else None
 
     @property
-    def packed(self) -> finished_run.FinishedRun:
+    def packed(self) -> finished_run.PackedRun:
         """Its output shards as a source, checked; raises RunNotUsableError where there are none of use."""
         return finished_run.read_run(self.folder)
 

@@ -39,7 +39,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenCounts:
     """What became of the samples that were written in a format that prepares them.
 
     Attributes:
@@ -83,7 +83,7 @@ class About:
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As `WriteWebDatasetShards` and the others take it: nothing for what is not known."""
         found: dict[str, Any] = to_json(self)
         found["input"] = {name: value for name, value in found["input"].items() if value is not None}
@@ -113,7 +113,7 @@ class Summary(About):
     output_bytes: int = 0
     table: str | None = None
     table_only: bool = False
-    files: Written | None = None
+    files: WrittenCounts | None = None
     more: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -128,7 +128,7 @@ class ExportSummary(About):
         source: What the exported run says of its samples.
     """
 
-    export: Written
+    export: WrittenCounts
     output_files: int = 0
     output_bytes: int = 0
     source: Mapping[str, object] = field(default_factory=dict)

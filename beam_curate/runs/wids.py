@@ -1,12 +1,11 @@
 """index.json of tars: where wids finds them, and how many samples each holds."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from beam_curate.records import WrittenShard
 
 
-def wids_index(files: Sequence[WrittenShard]) -> dict[str, Any]:
+def wids_index(files: Sequence[WrittenShard]) -> dict[str, object]:
     """The index that wids reads; urls are relative to it.
 
     Source: webdataset, wids-shard-index-v1.

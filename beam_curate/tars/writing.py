@@ -21,7 +21,7 @@ _DRIVE = re.compile(r"([A-Za-z]):")
 
 
 class Writable(Protocol):
-    """What a tar is written to."""
+    """What a tar, or another file of samples, is written to."""
 
     def write(self, data: bytes, /) -> object:
         """Writes all of the data."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from open_clip.model import _build_vision_tower
 
-from beam_curate.clip import open_clip_parts, visual_tower
+from beam_curate.clip import empty_towers, open_clip_parts
 from beam_curate.clip.open_clip_parts import DEFAULT_PREPROCESSING, DEFAULT_VISION, model_names, model_settings
 from tests.conftest import ROOT
 
@@ -108,7 +108,7 @@ def test_a_plain_tower_is_the_one_that_open_clip_builds(name, monkeypatch):
             theirs = _build_vision_tower(config["embed_dim"], config["vision_cfg"], quick_gelu)
             with monkeypatch.context() as here:
                 here.setattr(open_clip.model, "_build_vision_tower", None)  # it is not asked
-                ours = visual_tower._tower(config, quick_gelu)
+                ours = empty_towers.tower_of(config, quick_gelu)
         assert repr(ours) == repr(theirs)
         assert attributes(ours) == attributes(theirs)
         shapes = [{key: tensor.shape for key, tensor in tower.state_dict().items()} for tower in (ours, theirs)]

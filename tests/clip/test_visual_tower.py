@@ -10,7 +10,7 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from torch import nn
 
-from beam_curate.clip import tower_weights, visual_tower
+from beam_curate.clip import empty_towers, tower_weights, visual_tower
 from beam_curate.clip.checkpoint import WeightsError
 from beam_curate.clip.model_description import choose_device, choose_precision, describe_model
 from beam_curate.clip.quick_gelu import fold_quick_gelu
@@ -315,7 +315,7 @@ def test_what_stands_between_the_layers_keeps_quick_gelu():
 
 
 def test_description_needs_no_tower(monkeypatch, tmp_path):
-    monkeypatch.setattr(visual_tower, "_tower", None)
+    monkeypatch.setattr(empty_towers, "tower_of", None)
     model = describe_model("ViT-L/14", "openai")
     assert (model.clip_model, model.embed_dim, model.image_size, model.quick_gelu) == ("ViT-L-14", 768, 224, True)
     assert (model.mean, model.std) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

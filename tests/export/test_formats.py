@@ -2,10 +2,14 @@
 
 import json
 
+import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
+import beam_curate
+from beam_curate import Division, Export, ExportFiles, ListParts, PackShards, Reencoding, Run
 from beam_curate.commands import export, select
 from beam_curate.export.fields import Fields
 from beam_curate.export.formats import all_formats
@@ -69,6 +73,34 @@ def test_a_selection_writes_in_one_pass_what_export_writes_of_it(run, tmp_path, 
     selected(run, once, *flags, "--resume", status=status)
     assert "is complete already" in capsys.readouterr().out
     selected(run, once, "--resume", status=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("TFRecordFiles", "tfrecord"), ("MDSFiles", "mds"), ("ResizedTars", "webdataset")]
+)
+def test_a_pipeline_of_ones_own_writes_a_format_as_the_commands_do(run, tmp_path, kind, name):
+    packed, options = Run(str(run)).packed, PipelineOptions(["--runner=FnApiRunner"])
+    wanted = getattr(beam_curate, kind)(Fields(("caption",), ()), packed.schema, Reencoding(shortest=64))
+    flags = [f"--format={name}", "--fields=caption", "--resize_shortest=64", "--shuffle_seed=3"]
+    with beam.Pipeline(options=options) as root:
+        _ = root | ExportFiles(Export(str(run), str(tmp_path / "own"), wanted, packed.total, Division(4, 3)))
+    assert data_files(tmp_path / "own") == data_files(exported(run, tmp_path / "exported", *flags)) != {}
+    assert "# own\n" in (tmp_path / "own" / "README.md").read_text()
+    assert json.loads((tmp_path / "own" / "croissant.json").read_text())["name"] == "own"
+
+
+def test_a_table_is_packed_as_a_format_by_public_names(run, tmp_path):
+    chosen = selected(run, tmp_path / "chosen", "--min_side=48")
+    packed, options = Run(str(chosen)).packed, PipelineOptions(["--runner=FnApiRunner"])
+    wanted = beam_curate.MDSFiles(Fields(("caption",), ()), packed.schema)
+    with beam.Pipeline(options=options) as root:
+        parts = root | ListParts(Run(str(chosen)).table)
+        _ = parts | PackShards(str(chosen), Division(4, 3), {"scores_meaningless": True}, wanted)
+    flags = ["--format=mds", "--fields=caption", "--min_side=48", "--shuffle_seed=3"]
+    once = selected(run, tmp_path / "once", *flags)
+    assert {path.name: path.read_bytes() for path in chosen.glob("*.mds")} == {
+        path.name: path.read_bytes() for path in once.glob("*.mds")
+    }
 
 
 def test_the_source_alone_is_read(run, tmp_path, monkeypatch):

@@ -13,9 +13,10 @@ from apache_beam.testing.test_pipeline import TestPipeline as RealPipeline
 from PIL import Image
 
 from beam_curate.clip.handler import ClipModelHandler
-from beam_curate.images import dali_decoding, exif
-from beam_curate.images.dali_decoding import DaliDecoder, upright_tensor
+from beam_curate.images import dali_tensors, exif
+from beam_curate.images.dali_decoding import DaliDecoder
 from beam_curate.images.dali_plans import Plan
+from beam_curate.images.dali_tensors import upright_tensor
 from beam_curate.images.options import DecodeOptions
 from beam_curate.reasons import READ
 from beam_curate.records import EmbeddedSample, Failure, ImageFacts, Sample, SampleRef
@@ -155,7 +156,7 @@ def test_what_dali_decoded_is_copied_in_a_stream_that_the_model_does_not_use(mon
     monkeypatch.setattr(torch.cuda, "stream", within)
     facts = ImageFacts(2, 2, "JPEG", "00", 9)
     with steps:
-        (plain,), (turned,) = dali_decoding._tensors([Resized()], [Plan(facts, 1), Plan(facts, 3)], Stream())
+        (plain,), (turned,) = dali_tensors.tensors([Resized()], [Plan(facts, 1), Plan(facts, 3)], Stream())
     names = [name.removeprefix("aten.").removesuffix(".default") for name in steps.names]
     names = [name for name in names if name in ("in Stream", "clone", "flip", "wait", "out")]
     assert names == ["in Stream", "clone", "flip", "wait", "out"]

@@ -1,6 +1,7 @@
 """What joining the edges reads: each list once, however many shards are asked for."""
 
 import collections
+import threading
 
 import apache_beam as beam
 import numpy as np
@@ -9,6 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.duplicates.candidates import FOREIGN
 from beam_curate.duplicates.groups import MEMBER
+from beam_curate.duplicates.removal import find_table
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ImageFacts, Member, SampleRef, ScoredSample, Shard
@@ -21,9 +23,11 @@ from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
+from beam_curate.storage.ranged_reading import RangeReader
 from beam_curate.transforms.find_duplicates import FindDuplicates
 from beam_curate.transforms.join_duplicates import _asks
 from beam_curate.transforms.list_parts import ListParts
+from beam_curate.transforms.preview_selection import PreviewSelection, read_preview
 
 
 def table_of(folder, parts, per=4):
@@ -94,3 +98,25 @@ def test_rows_are_asked_for_by_their_shard():
     asked = {ask: (asker, rows.tolist()) for ask, (asker, rows) in _asks(5, members)}
     assert asked == {(False, 2): (5, [0]), (False, 5): (5, [0, 1, 2, 3]), (True, 0): (5, [7]), (True, 5): (5, [0])}
     assert all(type(foreign) is bool and type(shard) is int for foreign, shard in asked)
+
+
+@pytest.mark.parametrize("parts", [3, 9])
+def test_a_dry_run_reads_the_duplicates_of_each_part_as_often_whatever_their_number(tmp_path, monkeypatch, parts):
+    scores = table_of(tmp_path / "run", parts)
+    find(scores, str(tmp_path))
+    monkeypatch.setattr("beam_curate.transforms.preview_selection.check_parts", lambda place: list(range(parts)))
+    opened, begin, lock = collections.Counter(), RangeReader.__init__, threading.Lock()
+
+    def counted(reader, path):
+        with lock:
+            opened[path.removeprefix(f"{tmp_path}/")] += 1
+        begin(reader, path)
+
+    monkeypatch.setattr(RangeReader, "__init__", counted)
+    chosen = Selection(TablePlace(scores), ())
+    with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as root:
+        _ = root | PreviewSelection(chosen, str(tmp_path / "out"), find_table(str(tmp_path), scores))
+    assert read_preview(str(tmp_path / "out")).lines[-1].together.samples == 4  # of each of the four pictures one
+    for part in range(parts):
+        name = f"part-{part:05d}.parquet"
+        assert (opened[f"duplicates/{name}"], opened[f"run/scores/{name}"]) == (3, 3)

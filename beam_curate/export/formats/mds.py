@@ -79,7 +79,7 @@ class MDSFiles(PreparedSamples):
             file.close()
         return written
 
-    def index(self, files: Sequence[WrittenShard]) -> dict[str, Any]:
+    def index(self, files: Sequence[WrittenShard]) -> dict[str, object]:
         """What `streaming` reads first."""
         return index_of([describe_file(self.encodings, file.name, file.samples, file.size, file.md5) for file in files])
 
