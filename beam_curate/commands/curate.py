@@ -217,7 +217,9 @@ def _check_choices(options: CurateOptions, given: frozenset[str]) -> None:
     failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
     unknown = [reason for reason in options.retried_reasons if reason not in failures]
     if unknown:
-        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason of a failure; there are: {', '.join(failures)}")
+        raise OptionError(
+            f"--retry_failed {unknown[0]!r} is not a reason for a failure; there are: {', '.join(failures)}"
+        )
     if options.decoder == "dali":
         require_dali(options.dali_device)
     elif "dali_device" in given:

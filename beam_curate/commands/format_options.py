@@ -150,5 +150,5 @@ class FormatOptions(CheckedOptions):
         if min(per_file, samples) > most:
             raise OptionError(
                 f"--{option} {per_file}: files of --format {self.format} hold {limit / 2**30:.0f} GiB at most, and a sample has "
-                f"{size / samples / 1e6:.1f} MB in the mean; give at most {most}, or make the images smaller by --resize_shortest"
+                f"{size / samples / 1e6:.1f} MB on average; give at most {most}, or make the images smaller by --resize_shortest"
             )

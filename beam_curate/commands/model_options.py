@@ -44,8 +44,8 @@ class ModelOptions(CheckedOptions):
     accelerator: str = option(
         "none",
         "GPU of the Dataflow workers; chooses their machine, disk, threads and processes, --device and --dali_device, and "
-        "--batch_size and --precision where not given. h100: its machine with one GPU is to be had as Spot or flex-start "
-        "alone: give it with a provisioning_model in --dataflow_service_options, see docs/dataflow.md",
+        "--batch_size and --precision if you do not give them. h100: the machine with one GPU is available only as Spot or "
+        "flex-start: also give a provisioning_model in --dataflow_service_options, see docs/dataflow.md",
         choices=ACCELERATORS,
     )
     gpu_placement: str = option(

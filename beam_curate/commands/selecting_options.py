@@ -87,7 +87,9 @@ class SelectingOptions(ShardOptions):
         numbers = [*scores, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]
         if rule is not None and rule.column not in numbers:
             option = "top" if self.top else "top_fraction"
-            raise OptionError(f"--{option}: there is no number {rule.column!r}; there are: {', '.join(numbers)}")
+            raise OptionError(
+                f"--{option}: there is no column of numbers {rule.column!r}; there are: {', '.join(numbers)}"
+            )
         return rule
 
     @property

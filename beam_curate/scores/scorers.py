@@ -69,7 +69,7 @@ Scorer = EmbeddingsScorer | ImagesScorer
 def column_problem(name: str) -> str:
     """Says why a score cannot have this name, and what to do; empty if it can."""
     if not name.isidentifier() or keyword.iskeyword(name):
-        return f"{name!r} cannot name a column: use letters, digits and _, as in has_text, and no word of Python's own"
+        return f"{name!r} cannot name a column: use letters, digits and _, as in has_text, and not a keyword of Python"
     try:
         score_table.schema([name], 1)
     except score_table.ScoreTableError as error:
@@ -111,7 +111,7 @@ def load_scorer(text: str) -> Scorer:
 
 def _options(text: str, said: str) -> dict[str, object]:
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON value")
+        raise ValueError(f"{constant} is not a JSON value")
 
     try:
         return dict(json.loads(text, parse_constant=refuse))

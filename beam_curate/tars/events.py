@@ -53,4 +53,4 @@ def not_a_tar(offset: int, block: bytes) -> Damage:
     if kind is None:
         return Damage(offset, NOT_A_TAR, "no tar header was found in it")
     remedy = kind.remedy and f"; {kind.remedy}"
-    return Damage(offset, NOT_A_TAR, f"the shard is no tar but {kind.name}{remedy}")
+    return Damage(offset, NOT_A_TAR, f"the shard is not a tar but {kind.name}{remedy}")

@@ -151,7 +151,7 @@ class Grouping:
             extension = self._last_member[1]
             if extension.rpartition(".")[2] in _NEVER_END_IN_ZEROS:
                 self._group.fail(
-                    TRUNCATED_TAR, f"from within the member {encodable(extension)!r:.200} on the shard is zeros"
+                    TRUNCATED_TAR, f"the shard is zeros from inside the member {encodable(extension)!r:.200} on"
                 )
 
     def broken(self, reason: str, message: str, *, whole: bool) -> None:

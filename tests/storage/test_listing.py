@@ -200,4 +200,6 @@ def test_credentials_of_the_environment_or_of_the_options_are_found(no_credentia
 def test_a_command_without_credentials_for_s3_names_the_option(option, no_credentials, capsys, tmp_path):
     places = {"--input": str(tmp_path), "--output": str(tmp_path / "out"), option: "s3://bucket/there"}
     assert pack.main([word for pair in places.items() for word in pair]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {option} s3://bucket/there: found no credentials for S3; set AWS_")
+    assert capsys.readouterr().err.startswith(
+        f"error: {option} s3://bucket/there: found no credentials for S3; set AWS_"
+    )
