@@ -103,7 +103,7 @@ def test_what_fiftyone_takes(finished, tmp_path, monkeypatch, more, number):
     runpy.run_path(str(ROOT / "examples" / "to_fiftyone.py"))
 
     def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     said = json.loads((target / "labels.json").read_text(), parse_constant=refuse)
     jsonschema.validate(said, OF_FIFTYONE)

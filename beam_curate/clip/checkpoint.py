@@ -184,7 +184,7 @@ def read_visual_state(path: str) -> Iterator[tuple[str, torch.Tensor]]:
         mapped file, so copy it.
 
     Raises:
-        WeightsError: For a file that is damaged, holds code, or is no CLIP checkpoint.
+        WeightsError: For a file that is damaged, holds code, or is not a CLIP checkpoint.
     """
     with _opened(path) as (names, get):
         visual = [name for name in names if name.startswith("visual.")]

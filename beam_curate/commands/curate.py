@@ -265,7 +265,7 @@ def _prompts(options: CurateOptions, quick_gelu: bool) -> tuple[EmbeddingScore, 
 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
-    """A default threshold on a score that is turned off is no rule; one that the user gave is a mistake."""
+    """A default threshold on a score that is turned off is not a rule; one that the user gave is a mistake."""
     scored = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw"}
     idle = [name for name, score in scored.items() if score not in scores and getattr(options, name) is not None]
     for name in idle:

@@ -208,7 +208,7 @@ def refuse_unknown(left: Sequence[str], own: Sequence[str], beam_flags: Sequence
 
 
 def refuse_stray(left: Sequence[str]) -> None:
-    """Refuses words that are no option's value, such as the files of a pattern that the shell has expanded.
+    """Refuses words that are not an option's value, such as the files of a pattern that the shell has expanded.
 
     Raises:
         OptionError: It names the first.

@@ -111,7 +111,7 @@ class SourceJob(TableJob):
         )
 
     def about(self, runner: str) -> About:
-        """See Job: the source's model and heads; without a runner, of a preview, which is no run and has no time."""
+        """See Job: the source's model and heads; without a runner, of a preview, which is not a run and has no time."""
         from beam_curate.runs.summary import About
 
         source = self.source

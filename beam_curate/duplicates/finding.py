@@ -74,7 +74,7 @@ def _group(group: Group) -> dict[str, Any]:
         }
         for row in group.members
     ]
-    # The root of a group around a sample of the other dataset is no row of ours.
+    # The root of a group around a sample of the other dataset is not a row of ours.
     return {"size": group.size, "root": place(group.root), "samples": samples}
 
 

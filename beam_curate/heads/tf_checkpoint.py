@@ -48,7 +48,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Yields the fields of a protocol buffer in order: number, and an int or the bytes (any other wire type).
 
     Raises:
-        FormatError: The bytes are no protocol buffer.
+        FormatError: The bytes are not a protocol buffer.
     """
     at = 0
     while at < len(message):

@@ -121,7 +121,7 @@ def header_of(path: str) -> list[str]:
 
 
 def text_rows(path: str) -> Iterator[TextRow]:
-    """The rows of a table, each exactly once, also those that cannot be read; empty lines are no rows.
+    """The rows of a table, each exactly once, also those that cannot be read; empty lines are not rows.
 
     Raises:
         StorageError: It cannot be read.

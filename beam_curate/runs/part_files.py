@@ -44,7 +44,7 @@ def open_part(path: str) -> Iterator[ParquetFile]:
     """Opens a part for reading.
 
     Raises:
-        ScoreTableError: It is no score table, of a version that this package does not read, lacks a column, or has not the rows
+        ScoreTableError: It is not a score table, is of a version that is not read, lacks a column, or does not have the rows
             that it counts.
         StorageError: It cannot be opened.
     """

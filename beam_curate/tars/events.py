@@ -1,4 +1,4 @@
-"""What a reader of a tar meets: members, damaged spots, end marks, and files that are no tar."""
+"""What a reader of a tar meets: members, damaged spots, end marks, and files that are not tars."""
 
 from typing import NamedTuple
 

@@ -222,7 +222,7 @@ class Grouping:
         if not cut:
             other = None if before is None else before.shape
             pairs = ((before, shape), (after, other))
-            # A text beside an image is no sample of its own: it was a neighbour's, even if its key is garbled.
+            # A text beside an image is not a sample of its own: it was a neighbour's, even if its key is garbled.
             text = split[1] if split and split[1].lower() in _COMPANIONS else None
             cut = [
                 group

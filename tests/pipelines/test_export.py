@@ -227,7 +227,7 @@ def test_tfrecord_reads_back_the_bytes_of_real_photographs(real):
 
 def test_gzip_reads_back_and_has_no_index(run, capsys):
     output = exported(run, "gzip", "--compression=gzip", format="tfrecord")
-    assert "DALI reads no gzip" in capsys.readouterr().err
+    assert "DALI does not read gzip" in capsys.readouterr().err
     check_records(records(output, compression_type="gzip"), run)
     assert not list(output.glob("*.tfindex"))
     data = (output / "00000.tfrecord.gz").read_bytes()

@@ -433,7 +433,7 @@ def test_a_stopped_selection_goes_on(table):
         (["--keep=aestetic > 5"], "error: --keep: there is no column 'aestetic'; did you mean aesthetic"),
         (["--keep=caption > 5"], "needs a text"),
         (["--keep=sha256 == 'a'"], "--keep: there is no column 'sha256'"),
-        (["--top=caption=5"], "no number 'caption'"),
+        (["--top=caption=5"], "no column of numbers 'caption'"),
         (["--top_fraction=aesthetic=2"], "--top_fraction is 'aesthetic=2'; give a column and a number above 0"),
         (["--top=aesthetic=5", "--top_fraction=aesthetic=0.5"], "exclude each other"),
         (["--samples_per_shard=0"], "give at least 1"),

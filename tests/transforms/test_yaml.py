@@ -143,7 +143,7 @@ def test_an_error_in_a_file_names_the_step_the_option_and_the_value(folder):
         ("DecodeImages", {"threads": True}, "threads=True: give a whole number"),
         ("DecodeImages", {"size": 224.5}, r"size=224\.5: give a whole number"),
         ("DecodeImages", {"quality": "sharpnes"}, "^`quality`: 'sharpnes' is not a quality score; did you mean sharpness"),
-        ("DecodeImages", {"screen": "border < 1"}, "^`screen`: there is no column 'border'.* asked for by `quality`"),
+        ("DecodeImages", {"screen": "border < 1"}, "^`screen`: there is no column 'border'.* Ask for quality scores"),
         ("ScoreAndFilter", {"clip_model": MODEL, "quality": ["border"]}, r"quality=\['border'\]: give a text"),
         ("ScoreAndFilter", {**RANDOM, "prompt": "cat"}, "prompt='cat': the prompt score 'cat' has no '='"),
         ("ScoreAndFilter", {**RANDOM, "prompt": "side=a"}, "prompt='side=a': .*'side'"),

@@ -56,7 +56,7 @@ const digits = number => Number(number.toPrecision(2));
 function told(found) {
   const share = data.total ? 100 * found.kept / data.total : 0;
   const percent = `${share > 0 && share < 0.1 ? share.toPrecision(2) : share.toFixed(1)}\u00a0%`;
-  if (found.error === 0) return `${whole(found.kept)} of ${whole(data.total)} ${data.total === 1 ? "sample" : "samples"} ${found.kept === 1 ? "is" : "are"} kept (${percent}).`;
+  if (found.error === 0) return `${whole(found.kept)} of ${whole(data.total)} ${data.total === 1 ? "sample" : "samples"} ${found.kept === 1 || data.total === 1 ? "is" : "are"} kept (${percent}).`;
   return `About ${whole(found.kept)} of ${whole(data.total)} samples are kept (${percent}), give or take ${whole(digits(found.error))}.`;
 }
 
