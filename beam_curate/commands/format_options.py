@@ -43,7 +43,9 @@ class FormatOptions(CheckedOptions):
         "tf.train.Example, with index files for DALI; mds: for MosaicML's streaming",
         choices=format_names,
     )
-    compression: str = option("none", "of tfrecord files; DALI reads only uncompressed ones", choices=("none", "gzip"))
+    compression: str = option(
+        "none", "compression of tfrecord files; DALI reads only uncompressed ones", choices=("none", "gzip")
+    )
     resize_shortest: int | None = option(
         None,
         "make the shorter side of larger images this many pixels, by decoding and encoding them again; smaller ones stay "
@@ -59,7 +61,7 @@ class FormatOptions(CheckedOptions):
     )
     quality: int | None = option(
         None,
-        f"of images encoded as JPEG or WebP, 1 to 100; none: {DEFAULT_QUALITY}",
+        f"quality of images that are encoded as JPEG or WebP, 1 to 100; none: {DEFAULT_QUALITY}",
         type=number_or_none(int),
         least=1,
         most=100,

@@ -79,7 +79,8 @@ class _Formatter(argparse.HelpFormatter):
         nothing = action.default is False or action.default in (None, "", (), argparse.SUPPRESS)
         if nothing or "default:" in text:
             return text
-        return f"{text} (default: %(default)s)"
+        shown = f"{action.default:g}".replace("e+", "e") if isinstance(action.default, float) else "%(default)s"
+        return f"{text} (default: {shown})"
 
 
 def parser_of(options: type[Any], description: str, epilog: str) -> argparse.ArgumentParser:
