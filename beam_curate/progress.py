@@ -22,43 +22,50 @@ _BAR_SECONDS: Final = 0.5
 _PATIENCE: Final = 10.0
 
 
+class Counts(NamedTuple):
+    """What a process has done.
+
+    Attributes:
+        samples: Samples that were scored, packed by `pack`, or read to be exported.
+        rejected: Of these, those that a rule rejected, and
+        failed: those that failed.
+        input_bytes: Bytes of the input that were read.
+        parts: Reads of parts of a score table.
+        judged: Rows of a score table that were judged, and
+        kept: of these, those that the rules keep.
+        written: Samples in output files that are finished.
+        buckets: Buckets of a search for duplicates, and
+        compared: of these, those that are compared.
+    """
+
+    samples: int = 0
+    rejected: int = 0
+    failed: int = 0
+    input_bytes: int = 0
+    parts: int = 0
+    judged: int = 0
+    kept: int = 0
+    written: int = 0
+    buckets: int = 0
+    compared: int = 0
+
+
 class Progress:
     """Counts of this process since its start; `add` is safe to call from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.samples = 0
-        self.rejected = 0
-        self.failed = 0
-        self.input_bytes = 0
-        self.parts = 0
-        self.buckets = 0
-        self.compared = 0
+        self._counts = Counts()
 
-    def add(
-        self,
-        samples: int = 0,
-        failed: int = 0,
-        input_bytes: int = 0,
-        rejected: int = 0,
-        buckets: int = 0,
-        compared: int = 0,
-        parts: int = 0,
-    ) -> None:
-        """Adds to the counts; `buckets` are those of a search for duplicates, of which some are `compared`."""
+    def add(self, **more: int) -> None:
+        """Adds to the counts, by the names of `Counts`."""
         with self._lock:
-            self.samples += samples
-            self.rejected += rejected
-            self.failed += failed
-            self.input_bytes += input_bytes
-            self.parts += parts
-            self.buckets += buckets
-            self.compared += compared
+            now = self._counts
+            self._counts = now._replace(**{name: getattr(now, name) + number for name, number in more.items()})
 
-    def snapshot(self) -> tuple[int, int, int, int, int, int]:
-        """Samples, rejected samples, failed samples, input bytes, buckets and compared ones so far."""
-        with self._lock:
-            return self.samples, self.rejected, self.failed, self.input_bytes, self.buckets, self.compared
+    def snapshot(self) -> Counts:
+        """The counts so far."""
+        return self._counts
 
 
 PROGRESS = Progress()
@@ -71,29 +78,33 @@ class Seen(NamedTuple):
     words: str = ""
 
 
-def samples_seen(start: tuple[int, int, int, int, int, int]) -> Callable[[float], Seen]:
+def samples_seen(start: Counts) -> Callable[[float], Seen]:
     """Looks at this process's counters since `start`, a snapshot; done are bytes.
 
-    These are samples, images/s, rejections and failures, and in a search for duplicates the buckets that are compared of all:
-    there alone before the first sample is read.
+    Says what the job has done of each kind of work, and nothing of the kinds that it has not begun or does not have.
     """
 
     def look(seconds: float) -> Seen:
-        since = (now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True))
-        samples, rejected, failed, read, buckets, compared = since
-        words = [f"{compared:,} of {buckets:,} buckets compared"] if buckets else []
-        if samples or not buckets:
-            speed = f"{samples / max(seconds, 1e-9):.1f} images/s"
-            words = [f"{samples:,} samples, {speed}, {rejected:,} rejected, {failed:,} failed", *words]
-        return Seen(read, ", ".join(words))
+        since = Counts(*(now - then for now, then in zip(PROGRESS.snapshot(), start, strict=True)))
+        words = []
+        if since.samples:
+            words += [f"{since.samples:,} samples", f"{since.samples / max(seconds, 1e-9):.1f} images/s"]
+        words += [f"{number:,} {word}" for word in ("rejected", "failed") if (number := getattr(since, word))]
+        if since.buckets:
+            words.append(f"{since.compared:,} of {since.buckets:,} buckets compared")
+        if since.judged:
+            words.append(f"{since.judged:,} rows judged ({since.kept:,} kept)")
+        if since.written:
+            words.append(f"{since.written:,} samples written")
+        return Seen(since.input_bytes, ", ".join(words))
 
     return look
 
 
 def parts_seen() -> Callable[[float], Seen]:
     """Looks at how many times a part of a score table was read from now on."""
-    start = PROGRESS.parts
-    return lambda seconds: Seen(PROGRESS.parts - start)
+    start = PROGRESS.snapshot().parts
+    return lambda seconds: Seen(PROGRESS.snapshot().parts - start)
 
 
 @contextlib.contextmanager
@@ -117,7 +128,7 @@ def shown(
         mode: `bar`: a line that is written over and over; `line`: a line a minute; `none`: nothing. None: a bar on a terminal,
             lines elsewhere.
         interval: Seconds between two looks; None: as the mode says.
-        unit: Of what is done.
+        unit: Of what is done; empty: only the words of `look` are said.
     """
     mode = mode or ("bar" if sys.stderr.isatty() else "line")
     if mode == "none":
@@ -139,6 +150,8 @@ def _bar(
     look: Callable[[float], Seen], total: int, name: str, unit: str, stop: threading.Event, interval: float
 ) -> None:
     scaled: dict[str, Any] = {"unit": unit, "unit_scale": unit == BYTES}
+    if not total and not unit:
+        scaled["bar_format"] = "{desc}: {elapsed}{postfix}"  # neither a share nor a number of anything
     with tqdm(total=total or None, desc=name, dynamic_ncols=True, file=sys.stderr, **scaled) as line:
         done = False
         while not done:
@@ -163,7 +176,7 @@ def _told(seen: Seen, total: int, unit: str, seconds: float) -> str:
         words.append(f"{100 * min(seen.done, total) / total:.0f} % of {_size(total, unit)}")
         if 0 < seen.done < total:
             words.append(f"{_duration(seconds * (total - seen.done) / seen.done)} left")
-    elif seen.done:
+    elif seen.done and unit:
         words.append(_size(seen.done, unit))
     return f"{', '.join(words) or 'at work'} after {_duration(seconds)}"
 

@@ -40,7 +40,7 @@ def _limit(*paths: str) -> tuple[int, int]:
     """Quota and period from the files of a control group; no quota where there are none, or no limit."""
     try:
         quota, period = (int(word) for path in paths for word in Path(path).read_text().split())
-    except (OSError, ValueError):  # `max` is no number
+    except (OSError, ValueError):  # `max` is not a number
         return 0, 0
     return quota, period
 

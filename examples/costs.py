@@ -1,11 +1,11 @@
-"""How much of everything that is paid for a run takes, from what you measured; a price list is yours to multiply with."""
+"""How much of each thing that costs money a run takes, from what you measured; multiply it with your own prices."""
 
 import math
 from typing import NamedTuple
 
 
 class Measured(NamedTuple):
-    """What a run on a few shards of your own has told, or, where it has not yet, what you suppose."""
+    """What a run on a few shards of yours has shown, or what you assume."""
 
     images: int
     image_bytes: float  # of a sample in the tar: index.json or the size of a shard, by its samples
@@ -36,7 +36,7 @@ def quantities(run: Measured) -> dict[str, float]:
 
 
 def dollars_per_million(dollars_per_hour: float, images_per_second: float) -> float:
-    """What a million images cost on a worker: the price of its hour, for all of it, and its speed."""
+    """What a million images cost on a worker, from its speed and the price of its hour (all of it)."""
     return dollars_per_hour * 1e6 / images_per_second / 3600
 
 

@@ -71,7 +71,7 @@ def test_the_table_has_each_machine_and_the_hours_that_follow_from_its_speed(pro
 def test_only_the_process_holds_a_worker_below_both_its_gpu_and_its_processors():
     slower = {name for name, (model, processors, worker, *_) in machines().items() if worker < min(model, processors)}
     assert slower == {"a3-highgpu-1g"}
-    assert "at most 1,900 to 2,400 images/s, which is what holds the H100's worker" in DATAFLOW
+    assert "at most 1,900 to 2,400 images/s. That limits the H100's worker" in DATAFLOW
 
 
 def test_the_example_in_dollars(program):

@@ -15,7 +15,7 @@ from tests.support.exporting_runs import curated
 
 PAGE = (ROOT / "docs" / "exploring.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
-SHOWN = ("explore_duckdb", "explore_polars", "explore_pandas", "to_huggingface", "to_fiftyone")
+SHOWN = ("explore_duckdb", "explore_polars", "explore_daft", "explore_pandas", "to_huggingface", "to_fiftyone")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def test_the_page_shows_the_files(number):
     [
         ("explore_duckdb", r"failed *│ not_an_image *│ +1 │(.|\n)*in\.tar"),
         ("explore_polars", r"4\.0 \d\n4\.5 \d\n5\.0 \d\n5\.5 \d\n"),
+        ("explore_daft", r"failed *┆ not_an_image *┆ 1 (.|\n)*│ [0-5] *┆ \d"),
         ("explore_pandas", r"0 +(1\.0|0\.99)\d+ (.|\n)*a text"),
     ],
 )
@@ -102,7 +103,7 @@ def test_what_fiftyone_takes(finished, tmp_path, monkeypatch, more, number):
     runpy.run_path(str(ROOT / "examples" / "to_fiftyone.py"))
 
     def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     said = json.loads((target / "labels.json").read_text(), parse_constant=refuse)
     jsonschema.validate(said, OF_FIFTYONE)

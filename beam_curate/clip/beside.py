@@ -67,7 +67,7 @@ def _open_clip_model(config: Mapping[str, Any], path: Path) -> dict[str, object]
     """The model's part of open_clip's configuration, which is all of it in a file of open_clip's model_configs.
 
     Raises:
-        WeightsError: It is no JSON object.
+        WeightsError: It is not a JSON object.
     """
     return _part(config, "model_cfg", path) if "model_cfg" in config or "vision_cfg" not in config else dict(config)
 
@@ -136,7 +136,7 @@ def _transformers(clip_model: str, folder: Path) -> Said:
 def _processor(config: Mapping[str, Any]) -> dict[str, object]:
     """What an image processor of transformers does, in open_clip's words; what open_clip cannot do keeps a word of its own.
 
-    Empty if it is no image processor. Source: transformers' CLIPImageProcessor, SiglipImageProcessor.
+    Empty if it is not an image processor. Source: transformers' CLIPImageProcessor, SiglipImageProcessor.
     """
     inner = config.get("image_processor")
     config = inner if isinstance(inner, dict) else config

@@ -108,12 +108,14 @@ def _opened(path: str) -> Iterator[tuple[list[str], Callable[[str], torch.Tensor
         if file.read(len(_LFS)) == _LFS:
             raise WeightsError(f"{path} is a pointer of Git LFS, not the weights: run git lfs pull where it was cloned")
     if path.endswith((".npz", ".npy")):
-        raise WeightsError(f"{path} is a file of numpy, as big_vision's, which is not read: use open_clip's weights")
+        raise WeightsError(
+            f"{path} is a numpy file, as big_vision writes them; these are not read: use open_clip's weights"
+        )
     if path.endswith(".safetensors"):
         try:
             opened = safe_open(path, framework="pt", device="cpu")
         except SafetensorError as error:
-            raise WeightsError(f"{path} is no complete safetensors file ({error}): {_OWN_REMEDY}") from error
+            raise WeightsError(f"{path} is not a complete safetensors file ({error}): {_OWN_REMEDY}") from error
         with opened as file:
             plain = _plain(list(file.keys()), path)
             yield list(plain), lambda name: file.get_tensor(plain[name])
@@ -182,7 +184,7 @@ def read_visual_state(path: str) -> Iterator[tuple[str, torch.Tensor]]:
         mapped file, so copy it.
 
     Raises:
-        WeightsError: For a file that is damaged, holds code, or is no CLIP checkpoint.
+        WeightsError: For a file that is damaged, holds code, or is not a CLIP checkpoint.
     """
     with _opened(path) as (names, get):
         visual = [name for name in names if name.startswith("visual.")]
@@ -194,7 +196,7 @@ def read_visual_state(path: str) -> Iterator[tuple[str, torch.Tensor]]:
         else:
             raise WeightsError(
                 f"{path} has neither open_clip's `visual.*` nor transformers' `vision_model.*` tensors (it starts with "
-                f"{', '.join(names[:3]) or 'nothing'}): it is no CLIP checkpoint that can be read"
+                f"{', '.join(names[:3]) or 'nothing'}): it is not a CLIP checkpoint that can be read"
             )
 
 

@@ -36,7 +36,7 @@ def model_config(clip_model: str) -> tuple[str, dict[str, Any]]:
     name = clip_model.replace("/", "-")
     settings = model_settings(name)
     if settings is None:
-        raise WeightsError(f"clip_model={clip_model!r} is no open_clip model: {did_you_mean(name, model_names())}")
+        raise WeightsError(f"clip_model={clip_model!r} is not an open_clip model: {did_you_mean(name, model_names())}")
     return name, settings
 
 

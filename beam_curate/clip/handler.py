@@ -39,7 +39,7 @@ def element_size(element: object, batch_size: int) -> float:
     """Weighs a sample for BatchElements, so that a batch of weight `batch_size` holds that many images exactly.
 
     Beam's KeyedModelHandler weighs the pairs (key, sample) with it, and a handler with a preprocessing function what goes
-    into that: whatever is no sample weighs like an image.
+    into that: whatever is not a sample weighs like an image.
 
     An image weighs (B + 1)/(B + 2): B of them fit and B + 1 do not, and what is left of the B, B/(B + 2), takes the
     failed samples between them, B/8192 each. So failed samples do not take the place of images (until there are

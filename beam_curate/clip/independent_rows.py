@@ -190,14 +190,15 @@ class IndependentRows:
         differ = int(torch.stack([(rows != rows[:1]).any(dim=1) for rows in bits]).any(dim=0).sum())
         if differ and one.device.type == "cpu":
             _LOG.warning(
-                "In this process %d places of a batch of %d give an image other last bits than the first place does: "
-                "images go through the model one by one, which is slower. If the program computes with torch before, start "
-                "it with %s=AUTO",
+                "In this process the last bits of an embedding depend on the place of the image in its batch: %d of %d places "
+                "differ from the first. So images go through the model one by one, which is slower. If the program computes "
+                "with torch before it loads the model, start it with %s=AUTO",
                 differ, places, _MKL_MODE,
             )  # fmt: skip
         elif differ:
             _LOG.warning(
-                "On this device %d places of a batch of %d give an image other last bits than the first place does",
+                "On this device the last bits of an embedding depend on the place of the image in its batch: %d of %d places "
+                "differ from the first",
                 differ, places,
             )  # fmt: skip
         return _Look(differ, [rows[0].clone() for rows in bits])

@@ -233,11 +233,11 @@ def _parsed(text: str, by: str) -> dict[str, object]:
     for part in text.split(","):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals or key in values:
-            raise WeightsError(f"{by}: {part.strip()!r} is no key=value, or its key is there twice")
+            raise WeightsError(f"{by}: {part.strip()!r} is not key=value, or its key is given twice")
         try:
             values[key] = [float(n) for n in value.split("/")] if key in ("mean", "std") else value
         except ValueError as error:
             raise WeightsError(
-                f"{by}: {key}={value!r} is no number, nor three with / between them, as 0.48/0.46/0.41"
+                f"{by}: {key}={value!r} is neither a number nor three numbers with / between them, such as 0.48/0.46/0.41"
             ) from error
     return values

@@ -49,7 +49,7 @@ def parse_prompts(text: str) -> tuple[PromptSpec, ...]:
                 f"the prompt score name {name!r} cannot name a column: use letters, digits and _, as in has_watermark"
             )
         if name in specs:
-            raise ValueError(f"the prompt score {name!r} is there twice: give each its own name")
+            raise ValueError(f"the prompt score {name!r} is given twice: give each its own name")
         prompts = tuple(re.sub(r"\\([,;])", r"\1", part).strip() for part in re.split(r"(?<!\\),", rest))
         if "" in prompts:
             raise ValueError(rf"the prompt score {name!r} has an empty prompt ({rest!r}); a literal comma is \,")

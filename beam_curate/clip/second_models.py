@@ -76,7 +76,7 @@ def _parsed(text: str) -> tuple[str, str, dict[str, Any]]:
     clip_model, _, pretrained = (part.strip() for part in first.partition("="))
     if not clip_model or not pretrained:
         raise SecondModelError(
-            f"{text!r} is no model with weights; give MODEL=WEIGHTS, such as ViT-B-16=laion2b_s34b_b88k"
+            f"{text!r} is not a model with weights; give MODEL=WEIGHTS, such as ViT-B-16=laion2b_s34b_b88k"
         )
     options: dict[str, Any] = {}
     for name, value in zip(more[::2], (value.strip() for value in more[1::2]), strict=True):

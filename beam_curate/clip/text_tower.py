@@ -279,6 +279,6 @@ def _fill(
     except RuntimeError as error:  # torch lists what is missing, unexpected or of another shape
         reasons = " ".join(str(error).split())[:1000]
         raise WeightsError(
-            f"the text weights of {source.path} do not fit {source.clip_model} ({reasons}): name the model that they are "
-            "of with clip_model"
+            f"the text weights of {source.path} do not fit {source.clip_model} ({reasons}): name their model "
+            "with clip_model"
         ) from error

@@ -35,8 +35,8 @@ def fitted(
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise WeightsError(
-            f"the visual weights of {source.path} do not fit {source.clip_model} ({'; '.join(wrong[:8])}{more}): name the "
-            "model that they are of with clip_model"
+            f"the visual weights of {source.path} do not fit {source.clip_model} ({'; '.join(wrong[:8])}{more}): name their "
+            "model with clip_model"
         )
     return state
 

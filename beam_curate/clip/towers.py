@@ -17,7 +17,7 @@ from beam_curate.clip.open_clip_parts import DEFAULT_VISION, model_names
 _IDLE: Final = frozenset(
     {"patch_dropout", "output_tokens", "timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_model_pretrained"}
 )
-# A text tower's tokenizer is no part of it, and is looked for by its own rules.
+# A text tower's tokenizer is not a part of it, and is looked for by its own rules.
 _OF_TOKENIZER: Final = ("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs")
 _SQUARES: Final = ("image_size", "patch_size")
 _OF_TIMM: Final = ("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias", "image_size")

@@ -189,8 +189,8 @@ def _in_directory(path: Path, name: str) -> Path:
     if not found:
         parts = sorted(path.glob("*.index.json"))
         raise WeightsError(
-            f"pretrained={str(path)!r} holds none of {', '.join(CHECKPOINT_NAMES)}, nor do its folders for {name} "
-            f"({', '.join(model_dir_places(name, known[0] if known else 'TAG'))}, ...): "
+            f"found no weights in pretrained={str(path)!r}: looked for {', '.join(CHECKPOINT_NAMES)} there and in the folders "
+            f"for {name} ({', '.join(model_dir_places(name, known[0] if known else 'TAG'))}, ...); "
             + (f"save the parts of {parts[0].name} as one file" if parts else "name the file itself")
         )
     if len({file.parent for file in found}) > 1:

@@ -31,7 +31,7 @@ def runner_of(name: str) -> PipelineRunner:
         reason = "is not known" if isinstance(error, ValueError) else f"cannot be loaded ({error})"
         raise OptionError(f"--runner {name} {reason}; {hint}there are: {', '.join(known)}") from error
     if not isinstance(runner, PipelineRunner):
-        raise OptionError(f"--runner {name} is no runner of Beam; there are: {', '.join(known)}")
+        raise OptionError(f"--runner {name} is not a runner of Beam; there are: {', '.join(known)}")
     return runner
 
 

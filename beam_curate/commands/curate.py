@@ -217,7 +217,9 @@ def _check_choices(options: CurateOptions, given: frozenset[str]) -> None:
     failures = [reason for reason in DESCRIPTIONS if reason not in REJECTIONS]
     unknown = [reason for reason in options.retried_reasons if reason not in failures]
     if unknown:
-        raise OptionError(f"--retry_failed {unknown[0]!r} is no reason of a failure; there are: {', '.join(failures)}")
+        raise OptionError(
+            f"--retry_failed {unknown[0]!r} is not a reason for a failure; there are: {', '.join(failures)}"
+        )
     if options.decoder == "dali":
         require_dali(options.dali_device)
     elif "dali_device" in given:
@@ -263,7 +265,7 @@ def _prompts(options: CurateOptions, quick_gelu: bool) -> tuple[EmbeddingScore, 
 
 
 def _without_idle_rules(options: CurateOptions, given: frozenset[str], scores: set[str]) -> CurateOptions:
-    """A default threshold on a score that is turned off is no rule; one that the user gave is a mistake."""
+    """A default threshold on a score that is turned off is not a rule; one that the user gave is a mistake."""
     scored = {"min_aesthetic": "aesthetic", "max_nsfw": "nsfw"}
     idle = [name for name, score in scored.items() if score not in scores and getattr(options, name) is not None]
     for name in idle:

@@ -63,11 +63,13 @@ class CurateOptions(ModelOptions, DuplicateOptions, SelectingOptions):
     )
     min_aesthetic: float | None = option(
         0.5,
-        "keep if aesthetic >= this, or none. The scale is nominally 1 to 10: 0.5 rejects almost nothing; 4.5 to 6.5 are "
-        "useful cuts",
+        "keep if aesthetic >= this; none turns the rule off. The scale is nominally 1 to 10: 0.5 rejects almost nothing; "
+        "4.5 to 6.5 are useful cuts",
         type=number_or_none(float),
     )
-    max_nsfw: float | None = option(0.5, "keep if the NSFW probability < this, or none", type=number_or_none(float))
+    max_nsfw: float | None = option(
+        0.5, "keep if the NSFW probability < this; none turns the rule off", type=number_or_none(float)
+    )
     dedup: str = option(
         "", f"reject duplicates among what the other rules keep; --top chooses among what is left: {methods_help()}"
     )

@@ -115,8 +115,8 @@ def check_workers(options: "PipelineOptions") -> None:
         raise OptionError(f"{lacking}; give the template's own image, as the parameter sdk_container_image")
     if not options.view_as(SetupOptions).setup_file:
         raise OptionError(
-            f"{lacking}; give the image of docs/dataflow.md, or from a checkout --setup_file ./setup.py, which has every worker "
-            "install the package and what it needs"
+            f"{lacking}; give the image of docs/dataflow.md or, in a checkout, --setup_file ./setup.py: then every worker "
+            "installs the package and what it needs"
         )
 
 
@@ -193,7 +193,7 @@ def _check(options: ModelOptions, placement: str, beam: "PipelineOptions") -> No
         (placement == WORKERS and bool(machine) and not re.fullmatch(gpu.machines, machine),
          f"--machine_type {machine} has no {gpu.type}, or more than one; give {gpu.machine_type} or leave it out"),
         (placement == SCORING and bool(re.match(r"(g2|a2|a3)-", machine)),
-         f"--machine_type {machine} with --gpu_placement scoring is of the workers without a GPU, and it has one; give a machine "
+         f"--machine_type {machine} has a GPU, but with --gpu_placement scoring it is for the workers without one; give one "
          "such as n2-standard-8"),
         (any(hint.startswith("accelerator=") for hint in hints),
          f"{asked} and --resource_hint accelerator=… both ask for GPUs; leave one of them out"),

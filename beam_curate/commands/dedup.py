@@ -171,7 +171,7 @@ def prepare(options: DedupOptions, given: frozenset[str], beam_options: Pipeline
         run, other = finished_run("against", options.against)
         if same_place(run.folder, source.folder):
             raise OptionError(
-                f"--against {options.against} is the run of --scores, in which each of its samples is; give another run, or "
+                f"--against {options.against} is the same run as --scores; give another run, or "
                 "leave --against out to find duplicates inside --scores"
             )
         against_identity, against = run.source, run.table

@@ -16,8 +16,8 @@ class DedupOptions(DuplicateOptions, ShardOptions):
     methods: str = option("exact,semantic", f"what a duplicate is: {methods_help()}", once=True)
     candidates: str = option(
         "kept",
-        "among which samples duplicates are looked for: those that the run of --scores kept, or all that have an embedding, for "
-        "a table that beam-curate select uses with other rules",
+        "where to look for duplicates. kept: among the samples that the run of --scores kept; all: among all samples with an "
+        "embedding, for a table that beam-curate select uses with other rules",
         choices=("kept", "all"),
     )
     against: str = option(

@@ -52,8 +52,8 @@ class DuplicateOptions(CheckedOptions):
     )
     max_comparisons: float = option(
         MOST_COMPARISONS,
-        "semantic: a search that will compare more pairs, by an estimate from a sample, is refused before it starts; 1e14 are "
-        "some 280 hours of a core",
+        "semantic: a search that will compare more pairs, by an estimate from a sample, is refused before it starts; 1e14 take "
+        "some 280 hours of one core",
         type=float,
     )
     of_methods: tuple[MethodOptions, ...] = parts(all_options)

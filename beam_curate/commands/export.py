@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from beam_curate.commands.endings import printable
+from beam_curate.commands.endings import counted, printable
 from beam_curate.commands.export_options import ExportOptions
 from beam_curate.commands.job import Job, command, now, versions
 from beam_curate.commands.options import OptionError
@@ -101,7 +101,7 @@ class ExportJob(Job):
         print_counts(counts, ("input", "failed", "exported"), "sample")
         if counts.reencoded:
             print(f"{counts.reencoded:,} images were encoded again, the others are byte for byte as they were")
-        print(f"{summary.output_files:,} files, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
+        print(f"{counted(summary.output_files, 'file')}, {summary.output_bytes:,} bytes in {output}, {seconds:.1f} s")
         if counts.failed:
             where = Run(output).failures_path
             print(f"error: {counts.failed:,} samples are not in the export; see {printable(where)}", file=sys.stderr)

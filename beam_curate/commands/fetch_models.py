@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.pretrained != "openai" and options.only != ["clip"]:
         print(
             f"note: LAION's heads were trained on embeddings of OpenAI's weights; scores with --pretrained "
-            f"{options.pretrained} are on no known scale",
+            f"{options.pretrained} are on an unknown scale",
             file=sys.stderr,
         )
     try:

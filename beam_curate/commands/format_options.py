@@ -43,7 +43,9 @@ class FormatOptions(CheckedOptions):
         "tf.train.Example, with index files for DALI; mds: for MosaicML's streaming",
         choices=format_names,
     )
-    compression: str = option("none", "of tfrecord files; DALI reads only uncompressed ones", choices=("none", "gzip"))
+    compression: str = option(
+        "none", "compression of tfrecord files; DALI reads only uncompressed ones", choices=("none", "gzip")
+    )
     resize_shortest: int | None = option(
         None,
         "make the shorter side of larger images this many pixels, by decoding and encoding them again; smaller ones stay "
@@ -59,7 +61,7 @@ class FormatOptions(CheckedOptions):
     )
     quality: int | None = option(
         None,
-        f"of images encoded as JPEG or WebP, 1 to 100; none: {DEFAULT_QUALITY}",
+        f"quality of images that are encoded as JPEG or WebP, 1 to 100; none: {DEFAULT_QUALITY}",
         type=number_or_none(int),
         least=1,
         most=100,
@@ -150,5 +152,5 @@ class FormatOptions(CheckedOptions):
         if min(per_file, samples) > most:
             raise OptionError(
                 f"--{option} {per_file}: files of --format {self.format} hold {limit / 2**30:.0f} GiB at most, and a sample has "
-                f"{size / samples / 1e6:.1f} MB in the mean; give at most {most}, or make the images smaller by --resize_shortest"
+                f"{size / samples / 1e6:.1f} MB on average; give at most {most}, or make the images smaller by --resize_shortest"
             )

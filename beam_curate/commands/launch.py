@@ -28,7 +28,7 @@ from beam_curate.commands.job_counters import counters_seen
 from beam_curate.commands.options import OptionError, option_fields
 from beam_curate.commands.parsing import OneLineParser, refuse_stray, refuse_unknown
 from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
-from beam_curate.progress import MODES, PARTS, PROGRESS, parts_seen, samples_seen, shown
+from beam_curate.progress import BYTES, MODES, PARTS, PROGRESS, parts_seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
 from beam_curate.runs.run import Run
 from beam_curate.storage.retrying import StorageError
@@ -37,6 +37,9 @@ from beam_curate.storage.retrying import StorageError
 # by itself, depending on the transforms. Asking for the engine by its name keeps a run offline and the same every time.
 LOCAL_RUNNER: Final = "FnApiRunner"
 _DIRECT: Final = ("DirectRunner", "SwitchingDirectRunner", LOCAL_RUNNER)
+
+# The commands whose input is read from its first byte to its last one: the share that is read tells how long it takes.
+_READS_ALL: Final = ("curate", "export")
 
 # What the clients of job services raise when they do not get an answer, or a refusal.
 _SUBMISSION_ERRORS: Final = (
@@ -169,14 +172,14 @@ def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new:
     runner = runner_name(options)
     local = runner == LOCAL_RUNNER
     run = Run(output)
-    done = run.parts if local else {}
-    total = sum(shard.size for shard in run.input_shards if shard.index not in done) if local else 0
+    total = _to_read(run) if local and name in _READS_ALL else 0
     kept = f"what is finished in {output} is kept: go on with --resume"
-    scored = PROGRESS.samples
+    scored = PROGRESS.snapshot().samples
     before = own_children()
     try:
         mode = options.view_as(ProgressOptions).progress
-        here = shown(samples_seen(PROGRESS.snapshot()), total, name, mode if local else "none")
+        look, unit = samples_seen(PROGRESS.snapshot()), BYTES if total else ""
+        here = shown(look, total, name, mode if local else "none", unit=unit)
         with saying(kept), ends_with_its_workers(), here:
             result = _submitted(root)
             if options.view_as(StandardOptions).no_wait_until_finish:
@@ -189,7 +192,7 @@ def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new:
             # Elsewhere the job may go on, whatever has become of the connection to it.
             local and isinstance(error, Exception) and not isinstance(error, (StorageError, WorkerDiedError))
         )
-        if new and fruitless and PROGRESS.samples == scored and _undone(output, before):
+        if new and fruitless and PROGRESS.snapshot().samples == scored and _undone(output, before):
             kept = (
                 f"the run did not start, and {output} holds no run: correct the cause and give the same command again"
             )
@@ -221,6 +224,12 @@ def run_and_wait(root: beam.Pipeline, name: str, reads: int) -> None:
             result.wait_until_finish()
 
 
+def _to_read(run: Run) -> int:
+    """The bytes of the input without a part of the table."""
+    done = run.parts
+    return sum(shard.size for shard in run.input_shards if shard.index not in done)
+
+
 def _submitted(root: beam.Pipeline) -> Any:
     """Runs the pipeline, as far as the runner does so before it returns."""
     runner = runner_name(root.options)
@@ -241,7 +250,7 @@ def _on_its_own(runner: str, output: str) -> str:
     """What an interrupted command says of a job that runs elsewhere."""
     if is_dataflow(runner):
         return f"the job goes on without this command and writes to {output}; cancel it where it runs"
-    return f"look whether {runner} goes on with the job; when it has ended, go on with --resume"
+    return f"check whether {runner} goes on with the job; when it has ended, go on with --resume"
 
 
 def _undone(output: str, others: Collection[int]) -> bool:

@@ -22,12 +22,12 @@ class ModelOptions(CheckedOptions):
 
     batch_size: int = dependent(
         32,
-        "images of an inference batch; default: 32, and where the command itself runs on a GPU 64, 128 or 256 by its memory",
+        "images in one batch of the model; default: 32, and where the command itself runs on a GPU 64, 128 or 256 by its memory",
         least=1,
         most=_MOST_IMAGES,
     )
     device: str = option("auto", "where the model runs; auto: cuda if there is one", choices=("auto", "cpu", "cuda"))
-    precision: str = dependent("auto", "of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
+    precision: str = dependent("auto", "precision of the model's weights", choices=("auto", "bf16", "fp16", "fp32"))
     model_copies: int = option(1, "copies of the model on a worker, in processes of their own", least=1)
     decoder: str = option(
         "fast",
@@ -44,8 +44,8 @@ class ModelOptions(CheckedOptions):
     accelerator: str = option(
         "none",
         "GPU of the Dataflow workers; chooses their machine, disk, threads and processes, --device and --dali_device, and "
-        "--batch_size and --precision where not given. h100: its machine with one GPU is to be had as Spot or flex-start "
-        "alone: give it with a provisioning_model in --dataflow_service_options, see docs/dataflow.md",
+        "--batch_size and --precision if you do not give them. h100: the machine with one GPU is available only as Spot or "
+        "flex-start: also give a provisioning_model in --dataflow_service_options, see docs/dataflow.md",
         choices=ACCELERATORS,
     )
     gpu_placement: str = option(

@@ -88,7 +88,7 @@ def settings_of(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def has_parts(field: dataclasses.Field[Any]) -> bool:
-    """Whether a field holds parts, see `parts`, and is no option itself."""
+    """Whether a field holds parts, see `parts`, and is not an option itself."""
     return "parts" in field.metadata
 
 

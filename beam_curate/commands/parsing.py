@@ -79,7 +79,8 @@ class _Formatter(argparse.HelpFormatter):
         nothing = action.default is False or action.default in (None, "", (), argparse.SUPPRESS)
         if nothing or "default:" in text:
             return text
-        return f"{text} (default: %(default)s)"
+        shown = f"{action.default:g}".replace("e+", "e") if isinstance(action.default, float) else "%(default)s"
+        return f"{text} (default: {shown})"
 
 
 def parser_of(options: type[Any], description: str, epilog: str) -> argparse.ArgumentParser:
@@ -208,7 +209,7 @@ def refuse_unknown(left: Sequence[str], own: Sequence[str], beam_flags: Sequence
 
 
 def refuse_stray(left: Sequence[str]) -> None:
-    """Refuses words that are no option's value, such as the files of a pattern that the shell has expanded.
+    """Refuses words that are not an option's value, such as the files of a pattern that the shell has expanded.
 
     Raises:
         OptionError: It names the first.

@@ -14,7 +14,7 @@ from beam_curate.commands.options import OptionError, option, required
 from beam_curate.commands.parsing import parse
 
 EPILOG = """Every option of Apache Beam passes through; the default runner is Beam's in-process one. The pictures are read from
-the source shards; where these are gone, the report has none."""
+the source shards; if these are gone, the report has no pictures."""
 
 
 @dataclass(frozen=True)

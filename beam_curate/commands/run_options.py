@@ -54,4 +54,6 @@ class ShardOptions(RunOptions):
         if unknown:
             raise OptionError(f"--layout {unknown[0]} is unknown; give a comma list of {', '.join(layout_names())}")
         if getattr(self, "table_only", False) and self.layout:
-            raise OptionError(f"--layout {self.layout} is of shards, which --table_only does not write; leave one out")
+            raise OptionError(
+                f"--layout {self.layout} needs shards, which --table_only does not write; leave one of them out"
+            )

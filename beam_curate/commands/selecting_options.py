@@ -35,18 +35,30 @@ class SelectingOptions(ShardOptions):
         action="append",
         metavar="MODULE:CLASS",
     )
-    min_aesthetic: float | None = option(None, "keep if aesthetic >= this, or none", type=number_or_none(float))
-    max_nsfw: float | None = option(None, "keep if the NSFW probability < this, or none", type=number_or_none(float))
-    min_side: int | None = option(None, "keep if the shorter side in pixels >= this, or none", type=number_or_none(int))
+    min_aesthetic: float | None = option(
+        None, "keep if aesthetic >= this; none: no such rule", type=number_or_none(float)
+    )
+    max_nsfw: float | None = option(
+        None, "keep if the NSFW probability < this; none: no such rule", type=number_or_none(float)
+    )
+    min_side: int | None = option(
+        None, "keep if the shorter side in pixels >= this; none: no such rule", type=number_or_none(int)
+    )
     keep: str = option(
         "",
         "keep if this holds, beside the other rules: a condition on scores, width, height, side, size, format, caption, key, "
         "url and shard, such as \"aesthetic >= 5 and nsfw < 0.3 and width >= 256 and format in ('JPEG', 'PNG')\"",
         once=True,
     )
-    top: str = option("", "of what the other rules keep, keep the highest: aesthetic=1000000", metavar="COLUMN=COUNT")
+    top: str = option(
+        "",
+        "of what the other rules keep, keep so many with the highest values: aesthetic=1000000",
+        metavar="COLUMN=COUNT",
+    )
     top_fraction: str = option(
-        "", "of what the other rules keep, keep this part, the highest: aesthetic=0.3", metavar="COLUMN=FRACTION"
+        "",
+        "of what the other rules keep, keep the share with the highest values: aesthetic=0.3",
+        metavar="COLUMN=FRACTION",
     )
 
     def check(self) -> None:
@@ -87,7 +99,9 @@ class SelectingOptions(ShardOptions):
         numbers = [*scores, *(name for name, kind in FACT_KINDS.items() if kind == NUMBER)]
         if rule is not None and rule.column not in numbers:
             option = "top" if self.top else "top_fraction"
-            raise OptionError(f"--{option}: there is no number {rule.column!r}; there are: {', '.join(numbers)}")
+            raise OptionError(
+                f"--{option}: there is no column of numbers {rule.column!r}; there are: {', '.join(numbers)}"
+            )
         return rule
 
     @property

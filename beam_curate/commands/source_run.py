@@ -43,7 +43,7 @@ def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
         remedy = (
             "is not finished; continue it with --resume first"
             if begun
-            else "is no run of beam-curate curate; give its --output"
+            else "is not a run of beam-curate curate; give its --output"
         )
         raise OptionError(f"--{option} {folder} {remedy}")
     try:
@@ -111,7 +111,7 @@ class SourceJob(TableJob):
         )
 
     def about(self, runner: str) -> About:
-        """See Job: the source's model and heads; without a runner, of a preview, which is no run and has no time."""
+        """See Job: the source's model and heads; without a runner, of a preview, which is not a run and has no time."""
         from beam_curate.runs.summary import About
 
         source = self.source

@@ -141,7 +141,7 @@ class Findings(NamedTuple):
 
 
 def _group(group: Group) -> FoundGroup:
-    # The root of a group around a sample of the other dataset is no row of ours.
+    # The root of a group around a sample of the other dataset is not a row of ours.
     return FoundGroup(group.size, place(group.root), [_sample(row) for row in group.members])
 
 

@@ -1,6 +1,6 @@
 """What comparing buckets of embeddings will cost, and miss, told from a sample of their rows: what its points visit, summed up.
 
-The points that are counted are no points that the cells were trained on: those lie nearer to their centroids than others do.
+The points that are counted are not points that the cells were trained on: those lie nearer to their centroids than others do.
 """
 
 from typing import Final

@@ -27,7 +27,7 @@ def no_pairs() -> Pairs:
 def pairs_of(
     first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], similarity: npt.NDArray[np.float32]
 ) -> Pairs:
-    """Pairs of ids; the method is still to be said. A row is no pair with itself."""
+    """Pairs of ids; the method is still to be said. A row is not a pair with itself."""
     pairs = np.zeros(len(first), PAIR)
     pairs["first"], pairs["second"] = np.minimum(first, second), np.maximum(first, second)
     pairs["similarity"] = similarity

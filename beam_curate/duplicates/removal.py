@@ -169,5 +169,5 @@ def only_shared(duplicates: Duplicates, selection: Selection, shard_index: int) 
     shared = set(_unpacked(members_left(duplicates, selection, shard_index))["row"].tolist())
     rows = [row for row in passing(selection, shard_index).tolist() if row not in shared]
     if rows:
-        message = "no sample of the other dataset is like it"
+        message = "no sample of the other dataset is similar to it"
         yield shard_index, Removed(rows, reasons.NOT_IN_OTHER, [message] * len(rows))

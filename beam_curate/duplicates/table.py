@@ -116,7 +116,7 @@ def read_part(folder: str, shard_index: int) -> pa.Table:
         with damage_named(path), open_parquet(path) as file:
             part = file.read()
     except ScoreTableError as error:
-        raise DuplicatesError(f"{path} is damaged, or no Parquet file: {AGAIN}") from error
+        raise DuplicatesError(f"{path} is damaged, or not a Parquet file: {AGAIN}") from error
     version = (part.schema.metadata or {}).get(_METADATA.encode(), b"none").decode()
     if version != VERSION or not part.schema.equals(SCHEMA):
         raise DuplicatesError(

@@ -103,7 +103,7 @@ class MDSFile:
         self._ends.append(self._ends[-1] + len(sample))
         if self._ends[-1] + self._head_bytes > MAX_FILE_BYTES:
             raise TooLargeError(
-                f"an MDS file holds 4 GiB at most, and {len(self._ends) - 1:,} samples are more here: put fewer samples into "
+                f"an MDS file holds 4 GiB at most, and {len(self._ends) - 1:,} samples need more here: put fewer samples into "
                 "a file"
             )
         self._waiting.write(sample)

@@ -152,7 +152,7 @@ def _open_clip_record(clip_model: str, pretrained: str) -> tuple[str, tuple[str,
     record = get_pretrained_cfg(clip_model, pretrained)
     if not record:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(clip_model)) or f"none, {clip_model} is unknown"
-        raise DownloadError(f"`pretrained` {pretrained} is no tag of {clip_model} in open_clip; there are: {tags}")
+        raise DownloadError(f"`pretrained` {pretrained} is not a tag of {clip_model} in open_clip; there are: {tags}")
     repository, _, file = record.get("hf_hub", "").rpartition("/")
     if not repository:
         raise DownloadError(

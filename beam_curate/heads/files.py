@@ -91,7 +91,7 @@ def find_heads(
             head = random_head(name, width, seed)
         else:
             if chosen and not _exists(chosen):
-                raise HeadError(f"`{name}_head` {chosen!r} is no file; give a file, {NONE} or {RANDOM}")
+                raise HeadError(f"`{name}_head` {chosen!r} is not a file; give a file, {NONE} or {RANDOM}")
             path = chosen or _look_for(name, model_dir, clip_model)
             lookup = _lookup_of(path, nsfw_chain) if name == NSFW else None
             head = load_head(path, lookup)
@@ -200,7 +200,9 @@ def _safetensors(path: str, data: bytes) -> Weights:
     try:
         return dict(safetensors.numpy.load(data))
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise HeadError(f"{path} is damaged or no safetensors file ({error}): delete it and fetch it again") from error
+        raise HeadError(
+            f"{path} is damaged or not a safetensors file ({error}): delete it and fetch it again"
+        ) from error
 
 
 def _pth(path: str, data: bytes) -> Weights:

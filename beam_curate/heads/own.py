@@ -132,7 +132,9 @@ def _described(path: str) -> _Description:
     try:
         loaded = json.loads(text)
     except ValueError as error:
-        raise HeadError(f"{path} is no JSON file ({error}); `head` takes the description, not the weights") from error
+        raise HeadError(
+            f"{path} is not a JSON file ({error}); `head` takes the description, not the weights"
+        ) from error
     fields = {field.name: field for field in dataclasses.fields(_Description)}
     if not isinstance(loaded, dict):
         raise HeadError(f"{path} holds no JSON object; write one with the keys {', '.join(fields)}")
@@ -245,7 +247,7 @@ def _safetensors(path: str, data: bytes) -> Mapping[str, Floats]:
     try:
         found = deserialize(data)
     except safetensors.SafetensorError as error:
-        raise HeadError(f"{path} is damaged or no safetensors file ({error}); save it again") from error
+        raise HeadError(f"{path} is damaged or not a safetensors file ({error}); save it again") from error
     tensors = {}
     for name, tensor in found:
         kind = tensor["dtype"]

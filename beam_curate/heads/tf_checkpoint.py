@@ -48,7 +48,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Yields the fields of a protocol buffer in order: number, and an int or the bytes (any other wire type).
 
     Raises:
-        FormatError: The bytes are no protocol buffer.
+        FormatError: The bytes are not a protocol buffer.
     """
     at = 0
     while at < len(message):
@@ -63,7 +63,7 @@ def fields(message: bytes) -> Iterator[tuple[int, Any]]:
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
         else:
-            raise FormatError(f"no protocol buffer: wire type {wire} at byte {at}")
+            raise FormatError(f"not a protocol buffer: wire type {wire} at byte {at}")
         if at + size > len(message):
             raise FormatError(f"a protocol buffer is cut off: a field of {size} bytes at byte {at}")
         yield tag >> 3, message[at : at + size]

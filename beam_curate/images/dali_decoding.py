@@ -211,7 +211,7 @@ class DaliDecoder:
         options = DecodeOptions(decoder="pillow")
         plan = plan_image(buffer.getvalue(), options, self._targets)
         if plan is None:
-            raise RuntimeError("the image of DALI's self-test is not one for DALI: this is an error of beam_curate")
+            raise RuntimeError("the image of DALI's self-test cannot be decoded by DALI: this is a bug of beam_curate")
         _, references = decode_sizes(buffer.getvalue(), options, self._targets)
         try:
             (pictures,) = self._run([buffer.getvalue()], [plan])
@@ -224,8 +224,8 @@ class DaliDecoder:
         difference = max(float(np.abs(pixels.astype(int) - reference).mean()) for pixels, reference in pairs)
         if difference > _SELF_TEST_LEVELS:
             raise RuntimeError(
-                f"NVIDIA DALI decodes otherwise on {self._where} than Pillow: {difference:.1f} levels in the mean on a smooth "
-                f"image, more than {_SELF_TEST_LEVELS:g}; use `dali_device` cpu or `decoder` fast"
+                f"NVIDIA DALI decodes differently on {self._where} than Pillow: {difference:.1f} levels on average on a "
+                f"smooth image, more than {_SELF_TEST_LEVELS:g}; use `dali_device` cpu or `decoder` fast"
             )
 
 

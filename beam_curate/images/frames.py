@@ -6,7 +6,7 @@ from typing import Final
 from PIL import Image
 
 _ANIMATED: Final = ("AVIF", "FLI", "PNG", "WEBP")
-"""Formats whose header or decoder tells the number. A TIFF's pages, a PSD's layers and an MPO's views are no frames."""
+"""Formats whose header or decoder tells the number. A TIFF's pages, a PSD's layers and an MPO's views are not frames."""
 
 MAX_BLOCKS: Final = 1 << 20
 """The most blocks of a GIF that are looked at, 0.1 s of work; a still GIF of 128 MiB has half as many."""

@@ -114,7 +114,7 @@ def _of_images(table: str, found: Found) -> tuple[str, str]:
     if other and table.lower().endswith(tuple(HEADERS)):
         raise TableError(
             f"{table}: its header is one column, {found.names[0]!r}. Fields of a .csv are separated by commas, those of a .tsv "
-            f"by tabs, and here it seems to be {SEPARATORS[other]}; save the table anew, or rename it"
+            f"by tabs, and here it seems to be {SEPARATORS[other]}; save the table again, or rename it"
         )
     raise TableError(
         f"{table}: no column has a usual name for paths ({', '.join(PATH_NAMES)}); give `path_column`, one of "

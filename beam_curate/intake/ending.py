@@ -27,7 +27,7 @@ def finish_packing(
         output: The folder.
         rows: How many rows the input has.
         shards: All shards.
-        skipped: What of the input is no row, by kind.
+        skipped: What of the input is not a row, by kind.
         classes: The class folders in the order of their indexes, if there are any.
         about: What to add to the summary.
 

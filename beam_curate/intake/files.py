@@ -27,7 +27,7 @@ ALONE: Final = "captions and metadata without an image"
 TABLE: Final = "tables (give one as --input to pack what it says)"
 NO_TEXT: Final = "files with names that are not UTF-8"
 SKIPPED: Final = (HIDDEN, OTHER, TABLE, NO_TEXT, ALONE)
-"""What of a folder is no row, as the summary counts it."""
+"""What of a folder is not a row, as the summary counts it."""
 
 _WILDCARD: Final = re.compile(r"[*?\[]")
 

@@ -55,7 +55,7 @@ def parquet_rows(file: ParquetFile, row_group: int, columns: Columns) -> Iterato
             if image in found.names
             else f"there are: {', '.join(found.names)}"
         )
-        why = f"the image is to come from the column {image}, and the table has no such column with bytes; {has}"
+        why = f"the image must come from the column {image}, and the table has no such column with bytes; {has}"
         yield from [ParquetRow({}, reason=BAD_ROW, problem=why)] * rows
         return
     wanted = [name for name in found.names if name not in found.binary]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from beam_curate.intake.entries import Entry, PackedShard, ShardEntries
 from beam_curate.intake.images import CannotPackError, Images
 from beam_curate.runs.division import Division
+from beam_curate.progress import PROGRESS
 from beam_curate.runs.output_files import HashingWriter
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
@@ -82,7 +83,7 @@ class ShardWriting:
 
         def write(stream: BinaryIO) -> tuple[list[_Row], int, str]:
             out = HashingWriter(stream)
-            rows = [self._pack(out, entry, images) for entry in shard.entries]
+            rows = [self._counted(out, entry, images) for entry in shard.entries]
             write_end(out)
             return rows, out.size, out.finish()
 
@@ -90,6 +91,7 @@ class ShardWriting:
             rows, size, md5 = write_atomic(self.output, name, write)
         else:
             rows, size, md5 = [_row(entry) for entry in shard.entries], 0, ""
+            PROGRESS.add(samples=len(rows), failed=len(rows))
         reasons = Counter(row.reason for row in rows if row.reason)
         failed = sum(reasons.values())
         if size and failed == len(rows):
@@ -101,6 +103,11 @@ class ShardWriting:
         with atomic_output(self.output, _table(shard.index)) as stream:
             pq.write_table(table, stream)
         return done
+
+    def _counted(self, out: HashingWriter, entry: Entry, images: Images) -> _Row:
+        row = self._pack(out, entry, images)
+        PROGRESS.add(samples=1, failed=row.status == FAILED)
+        return row
 
     def _pack(self, out: HashingWriter, entry: Entry, images: Images) -> _Row:
         """Writes the members of an entry, if all of them are there, and gives its row."""

@@ -89,7 +89,7 @@ class TableReading:
         if columns.key:
             value = values.get(columns.key)
             if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-                why = f"its key is to come from the column {columns.key}, {_what(values, columns.key)}"
+                why = f"its key must come from the column {columns.key}, {_what(values, columns.key)}"
                 return failed(order, source, BAD_ROW, why)
             key = key_of(str(value).strip())
         texts = {"json": text} if text else {}
@@ -98,12 +98,12 @@ class TableReading:
             texts["txt"] = caption if isinstance(caption, str) else json.dumps(plain(caption), ensure_ascii=False)
         path = values.get(columns.path) if columns.path else values.get(columns.image)
         if not all(is_text(str(value)) for value in (path, *texts.values())):
-            return failed(order, source, BAD_ROW, "it has half of a surrogate pair, which no text has")
+            return failed(order, source, BAD_ROW, "it has one half of a surrogate pair, which is not valid text")
         suffix = split_name(path).suffix if isinstance(path, str) and is_image(split_name(path)) else ""
         if columns.image:
             return Entry(order, source, key, part.path, suffix, row_group, row, texts=texts)
         if not isinstance(path, str) or not path.strip():
-            why = f"its path is to come from the column {columns.path}, {_what(values, columns.path)}"
+            why = f"its path must come from the column {columns.path}, {_what(values, columns.path)}"
             return failed(order, source, NO_PATH, why, key)
         if path.strip().lower().startswith(_WEB):
             return failed(order, source, IS_URL, f"{path} is on the web; download it with img2dataset", key)
@@ -122,7 +122,7 @@ class TableReading:
 def _what(values: Mapping[str, object], column: str) -> str:
     """What a row has in a column, where it should have a text."""
     if column not in values:
-        return f"and there is none; there are: {', '.join(values)}"
+        return f"which is not there; there are: {', '.join(values)}"
     value = values[column]
     return "which is empty" if value is None or value == "" else f"which has {str(value)[:40]!r}"
 

@@ -121,7 +121,7 @@ def header_of(path: str) -> list[str]:
 
 
 def text_rows(path: str) -> Iterator[TextRow]:
-    """The rows of a table, each exactly once, also those that cannot be read; empty lines are no rows.
+    """The rows of a table, each exactly once, also those that cannot be read; empty lines are not rows.
 
     Raises:
         StorageError: It cannot be read.
@@ -143,7 +143,7 @@ def text_rows(path: str) -> Iterator[TextRow]:
 _NOT_TEXT: Final = "it is not UTF-8"
 _CSV_ERRORS: Final = {
     "unexpected end": "a quote is not closed",
-    "new-line character": "lines end in a carriage return alone; save the table with line feeds",
+    "new-line character": "lines end with a carriage return only; save the table with line feeds",
 }
 """What Python's errors say to somebody who has the table before them."""
 

@@ -1,4 +1,4 @@
-"""Where a reader can go from a sample: to its shard and to its url, by addresses that are no script."""
+"""Where a reader can go from a sample: to its shard and to its url, by addresses that are not scripts."""
 
 import os
 import pathlib

@@ -69,19 +69,19 @@ def read_run(folder: str) -> PackedRun:
         started = exists(join(folder, RUN))
         remedy = "is not finished; continue it with `resume`" if started else "holds no run; give the folder of one"
         raise RunNotUsableError(f"{folder} {remedy}")
-    none = f"{folder} is no run of beam-curate curate or select; give the folder of one"
+    none = f"{folder} is not a run of beam-curate curate or select; give the folder of one"
     if is_export(folder):
         raise RunNotUsableError(none)
     summary = read_summary(folder)
     if summary.table_only:
         raise RunNotUsableError(
-            f"{folder} has a score table and no shards yet, for it was made with `table_only`: pack it with "
+            f"{folder} has a score table and no shards yet, because it was made with `table_only`: pack it with "
             "beam-curate select, or by the same command with `resume` and without `table_only`"
         )
     if summary.files is not None:
         raise RunNotUsableError(
-            f"{folder} was written as {summary.files.format} for training, without all that a run has of its samples; give "
-            "the run that it was selected from, or the same selection without `format` and the options beside it"
+            f"{folder} was written as {summary.files.format} for training, and lacks a part of what a run has of its samples; "
+            "give the run that it was selected from, or the same selection without `format` and the options that belong to it"
         )
     if not exists(join(folder, INDEX)):
         raise RunNotUsableError(none)

@@ -36,7 +36,7 @@ def damage_named(path: str) -> Iterator[None]:
         raise  # not the file's fault; it has the path
     except (pa.ArrowException, OSError) as error:
         message = " ".join(str(error).split())
-        raise ScoreTableError(f"{path} is damaged, or no Parquet file: {message}; {AGAIN}") from error
+        raise ScoreTableError(f"{path} is damaged, or not a Parquet file: {message}; {AGAIN}") from error
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def open_part(path: str) -> Iterator[ParquetFile]:
     """Opens a part for reading.
 
     Raises:
-        ScoreTableError: It is no score table, of a version that this package does not read, lacks a column, or has not the rows
+        ScoreTableError: It is not a score table, is of a version that is not read, lacks a column, or does not have the rows
             that it counts.
         StorageError: It cannot be opened.
     """
@@ -89,7 +89,7 @@ def part_counts(part_schema: pa.Schema, path: str = "the file", footprint: str =
     """
     text = (part_schema.metadata or {}).get(PART_METADATA.encode())
     if text is None:
-        raise ScoreTableError(f"{path} is a score table but no part of one: its counts are missing; {AGAIN}")
+        raise ScoreTableError(f"{path} is a score table but not a part of one: its counts are missing; {AGAIN}")
     try:
         counts = ScorePart(**{**json.loads(text), "footprint": footprint})
         numbers = [
@@ -101,7 +101,7 @@ def part_counts(part_schema: pa.Schema, path: str = "the file", footprint: str =
             *counts.reasons.values(),
         ]
         if not all(isinstance(number, int) for number in numbers):
-            raise ValueError("a count is no number")
+            raise ValueError("a count is not a number")
     except (ValueError, TypeError, AttributeError) as error:
         raise ScoreTableError(f"{path} is damaged: its counts are {text[:200]!r}; {AGAIN}") from error
     return counts

@@ -28,8 +28,8 @@ def part_paths(output: str, folder: str = score_table.FOLDER) -> dict[int, str]:
 def failed_rows(output: str, path: str, reasons: Sequence[str]) -> list[int] | None:
     """The indexes of a part's rows that failed with one of the reasons, ascending.
 
-    None if one of them is no sample but a damaged spot, or the shard as a whole (its key is empty): what a better reading finds
-    there are other rows, so the shard is to be read again from its start.
+    None if one of them is not a sample but a damaged spot, or the shard as a whole (its key is empty): a better reading finds
+    other rows there, so the shard is to be read again from its start.
     """
     part_path = join(output, path)
     with open_own_part(output, part_path) as part, part_files.damage_named(part_path):

@@ -146,7 +146,7 @@ def input_shards(output: str) -> list[Shard]:
         with damage_named(path), open_read(path) as stream:
             table = pq.ParquetFile(stream).read(use_threads=False)
     except ScoreTableError as error:
-        raise DamagedFileError(f"{path} is damaged, or no Parquet file; {_start_again(output)}") from error
+        raise DamagedFileError(f"{path} is damaged, or not a Parquet file; {_start_again(output)}") from error
     kinds = {"path": pa.types.is_string, "size": pa.types.is_integer}
     for name, is_right in kinds.items():
         there = name in table.column_names

@@ -157,7 +157,7 @@ class PackSummary(About):
 
     Attributes:
         pack: What became of the rows.
-        skipped: What of the input is no row, by kind.
+        skipped: What of the input is not a row, by kind.
         classes: The class folders in the order of their indexes, if there are any.
         output_shards: How many shards were written.
         output_bytes: Their size.

@@ -27,7 +27,7 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
 
     Raises:
         ScoreTableError: There is no score table, its run is not finished, parts of it are missing, it lacks a column, or it does
-            not fit its overlays, or a row names a tar that is no input of the run.
+            not fit its overlays, or a row names a tar that is not an input of the run.
         DamagedFileError: A file that says what the run is is damaged.
     """
     run = Run(absolute(folder))

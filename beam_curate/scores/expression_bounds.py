@@ -53,7 +53,7 @@ def _joined(text: str) -> list[ast.expr]:
 
 
 def _bounds(part: ast.expr) -> list[list[tuple[str, float | None, float | None]]]:
-    """For each comparison of a part its bound, if it is one; none if the part is no comparison."""
+    """For each comparison of a part its bound, if it is one; none if the part is not a comparison."""
     if not isinstance(part, ast.Compare):
         return []
     pairs = zip([part.left, *part.comparators[:-1]], part.ops, part.comparators, strict=True)

@@ -248,7 +248,7 @@ def check_quality(names: Iterable[str]) -> None:
         if name not in QUALITY:
             close = difflib.get_close_matches(name, QUALITY, n=1)
             meant = f"; did you mean {close[0]}?" if close else ";"
-            raise ValueError(f"{name!r} is no quality score{meant} there are {', '.join(QUALITY)}")
+            raise ValueError(f"{name!r} is not a quality score{meant} there are {', '.join(QUALITY)}")
 
 
 def quality_scores(names: Sequence[str], pixels: _Levels | None, facts: ImageFacts) -> dict[str, float]:

@@ -69,7 +69,7 @@ Scorer = EmbeddingsScorer | ImagesScorer
 def column_problem(name: str) -> str:
     """Says why a score cannot have this name, and what to do; empty if it can."""
     if not name.isidentifier() or keyword.iskeyword(name):
-        return f"{name!r} cannot name a column: use letters, digits and _, as in has_text, and no word of Python's own"
+        return f"{name!r} cannot name a column: use letters, digits and _, as in has_text, and not a keyword of Python"
     try:
         score_table.schema([name], 1)
     except score_table.ScoreTableError as error:
@@ -111,7 +111,7 @@ def load_scorer(text: str) -> Scorer:
 
 def _options(text: str, said: str) -> dict[str, object]:
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON value")
+        raise ValueError(f"{constant} is not a JSON value")
 
     try:
         return dict(json.loads(text, parse_constant=refuse))
@@ -188,7 +188,7 @@ def describe_scorer(scorer: Scorer) -> dict[str, object]:
         defines the class (files that it imports are not looked at), and the scorer's own `description`, if it has one.
 
     Raises:
-        ValueError: The scorer's own description is no dict of JSON values.
+        ValueError: The scorer's own description is not a dict of JSON values.
     """
     said: dict[str, object] = {
         "scorer": scorer_name(scorer),
@@ -239,7 +239,7 @@ def run_embeddings(scorer: EmbeddingsScorer, embeddings: npt.NDArray[np.float16]
         By column, in the order of `columns`: new (N,) float32 arrays. NaN where there is no score, or an infinite one.
 
     Raises:
-        TypeError: The result is no mapping, or a column holds no numbers. The message names scorer and column.
+        TypeError: The result is not a mapping, or a column holds no numbers. The message names scorer and column.
         ValueError: The result lacks a column, has one too many, or one of another shape.
     """
     if embeddings.ndim != 2 or embeddings.dtype != np.float16:

@@ -84,5 +84,5 @@ def parse_screening(quality: str, screen: str) -> Screening:
     try:
         rules = keep_rule(screen, names, reasons.NOT_KEPT_BY_SCREEN)
     except ValueError as error:
-        raise ValueError(f"`screen`: {error}. Quality scores must be asked for by `quality`") from error
+        raise ValueError(f"`screen`: {error}. Ask for quality scores with `quality`") from error
     return Screening(names, rules)

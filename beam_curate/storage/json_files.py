@@ -46,7 +46,7 @@ def read_any(path: str, remedy: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
-        problem = "it is empty" if not data.strip() else f"it is no JSON ({error})"
+        problem = "it is empty" if not data.strip() else f"it is not JSON ({error})"
         raise DamagedFileError(f"{path} is damaged: {problem}; {remedy}") from error
 
 

@@ -1,4 +1,4 @@
-"""What a reader of a tar meets: members, damaged spots, end marks, and files that are no tar."""
+"""What a reader of a tar meets: members, damaged spots, end marks, and files that are not tars."""
 
 from typing import NamedTuple
 
@@ -53,4 +53,4 @@ def not_a_tar(offset: int, block: bytes) -> Damage:
     if kind is None:
         return Damage(offset, NOT_A_TAR, "no tar header was found in it")
     remedy = kind.remedy and f"; {kind.remedy}"
-    return Damage(offset, NOT_A_TAR, f"the shard is no tar but {kind.name}{remedy}")
+    return Damage(offset, NOT_A_TAR, f"the shard is not a tar but {kind.name}{remedy}")

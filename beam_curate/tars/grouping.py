@@ -151,7 +151,7 @@ class Grouping:
             extension = self._last_member[1]
             if extension.rpartition(".")[2] in _NEVER_END_IN_ZEROS:
                 self._group.fail(
-                    TRUNCATED_TAR, f"from within the member {encodable(extension)!r:.200} on the shard is zeros"
+                    TRUNCATED_TAR, f"the shard is zeros from inside the member {encodable(extension)!r:.200} on"
                 )
 
     def broken(self, reason: str, message: str, *, whole: bool) -> None:
@@ -222,7 +222,7 @@ class Grouping:
         if not cut:
             other = None if before is None else before.shape
             pairs = ((before, shape), (after, other))
-            # A text beside an image is no sample of its own: it was a neighbour's, even if its key is garbled.
+            # A text beside an image is not a sample of its own: it was a neighbour's, even if its key is garbled.
             text = split[1] if split and split[1].lower() in _COMPANIONS else None
             cut = [
                 group

@@ -1,4 +1,4 @@
-"""Tells what a file that is no tar is, from its first bytes, so that a person knows what to do about it.
+"""Tells what a file that is not a tar is, from its first bytes, so that a person knows what to do about it.
 
 Source: the magic numbers of the formats' own specifications, as collected in file(1).
 """

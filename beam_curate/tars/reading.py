@@ -39,7 +39,7 @@ class TarReader:
 
     Attributes:
         end_marker: Whether the archive ended with an end marker. False while reading, and after an end without one, which
-            is no damage in itself (tarfile accepts it too).
+            is not damage in itself (tarfile accepts it too).
         zeros_at_end: The offset of the last member's body if that, too, ends in a block of zeros (or has nothing else), and
             the shard ends after it.
     """
@@ -199,7 +199,7 @@ class TarReader:
         return Damage(entry.offset, CORRUPT_TAR, message, entry.name, entry.offset)
 
     def _recover(self, block: bytes, offset: int, extension: Extension) -> tuple[Damage | EndMark | None, bytes]:
-        """What a block that is no header means, and the block to go on with (empty: the end)."""
+        """What a block that is not a header means, and the block to go on with (empty: the end)."""
         zeros = block == ZEROS
         if (not zeros or self._tail.endswith(b"\0")) and (found := self._swallowed()):
             return self._lie(), found

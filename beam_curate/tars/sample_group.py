@@ -163,7 +163,7 @@ class SampleGroup:
         self._admit(entry, extension)
         self.fail(
             UNRESOLVED_LINK,
-            f"{words}, which is no file before it in this shard; store the files themselves (tar --dereference "
+            f"{words}, which is not a file before it in this shard; store the files themselves (tar --dereference "
             "--hard-dereference)",
         )
 
@@ -248,8 +248,8 @@ class SampleGroup:
         if self.nameless:
             name = encodable(self.key).rpartition("/")[2]
             return (
-                f"no member has a known image extension (here: {here}); the member {name!r:.200} has none at all, and is no part "
-                "of a sample: give it one, such as .jpg"
+                f"no member has a known image extension (here: {here}); the member {name!r:.200} has no extension, so it is not "
+                "part of a sample: give it one, such as .jpg"
             )
         return (
             f"no member has a known image extension (here: {here}); name that of the images with `image_extension` or, if they "

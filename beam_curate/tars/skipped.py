@@ -12,13 +12,13 @@ SPECIAL_FILES: Final = "special_files"
 FURTHER_IMAGES: Final = "further_images"
 
 KINDS: Final[Mapping[str, str]] = {
-    NO_EXTENSION: "members whose names have no extension, or begin with a dot at the root of the tar: by WebDataset's rule part "
-    "of no sample, and not copied",
+    NO_EXTENSION: "members whose names have no extension, or begin with a dot at the root of the tar: by WebDataset's rule "
+    "they are not part of any sample, and are not copied",
     FURTHER_IMAGES: "images beside the one of their sample: copied with it, neither decoded nor scored; a key ends at the first "
     "dot of the name, so photo.1.jpg and photo.2.jpg are one sample",
-    UNRESOLVED_LINKS: "links to what is no file before them in their shard: their samples failed",
-    SPECIAL_FILES: "devices, pipes and other members that are no files: not copied",
-    METADATA: "members with names such as __meta__: by WebDataset's rule part of no sample, and not copied",
+    UNRESOLVED_LINKS: "links whose target is not a file before them in their shard: their samples failed",
+    SPECIAL_FILES: "devices, pipes and other members that are not files: not copied",
+    METADATA: "members with names such as __meta__: by WebDataset's rule they are not part of any sample, and are not copied",
     APPLE_DOUBLE: "files ._* in which macOS keeps attributes: not copied",
     DIRECTORIES: "directories, which hold nothing themselves",
 }

@@ -130,7 +130,7 @@ def learn(search: DuplicateSearch, drawn: Sequence[_Drawn], total: int) -> Learn
             _LOG.info("%s", told(method, total, plan.estimate))
             if plan.estimate.missed > MOST_MISSED:
                 _LOG.warning(
-                    "%s misses more than one near pair in a thousand; a larger --border misses fewer, 0.5 none",
+                    "%s misses more than one near pair in a thousand; a larger --border misses fewer, and 0.5 misses none",
                     method.name,
                 )
     return learned

@@ -7,6 +7,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from beam_curate.progress import PROGRESS
 from beam_curate.records import Removed, ScorePart
 from beam_curate.selection.rejudging import Selection, rejudge_part
 from beam_curate.transforms.find_cutoffs import FindCutoffs, JoinTasks, Look, Task, own_cutoff
@@ -69,3 +70,4 @@ class _Judge(Look):
     def count(self, result: ScorePart) -> None:
         self._rows.inc(result.rows)
         self._kept.inc(result.kept)
+        PROGRESS.add(judged=result.rows, kept=result.kept)

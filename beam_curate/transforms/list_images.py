@@ -111,7 +111,7 @@ class Entries(NamedTuple):
 
     Attributes:
         entries: PCollection[Entry], one for each image or row of the input.
-        skipped: PCollection[tuple[str, int]], files that are no rows, by kind.
+        skipped: PCollection[tuple[str, int]], files that are not rows, by kind.
         classes: PCollection[str], the class folders, each once.
     """
 

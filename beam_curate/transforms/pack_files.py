@@ -8,6 +8,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.metrics import Metrics
 
+from beam_curate.progress import PROGRESS
 from beam_curate.records import LeftOut, PlacedRows, ScorePart, WrittenShard
 from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import Format, delete_file, finished_file, held_bytes, write_file
@@ -253,3 +254,4 @@ class _WriteFile(SideBySide):
         self._samples.inc(result.samples)
         self._failed.inc(len(result.failures))
         self._bytes.inc(result.size)
+        PROGRESS.add(written=result.samples)

@@ -173,5 +173,5 @@ class _Score(beam.DoFn):
             for name, value in row.scores.items():
                 if math.isfinite(value):
                     self._scores[name].update(round(min(max(value * 1000, -_MOST), _MOST)))
-            PROGRESS.add(1, rejected=row.status == records.REJECTED, failed=row.status == records.FAILED)
+            PROGRESS.add(samples=1, rejected=row.status == records.REJECTED, failed=row.status == records.FAILED)
             yield row

@@ -144,7 +144,7 @@ def test_images_go_alone_through_a_tower_whose_rows_differ_by_place(caplog):
     with caplog.at_level(logging.WARNING, LOG):
         out = rows.call(tower, batch)
     assert tower.calls == [5, 1, 1, 1, 1, 1]
-    assert "2 places of a batch of 5" in caplog.text
+    assert "2 of 5 places differ from the first" in caplog.text
     assert torch.equal(out, torch.cat([tower(one[None]) for one in batch]))
     tower.calls.clear()
     caplog.clear()
@@ -228,7 +228,7 @@ def test_the_look_finds_a_fault_within_each_kind_of_tower(name, part, caplog):
     with torch.inference_mode(), caplog.at_level(logging.WARNING, LOG):
         rows = unrounded(tower, batch)
     assert (rows == rows[:1]).all()
-    assert "2 places of a batch of 4 give an image other last bits" in caplog.text
+    assert "2 of 4 places differ from the first" in caplog.text
 
 
 @torch.inference_mode()

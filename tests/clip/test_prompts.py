@@ -72,7 +72,7 @@ def test_prompts_are_parsed():
         ("a b=x", "name 'a b' cannot name a column"),
         ("=x", "name '' cannot"),
         ("2d=x", "name '2d' cannot"),
-        ("a=x;a=y", "'a' is there twice"),
+        ("a=x;a=y", "'a' is given twice"),
         ("a=", "'a' has an empty prompt"),
         ("a=x,,y", r"'a' has an empty prompt \('x,,y'\); a literal comma is \\,"),
         ("a=x,y, x", "'a' has the same prompt twice"),

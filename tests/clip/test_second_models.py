@@ -138,12 +138,12 @@ def test_resume_compares_the_second_models(with_second, data, capsys):
     [
         (
             ["--second_model=ViT-B-16"],
-            "--second_model 'ViT-B-16' is no model with weights; give MODEL=WEIGHTS, such as",
+            "--second_model 'ViT-B-16' is not a model with weights; give MODEL=WEIGHTS, such as",
         ),
-        (["--second_model==random"], "--second_model '=random' is no model with weights"),
+        (["--second_model==random"], "--second_model '=random' is not a model with weights"),
         (
             ["--second_model=ViT-B-61=random"],
-            "--second_model ViT-B-61=random: clip_model='ViT-B-61' is no open_clip model",
+            "--second_model ViT-B-61=random: clip_model='ViT-B-61' is not an open_clip model",
         ),
         ([f"{SECOND[0]},quick_gelu=maybe"], "quick_gelu='maybe'; give auto, yes, no"),
         ([f"{SECOND[0]},quick_gelu=no,quick_gelu=no"], "has quick_gelu twice; give it once"),

@@ -79,7 +79,7 @@ def test_each_byte_is_that_of_their_writer():
 def test_more_bytes_than_a_file_takes_are_refused(monkeypatch):
     monkeypatch.setattr(mds, "MAX_FILE_BYTES", len(THEIRS))
     assert len(written(SAMPLES)) == len(THEIRS)
-    with pytest.raises(TooLargeError, match="3 samples are more here: put fewer samples into a file"):
+    with pytest.raises(TooLargeError, match="3 samples need more here: put fewer samples into a file"):
         written([*SAMPLES, SAMPLES[0]])
 
 

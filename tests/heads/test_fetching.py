@@ -313,7 +313,7 @@ def test_model_without_published_heads(publishers, tmp_path, capsys):
 
 def test_weights_that_open_clip_does_not_know(tmp_path, capsys):
     assert fetch_models.main(["--model_dir", str(tmp_path), "--only", "clip", "--pretrained", "nonsense"]) == 1
-    assert "--pretrained nonsense is no tag of ViT-L-14 in open_clip; there are: openai" in capsys.readouterr().err
+    assert "--pretrained nonsense is not a tag of ViT-L-14 in open_clip; there are: openai" in capsys.readouterr().err
 
 
 # --- what the project knows of the publishers

@@ -179,7 +179,7 @@ def test_cut_files(tmp_path, name, size):
 
 
 def test_file_that_is_not_there(tmp_path):
-    with pytest.raises(HeadError, match=r"nothing\.pth' is no file; give a file"):
+    with pytest.raises(HeadError, match=r"nothing\.pth' is not a file; give a file"):
         find_heads("", "ViT-L-14", WIDTH, aesthetic_head=str(tmp_path / "nothing.pth"))
     with pytest.raises(HeadError, match="cannot look for what://ever"):
         find_heads("what://ever", "ViT-L-14", WIDTH)

@@ -241,12 +241,12 @@ def test_misfitting_weights(tmp_path, tensors, message):
 
 def test_damaged_and_other_files(tmp_path):
     weights = re.escape(str(tmp_path / "texture.safetensors"))
-    with pytest.raises(HeadError, match=f"^{weights} is damaged or no safetensors file"):
+    with pytest.raises(HeadError, match=f"^{weights} is damaged or not a safetensors file"):
         load_own_head(put(tmp_path, save(state())[:-1]))
     with pytest.raises(HeadError, match=f"^{weights}: the tensor fc2.bias is of type I64; save it as one of F16, BF16"):
         load_own_head(put(tmp_path, {**state(), "fc2.bias": np.zeros(1, np.int64)}))
     path = put(tmp_path)
-    with pytest.raises(HeadError, match=f"^{weights} is no JSON file .*the description, not the weights"):
+    with pytest.raises(HeadError, match=f"^{weights} is not a JSON file .*the description, not the weights"):
         load_own_head(str(tmp_path / "texture.safetensors"))
     (tmp_path / "texture.safetensors").unlink()
     with pytest.raises(

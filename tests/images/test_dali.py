@@ -293,7 +293,7 @@ def test_a_device_with_other_pixels_is_refused(monkeypatch):
         return ((pixels[..., ::-1],) for (pixels,) in run(self, batch, plans))
 
     monkeypatch.setattr(dali_decoding.DaliDecoder, "_run", swapped)
-    with pytest.raises(RuntimeError, match="decodes otherwise on the processor than Pillow"):
+    with pytest.raises(RuntimeError, match="decodes differently on the processor than Pillow"):
         dali_decoding.DaliDecoder(OPTIONS, "cpu", threads=1)
 
 

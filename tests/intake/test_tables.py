@@ -119,7 +119,7 @@ def test_keys_from_a_column(tmp_path):
         ("path;caption", {}, "its header is one column, 'path;caption'.* it seems to be semicolons"),
         ("path, caption", {"caption": "caption"}, "there are: path, ' caption'"),
         ('"path', {}, "its header cannot be read: line 1: a quote is not closed"),
-        ("path\ra.jpg\rb.jpg", {}, "its header cannot be read: line 1: lines end in a carriage return alone"),
+        ("path\ra.jpg\rb.jpg", {}, "its header cannot be read: line 1: lines end with a carriage return only"),
         ("\n\n", {}, "has only empty lines"),
         ("\n\npath,x", {}, Columns(path="path")),
         ('"a\nb",path', {"key": "a\nb"}, Columns(path="path", key="a\nb")),
@@ -162,8 +162,8 @@ def test_json_lines_may_lack_a_column_in_the_first_row(tmp_path):
     assert columns == Columns(path="path", caption="caption")
     rows = entries(tmp_path / "t.jsonl", columns)
     assert [found(row)[0] if row.failure is None else row.failure.message for row in rows] == [
-        "its path is to come from the column path, and there is none; there are: caption", "000000001",
-        "its path is to come from the column path, which has \"['b.jpg']\"",
+        "its path must come from the column path, which is not there; there are: caption", "000000001",
+        "its path must come from the column path, which has \"['b.jpg']\"",
     ]  # fmt: skip
     assert rows[1].texts["txt"] == '["y", "z"]'
     (tmp_path / "t.jsonl").write_text('[{"path": "a.jpg"}]\n')
@@ -183,7 +183,7 @@ def test_quotes_that_cannot_be_told_fail_their_row_alone(tmp_path):
 def test_a_table_of_other_columns_fails_row_by_row(tmp_path):
     (tmp_path / "t.csv").write_text("file,c\na.jpg,1\nb.jpg,2\n")
     (row, other) = entries(tmp_path / "t.csv", Columns(path="path"))
-    assert row.failure.message == "its path is to come from the column path, and there is none; there are: file, c"
+    assert row.failure.message == "its path must come from the column path, which is not there; there are: file, c"
     assert found(other) == "no_path"
     (tmp_path / "t.csv").write_bytes(b"path,\xff\na.jpg,1\n")
     (row,) = entries(tmp_path / "t.csv", Columns(path="path"))

@@ -47,7 +47,8 @@ def test_a_default_is_shown_where_it_tells_something(capsys):
     assert "(default: 1000)" in text
     assert "decoding threads of a worker process; 0: one per core (default: 0)" in text
     assert "continue the run in --output (default" not in text
-    assert "keep if the shorter side in pixels >= this, or none (default" not in text
+    assert "keep if the shorter side in pixels >= this; none: no such rule (default" not in text
+    assert "hours of one core (default: 1e14)" in text
 
 
 def test_the_program_lists_its_commands(capsys):

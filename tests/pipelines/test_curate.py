@@ -157,10 +157,10 @@ def tiny(tmp_path):
         (["--output="], "--output is empty; give a value"),
         (["--min_asthetic=5"], "unknown option --min_asthetic; did you mean --min_aesthetic"),
         (["--decoder=magic"], "argument --decoder: invalid choice: 'magic'"),
-        (["--clip_model=ViT-L-15"], "'ViT-L-15' is no open_clip model: did you mean"),
+        (["--clip_model=ViT-L-15"], "'ViT-L-15' is not an open_clip model: did you mean"),
         (["--pretrained=nothing"], "'nothing' is neither a pretrained tag"),
         (["--aesthetic_head=none", "--min_aesthetic=5"], "--min_aesthetic 5.0 needs the aesthetic score"),
-        (["--aesthetic_head=missing.pth"], "--aesthetic_head 'missing.pth' is no file"),
+        (["--aesthetic_head=missing.pth"], "--aesthetic_head 'missing.pth' is not a file"),
         (["--input={root}/none*.tar"], "matches no file"),
         (["--resume"], "holds no run"),
         (["--resume", "--overwrite"], "exclude each other"),
@@ -247,7 +247,7 @@ def test_retried_rows_at_the_start_of_a_shard_do_not_take_the_place_of_the_whole
     assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     capsys.readouterr()
     assert curate.main([*first, "--max_pixels=100000", "--retry_failed=aesthetic_below_min"]) == 2
-    assert "is no reason of a failure" in capsys.readouterr().err
+    assert "is not a reason for a failure" in capsys.readouterr().err
 
 
 def test_a_damaged_shard_is_read_again_from_its_start(tmp_path):
@@ -308,7 +308,7 @@ def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys, monkeypa
     assert "too_many_pixels: 2" in capsys.readouterr().out
     untouched = (tmp_path / "out" / "scores" / "part-00001.parquet").stat().st_mtime_ns
     assert curate.main([*first, "--max_pixels=100000", "--retry_failed=odd"]) == 2
-    assert "--retry_failed 'odd' is no reason of a failure" in capsys.readouterr().err
+    assert "--retry_failed 'odd' is not a reason for a failure" in capsys.readouterr().err
     decoded, decode = [], decode_images.decode_sizes
     monkeypatch.setattr(decode_images, "decode_sizes", lambda data, *how: decoded.append(data) or decode(data, *how))
     assert curate.main([*first, "--max_pixels=100000", "--retry_failed=too_many_pixels,corrupt_image"]) == 0

@@ -120,7 +120,7 @@ WRONG = {
     "--machine_type n1-standard-4 has no nvidia-l4": [*DATAFLOW, "--accelerator=l4", "--machine_type=n1-standard-4"],
     "--machine_type g2-standard-24 has no nvidia-l4, or more than one": [
         *DATAFLOW, "--accelerator=l4", "--worker_machine_type=g2-standard-24"],
-    "of the workers without a GPU, and it has one": [
+    "it is for the workers without one": [
         *DATAFLOW, "--accelerator=l4", "--gpu_placement=scoring", "--machine_type=g2-standard-8"],
     "a3-highgpu-1g is available only as Spot or flex-start": [*DATAFLOW, "--accelerator=h100"],
     "--accelerator h100: a3-highgpu-1g is": [*DATAFLOW, "--accelerator=h100", "--gpu_placement=scoring"],
@@ -177,7 +177,7 @@ STOCK = "error: --sdk_container_image is missing: the workers would have Beam's 
 @pytest.mark.parametrize(
     ("words", "remedy"),
     [
-        ([], "give the image of docs/dataflow.md, or from a checkout --setup_file ./setup.py"),
+        ([], "give the image of docs/dataflow.md or, in a checkout, --setup_file ./setup.py"),
         (["--template_location=gs://b/job"], "give the template's own image, as the parameter sdk_container_image"),
         (["--template_location=gs://b/job", "--setup_file=./setup.py"], "give the template's own image"),
     ],

@@ -472,7 +472,7 @@ class TestRuns:
             ("--eps=nan", "--eps is nan"),
             ("--border=0.6", "--border is 0.6"),
             ("--max_distance=9", "--max_distance is 9"),
-            ("--mirrored", "--mirrored is of perceptual"),
+            ("--mirrored", "--mirrored is for perceptual"),
             ("--max_comparisons=0", "--max_comparisons is 0"),
             ("--n_clusters=-1", "--n_clusters is -1"),
             ("--keep_by=beauty", "--keep_by beauty"),

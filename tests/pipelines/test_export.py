@@ -227,7 +227,7 @@ def test_tfrecord_reads_back_the_bytes_of_real_photographs(real):
 
 def test_gzip_reads_back_and_has_no_index(run, capsys):
     output = exported(run, "gzip", "--compression=gzip", format="tfrecord")
-    assert "DALI reads no gzip" in capsys.readouterr().err
+    assert "DALI does not read gzip" in capsys.readouterr().err
     check_records(records(output, compression_type="gzip"), run)
     assert not list(output.glob("*.tfindex"))
     data = (output / "00000.tfrecord.gz").read_bytes()
@@ -508,7 +508,7 @@ def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys):
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "run.json").write_text("{}")
     assert "is not finished; continue it with --resume" in refused(tmp_path / "half")
-    assert "is no run of beam-curate curate or select" in refused(exported(run, "an-export", format="tfrecord"))
+    assert "is not a run of beam-curate curate or select" in refused(exported(run, "an-export", format="tfrecord"))
     nothing = run.parent / "nothing"
     assert select.main([f"--scores={run}", f"--output={nothing}", "--keep=width > 99999"]) == 0
     assert "has no kept samples" in refused(nothing)

@@ -14,6 +14,7 @@ import wids
 from beam_curate.commands import curate, pack
 from beam_curate.intake.images import Images
 from beam_curate.intake.request import read_request
+from beam_curate.progress import PROGRESS, samples_seen
 from tests.conftest import encoded, photo, tar_bytes
 
 
@@ -107,7 +108,9 @@ def test_a_table_of_paths_and_what_is_wrong_in_it(photos, tmp_path, capsys):
     (tmp_path / "t.csv").write_text(text)
     out = tmp_path / "out"
     more = ["--key_column=id", "--caption_column=caption", f"--base={photos}"]
+    look = samples_seen(PROGRESS.snapshot())
     assert pack.main([f"--input={tmp_path}/t.csv", f"--output={out}", *more]) == 0
+    assert look(1.0).words == "5 samples, 5.0 images/s, 3 failed"
     assert f"images: the paths in the column file_name, relative to {photos}\n" in capsys.readouterr().err
     found = samples(out)
     assert found.keys() == {"x", "z"}

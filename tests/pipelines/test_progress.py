@@ -1,6 +1,7 @@
 """How far a job is: a bar on a terminal, a line a minute elsewhere, the counters of a job that runs elsewhere."""
 
 import io
+import re
 import sys
 import threading
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.job_counters import counters_seen
 from beam_curate.commands.launch import ProgressOptions, pipeline_options
 from beam_curate.commands.options import OptionError
-from beam_curate.progress import PARTS, PROGRESS, Progress, Seen, parts_seen, samples_seen, shown
+from beam_curate.progress import PARTS, PROGRESS, Counts, Progress, Seen, parts_seen, samples_seen, shown
 
 
 class Terminal(io.StringIO):
@@ -79,7 +80,32 @@ def test_a_search_for_duplicates_says_how_many_buckets_are_compared(capsys):
     said(samples_seen(start), 0)
     line = capsys.readouterr().err
     assert line.startswith("curate: 7 samples, ")
-    assert "0 failed, 1,234 of 1,500 buckets compared after " in line
+    assert " images/s, 1,234 of 1,500 buckets compared after " in line
+
+
+def test_a_job_says_only_what_it_does(capsys):
+    """A packing rejects nothing, and a selection scores nothing."""
+    start = PROGRESS.snapshot()
+    PROGRESS.add(samples=7, failed=2)
+    said(samples_seen(start), 0)
+    assert re.match(r"curate: 7 samples, [\d.]+ images/s, 2 failed after \d+ s\n", capsys.readouterr().err)
+    start = PROGRESS.snapshot()
+    PROGRESS.add(judged=12_000, kept=4_200)
+    said(samples_seen(start), 0)
+    assert capsys.readouterr().err.startswith("curate: 12,000 rows judged (4,200 kept) after ")
+    PROGRESS.add(written=3_000)
+    said(samples_seen(start), 0)
+    assert capsys.readouterr().err.startswith("curate: 12,000 rows judged (4,200 kept), 3,000 samples written after ")
+
+
+def test_a_bar_without_a_share_shows_the_words_alone(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "200")
+    start = PROGRESS.snapshot()
+    with shown(samples_seen(start), 0, "select", interval=0.01, unit=""):
+        PROGRESS.add(judged=12_000, input_bytes=5)
+    assert re.search(r"\rselect: \d\d:\d\d, 12,000 rows judged \(0 kept\)\s*$", screen.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -162,4 +188,4 @@ def test_counting_from_many_threads_loses_nothing():
         thread.start()
     for thread in threads:
         thread.join()
-    assert progress.snapshot() == (16_000, 0, 0, 0, 0, 0)
+    assert progress.snapshot() == Counts(samples=16_000)

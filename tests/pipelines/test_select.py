@@ -16,6 +16,7 @@ import pytest
 
 from beam_curate import read_score_table
 from beam_curate.commands import curate, dedup, launch, report, select
+from beam_curate.progress import BYTES
 from beam_curate.runs import score_table
 from beam_curate.storage import retrying
 from beam_curate.transforms import preview_selection, write_report
@@ -283,16 +284,25 @@ def test_what_progress_counts_is_what_is_read(table, tmp_path, monkeypatch, comm
 
 
 def test_the_progress_line_begins_with_the_name_of_the_command(table, tmp_path, monkeypatch):
-    names = []
+    names, totals, seen = [], [], []
 
-    def noted(look, total, name, mode):
+    @contextlib.contextmanager
+    def noted(look, total, name, mode, unit=BYTES):
         names.append(name)
-        return contextlib.nullcontext()
+        totals.append(total)
+        yield
+        seen.append(look(1.0).words)
 
     monkeypatch.setattr(launch, "shown", noted)
     assert select.main([f"--scores={table}", f"--output={tmp_path}/selected"]) == 0
     assert dedup.main([f"--scores={table}", f"--output={tmp_path}/unique", "--methods=exact", "--table_only"]) == 0
     assert names == ["select", "the job", "dedup", "the job"]
+    assert totals == [0, 0, 0, 0]  # it is not known how much of the shards will be read
+    of_select, of_dedup = seen[1], seen[3]  # the other two are those of a job elsewhere
+    funnel = json.loads((tmp_path / "selected" / "summary.json").read_text())["funnel"]
+    rows, kept = funnel["input"], funnel["kept"]
+    assert of_select == f"{rows} rows judged ({kept} kept), {kept} samples written"
+    assert of_dedup == "1 of 1 buckets compared"  # it ends with its table
 
 
 PREVIEWED = [
@@ -424,7 +434,7 @@ def test_a_stopped_selection_goes_on(table):
         (["--keep=aestetic > 5"], "error: --keep: there is no column 'aestetic'; did you mean aesthetic"),
         (["--keep=caption > 5"], "needs a text"),
         (["--keep=sha256 == 'a'"], "--keep: there is no column 'sha256'"),
-        (["--top=caption=5"], "no number 'caption'"),
+        (["--top=caption=5"], "no column of numbers 'caption'"),
         (["--top_fraction=aesthetic=2"], "--top_fraction is 'aesthetic=2'; give a column and a number above 0"),
         (["--top=aesthetic=5", "--top_fraction=aesthetic=0.5"], "exclude each other"),
         (["--samples_per_shard=0"], "give at least 1"),
@@ -442,7 +452,7 @@ def test_a_wrong_option_is_refused_in_one_line(table, capsys, flags, message):
 def test_a_source_that_is_no_finished_run_is_refused(table, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert select.main([f"--scores={tmp_path}/empty", "--dry_run"]) == 2
-    assert "is no run of beam-curate curate" in capsys.readouterr().err
+    assert "is not a run of beam-curate curate" in capsys.readouterr().err
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "run.json").write_text("{}")
     assert select.main([f"--scores={tmp_path}/half", "--dry_run"]) == 2
@@ -608,7 +618,7 @@ def test_layouts_come_with_a_run_and_go_with_it(table, capsys):
         (["--prompt=side=a photo from the side"], "--prompt: "),
         (["--prompt=None=nothing"], "--prompt: "),
         (["--prompt=source_key=a"], "--prompt: "),
-        (["--top=caption=5"], "--top: there is no number 'caption'"),
+        (["--top=caption=5"], "--top: there is no column of numbers 'caption'"),
         (["--top=aesthetic=0"], "--top is 'aesthetic=0'; give a column and a whole number"),
         (["--top=aesthetic=5", "--top_fraction=aesthetic=0.5"], "exclude each other"),
         (["--max_nsfw=nan"], "--max_nsfw is nan; give a finite number"),

@@ -157,7 +157,7 @@ def test_export_refuses_it(runs, folder, capsys):
 
 def test_layouts_are_of_shards(folder, capsys):
     scored(folder, "never", "--table_only", "--layout=laion", status=2)
-    assert "--layout laion is of shards, which --table_only does not write" in capsys.readouterr().err
+    assert "--layout laion needs shards, which --table_only does not write" in capsys.readouterr().err
     assert not (folder / "never").exists()
 
 

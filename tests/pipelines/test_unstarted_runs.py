@@ -43,7 +43,7 @@ WRONG = [
     ),
     (["--runner=DirctRunner"], "--runner DirctRunner is not known; did you mean DirectRunner"),
     (["--runner=no.such.Runner"], "--runner no.such.Runner cannot be loaded"),
-    (["--runner=os.getcwd"], "--runner os.getcwd is no runner of Beam"),
+    (["--runner=os.getcwd"], "--runner os.getcwd is not a runner of Beam"),
     (["-runner=DirectRunner"], "unknown option -runner; did you mean --runner"),
     (["--direct_running_mode=foo"], "direct_running_mode: invalid choice: 'foo'"),
     (["--direct_num_workers=-3"], "--direct_num_workers is -3; give at least 0"),

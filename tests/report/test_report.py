@@ -414,6 +414,13 @@ def test_throughput_is_shown_if_known(tmp_path):
     assert "Samples a second2.5" in page.text
 
 
+def test_one_sample_is_no_samples(tmp_path):
+    text = Page(write_and_read(made_run(tmp_path / "run", [[row(0, 0, 0.5)]])).decode()).text
+    assert "input1sample" in text
+    assert "1 value, 0.5 to 0.5" in text
+    assert not re.search(r"\b1 (samples|values|pictures)", text)
+
+
 @pytest.mark.parametrize("folder", ["", "scores"])
 def test_the_score_table_may_lie_elsewhere(tmp_path, folder):
     scored = made_run(tmp_path / "scored", [[row(0, n, n / 10) for n in range(10)]])

@@ -307,7 +307,7 @@ def test_a_selection_names_the_table_that_it_used(table, output, tmp_path):
     counts = read_findings(str(output)).by_method
     for text in (read(chosen).text, Page((tmp_path / "preview" / "report.html").read_text("utf-8")).text):
         assert f"--duplicates {output}" in text
-        assert "Of the duplicates table in " in text
+        assert "From the duplicates table in " in text
         for method, number in counts.items():
             assert f"{method}{number}" in text
             assert re.search(rf"duplicate_{method}rejected\d+", text)

@@ -97,7 +97,7 @@ def test_other_files_are_refused(tmp_path):
         pass
     path.write_bytes(b"PAR1 no")
     with (
-        pytest.raises(score_table.ScoreTableError, match=rf"^{path} is damaged, or no Parquet file: "),
+        pytest.raises(score_table.ScoreTableError, match=rf"^{path} is damaged, or not a Parquet file: "),
         part_files.open_part(str(path)),
     ):
         pass

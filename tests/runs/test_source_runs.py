@@ -95,7 +95,7 @@ def test_a_run_is_not_compared_with_itself(made, tmp_path, capsys):
     (tmp_path / "link").symlink_to(made / "run")
     for folder in (f"{made}/run/", f"{tmp_path}/link"):
         error = refused(capsys, dedup, f"--scores={made}/run", f"--against={folder}", f"--output={tmp_path}/never")
-        assert f"--against {folder} is the run of --scores" in error
+        assert f"--against {folder} is the same run as --scores" in error
     assert not (tmp_path / "never").exists()
 
 

@@ -100,7 +100,7 @@ def test_a_damaged_file_is_named(runs, name, kept):
     data[4:2000] = b"x" * 1996  # the first pages
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(
-        ScoreTableError, match=rf"^{path} is damaged, or no Parquet file: .*; restore it, or make it again"
+        ScoreTableError, match=rf"^{path} is damaged, or not a Parquet file: .*; restore it, or make it again"
     ):
         read_score_table(str(output))
 

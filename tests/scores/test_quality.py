@@ -225,10 +225,10 @@ def test_scores_asked_alone_together_and_of_read_only_views_are_the_same_bits():
 def test_unknown_names_are_refused_with_the_nearest_and_all():
     check_quality(QUALITY)
     with pytest.raises(
-        ValueError, match=r"'sharpnes' is no quality score; did you mean sharpness\? there are aspect_ratio, "
+        ValueError, match=r"'sharpnes' is not a quality score; did you mean sharpness\? there are aspect_ratio, "
     ):
         check_quality(["entropy", "sharpnes"])
-    with pytest.raises(ValueError, match=r"'zzz' is no quality score; there are .*chroma_p99"):
+    with pytest.raises(ValueError, match=r"'zzz' is not a quality score; there are .*chroma_p99"):
         quality_scores(["zzz"], None, FACTS)
 
 

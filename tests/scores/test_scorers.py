@@ -145,7 +145,7 @@ def test_text_of_another_form(text):
         ('own_scorers:Scaled {"factor": }', "options .* are not a JSON object .*Expecting value.*write them as in"),
         ("own_scorers:Scaled {'factor': 3}", "are not a JSON object .*double quotes"),
         ('own_scorers:Scaled {"factor": 3} x', "are not a JSON object .*Extra data"),
-        ('own_scorers:Scaled {"factor": NaN}', "are not a JSON object .*NaN is no JSON value"),
+        ('own_scorers:Scaled {"factor": NaN}', "are not a JSON object .*NaN is not a JSON value"),
         ("own_scorers:Scaled", r"Scaled cannot be made .*missing .*'factor'.*; it takes \(factor: float, "),
         ('own_scorers:Scaled {"factr": 3}', r"Scaled cannot be made .*'factr'.*; it takes \(factor"),
         ('own_scorers:Scaled {"factor": -1}', r"Scaled cannot be made \(factor is -1; give one of 0 or more\)"),

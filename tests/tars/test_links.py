@@ -112,7 +112,10 @@ def test_links_are_read_as_what_they_point_to(format, pack, tmp_path):
 @pytest.mark.parametrize(
     ("link", "words"),
     [
-        (("b.jpg", HARD, "gone.jpg"), "'b.jpg' is a hard link to 'gone.jpg', which is no file before it in this shard"),
+        (
+            ("b.jpg", HARD, "gone.jpg"),
+            "'b.jpg' is a hard link to 'gone.jpg', which is not a file before it in this shard",
+        ),
         (("b.jpg", SYMBOLIC, "z.jpg"), "'b.jpg' is a symbolic link to 'z.jpg'"),  # it comes later
         (("b.jpg", SYMBOLIC, "/data/a.jpg"), "'/data/a.jpg'"),
         (("b.jpg", SYMBOLIC, "../a.jpg"), "'../a.jpg'"),

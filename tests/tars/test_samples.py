@@ -221,7 +221,7 @@ def message(names, **options):
     [
         (["a.heic", "a.txt"], "here: '.heic', '.txt'); name that of the images with `image_extension`"),
         (["a.txt", "b.txt"], "if they stand elsewhere in the tar, sort it by name"),
-        (["d/a", "d/a.txt"], "the member 'a' has none at all, and is no part of a sample"),
+        (["d/a", "d/a.txt"], "the member 'a' has no extension, so it is not part of a sample"),
         (["a", "b", "a.txt"], "name that of the images with `image_extension`"),
         (
             ["a.jpg", "b.jpg", "a.txt"],

@@ -71,7 +71,7 @@ COMPRESSED = {
 def test_what_is_no_tar_is_named(kind):
     reason, message = failure(KINDS[kind])
     assert reason == reasons.NOT_A_TAR
-    assert message.startswith(f"the shard is no tar but {kind}"), message
+    assert message.startswith(f"the shard is not a tar but {kind}"), message
 
 
 @pytest.mark.parametrize("name", COMPRESSED)

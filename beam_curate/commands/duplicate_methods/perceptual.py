@@ -20,7 +20,7 @@ class PerceptualOptions(MethodOptions):
     """How many bits, and whether of mirror images too."""
 
     max_distance: int = method_option(
-        4, "perceptual: of 64 bits of the pHash, duplicates differ in at most so many", least=0, most=MOST_BITS
+        4, "perceptual: duplicates differ in at most this many of the 64 bits of their pHashes", least=0, most=MOST_BITS
     )
     mirrored: bool = method_option(
         False, "perceptual: mirror images of each other are duplicates too", action="store_true"
@@ -34,7 +34,7 @@ class PerceptualOptions(MethodOptions):
     def check_with(self, methods: tuple[str, ...], named_by: str, keep_by: str) -> None:
         """See MethodOptions."""
         if self.mirrored and self.name not in methods:
-            raise OptionError(f"--mirrored is of perceptual; add it to --{named_by}, or leave --mirrored out")
+            raise OptionError(f"--mirrored is for perceptual; add perceptual to --{named_by}, or leave --mirrored out")
 
     def method(self) -> Method:
         """See MethodOptions."""

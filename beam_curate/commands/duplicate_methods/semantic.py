@@ -19,14 +19,14 @@ class SemanticOptions(MethodOptions):
     eps: float = method_option(0.01, "semantic: duplicates have a cosine similarity of at least 1 - eps")
     n_clusters: int = method_option(
         0,
-        "semantic: clusters in which embeddings are compared; 0: one for every 256, 32,768 at most, and for hard and easy the "
-        "square root of their number",
+        "semantic: number of clusters in which embeddings are compared. 0: one for every 256 embeddings, 32,768 at most; with "
+        "--keep_by hard or easy the square root of the number of embeddings",
         least=0,
     )
     border: float = method_option(
         0.25,
-        "semantic: how near to the border of another cluster an embedding is compared there too, as a part of the distance of "
-        "duplicates; 0.5 misses no pair, 0 is a single cluster for each, as in SemDeDup",
+        "semantic: an embedding that is this near to the border of another cluster is compared there too. 1 is the largest "
+        "distance of duplicates. 0.5 misses no pair; with 0 each is compared in one cluster only, as in SemDeDup",
         least=0,
         most=0.5,
     )

@@ -29,7 +29,7 @@ from beam_curate.duplicates.pairs import Pairs, pairs_of
 
 BITS: Final = 64
 MOST_DISTANCE: Final = 8
-"""More differing bits than this are no near duplicates, and take so many copies that nearly all is compared."""
+"""More differing bits than this are not near duplicates, and take so many copies that nearly all is compared."""
 
 _COPY: Final = 500
 """What a copy of a row costs to write, group and sort, in comparisons: about 1 microsecond, at 2 nanoseconds each."""
@@ -151,7 +151,7 @@ class Perceptual(Method):
 
     def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """See Method."""
-        # A row that is in both is compared as two, and is no partner of its own: mirrored pictures are two in any case.
+        # A row that is in both is compared as two, and is not a partner of its own: mirrored pictures are two in any case.
         asks = np.arange(len(asking) + len(answering)) < len(asking)
         return self._edges(bucket, np.concatenate([asking, answering]), asks, ~asks, comparing)
 

@@ -41,7 +41,7 @@ class TFRecordFiles(PreparedSamples):
     @property
     def note(self) -> str:  # type: ignore[override]
         """What gzip costs."""
-        return "DALI reads no gzip, so there are no index files for it" if self.compressed else ""
+        return "DALI does not read gzip, so no index files are written for it" if self.compressed else ""
 
     @property
     def reading(self) -> list[str]:

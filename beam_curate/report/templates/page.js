@@ -56,7 +56,7 @@ const digits = number => Number(number.toPrecision(2));
 function told(found) {
   const share = data.total ? 100 * found.kept / data.total : 0;
   const percent = `${share > 0 && share < 0.1 ? share.toPrecision(2) : share.toFixed(1)}\u00a0%`;
-  if (found.error === 0) return `${whole(found.kept)} of ${whole(data.total)} samples ${found.kept === 1 ? "is" : "are"} kept (${percent}).`;
+  if (found.error === 0) return `${whole(found.kept)} of ${whole(data.total)} ${data.total === 1 ? "sample" : "samples"} ${found.kept === 1 || data.total === 1 ? "is" : "are"} kept (${percent}).`;
   return `About ${whole(found.kept)} of ${whole(data.total)} samples are kept (${percent}), give or take ${whole(digits(found.error))}.`;
 }
 
@@ -125,7 +125,7 @@ function gallery(title, numbers, at) {
   const figures = make("div", { class: "figures" }, ...numbers.slice(0, A_SIDE).map(number => figure(number, at)));
   const shown = numbers.length > A_SIDE ? `${A_SIDE} of ${whole(numbers.length)}` : numbers.length;
   const heading = `${title}: ${shown} ${numbers.length === 1 ? "picture" : "pictures"}`;
-  return make("div", { class: "gallery" }, make("h3", {}, heading), numbers.length ? figures : make("p", { class: "quiet" }, "None of the samples with a picture."));
+  return make("div", { class: "gallery" }, make("h3", {}, heading), numbers.length ? figures : make("p", { class: "quiet" }, "No sample with a picture is on this side."));
 }
 
 function showPictures() {
