@@ -21,12 +21,13 @@ from PIL import Image
 
 def pytest_configure() -> None:
     """Quickens Beam and writing; a process that a test starts, and that takes something from here, may need no Beam."""
-    from tests.support import quick_beam, quick_bundles, quick_files, quick_garbage
+    from tests.support import quick_beam, quick_bundles, quick_files, quick_garbage, quick_threads
 
     quick_garbage.look_no_more()
     quick_beam.quicken()
     quick_bundles.quicken()
     quick_files.quicken()
+    quick_threads.quicken()
 
 
 @pytest.hookimpl(trylast=True)

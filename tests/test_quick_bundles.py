@@ -6,6 +6,7 @@ from apache_beam.coders import VarIntCoder
 from apache_beam.internal import pickler
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import metrics_pb2
 from apache_beam.runners.portability.fn_api_runner.execution import BundleContextManager
 from apache_beam.runners.worker import bundle_processor, operations, statesampler
 from apache_beam.testing.util import assert_that, equal_to
@@ -106,8 +107,31 @@ def test_it_is_in_force():
     assert statesampler.StateSampler.stop is quick_bundles.quick_stop
     assert bundle_processor.pickler.dumps is quick_bundles.HandedOn
     assert bundle_processor.pickler.loads is operations.pickler.loads is quick_bundles.quick_unpickling
+    assert bundle_processor.BundleProcessor.monitoring_infos is quick_bundles.quick_infos
     assert decorators.IOTypeHints._make_origin.__func__ is quick_bundles.quick_origin
     assert PipelineOptions.__getattr__ is quick_bundles.quick_option
+
+
+def test_a_stage_tells_what_beam_tells_but_for_times(monkeypatch):
+    told = []
+
+    def both(self):
+        # A sampled size may be told by one alone: the counters sample as they are asked.
+        quick, slow = (
+            {info.SerializeToString(deterministic=True) for info in infos(self) if "sampled" not in info.urn}
+            for infos in (quick_bundles.quick_infos, quick_bundles.slow_infos)
+        )
+        assert quick <= slow
+        for info in slow - quick:
+            time = metrics_pb2.MonitoringInfo.FromString(info)
+            assert time.urn.endswith("_msecs:v1")
+            assert time.payload == b"\0"
+        told.append(len(slow - quick))
+        return quick_bundles.quick_infos(self)
+
+    monkeypatch.setattr(bundle_processor.BundleProcessor, "monitoring_infos", both)
+    run_every_kind()
+    assert sum(told) > 100
 
 
 def test_a_stage_is_described_as_beam_does_but_for_what_it_does_not_name(monkeypatch):

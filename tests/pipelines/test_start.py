@@ -27,6 +27,8 @@ OF_THE_MODEL = {
 # Runs commands one after the other, and prints what is loaded at the end of each, and when curate has embedded its first images.
 WATCHED = """
 import importlib, json, sys
+for quick in sys.argv[2:]:
+    importlib.import_module(f"tests.support.{quick}").quicken()
 def tell(moment, status):
     print(json.dumps([moment, status, sorted(sys.modules)]))
 def watch_the_model():
@@ -48,11 +50,16 @@ for name, *argv in json.loads(sys.argv[1]):
 """
 
 
-def watched(*commands):
+QUICK = ("quick_beam", "quick_bundles")
+"""For commands whose pipelines run: these load Beam, and nothing of the model or of other models."""
+
+
+def watched(*commands, quick=()):
     """Moments, exit statuses, and the names of what is loaded, one triple for each moment."""
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", WATCHED, json.dumps(commands), *quick],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
     return [(moment, status, set(modules)) for moment, status, modules in told]
 
@@ -69,7 +76,7 @@ def test_a_run_and_selections_from_it(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_bytes([(f"{n}.jpg", encoded(photo(n, 300, 200))) for n in range(3)]))
     random = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
     rules = ["--min_aesthetic=none", "--max_nsfw=none", "--batch_size=3"]
-    run = watched(["curate", f"--input={tmp_path}/a.tar", f"--output={tmp_path}/out", *random, *rules])
+    run = watched(["curate", f"--input={tmp_path}/a.tar", f"--output={tmp_path}/out", *random, *rules], quick=QUICK)
     assert [(moment, status) for moment, status, _ in run] == [("first images", 0), ("curate", 0)]
     for moment, _, modules in run:
         assert "torch" in modules
@@ -79,6 +86,7 @@ def test_a_run_and_selections_from_it(tmp_path):
         ["select", f"--scores={tmp_path}/out", f"--output={tmp_path}/selected"],
         ["dedup", f"--scores={tmp_path}/out", f"--output={tmp_path}/unique", "--methods=exact"],
         ["export", f"--input={tmp_path}/out", f"--output={tmp_path}/records", "--format=tfrecord"],
+        quick=QUICK,
     )
     assert [(moment, status) for moment, status, _ in later] == [
         (name, 0) for name in ("select", "select", "dedup", "export")

@@ -4,7 +4,8 @@ Beam describes each stage with all collections and all coders of the pipeline, s
 four times as much. Here a stage is described by what it names:
 
 - its description (`_build_process_bundle_descriptor`): the collections that its steps read and write, and the coders of these;
-- a stage is not watched by a thread of its own, which counts the milliseconds of its steps (`StateSampler`): these are 0;
+- a stage is not watched by a thread of its own, which counts the milliseconds of its steps (`StateSampler`): these are 0,
+  and are not told (`BundleProcessor.monitoring_infos`), which is four of the five or six numbers that each step tells;
 - where in the source a type hint was given (`IOTypeHints._make_origin`), which errors tell, is not looked up;
 - whether a group of options has an option (`PipelineOptions.__getattr__`) is asked of the group, without sorting its names;
 - a function that a step has unpickled, and pickles again with its windowing, goes to the step's operation as it is
@@ -29,6 +30,7 @@ slow_description = BundleContextManager._build_process_bundle_descriptor
 slow_origin = decorators.IOTypeHints._make_origin
 slow_start, slow_stop = statesampler.StateSampler.start, statesampler.StateSampler.stop
 slow_option = PipelineOptions.__getattr__
+slow_infos = bundle_processor.BundleProcessor.monitoring_infos
 
 
 def _named_coders(message):
@@ -95,6 +97,19 @@ def quick_stop(self):
     self.finished = True
 
 
+def quick_infos(self):
+    """What the steps of a stage tell, without times; a step that tells more than others, all that it tells."""
+    told = {}
+    for name, step in self.ops.items():
+        outputs = dict(self.process_bundle_descriptor.transforms[name].outputs)
+        if type(step).monitoring_infos is operations.Operation.monitoring_infos:
+            told.update(step.pcollection_count_monitoring_infos(outputs))
+            told.update(step.user_monitoring_infos(name))
+        else:
+            told.update(step.monitoring_infos(name, outputs))
+    return list(told.values())
+
+
 def quick_origin(cls, bases, tb=True, msg=()):
     """Where hints come from, without the lines of the source."""
     return slow_origin.__func__(cls, bases, False, msg)
@@ -126,5 +141,6 @@ def quicken():
     BundleContextManager._build_process_bundle_descriptor = quick_description
     statesampler.StateSampler.start = quick_start
     statesampler.StateSampler.stop = quick_stop
+    bundle_processor.BundleProcessor.monitoring_infos = quick_infos
     decorators.IOTypeHints._make_origin = classmethod(quick_origin)
     PipelineOptions.__getattr__ = quick_option
