@@ -227,3 +227,21 @@ def test_starting_refuses_wrong_options(options):
     done = run("starting.py", *options)
     assert done.returncode == 2
     assert options[0] in done.stderr
+
+
+@pytest.mark.parametrize("options", [("--only", "nobody"), ("--images", 1), ("--rounds", 0)])
+def test_peers_refuses_wrong_options(options):
+    done = run("peers.py", "--python", sys.executable, *options)
+    assert done.returncode == 2
+    assert options[0] in done.stderr
+
+
+def test_what_peers_compares_with_here_takes_all_images(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import peers
+    import photo_shards
+
+    paths = [str(path) for path in photo_shards.write_shards(tmp_path, "S", 4, 4)]
+    assert sum(1 for _ in peers._jpegs(paths)) == 16
+    for name in peers.PEERS:
+        assert peers._run(name, "ours", 4, paths)["cpu_ms"] > 0, name

@@ -16,7 +16,7 @@ class ViewedOptions(PipelineOptions):
 
     def view_as(self, cls: type[View]) -> View:
         """The view of a group."""
-        views = vars(self).setdefault("_views", {})
+        views = self.__dict__.setdefault("_views", {})
         if cls not in views or views[cls]._all_options is not self._all_options:
             views[cls] = super().view_as(cls)
         view: View = views[cls]
