@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x8
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-benchmarks test-image lock docs templates check format bench clean engines test-engines test-faults
+.PHONY: help demo test test-benchmarks test-image lock docs templates check format bench goals clean engines test-engines test-faults
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-17s%s\n", $$1, $$2}'
@@ -61,6 +61,11 @@ format: $(VENV)/.installed  ## format the code
 bench: $(VENV)/.installed  ## measure speed and memory against baselines (about ten minutes)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
+
+goals: $(VENV)/.installed  ## measure the goals on a CPU: first images, data path, cores, model (about ten minutes, idle machine)
+	$(BIN)/python benchmarks/starting.py
+	$(BIN)/python benchmarks/overhead.py --images 3072 --only pipeline_stub_write,pipeline_stub_write@1,loop_stub_write,limit
+	$(BIN)/python benchmarks/overhead.py --only pipeline_clip_write,model_alone
 
 clean:  ## remove the demo and caches (not the virtual environment)
 	rm -rf demo site .pytest_cache .mypy_cache .ruff_cache .hypothesis

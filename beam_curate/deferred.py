@@ -1,26 +1,34 @@
-"""Packages of others whose `__init__` loads far more than the parts of them that are used.
+"""Modules of others that load far more than the parts of them that are used.
 
-They are made known to Python without running their `__init__`: their submodules can be imported, and the `__init__` runs as soon
-as somebody asks for something in it. So `import open_clip; open_clip.create_model(...)` works as ever, for a user's scorer too.
+They are made known to Python without being run: their submodules can be imported, and they run as soon as somebody asks for
+something in them. So `import open_clip; open_clip.create_model(...)` works as ever, for a user's scorer too.
 """
 
+import functools
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import sys
 import threading
 import types
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 
 class _Deferred(types.ModuleType):
-    """A package whose `__init__` has not run."""
+    """A module that has not run."""
 
     _lock: Final = threading.RLock()
 
     def __getattr__(self, name: str) -> Any:
-        """Runs the `__init__`, and gives what was asked for."""
+        """Runs the module, and gives what was asked for."""
+        if name == "__path__":  # asked for by each import from it; one that is a package has it already
+            raise AttributeError(f"module {self.__name__!r} is not a package")
         with _Deferred._lock:
             if type(self) is _Deferred:
                 object.__setattr__(self, "__class__", types.ModuleType)
+                for placed in vars(self).pop("__placed__", ()):
+                    delattr(self, placed)
                 assert self.__spec__ is not None
                 assert self.__spec__.loader is not None
                 self.__spec__.loader.exec_module(self)
@@ -50,3 +58,59 @@ def defer(*names: str) -> None:
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, module)
+
+
+def defer_when_imported(functions: Mapping[str, Sequence[str]]) -> None:
+    """Has modules not run when others import them; those that are loaded already stay as they are.
+
+    `from module import *` takes nothing from such a module, and `from module import function` a stand-in that runs the module
+    when it is called. Modules that are not installed are missing as ever.
+
+    Args:
+        functions: By the name of a module, its functions of which others take the stand-in.
+    """
+    left = {name: names for name, names in functions.items() if name not in sys.modules}
+    if left:
+        sys.meta_path.insert(0, _Finder(left))
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds modules that are to be deferred, each once."""
+
+    def __init__(self, left: dict[str, Sequence[str]]) -> None:
+        self._left = left
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """See importlib."""
+        functions = self._left.pop(fullname, None)
+        if functions is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, functions)
+        return spec
+
+
+class _Loader(importlib.abc.Loader):
+    """Loads a module without running it."""
+
+    def __init__(self, loader: importlib.abc.Loader, functions: Sequence[str]) -> None:
+        self._loader = loader
+        self._functions = functions
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """See importlib: leaves the module's own loader to run it later."""
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        placed = {name: functools.partial(_call, module, name) for name in self._functions}
+        vars(module).update(placed, __all__=[], __placed__=["__all__", *placed])
+        module.__class__ = _Deferred
+
+
+def _call(module: types.ModuleType, name: str, *arguments: Any, **named: Any) -> Any:
+    """Calls a function of a module, which runs if it has not yet."""
+    if type(module) is _Deferred:
+        _Deferred.__getattr__(module, "__doc__")
+    return getattr(module, name)(*arguments, **named)

@@ -208,3 +208,40 @@ def test_growth_is_the_exponent(monkeypatch):
     assert scale.growth(parts, [7 + 3 * (n - 10) for n in parts]) == pytest.approx(1)
     assert scale.growth(parts, [7 + 3 * (n - 10) ** 2 for n in parts]) == pytest.approx(2)
     assert str(scale.growth(parts, [7, 7, 8, 9])) == "nan"
+
+
+def test_starting_tells_when_the_first_images_come(tmp_path):
+    file = tmp_path / "starting.json"
+    done = run("starting.py", "--rounds", 1, "--against", ROOT, "--json", file)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(file.read_text())
+    assert {name: len(found) for name, found in result["runs"].items()} == {"this": 1, "other": 1}
+    ((one,), _) = result["runs"].values()
+    assert 0 < one["first"]["wall_s"] < one["end"]["wall_s"]
+    assert result["met"] == (one["first"]["wall_s"] <= result["goal_s"])
+    assert "first images" in done.stdout
+
+
+@pytest.mark.parametrize("options", [("--rounds", 0), ("--against", "/nowhere")])
+def test_starting_refuses_wrong_options(options):
+    done = run("starting.py", *options)
+    assert done.returncode == 2
+    assert options[0] in done.stderr
+
+
+@pytest.mark.parametrize("options", [("--only", "nobody"), ("--images", 1), ("--rounds", 0)])
+def test_peers_refuses_wrong_options(options):
+    done = run("peers.py", "--python", sys.executable, *options)
+    assert done.returncode == 2
+    assert options[0] in done.stderr
+
+
+def test_what_peers_compares_with_here_takes_all_images(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
+    import peers
+    import photo_shards
+
+    paths = [str(path) for path in photo_shards.write_shards(tmp_path, "S", 4, 4)]
+    assert sum(1 for _ in peers._jpegs(paths)) == 16
+    for name in peers.PEERS:
+        assert peers._run(name, "ours", 4, paths)["cpu_ms"] > 0, name

@@ -12,8 +12,6 @@
 A directory is told from a tag of the same name by a path separator: `./openai`. How a checkpoint is read: see `checkpoint`.
 """
 
-import functools
-import hashlib
 import logging
 import os
 import socket
@@ -29,21 +27,11 @@ from beam_curate.clip.beside import OPEN_CLIP_CONFIG, said_beside
 from beam_curate.clip.checkpoint import WeightsError, checkpoint_names
 from beam_curate.clip.config import did_you_mean, model_config
 from beam_curate.clip.open_clip_parts import tags
+from beam_curate.clip.weights_files import CHECKPOINT_NAMES, checkpoints, file_digest
 
 _LOG = logging.getLogger(__name__)
 
 RANDOM: Final = "random"
-# Those that open_clip's `local-dir:` loader prefers, in its order. Source: open_clip 3.3, factory._find_checkpoint_in_dir.
-CHECKPOINT_NAMES: Final = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
 # Checkpoints of other names, in a folder with open_clip's configuration: the first kind of which there is one.
 _OTHER_NAMES: Final = (("*.safetensors",), ("*.bin", "*.pth"), ("*.pt",))
 # Where transformers keeps OpenAI's models. Source: https://huggingface.co/openai
@@ -88,20 +76,7 @@ class WeightsSource:
             return f"{RANDOM}:{self.seed}"
         if not self.path:
             return f"tag:{self.clip_model}/{self.tag}"
-        now = os.stat(self.path)
-        return _sha256(
-            os.path.realpath(self.path), now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
-        )
-
-
-@functools.lru_cache
-def _sha256(path: str, *_same: int) -> str:
-    """The checksum of a file; what else is given tells one content from another."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+        return file_digest(self.path)
 
 
 def model_dir_places(clip_model: str, tag: str) -> list[str]:
@@ -181,7 +156,7 @@ def _published(source: WeightsSource, path: Path) -> WeightsSource:
 
 
 def _in_directory(path: Path, name: str) -> Path:
-    found = _checkpoints(path) or _of_other_names(path)
+    found = checkpoints(path) or _of_other_names(path)
     if found:
         return found[0]
     known = tags.list_pretrained_tags_by_model(name)
@@ -211,13 +186,9 @@ def _of_other_names(path: Path) -> list[Path]:
     return found
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return [folder / name for name in CHECKPOINT_NAMES if (folder / name).is_file()]
-
-
 def _in_models_dir(models: Path, name: str, known: Collection[str]) -> list[Path]:
     places = {place: None for tag in known for place in model_dir_places(name, tag)}
-    return [file for place in places for file in _checkpoints(models / place)[:1]]
+    return [file for place in places for file in checkpoints(models / place)[:1]]
 
 
 def _at_path(source: WeightsSource, path: Path) -> WeightsSource:

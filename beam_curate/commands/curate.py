@@ -115,12 +115,17 @@ class CurateJob(TableJob):
 
 
 def settled(options: CurateOptions, given: frozenset[str], rest: list[str]) -> tuple[CurateOptions, list[str]]:
-    """See `job.command`: what an accelerator implies."""
+    """See `job.command`: what an accelerator implies. The weights are read while Beam and torch load."""
+    from beam_curate.clip.weights_files import digest_ahead, likely_file
+
     # Before torch is loaded: on a CPU its threads and the decoders' share the cores, and a thread that spins while it waits
     # takes them from the others (with B/32 in bf16 2 to 3 ms of CPU time an image). OpenMP's standard variable; the user's wins.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = with_gpu_defaults(options, given, rest)
-    return options, dataflow_arguments(options, rest)
+    rest = dataflow_arguments(options, rest)
+    if weights := likely_file(options.clip_model, options.pretrained, options.model_dir):
+        digest_ahead(weights)
+    return options, rest
 
 
 def prepare(options: CurateOptions, given: frozenset[str], beam_options: PipelineOptions) -> CurateJob:

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from beam_curate.commands.endings import fail, gives_back
-from beam_curate.commands.options import OptionError
 from beam_curate.commands.parsing import check_places, parse
 from beam_curate.commands.run_options import RunOptions, ShardOptions
 
@@ -154,7 +153,8 @@ def command(
         epilog: What `--help` says at its end, beside what holds of all commands.
         prepare: Looks at the input, with the names of the options that the user gave and with Beam's; writes nothing. It raises
             ValueError, one line that names what does not fit and the remedy.
-        settled: The options, and what is left of the command line for Beam, as they are when one has decided the other.
+        settled: The options, and what is left of the command line for Beam, as they are when one has decided the other; before
+            Beam is loaded.
     """
     name = kind.__name__.removesuffix("Options").lower()
 
@@ -163,8 +163,12 @@ def command(
         argv = sys.argv[1:] if argv is None else argv
         try:
             options, rest, given = parse(kind, argv, str(about).splitlines()[0], f"{_OF_BEAM} {epilog}")
-        except OptionError as error:
+            options, rest = settled(options, given, rest)
+        except ValueError as error:
             return fail(error)
+        from beam_curate.commands.beam_parts import load_beam
+
+        load_beam()
         from beam_curate.commands.launch import build_pipeline, pipeline_options, runner_name, service_job
         from beam_curate.commands.outcome import finish_run
         from beam_curate.runs.claims import claim
@@ -173,7 +177,6 @@ def command(
 
         started = time.monotonic()
         try:
-            options, rest = settled(options, given, rest)
             beam_options = pipeline_options(rest, kind)
             check_places(options)
             job = prepare(options, given, beam_options)

@@ -27,6 +27,7 @@ from beam_curate.commands.interruption import end_children, own_children, saying
 from beam_curate.commands.job_counters import counters_seen
 from beam_curate.commands.options import OptionError, option_fields
 from beam_curate.commands.parsing import OneLineParser, refuse_stray, refuse_unknown
+from beam_curate.commands.viewed_options import ViewedOptions
 from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
 from beam_curate.progress import BYTES, MODES, PARTS, PROGRESS, parts_seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
@@ -86,7 +87,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     if not any(word.split("=", 1)[0] == "--template_location" for word in rest):
         refuse_unknown(left, [field.name for field in option_fields(own)], flags)
         refuse_stray(left)
-    options = PipelineOptions(list(rest))
+    options = ViewedOptions(list(rest))
     check_workers(options)
     standard = options.view_as(StandardOptions)
     if standard.runner is None or type(runner_of(standard.runner)).__name__ in _DIRECT:

@@ -16,7 +16,8 @@ from beam_curate.clip.config import model_config, read_config
 from beam_curate.clip.model_description import ModelDescription, describe_model
 from beam_curate.clip.text_tower import build_text_tower
 from beam_curate.clip.visual_tower import build_visual_tower
-from beam_curate.clip.weights import CHECKPOINT_NAMES, find_weights
+from beam_curate.clip.weights import find_weights
+from beam_curate.clip.weights_files import CHECKPOINT_NAMES
 from tests.clip.test_visual_tower import photos
 
 NAME = "beside-tiny"

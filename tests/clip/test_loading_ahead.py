@@ -9,7 +9,7 @@ import torch
 
 import beam_curate.clip.checkpoint as checkpoint
 import beam_curate.clip.visual_tower as visual_tower
-import beam_curate.clip.weights as weights
+import beam_curate.clip.weights_files as weights_files
 from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.clip.independent_rows import IndependentRows
 from beam_curate.clip.weights import WeightsError, WeightsSource
@@ -59,7 +59,7 @@ def test_what_loading_raised_is_raised_where_the_model_is_asked_for(tmp_path):
 def test_a_checksum_is_computed_again_for_another_content(tmp_path, monkeypatch):
     path = tmp_path / "w.pt"
     opened = []
-    monkeypatch.setattr(weights, "open", lambda *a: opened.append(a[0]) or open(*a), raising=False)
+    monkeypatch.setattr(weights_files, "open", lambda *a: opened.append(a[0]) or open(*a), raising=False)
     source = WeightsSource(MODEL, "w", path=str(path))
     path.write_bytes(b"one")
     first = source.identity
@@ -75,7 +75,9 @@ def test_a_run_reads_the_weights_once_in_a_thread_and_hashes_them_once(tmp_path,
     torch.save({f"visual.{name}": tensor for name, tensor in wanted.items()}, tmp_path / "w.pt")
     (tmp_path / "a.tar").write_bytes(tar_bytes([(f"{n}.jpg", encoded(photo(n, 64, 48))) for n in range(3)]))
     hashed, moved = [], []
-    monkeypatch.setattr(weights, "open", lambda *a: hashed.append(a[0]) or open(*a), raising=False)
+    monkeypatch.setattr(
+        weights_files, "open", lambda *a: hashed.append(threading.current_thread().name) or open(*a), raising=False
+    )
     real = checkpoint.read_visual_state
     monkeypatch.setattr(visual_tower, "read_visual_state", lambda path: moved.append(path) or real(path))
     monkeypatch.setattr(visual_tower, "check_visual_weights", lambda *_: None)  # it reads names and shapes
@@ -86,7 +88,7 @@ def test_a_run_reads_the_weights_once_in_a_thread_and_hashes_them_once(tmp_path,
         ]
     )  # fmt: skip
     assert status == 0
-    assert len(hashed) == 1
+    assert hashed == ["digest-ahead"]
     assert len(moved) == 1
     assert [thread.name.startswith("load-ahead") for thread in builds] == [True]
 
