@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from beam_curate.intake.entries import Entry, PackedShard, ShardEntries
 from beam_curate.intake.images import CannotPackError, Images
-from beam_curate.runs.division import Division
 from beam_curate.progress import PROGRESS
+from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import HashingWriter
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
