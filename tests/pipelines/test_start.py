@@ -30,6 +30,8 @@ OF_OTHER_JOBS = {"google.cloud.bigquery", "google.cloud.pubsub_v1", "pymongo", "
 WATCHED = """
 import importlib, json, sys
 for quick in sys.argv[2:]:
+    from beam_curate.commands.beam_parts import load_beam
+    load_beam()  # as a command does, and before anything else loads Beam
     importlib.import_module(f"tests.support.{quick}").quicken()
 def tell(moment, status):
     print(json.dumps([moment, status, sorted(sys.modules)]))
