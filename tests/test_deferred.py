@@ -1,6 +1,7 @@
 """Modules that run when somebody asks for something in them; what Beam and scipy give then is what they give as ever."""
 
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -88,7 +89,8 @@ NOT_USED = {"google.cloud.bigquery", "google.cloud.pubsub_v1", "pymongo", "scipy
 
 
 def test_beam_lacks_nothing_where_a_command_loaded_it():
-    names = [name for name in vars(apache_beam.io) if not name.startswith("_")]
+    # Its submodules are among them only where another test has imported them.
+    names = [name for name, value in vars(apache_beam.io).items() if name[0] != "_" and not inspect.ismodule(value)]
     assert {"ReadFromBigQuery", "WriteToPubSub", "ReadFromMongoDB", "ReadFromText"} <= set(names)
     done = subprocess.run(
         [sys.executable, "-c", OF_COMMANDS, json.dumps(names)], cwd=ROOT, capture_output=True, text=True, check=True

@@ -63,6 +63,7 @@ def test_what_was_taken_for_a_duplicate():
         "keep_by": "first",
         "between_datasets": False,
         "action": "drop",
+        **{"groups": 1, "duplicates": 1, "by_method": {"exact": 1, "semantic": 0}, "largest_group": 2},
     }
     assert duplicates({"keep": "", "duplicates": used}) == wanted
     assert not duplicates({"dedup": ""})
