@@ -244,4 +244,7 @@ def test_what_peers_compares_with_here_takes_all_images(tmp_path, monkeypatch):
     paths = [str(path) for path in photo_shards.write_shards(tmp_path, "S", 4, 4)]
     assert sum(1 for _ in peers._jpegs(paths)) == 16
     for name in peers.PEERS:
-        assert peers._run(name, "ours", 4, paths)["cpu_ms"] > 0, name
+        # A warm-up, 1 s for a quarter of the 16 images, 4 s for all: of so few the real times say nothing.
+        times = iter([0, 0, 0, 1, 1, 5])
+        monkeypatch.setattr(peers, "_cpu", lambda times=times: next(times))
+        assert peers._run(name, "ours", 4, paths)["cpu_ms"] == 1000 * 3 / 12, name
