@@ -38,7 +38,7 @@ import pyarrow as pa
 from beam_curate.duplicates.candidates import Candidates, normalised
 from beam_curate.duplicates.clusters import DIRECTIONS
 from beam_curate.duplicates.methods.perceptual import Perceptual
-from beam_curate.duplicates.methods.semantic import BORDER, Semantic
+from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
@@ -112,7 +112,7 @@ def _part(shard: Shard, vectors: np.ndarray, aesthetic: np.ndarray) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def search_here(source: str, output: str, eps: float, border: float, n_clusters: int) -> None:
+def search_here(source: str, output: str, eps: float, border: float | None, n_clusters: int) -> None:
     """Runs one search in this process, and prints its time and peak memory."""
     import apache_beam as beam
 
@@ -143,10 +143,11 @@ def search_here(source: str, output: str, eps: float, border: float, n_clusters:
     print(json.dumps(used))
 
 
-def search_apart(source: Path, output: Path, eps: float, border: float, n_clusters: int = 0) -> dict[str, float]:
+def search_apart(source: Path, output: Path, eps: float, border: float | None, n_clusters: int = 0) -> dict[str, float]:
     """Runs one search in a process of its own."""
     shutil.rmtree(output, ignore_errors=True)
-    given = ["--search", str(source), "--output", str(output), "--eps", f"{eps}", "--border", f"{border}"]
+    given = ["--search", str(source), "--output", str(output), "--eps", f"{eps}"]
+    given += [] if border is None else ["--border", f"{border}"]
     command = [sys.executable, __file__, *given, "--n_clusters", str(n_clusters)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ})
     return json.loads(done.stdout.splitlines()[-1])
@@ -193,7 +194,7 @@ def measure_recall(rows: int, eps: float, isotropic: bool, folder: Path) -> None
     kind = "any direction" if isotropic else "the data's directions"
     print(f"{rows:,} rows, eps {eps}, near duplicates in {kind}; {len(expected):,} rows have a better one", flush=True)
     for name, border, n_clusters in (
-        (f"this search (border {BORDER})", BORDER, 0),
+        ("this search, border by the sample", None, 0),
         ("border 0.5, exact", 0.5, 0),
         ("single assignment, the square root of the rows clusters", 0.0, round(rows**0.5)),
         ("single assignment, 100 clusters (NeMo Curator's default)", 0.0, 100),
@@ -211,7 +212,7 @@ def measure_growth(sizes: list[int], eps: float, folder: Path) -> None:
     for rows in sizes:
         source, output = folder / "scores", folder / "found"
         make_table(source, rows, eps, False)
-        used = search_apart(source, output, eps, BORDER)
+        used = search_apart(source, output, eps, None)
         each = 1e6 * used["cpu_seconds"] / rows
         line = f"{used['seconds']:9.1f} {used['cpu_seconds']:6.1f} {each:11.1f} {used['peak_gb']:9.2f}"
         line += f" {used['visits']:11.2f} {used['comparisons']:16,.0f}"
@@ -229,7 +230,7 @@ def draw_points(rows: int, topics: np.ndarray, rng: np.random.Generator) -> np.n
     return points / np.sqrt((points**2).sum(axis=1, keepdims=True) + beyond)
 
 
-def simulate(rows: int, eps: float, border: float, seed: int) -> None:
+def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     """Prints how many cells and buckets a row visits, and how many rows it is compared with."""
     rng = np.random.default_rng(seed)
     spread = np.arange(1, DIRECTIONS + 1, dtype=np.float32) ** -0.5
@@ -237,10 +238,10 @@ def simulate(rows: int, eps: float, border: float, seed: int) -> None:
     method = Semantic(eps, border=border)
     sample = draw_points(method.sampled(rows), topics, rng)
     began = time.process_time()
-    cells = method.cells(rows, sample)
-    forecast = method.estimate(rows, sample.astype(np.float16), sample, cells)
+    cells, width, forecast = method.settle(rows, sample.astype(np.float16), sample)
+    assert forecast is not None
     planned = time.process_time() - began
-    width, done, drawn = border * method.distance, 0, min(rows, DRAWN)
+    done, drawn = 0, min(rows, DRAWN)
     members, visitors, visits = np.zeros(len(cells)), np.zeros(len(cells)), 0
     began = time.process_time()
     while done < drawn:
@@ -253,7 +254,8 @@ def simulate(rows: int, eps: float, border: float, seed: int) -> None:
     each = 1e6 * (time.process_time() - began) / drawn
     pairs = float((members * ((members - 1) / 2 + visitors)).sum()) / drawn * (rows / drawn)
     print(
-        f"{rows:12,} rows, eps {eps}, border {border}, seed {seed}: {len(cells):6} cells in {cells.buckets:4} buckets, "
+        f"{rows:12,} rows, eps {eps}, border {width / method.distance:.3f}, seed {seed}: "
+        f"{len(cells):6} cells in {cells.buckets:4} buckets, "
         f"{visits / drawn:6.2f} cells and {forecast.visits:5.2f} buckets visited by a row ({each:.0f} us CPU), "
         f"{pairs:9,.0f} pairs for each row, compared with {forecast.comparisons / rows:9,.0f} (forecast); "
         f"planned in {planned:.1f} s CPU",
@@ -299,7 +301,7 @@ def main() -> None:
     parser.add_argument("--isotropic", action="store_true")
     for name in ("search", "output"):
         parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--border", type=float, default=BORDER, help=argparse.SUPPRESS)
+    parser.add_argument("--border", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--n_clusters", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.search:

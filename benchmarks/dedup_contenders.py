@@ -110,7 +110,7 @@ def compare(rows: int, eps: float, folder: Path) -> None:
         if name in CONTENDERS:
             found, used = run_apart(name, source, eps, folder)
         else:
-            used = dedup.search_apart(source, folder / "found", eps, dedup.BORDER)
+            used = dedup.search_apart(source, folder / "found", eps, None)
             found = np.zeros(rows, np.bool_)
             places = dedup.removed(source, folder / "found")
             found[[part * per_part + row for part, row in places]] = True

@@ -130,7 +130,7 @@ SAID = [
     ("scale.md", r"dimensions\), ([\d,]+) at most", semantic.MOST_SAMPLED),
     ("duplicates.md", r"groups, one for every ([\d,]+) embeddings", semantic.HOME_ROWS),
     ("duplicates.md", r"sample, one for every ([\d,]+) embeddings", semantic.CELL_ROWS),
-    ("duplicates.md", r"nearer than `--border` \(([\d.]+)\)", semantic.BORDER),
+    ("duplicates.md", r"With up to ([\d,]+) embeddings", semantic.FEW),
     ("choosing-thresholds.md", r"It has at most ([\d,]+), drawn by chance", drawn.MAX_ROWS),
     ("choosing-thresholds.md", r"drawn by chance: ([\d,]+) from all samples", drawn.MAX_ROWS * drawn._OF_ALL),
     ("choosing-thresholds.md", r"fewer \(([\d,]+) numbers in all\)", drawn.MAX_VALUES),

@@ -70,13 +70,16 @@ class Cells:
         """See Clusters.visits."""
         return self.clusters.visits(points, width)
 
-    def meet(self, points: Floats, others: Floats, width: float) -> Flags:
-        """Which of (N, M) points meet the one of (N, M) others at their place, as (N,) flags; see `Clusters.visits`."""
-        found = np.zeros(len(points), np.bool_)
-        for one, other in ((points, others), (others, points)):
-            row, cell, _ = self.visits(one, width)
-            homes = self.clusters.homes(other)
-            found[row[cell == homes[row]]] = True
+    def needed(self, points: Floats, others: Floats) -> Floats:
+        """The least width of a border, see `Clusters.visits`, at which (N, M) points meet the one of others at their place.
+
+        Returns:
+            (N,); 0 where both have one home.
+        """
+        homes, theirs = self.clusters.homes(points), self.clusters.homes(others)
+        found: Floats = np.minimum(
+            self.clusters.apart(points, homes, theirs), self.clusters.apart(others, theirs, homes)
+        )
         return found
 
     def meetings(self, group: int, points: Floats, homes: Places, width: float) -> Iterator[tuple[Places, Places]]:

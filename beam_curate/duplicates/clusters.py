@@ -136,6 +136,15 @@ class Clusters:
         rows, clusters, homes = (np.concatenate(column) for column in zip(*found, strict=True))
         return rows, clusters, homes
 
+    def apart(self, points: Floats, homes: Places, others: Places) -> Floats:
+        """How far (N, M) points are from the border of their (N,) home with (N,) other clusters: (N,); 0 where both are one."""
+        own, other = self.centroids[homes], self.centroids[others]
+        stretched = points * self.stretch
+        gap = (((stretched - other) ** 2).sum(axis=1) - ((stretched - own) ** 2).sum(axis=1)) / 2
+        between = np.linalg.norm((own - other) * self.stretch, axis=1)
+        found: Floats = np.maximum(gap, 0) / np.maximum(between, 1e-12)
+        return found
+
     def visited(self, points: Floats, homes: Places, among: Places, width: float) -> tuple[Places, Places]:
         """Which of some clusters points go to.
 

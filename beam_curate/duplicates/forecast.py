@@ -3,6 +3,7 @@
 The points that are counted are not points that the cells were trained on: those lie nearer to their centroids than others do.
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -12,8 +13,8 @@ from beam_curate.duplicates.candidates import Flags, Floats, normalised
 from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.near_vectors import ASKED
 
-_PAIRS: Final = 1 << 14
-"""Pairs that are made up: of a part of 0.001 they count 16."""
+_PAIRS: Final = 1 << 16
+"""Pairs that are made up: of a part of 0.0005 they count 33."""
 _SAME: Final = 1e-6
 
 
@@ -47,19 +48,18 @@ def comparisons(cells: Cells, points: Floats, crowd: Flags, width: float, total:
     return float(found.sum()) / max(1, len(points) * (len(points) - 1)) * total**2 + few
 
 
-def missed(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float, width: float) -> float:
-    """The part of near pairs that meet in no cell.
+def needed(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float) -> Floats:
+    """The least width of a border at which each of many near pairs meets, see `Clusters.visits`; (P,).
 
     The pairs are made up, as a sample has too few: to an embedding one that differs from it in the direction of a third one, as
     the data itself varies, at cosine similarities spread evenly from 1 - eps to 1. Pairs that differ in random directions differ
-    less in those of the cells, and fewer of them are missed.
+    less in those of the cells, and meet at narrower borders.
 
     Args:
         cells: Where rows meet.
         vectors: (S, D) of some rows.
         points: (S, M) their projection.
         eps: See above.
-        width: Of a border, see `Clusters.visits`.
     """
     place = np.arange(_PAIRS)
     one, third = place % len(points), (place + 1 + place // len(points)) % len(points)
@@ -69,9 +69,21 @@ def missed(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: 
         cosine[some] = (normalised(vectors[one[some]]) * normalised(vectors[third[some]])).sum(axis=1)
     apart = 1 - cosine**2 > _SAME
     one, third, cosine = one[apart], third[apart], cosine[apart, None]
-    if not len(one):
-        return 0.0
     near = (1 - eps * (np.arange(len(one)) * 0.6180339887 % 1))[:, None]
     across = (points[third] - cosine * points[one]) / np.sqrt(1 - cosine**2)
     others = (near * points[one] + np.sqrt(1 - near**2) * across).astype(np.float32)
-    return float(1 - cells.meet(points[one], others, width).mean())
+    return cells.needed(points[one], others)
+
+
+def narrowest(needed: Floats, part: float) -> float:
+    """The narrowest border at which, by a sample of pairs, no more than a part of all near pairs is missed.
+
+    Of P pairs x are left out, where x and two standard deviations of a count of x (its square root, by Poisson) make P part: so
+    a sample that happens to be easy does not make the border too narrow.
+
+    Args:
+        needed: (P,) from `needed`.
+        part: Of all near pairs.
+    """
+    left_out = int((math.sqrt(1 + len(needed) * part) - 1) ** 2)
+    return float(np.sort(needed)[::-1][left_out]) if left_out < len(needed) else 0.0

@@ -180,7 +180,7 @@ class ReportData:
     def of(
         cls,
         plan: ReportPlan,
-        figures: Figures,
+        figures: Figures | None,
         origins: Mapping[str, Sequence[Counted]],
         shown: Iterable[Shown],
     ) -> "ReportData":
@@ -188,10 +188,11 @@ class ReportData:
 
         Args:
             plan: What was looked at, with all thresholds.
-            figures: The figures.
+            figures: The figures; None: there are no parts.
             origins: By kind the origins that are shown.
             shown: The rows of `shown_rows`, in whatever order.
         """
+        figures = figures or Figures.none(plan)
         return cls(
             plan,
             figures.parts,

@@ -48,10 +48,11 @@ class CollectFigures(beam.PTransform):
         )
         whole = self.plan | "Cut" >> beam.Map(ReportPlan.cut_at, lowest)
         looks = tasks | "Look" >> beam.ParDo(_Look(self.own), beam.pvalue.AsSingleton(whole), *self.sides)
-        none = whole | "None" >> beam.Map(Figures.none)
-        found = looks | "Figures" >> beam.Map(lambda look: look.figures)
+        # Straight into the sum: it is begun where the parts are looked at, so that the figures of single parts go nowhere.
         figures = (
-            (none, found) | beam.Flatten() | "AddFigures" >> beam.CombineGlobally(_AddFigures()).without_defaults()
+            looks
+            | "Figures" >> beam.Map(lambda look: look.figures)
+            | "AddFigures" >> beam.CombineGlobally(_AddFigures()).without_defaults()
         )
         worst = (
             looks
@@ -66,7 +67,11 @@ class CollectFigures(beam.PTransform):
             | "SpreadShown" >> beam.Reshuffle().with_input_types(Part)
             | "ReadShown" >> beam.ParDo(_ReadShown(), beam.pvalue.AsSingleton(whole))
         )
-        asked = beam.pvalue.AsSingleton(figures), beam.pvalue.AsDict(worst), beam.pvalue.AsIter(shown)
+        asked = (
+            beam.pvalue.AsSingleton(figures, default_value=None),
+            beam.pvalue.AsDict(worst),
+            beam.pvalue.AsIter(shown),
+        )
         return whole | "Report" >> beam.Map(ReportData.of, *asked)
 
 

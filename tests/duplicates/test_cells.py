@@ -34,5 +34,20 @@ def test_within_half_the_distance_no_pair_is_missed_however_directions_are_stret
     pairs = across_borders(cells.clusters, seed)
     apart = cells.clusters.homes(pairs[0]) != cells.clusters.homes(pairs[1])
     assert apart.mean() > 0.5
-    assert cells.meet(*pairs, DISTANCE / 2).all()
-    assert not cells.meet(*pairs, DISTANCE / 5).all()
+    needed = cells.needed(*pairs)
+    assert needed.max() <= DISTANCE / 2 + 1e-5
+    for width in (DISTANCE / 2, DISTANCE / 5, 0):
+        met = meet(cells, *pairs, width)
+        assert met[needed <= width].all()
+        assert not met[needed > width + 1e-3].any()
+    assert meet(cells, *pairs, DISTANCE / 2).all()
+    assert not meet(cells, *pairs, DISTANCE / 5).all()
+
+
+def meet(cells, points, others, width):
+    """Which points meet the one of the others at their place, by their visits."""
+    found = np.zeros(len(points), np.bool_)
+    for one, other in ((points, others), (others, points)):
+        row, cell, _ = cells.visits(one, width)
+        found[row[cell == cells.clusters.homes(other)[row]]] = True
+    return found

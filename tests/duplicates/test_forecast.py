@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from beam_curate.duplicates import forecast
 from beam_curate.duplicates.candidates import Candidates, normalised
 from beam_curate.duplicates.method import Estimate
 from beam_curate.duplicates.methods import semantic
-from beam_curate.duplicates.methods.semantic import BORDER, Semantic
+from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch, told
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.selection.rejudging import Selection
@@ -49,9 +50,10 @@ def with_twins(rows, eps):
 
 
 @pytest.mark.parametrize(
-    ("border", "least", "most"), [(0.0, 0.1, 0.3), (0.1, 0.005, 0.05), (BORDER, 0, 1e-3), (0.5, 0, 0)]
+    ("border", "least", "most"), [(0.0, 0.1, 0.3), (0.1, 0.005, 0.05), (None, 0, 1e-3), (0.5, 0, 0)]
 )
-def test_what_a_search_misses_is_told(border, least, most):
+def test_what_a_search_misses_is_told(border, least, most, monkeypatch):
+    monkeypatch.setattr(semantic, "FEW", 0)
     eps, rows = 0.02, 4000
     vectors = with_twins(2 * rows, eps)
     sample, vectors = vectors[:rows], np.delete(vectors[rows:], slice(rows, 2 * rows), axis=0)
@@ -66,14 +68,37 @@ def test_what_a_search_misses_is_told(border, least, most):
     assert plan.estimate.missed == pytest.approx(missed, rel=0.2, abs=1e-3)
 
 
-def test_a_border_that_misses_more_than_one_in_a_thousand_is_warned_of(caplog):
+def test_a_border_that_misses_more_than_one_in_a_thousand_is_warned_of(caplog, monkeypatch):
+    monkeypatch.setattr(semantic, "FEW", 0)
     vectors = vector_table(with_twins(6000, 0.05))
     ids = np.arange(12_000, dtype=np.uint64)
-    for border, warned in ((0.1, True), (BORDER, False)):
+    for border, warned in ((0.1, True), (None, False)):
         caplog.clear()
         method = Semantic(0.05, n_clusters=60, border=border)
         learn(DuplicateSearch(Selection(TablePlace("made-up"), None), [method]), [(ids, vectors)], 12_000)
         assert ("a larger --border misses fewer" in caplog.text) is warned
+
+
+def test_the_border_is_as_narrow_as_the_sample_allows_and_narrower_with_more_rows():
+    """Ten times the rows have ten times the cells, and nearer pairs lie in one."""
+    vectors = vector_table(with_twins(16_000, 0.01))
+    plans = [Semantic(0.01).plan(rows, vectors) for rows in (semantic.FEW, semantic.FEW + 1, 10**5, 10**6)]
+    widths = [plan.spreading.width / Semantic(0.01).distance for plan in plans]
+    assert widths[0] == pytest.approx(0.5)
+    assert 0.5 > widths[1] > 0
+    missed = [plan.estimate.missed for plan in plans]
+    assert missed[0] == 0
+    for plan, part in zip(plans[1:], missed[1:], strict=True):
+        assert 0 < part <= semantic.MISSED
+        assert plan.estimate.comparisons < Semantic(0.01, border=0.5).plan(10**6, vectors).estimate.comparisons
+
+
+@pytest.mark.parametrize(("part", "left_out"), [(0.0005, 23), (0.001, 51), (0.0, 0), (1e-6, 0)])
+def test_of_made_up_pairs_fewer_are_left_out_than_the_part_by_two_standard_deviations(part, left_out):
+    needed = np.random.default_rng(0).permutation(np.arange(1 << 16)).astype(np.float32)
+    width = forecast.narrowest(needed, part)
+    assert np.count_nonzero(needed > width) == left_out
+    assert left_out + 2 * left_out**0.5 <= part * len(needed)
 
 
 @pytest.mark.parametrize(

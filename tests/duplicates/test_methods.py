@@ -226,7 +226,7 @@ class TestSemantic:
     def test_a_crowd_takes_one_cluster_and_goes_to_few(self):
         vectors, ids, ranks = embeddings(4000, 24, 10, 0.01)
         vectors[: 3 * 1000] = crowd(3000, 0.0, 24)
-        method = Semantic(0.01, 20)
+        method = Semantic(0.01, 20, border=0.25)
         table = vector_table(vectors)
         spread = method.spread(Candidates(ids, ranks, table), method.plan(4000, table).spreading)
         assert (np.bincount(spread.rows["id"].astype(int))[:3000] <= 2).all()

@@ -11,6 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.commands import select_preview
 from beam_curate.commands.options import OptionError
+from beam_curate.report.data import Figures
 from beam_curate.report.plan import plan_report
 from beam_curate.report.spread import BINS, Spread
 from beam_curate.report.table import Group
@@ -138,6 +139,25 @@ def test_the_report_asks_for_each_part_a_few_times(tmp_path, requests):
     # Three looks, for the last of the best, for all the rest and for what is shown, of a footer and the columns each.
     assert (many - few) / 40 <= 6
     assert few <= 6 * 20 + 10
+
+
+def test_the_figures_of_single_parts_are_added_up_where_they_are_found(tmp_path, monkeypatch):
+    """What a runner holds of them, in its memory or in its shuffle, does not grow with the parts."""
+    held = []
+
+    def counted(self):
+        held.append(self.parts)
+        return vars(self)
+
+    monkeypatch.setattr(Figures, "__getstate__", counted, raising=False)
+    seen = []
+    for parts in (40, 160):
+        held.clear()
+        reported(table(tmp_path / str(parts), parts, rows=3), [])
+        seen.append(len(held))
+        assert max(held) == parts
+    # Beam pickles the first ones of each step, and then fewer and fewer, to know their size.
+    assert seen[1] - seen[0] < 0.75 * 120
 
 
 def selection(output, **rules):

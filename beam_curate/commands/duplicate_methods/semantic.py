@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from beam_curate.commands.method_options import MethodOptions, method_option
-from beam_curate.commands.options import OptionError
+from beam_curate.commands.options import OptionError, number_or_none
 
 if TYPE_CHECKING:
     from beam_curate.duplicates.method import Method
@@ -23,10 +23,12 @@ class SemanticOptions(MethodOptions):
         "--keep_by hard or easy the square root of the number of embeddings",
         least=0,
     )
-    border: float = method_option(
-        0.25,
+    border: float | None = method_option(
+        None,
         "semantic: an embedding that is this near to the border of another cluster is compared there too. 1 is the largest "
-        "distance of duplicates. 0.5 misses no pair; with 0 each is compared in one cluster only, as in SemDeDup",
+        "distance of duplicates. 0.5 misses no pair; with 0 each is compared in one cluster only, as in SemDeDup. Without it a "
+        "sample decides: as narrow as it may be to miss less than one near pair in a thousand; 0.5 with up to 16,384 embeddings",
+        type=number_or_none(float),
         least=0,
         most=0.5,
     )

@@ -2,7 +2,8 @@
 
 Rows meet in the clusters of a sample, an embedding in its home and in those whose border with it is near (`clusters`, `cells`),
 and are compared there (`near_vectors`). With a border of 0.5 no pair is missed, and what is found does not depend on the sample,
-the clusters, or the rounding of a processor. The default misses less than one duplicate in a thousand, and costs less.
+the clusters, or the rounding of a processor. By default the sample decides: the border is as narrow as it may be to miss less
+than one near pair in a thousand. The more rows there are, the smaller are the clusters, and the narrower it is.
 
 Source: Abbas et al., SemDeDup, 2023 (arXiv 2303.09540): of two embeddings of a cosine similarity of at least 1 - eps, the worse
 one is removed; the pairs inside single k-means clusters are those looked at there.
@@ -36,11 +37,13 @@ from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, simi
 from beam_curate.duplicates.pairs import Pairs, pairs_of
 from beam_curate.duplicates.vector_rows import in_order, vector_row
 
-BORDER: Final = 0.25
-"""Default width of a border, as a part of the distance of duplicates; 0.5 is exact. At least 0.999 of the duplicates are found
-where they differ in the directions in which the data itself varies, the worst case (tests/duplicates/test_methods.py, and
-`benchmarks/dedup.py --recall`)."""
-_EXACT: Final = 0.5
+EXACT: Final = 0.5
+"""The width of a border, as a part of the distance of duplicates, that misses no pair."""
+MISSED: Final = 0.0005
+"""The part of the near pairs that a border which the sample decides may miss: half of one in a thousand, as pairs of real data
+may be harder than those that are made up (tests/duplicates/test_methods.py, and `benchmarks/dedup.py --recall`)."""
+FEW: Final = 1 << 14
+"""So many rows are compared in seconds: the border is exact."""
 HOME_ROWS: Final = 1 << 15
 """Embeddings of a bucket in the mean, without its visitors: 50 MB of float16 at 768 dimensions."""
 CELL_ROWS: Final = 1 << 8
@@ -60,10 +63,11 @@ _BLOCK: Final = 4096
 
 
 class Spreading(NamedTuple):
-    """How embeddings are spread: (D, M) directions, and the cells in them."""
+    """How embeddings are spread: (D, M) directions, the cells in them, and how near the border of a cell is that they visit."""
 
     directions: Floats
     cells: Cells
+    width: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class Semantic(Method):
         eps: Duplicates have a cosine similarity of at least 1 - eps.
         n_clusters: How many cells there are; 0: one for every 256 rows, 32,768 at most. The centres by which `hard` and `easy`
             rank are of as many, or of the square root of the number of rows, 4,096 at most.
-        border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact).
+        border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact). None: as
+            narrow as the sample allows, see `MISSED`; exact with no more than `FEW` rows.
 
     Raises:
         ValueError: One of them is out of its range.
@@ -100,7 +105,7 @@ class Semantic(Method):
 
     eps: float = 0.01
     n_clusters: int = 0
-    border: float = BORDER
+    border: float | None = None
 
     name: ClassVar[str] = "semantic"
     place: ClassVar[int] = 40
@@ -114,7 +119,7 @@ class Semantic(Method):
             raise ValueError(f"`eps` is {self.eps}; give a number above 0 and below 1, such as 0.01")
         if self.n_clusters < 0:
             raise ValueError(f"`n_clusters` is {self.n_clusters}; give 0 or more")
-        if not 0 <= self.border <= 0.5:
+        if self.border is not None and not 0 <= self.border <= EXACT:
             raise ValueError(f"`border` is {self.border}; give 0 to 0.5")
 
     @property
@@ -154,13 +159,32 @@ class Semantic(Method):
         """See Method."""
         vectors = embeddings(sample)
         axes = directions(normalised(vectors[:SAMPLE]))
-        points = project(vectors, axes)
-        spreading = Spreading(axes, self.cells(total, points))
-        estimate = self.estimate(total, vectors, points, spreading.cells) if len(points) else None
-        return Plan(spreading.cells.buckets, spreading, spreading, estimate)
+        cells, width, estimate = self.settle(total, vectors, project(vectors, axes))
+        spreading = Spreading(axes, cells, width)
+        return Plan(cells.buckets, spreading, spreading, estimate)
 
-    def cells(self, total: int, points: Floats) -> Cells:
-        """The cells of so many rows, by the (S, M) points of a sample."""
+    def settle(
+        self, total: int, vectors: npt.NDArray[np.float16], points: Floats
+    ) -> tuple[Cells, float, Estimate | None]:
+        """The cells, the width of borders, and what the search will cost and miss.
+
+        Args:
+            total: The number of rows.
+            vectors: (S, D) of a sample of them.
+            points: (S, M) their projection.
+        """
+        border = EXACT if self.border is None and total <= FEW else self.border
+        cells = self.cells(total, points, border == EXACT)
+        if not len(points):
+            return cells, 0.0, None
+        vectors, points = vectors[::_COUNTED], points[::_COUNTED]  # those that trained no cells
+        needed = forecast.needed(cells, vectors, points, self.eps)
+        exact = EXACT * self.distance
+        width = min(forecast.narrowest(needed, MISSED), exact) if border is None else border * self.distance
+        return cells, width, self.estimate(total, vectors, points, cells, width, needed)
+
+    def cells(self, total: int, points: Floats, exact: bool) -> Cells:
+        """The cells of so many rows, by the (S, M) points of a sample; exact: for borders at which no pair may be missed."""
         distinct = points[np.arange(len(points)) % _COUNTED > 0] if len(points) > 1 else points
         distinct = distinct[
             ~near_first(distinct, self.distance, _CROWDS)
@@ -168,7 +192,7 @@ class Semantic(Method):
         count = self.cells_for(total)
         groups = min(-(-total // HOME_ROWS) or 1, count)
         # Wide borders of stretched cells reach more of them, and more than is saved where no pair may be missed.
-        even = np.ones(points.shape[1], np.float32) if self.border >= _EXACT else stretch_of(distinct)
+        even = np.ones(points.shape[1], np.float32) if exact else stretch_of(distinct)
         return Cells.train(distinct, count, groups, even)
 
     def nearness(self, total: int, sample: pa.Table) -> Nearness | None:
@@ -191,7 +215,7 @@ class Semantic(Method):
         """See Method."""
         vectors = embeddings(found.table)
         points = project(vectors, spreading.directions)
-        row, cell, home = spreading.cells.visits(points, self.border * self.distance)
+        row, cell, home = spreading.cells.visits(points, spreading.width)
         homes = np.zeros(len(points), np.int64)
         homes[row[home]] = cell[home]
         row, bucket = _once(row, spreading.cells.groups[cell])
@@ -247,19 +271,25 @@ class Semantic(Method):
         heads = rows.heads
         who = Who(rows.asks & may_be_removed(heads), rows.answers & may_stand(heads, self.between))
         bucket = Bucket(rows.vectors, project(rows.vectors, comparing.directions))
-        cells = comparing.cells.meetings(number, bucket.points, heads["cell"], self.border * self.distance)
+        cells = comparing.cells.meetings(number, bucket.points, heads["cell"], comparing.width)
         found = best_partners(bucket, self.eps, cells, who)
         return Compared(edges_between(heads, found.row, found.of, found.similarity), found.comparisons)
 
-    def estimate(self, total: int, vectors: npt.NDArray[np.float16], points: Floats, cells: Cells) -> Estimate:
-        """What the search will cost and miss, by the points of a sample that trained no cells."""
-        some = points[::_COUNTED]
-        width = self.border * self.distance
-        row, cell, _ = cells.visits(some, width)
-        visits = len(_once(row, cells.groups[cell])[0]) / len(some)
-        crowd = near_first(some, self.distance, _CROWDS)
-        compared = forecast.comparisons(cells, some, crowd, width, total)
-        missed = forecast.missed(cells, vectors[::_COUNTED], some, self.eps, width)
+    def estimate(
+        self,
+        total: int,
+        vectors: npt.NDArray[np.float16],
+        points: Floats,
+        cells: Cells,
+        width: float,
+        needed: Floats,
+    ) -> Estimate:
+        """What the search will cost and miss, by a sample that trained no cells, and by what its made-up pairs need."""
+        row, cell, _ = cells.visits(points, width)
+        visits = len(_once(row, cells.groups[cell])[0]) / len(points)
+        crowd = near_first(points, self.distance, _CROWDS)
+        compared = forecast.comparisons(cells, points, crowd, width, total)
+        missed = float((needed > width).mean()) if len(needed) else 0.0
         return Estimate(visits, compared, visits * total * vector_row(vectors.shape[1]).itemsize, missed)
 
 
