@@ -21,9 +21,9 @@ def selected(tmp_path_factory):
 @pytest.mark.parametrize(
     ("command", "words", "most_steps", "most_stages"),
     [
-        (select, ("--scores={run}", "--keep=aesthetic >= 0.99"), 111, 29),
-        (select, ("--scores={run}", "--top=aesthetic=10"), 180, 52),
-        (dedup, ("--scores={run}", "--methods=exact"), 276, 76),
+        (select, ("--scores={run}", "--keep=aesthetic >= 0.99"), 109, 28),
+        (select, ("--scores={run}", "--top=aesthetic=10"), 178, 51),
+        (dedup, ("--scores={run}", "--methods=exact"), 274, 75),
         (export, ("--input={run}", "--format=tfrecord"), 51, 13),
     ],
 )
