@@ -180,7 +180,7 @@ class ReportData:
     def of(
         cls,
         plan: ReportPlan,
-        figures: Figures | None,
+        figures: Figures,
         origins: Mapping[str, Sequence[Counted]],
         shown: Iterable[Shown],
     ) -> "ReportData":
@@ -188,11 +188,10 @@ class ReportData:
 
         Args:
             plan: What was looked at, with all thresholds.
-            figures: The figures; None: there are no parts.
+            figures: The figures.
             origins: By kind the origins that are shown.
             shown: The rows of `shown_rows`, in whatever order.
         """
-        figures = figures or Figures.none(plan)
         return cls(
             plan,
             figures.parts,

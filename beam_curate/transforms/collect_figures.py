@@ -72,7 +72,7 @@ class CollectFigures(beam.PTransform):
             beam.pvalue.AsDict(worst),
             beam.pvalue.AsIter(shown),
         )
-        return whole | "Report" >> beam.Map(ReportData.of, *asked)
+        return whole | "Report" >> beam.Map(_report, *asked)
 
 
 class _Looking(WithScorers):
@@ -99,6 +99,15 @@ class _ReadShown(SideBySide):
     def work(self, element: Part, *side: Any) -> Sequence[Shown]:
         (plan,) = side
         return read_shown(plan.selection.table, element, plan.max_pixels)
+
+
+def _report(plan: ReportPlan, figures: Any, *more: Any) -> ReportData:
+    """What a report tells; the figures are None where there are no parts.
+
+    They are of any type for Beam (2.77): of `Figures | None` it makes a schema, and fails when it takes the class before the
+    None, which depends on the hash of the process.
+    """
+    return ReportData.of(plan, figures or Figures.none(plan), *more)
 
 
 def _by_kind(origin: Origin, outcomes: Outcomes) -> tuple[str, Counted]:
