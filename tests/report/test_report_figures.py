@@ -164,7 +164,7 @@ def test_the_figures_of_single_parts_are_added_up_where_they_are_found(tmp_path,
 
 
 def test_beam_is_told_of_no_class_or_none():
-    """Whether it makes a schema of such a union, and fails, depends on the hash of the process: one of eight did."""
+    """Whether it makes a schema of such a union, and fails, depends on the hash seed of the process: one of four did."""
     for function in (collect_figures._report, collect_figures._by_kind, ReportPlan.cut_at):
         told = typing.get_type_hints(function).values()
         assert not [kind for kind in told if isinstance(kind, types.UnionType)], function
