@@ -70,13 +70,18 @@ class Cells:
         """See Clusters.visits."""
         return self.clusters.visits(points, width)
 
-    def needed(self, points: Floats, others: Floats) -> Floats:
+    def needed(self, points: Floats, homes: Places, others: Floats) -> Floats:
         """The least width of a border, see `Clusters.visits`, at which (N, M) points meet the one of others at their place.
+
+        Args:
+            points: See above.
+            homes: (N,) of them.
+            others: (N, M)
 
         Returns:
             (N,); 0 where both have one home.
         """
-        homes, theirs = self.clusters.homes(points), self.clusters.homes(others)
+        theirs = self.clusters.homes(others)
         found: Floats = np.minimum(
             self.clusters.apart(points, homes, theirs), self.clusters.apart(others, theirs, homes)
         )

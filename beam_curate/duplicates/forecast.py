@@ -72,7 +72,8 @@ def needed(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: 
     near = (1 - eps * (np.arange(len(one)) * 0.6180339887 % 1))[:, None]
     across = (points[third] - cosine * points[one]) / np.sqrt(1 - cosine**2)
     others = (near * points[one] + np.sqrt(1 - near**2) * across).astype(np.float32)
-    return cells.needed(points[one], others)
+    # Each point is in many pairs: its home is found once.
+    return cells.needed(points[one], cells.clusters.homes(points)[one], others)
 
 
 def narrowest(needed: Floats, part: float) -> float:

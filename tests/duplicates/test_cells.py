@@ -34,7 +34,7 @@ def test_within_half_the_distance_no_pair_is_missed_however_directions_are_stret
     pairs = across_borders(cells.clusters, seed)
     apart = cells.clusters.homes(pairs[0]) != cells.clusters.homes(pairs[1])
     assert apart.mean() > 0.5
-    needed = cells.needed(*pairs)
+    needed = cells.needed(pairs[0], cells.clusters.homes(pairs[0]), pairs[1])
     assert needed.max() <= DISTANCE / 2 + 1e-5
     for width in (DISTANCE / 2, DISTANCE / 5, 0):
         met = meet(cells, *pairs, width)
