@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate.duplicates import blocks, clusters, near_vectors
+from beam_curate.duplicates import blocks, clusters, near_vectors, settling
 from beam_curate.duplicates.candidates import FOREIGN, Candidates
-from beam_curate.duplicates.methods import all_methods, method_named, number_of, semantic
+from beam_curate.duplicates.methods import all_methods, method_named, number_of
 from beam_curate.duplicates.methods import perceptual as perceptual_hashes
 from beam_curate.duplicates.methods.exact import Exact
 from beam_curate.duplicates.methods.perceptual import MOST_DISTANCE, Perceptual
@@ -151,7 +151,7 @@ class TestSemantic:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
         """Several buckets, and blocks of partners, already with thousands of rows."""
-        monkeypatch.setattr(semantic, "HOME_ROWS", 500)
+        monkeypatch.setattr(settling, "HOME_ROWS", 500)
         monkeypatch.setattr(near_vectors, "ASKED", 16)
         monkeypatch.setattr(blocks, "LEADERS", 16)
 
@@ -238,11 +238,11 @@ class TestSemantic:
         assert np.array_equal(plans[0].comparing.directions, plans[1].comparing.directions)
 
     def test_the_number_of_cells(self):
-        assert [Semantic().cells_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 3907, 1 << 15]
-        assert [Semantic(n_clusters=7).cells_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
+        assert [Semantic().settling.cells_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 3907, 1 << 15]
+        assert [Semantic(n_clusters=7).settling.cells_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
 
     def test_a_bucket_is_of_some_cells_for_some_rows(self, monkeypatch):
-        monkeypatch.setattr(semantic, "HOME_ROWS", 1 << 15)
+        monkeypatch.setattr(settling, "HOME_ROWS", 1 << 15)
         vectors, _, _ = embeddings(8000, 24, 10, 0.05)
         plan = Semantic().plan(10**6, vector_table(vectors))
         assert plan.buckets == 31
