@@ -92,6 +92,24 @@ def test_the_border_is_as_narrow_as_the_sample_allows_and_narrower_with_more_row
         assert plan.estimate.comparisons < Semantic(0.01, border=0.5).plan(10**6, vectors).estimate.comparisons
 
 
+@pytest.mark.parametrize(("alike", "compared"), [(0, 32), (32, 64), (96, 128), (128, 32)])
+def test_pairs_are_compared_in_as_many_directions_as_tell_them_apart(alike, compared):
+    """Rows that are the same in some directions, and far apart in those that follow; or in none, which no direction changes."""
+    points = np.zeros((600, 128), np.float32)
+    points[:, alike:] = 0.1 * np.random.default_rng(0).standard_normal((600, 128 - alike))
+    row = np.arange(600)
+    visits = np.concatenate([row, row]), np.concatenate([row % 9, (row + 1) % 9]), row.repeat(2) < 0
+    visits[2][:600] = True
+    assert forecast.compared(visits, points, 768, 0.05) == compared
+
+
+def test_rows_that_meet_nobody_are_compared_in_the_fewest_directions():
+    row = np.arange(40)
+    assert forecast.compared((row, row, row >= 0), np.zeros((40, 128), np.float32), 768, 0.05) == 32
+    none = np.zeros(0, np.int64)
+    assert forecast.compared((none, none, none > 0), np.zeros((0, 24), np.float32), 24, 0.05) == 24
+
+
 @pytest.mark.parametrize(("part", "left_out"), [(0.0005, 23), (0.001, 51), (0.0, 0), (1e-6, 0)])
 def test_of_made_up_pairs_fewer_are_left_out_than_the_part_by_two_standard_deviations(part, left_out):
     needed = np.random.default_rng(0).permutation(np.arange(1 << 16)).astype(np.float32)
