@@ -9,7 +9,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
@@ -66,7 +66,24 @@ def size_of(path: str) -> int:
     Raises:
         StorageError: It cannot be told, for one because there is no such file.
     """
-    return retried("measuring", path, lambda: int(FileSystems.get_filesystem(path).metadata(path).size_in_bytes))
+    return status_of(path).size
+
+
+class Status(NamedTuple):
+    """The length of a file in bytes, and when it was written, in seconds by the clock of the storage; 0 if that does not tell."""
+
+    size: int
+    changed: float
+
+
+def status_of(path: str) -> Status:
+    """The status of a file, for one request.
+
+    Raises:
+        StorageError: It cannot be told, for one because there is no such file.
+    """
+    found = retried("measuring", path, lambda: FileSystems.get_filesystem(path).metadata(path))
+    return Status(int(found.size_in_bytes), float(found.last_updated_in_seconds or 0))
 
 
 def make_parent(path: str) -> None:
