@@ -9,6 +9,7 @@ import shutil
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -141,6 +142,17 @@ def test_a_file_that_was_replaced_after_its_end_is_written_again_and_no_other(ru
     os.utime(path, ns=(end + 1_000_000, end + 1_000_000))
     assert written_again(output, monkeypatch) == ["00003.parquet", "00003.tar", "00003_stats.json"]
     assert {path.name: path.read_bytes() for path in output.glob("0*")} == before
+
+
+def test_a_table_that_lacks_a_row_makes_its_shard_be_written_again(run, monkeypatch):
+    output = run(2, 20)
+    pack(output, 15)
+    path, end = output / "00001.parquet", (output / "00001_stats.json").stat().st_mtime_ns
+    before = path.read_bytes()
+    pq.write_table(pq.read_table(path).slice(1), path)
+    os.utime(path, ns=(end, end))
+    assert written_again(output, monkeypatch) == ["00001.parquet", "00001.tar", "00001_stats.json"]
+    assert path.read_bytes() == before
 
 
 def written_again(output, monkeypatch):
