@@ -8,6 +8,7 @@ from beam_curate.runs.configuration import EXPORT, SCORE, Configuration, Files, 
 from beam_curate.runs.parts import part_paths
 from beam_curate.runs.run import Run
 from beam_curate.runs.wanted import WantedRun
+from beam_curate.storage import operations
 from beam_curate.storage.files import write_json
 
 SHARDS = [Shard(0, "/d/0.tar", 10), Shard(1, "/d/1.tar", 20)]
@@ -120,6 +121,43 @@ def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
     left = {str(path.relative_to(run)) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert left == {"mine.txt", "README.json", "run.json", "input_shards.parquet"}
     assert Run(run).input_shards == SHARDS[:1]
+
+
+OF_A_RUN = ["summary.json", "00000.tar", "00000.parquet", "00000_stats.json", "index.json", "sizes.json", "report.html",
+            "verdicts/part-00000.parquet", "duplicates/summary.json", "duplicates/part-00000.parquet",
+            "scores/part-00000.parquet"]  # fmt: skip
+
+
+def test_a_deletion_that_was_stopped_goes_on_with_the_same_command(tmp_path, monkeypatch):
+    """After each file: what is left never passes for a complete run, nor a search for a complete one, and can be deleted."""
+    real = operations.delete_once
+    for stop in range(len(OF_A_RUN) + 2):
+        output = tmp_path / str(stop)
+        Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS))
+        for name in OF_A_RUN:
+            path = output / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("x")
+        deleted = []
+
+        def delete(paths, stop=stop, deleted=deleted):
+            if "_temporary" not in paths[0]:  # the claim on the folder
+                if len(deleted) == stop:
+                    raise KeyboardInterrupt
+                deleted.extend(paths)
+            real(paths)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(operations, "delete_once", delete)
+            with pytest.raises(KeyboardInterrupt):
+                Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True))
+        names = [path.removeprefix(f"{output}/") for path in deleted]
+        assert names[:1] in ([], ["summary.json"])
+        assert "duplicates/part-00000.parquet" not in names or "duplicates/summary.json" in names
+        assert "run.json" not in names
+        assert Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True)) is False
+        left = {path.name for path in output.rglob("*") if path.is_file()}
+        assert left == {"run.json", "input_shards.parquet"}
 
 
 def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):
