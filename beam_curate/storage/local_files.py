@@ -14,7 +14,7 @@ from typing import Final
 from beam_curate.storage.patterns import pattern_regex, plain
 from beam_curate.storage.retrying import retried
 
-_NOTHING: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_NOTHING: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 """What the system says of a path at which nothing is."""
 
 
@@ -103,6 +103,8 @@ def _status(path: str) -> os.stat_result | None:
             if error.errno in _NOTHING:
                 return None
             raise
+        except ValueError:  # no path has a NUL
+            return None
 
     return retried("looking at", path, look)
 

@@ -78,6 +78,16 @@ def test_a_link_that_leads_nowhere_is_a_row(tmp_path):
         assert caught.value.reason == MISSING_FILE
 
 
+@pytest.mark.parametrize("name", ["pipe.jpg", "folder.jpg", "gone.jpg", "loop.jpg", "nul\0.jpg", f"{300 * 'x'}.jpg"])
+def test_what_a_table_names_and_is_no_file_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    with pytest.raises(CannotPackError, match="there is no file") as caught:
+        Images(1 << 20).file(f"{tmp_path}/{name}")
+    assert caught.value.reason == MISSING_FILE
+
+
 @pytest.mark.parametrize(
     ("pattern", "keys"),
     [
