@@ -107,8 +107,17 @@ def test_a_finished_shard_is_neither_read_nor_written(tmp_path, monkeypatch):
     entry = Entry("a", "a", "a", str(tmp_path / "a.jpg"), "jpg")
     writing = ShardWriting(str(tmp_path / "out"), 10)
     (first,) = writing.write([ShardEntries(0, [entry])])
+    tar, image = tmp_path / "out" / "00000.tar", (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").unlink()
     assert list(writing.write([ShardEntries(0, [entry])])) == [first]
+    # One of the same length that was put there after its end.
+    (tmp_path / "a.jpg").write_bytes(image)
+    before, end = tar.read_bytes(), (tmp_path / "out" / "rows" / "00000.parquet").stat().st_mtime_ns + 1_000_000
+    tar.write_bytes(bytes(len(before)))
+    os.utime(tar, ns=(end, end))
+    assert list(writing.write([ShardEntries(0, [entry])])) == [first]
+    assert tar.read_bytes() == before
+    (tmp_path / "a.jpg").unlink()
     # Another plan, or a tar that is gone: it is written again.
     (tmp_path / "out" / "00000.tar").unlink()
     (again,) = writing.write([ShardEntries(0, [entry])])
