@@ -2,7 +2,20 @@ import os
 
 import pytest
 
-from beam_curate.intake.files import ALONE, HIDDEN, NO_TEXT, OTHER, TABLE, Place, alone, base_of, class_of, joined, look
+from beam_curate.intake.files import (
+    ALONE,
+    HIDDEN,
+    NO_TEXT,
+    OTHER,
+    TABLE,
+    UNREAD,
+    Place,
+    alone,
+    base_of,
+    class_of,
+    joined,
+    look,
+)
 from beam_curate.transforms.list_images import _by_key
 
 
@@ -39,11 +52,13 @@ def test_a_second_image_of_a_name_is_a_failed_row(tmp_path):
 
 
 def test_what_is_no_row_is_counted(tmp_path):
-    folder = tree(tmp_path, "a.jpg", ".b.jpg", "d/._c.jpg", "x.py", "noext", "z.txt", "metadata.csv")
+    folder = tree(
+        tmp_path, "a.jpg", ".b.jpg", "d/._c.jpg", "d/IMG_1.HEIC", "raw.nef", "x.py", "noext", "z.txt", "metadata.csv"
+    )
     os.symlink(folder, tmp_path / "loop")  # back to the folder itself: nothing is found twice
     (tmp_path / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
     found = {file.skipped: file.size for file in look(Place(folder), folder, ("txt",)) if file.skipped}
-    assert found == {HIDDEN: 2, OTHER: 2, TABLE: 1, NO_TEXT: 1}
+    assert found == {UNREAD: 2, HIDDEN: 2, OTHER: 2, TABLE: 1, NO_TEXT: 1}
     assert ALONE not in found  # known when the files have met
 
 
