@@ -9,6 +9,7 @@ from beam_curate.intake.files import (
     OTHER,
     SPECIAL,
     TABLE,
+    UNREAD,
     Place,
     alone,
     base_of,
@@ -54,12 +55,14 @@ def test_a_second_image_of_a_name_is_a_failed_row(tmp_path):
 
 
 def test_what_is_no_row_is_counted(tmp_path):
-    folder = tree(tmp_path, "a.jpg", ".b.jpg", "d/._c.jpg", "x.py", "noext", "z.txt", "metadata.csv")
+    folder = tree(
+        tmp_path, "a.jpg", ".b.jpg", "d/._c.jpg", "d/IMG_1.HEIC", "raw.nef", "x.py", "noext", "z.txt", "metadata.csv"
+    )
     os.symlink(folder, tmp_path / "loop")  # back to the folder itself: nothing is found twice
     (tmp_path / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
     os.mkfifo(tmp_path / "pipe.jpg")  # who opens it waits for ever
     found = {file.skipped: file.size for file in look(Place(folder), folder, ("txt",)) if file.skipped}
-    assert found == {HIDDEN: 2, OTHER: 2, TABLE: 1, NO_TEXT: 1, SPECIAL: 1}
+    assert found == {UNREAD: 2, HIDDEN: 2, OTHER: 2, TABLE: 1, NO_TEXT: 1, SPECIAL: 1}
     assert ALONE not in found  # known when the files have met
 
 
