@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from beam_curate.clip import tower_copies
-from beam_curate.clip.careful_calls import CarefulCalls, TowerError
+from beam_curate.clip.careful_calls import CarefulCalls
 from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.clip.pixel_files import SharedPixels
 from beam_curate.clip.tower_copies import CopyGoneError, TowerCopies
+from beam_curate.clip.tower_errors import TowerError
 from beam_curate.devices import DeviceFailedError
 from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
@@ -181,14 +182,14 @@ def test_a_model_that_does_not_load_is_told():
 
 def test_threads_that_notice_together_replace_a_copy_once(pair):
     lost = pair.one()
-    before = lost._connection.process
+    before = lost._link().process
 
     def notice(both):
         with pytest.raises(DeviceFailedError) as caught:
             lost.embed([image(9)], 1)
         both.wait(60)
         assert lost.recover(caught.value)
-        return lost._connection.process
+        return lost._link().process
 
     both = threading.Barrier(2)
     with ThreadPoolExecutor(2) as pool:
