@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from beam_curate.duplicates.candidates import normalised
+from beam_curate.duplicates.candidates import normalised, widened
 from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, near_matrix
@@ -55,6 +55,17 @@ def test_so_they_are_with_other_kernels_of_blas(kernel):
         timeout=120,
     )
     assert done.stdout.strip() == "(0, 0)"
+
+
+def test_every_finite_float16_is_the_same_number_in_float32():
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = numbers[np.isfinite(numbers)]
+    wide = widened(numbers.reshape(-1, 2))
+    assert wide.dtype == np.float32
+    assert np.array_equal(wide.ravel().view(np.uint32), numbers.astype(np.float32).view(np.uint32))
+    records = np.zeros(5, [("id", "<u8"), ("vector", "<f2", (3,))])
+    records["vector"] = numbers[:15].reshape(5, 3)
+    assert np.array_equal(widened(records["vector"]), records["vector"].astype(np.float32))
 
 
 def test_the_limit_is_kept_to_what_float64_can_tell():
