@@ -81,6 +81,27 @@ def test_the_limit_is_kept_to_what_float64_can_tell():
         np.testing.assert_allclose(similarity, wanted.astype(np.float32), atol=2e-6)
 
 
+@pytest.mark.parametrize("count", [32, 64, 128])
+def test_what_float32_loses_in_the_directions_compared_first_loses_no_pair(count):
+    """All lies in these directions, so the distances there are those of the limit, to the last bits."""
+    rng = np.random.default_rng(count)
+    wide = rng.standard_normal((400, count)) * 0.1 + rng.standard_normal(count)
+    vectors = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float16)
+    basis = np.linalg.qr(rng.standard_normal((count, count)))[0].astype(np.float32)
+    points = normalised(vectors) @ basis
+    exact = vectors.astype(np.longdouble)
+    exact /= np.sqrt((exact * exact).sum(axis=1, keepdims=True))
+    similarity = np.tril(exact @ exact.T, -1)
+    pairs = np.sort(1 - similarity[np.tril_indices(400, -1)])
+    everyone = np.ones(400, np.bool_)
+    for rank in (300, 3000, 30_000):
+        eps = float((pairs[rank] + pairs[rank + 1]) / 2)
+        near = similarity >= 1 - np.longdouble(eps)
+        found = best_partners(Bucket(vectors, points), eps, [(np.arange(400), np.arange(0))], Who(everyone, everyone))
+        assert found.row.tolist() == np.flatnonzero(near.any(axis=1)).tolist()
+        assert found.of.tolist() == near.argmax(axis=1)[near.any(axis=1)].tolist()
+
+
 def test_of_equal_vectors_the_similarity_is_one():
     vectors = np.repeat(unit_rows(7, 768), 12, axis=0)
     points = np.zeros((84, 1), np.float32)
