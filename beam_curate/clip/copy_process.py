@@ -110,13 +110,14 @@ def start(name: str, build: Callable[[], Any]) -> Child | None:
     return child
 
 
-def connect(name: str, build: Callable[[], Any], child: Child | None = None) -> Link:
+def connect(name: str, build: Callable[[], Any], child: Child | None = None, patience: float = 0) -> Link:
     """Connects with the process, starts it where it is not there, and waits until the object is built, however long that takes.
 
     Args:
         name: As of `start`.
         build: As of `start`.
         child: What `start` has given.
+        patience: For how many seconds it is tried again to build an object that could not be built.
 
     Raises:
         RuntimeError: The object could not be built, in a process that this one has started; has the traceback. Or the process
@@ -129,7 +130,11 @@ def connect(name: str, build: Callable[[], Any], child: Child | None = None) -> 
             return _greeted(name, since)
         except GONE as error:
             if child is not None:
-                raise RuntimeError(f"{name} cannot be loaded: {_why(child)}") from error
+                why = f"{name} cannot be loaded: {_why(child)}"
+                if time.monotonic() - since >= patience:
+                    raise RuntimeError(why) from error
+                _LOG.warning("%s", why)
+                child = None
         time.sleep(_AGAIN_SECONDS)  # the one that was there is ending, or its starter has not got so far
 
 

@@ -4,6 +4,10 @@ Beam's RunInference has copies of a model too (`model_copies`), but puts them al
 (its MultiProcessShared, without `spawn_process`): one interpreter that unpickles all pixels, and one CUDA context whose
 kernels run one after the other. Here each copy has a process, so that their kernels can share a GPU (NVIDIA's MPS). Pixels
 lie in memory that both processes read; only where they lie, and texts, go through the connection.
+
+Under MPS an error of the device that one process has caused is reported to all that share the GPU, and no new one is let in
+until all of these have ended. So where a copy has lost its GPU, all copies of all models that this worker uses are ended, and
+loading is tried again for a while. Source: NVIDIA, Multi-Process Service, Limited Error Containment.
 """
 
 import contextlib
@@ -13,8 +17,9 @@ import logging
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy.typing as npt
 
@@ -24,6 +29,7 @@ from beam_curate.clip.tower_errors import Raised
 from beam_curate.devices import DeviceFailedError
 
 _LOG = logging.getLogger(__name__)
+_PATIENCE_SECONDS: Final = 120.0  # until all processes that have lost a GPU have ended
 
 T = TypeVar("T")
 
@@ -42,6 +48,8 @@ class _Copy(Generic[T]):
         self._pixels: Any = None
         self._of_thread = threading.local()
         self._ended: set[int] = set()
+        self._last: int | None = None
+        _in_use.add(self)
         self._child = copy_process.start(name, self._build)
 
     def wait(self) -> None:
@@ -52,7 +60,9 @@ class _Copy(Generic[T]):
         link: copy_process.Link | None = getattr(self._of_thread, "link", None)
         if link is None or link.process in self._ended:  # as another thread has found out
             child, self._child = self._child, None
-            link = self._of_thread.link = copy_process.connect(self._name, self._build, child)
+            patience = _PATIENCE_SECONDS if self._ended else 0  # it has been loaded before
+            link = self._of_thread.link = copy_process.connect(self._name, self._build, child, patience)
+            self._last = link.process
             self._ended.discard(link.process)  # the system may give a number again
         return link
 
@@ -96,14 +106,32 @@ class _Copy(Generic[T]):
     def recover(self, error: BaseException) -> bool:
         """Ends the process that this thread asked last, if it is still there, and starts another: see careful_calls.Tower."""
         process = self._of_thread.link.process
-        with self._lock:
-            if process not in self._ended:
-                _LOG.error("%s, process %d, is given up: %s", self._name, process, error)
-                self._ended.add(process)
-                with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
-                    os.kill(process, signal.SIGKILL)
+        known = self._end(process, error)
+        if isinstance(error, DeviceFailedError) and not isinstance(error, CopyGoneError) and not known:
+            for copy in list(_in_use):
+                copy.end(error)
         self.wait()
         return True
+
+    def end(self, error: BaseException) -> None:
+        """Ends the process that was connected with last."""
+        if self._last is not None:
+            self._end(self._last, error)
+
+    def _end(self, process: int, error: BaseException) -> bool:
+        """Ends a process of this copy, once, and says whether that was done before."""
+        with self._lock:
+            if process in self._ended:
+                return True
+            _LOG.error("%s, process %d, is given up: %s", self._name, process, error)
+            self._ended.add(process)
+            with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
+                os.kill(process, signal.SIGKILL)
+            return False
+
+
+# All copies that this process uses, of whichever model.
+_in_use: Final[weakref.WeakSet[_Copy[Any]]] = weakref.WeakSet()
 
 
 class TowerCopies(Generic[T]):
