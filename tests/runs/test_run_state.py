@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
 
 from beam_curate.records import Shard
 from beam_curate.runs.claims import RunError
@@ -127,37 +128,90 @@ OF_A_RUN = ["summary.json", "00000.tar", "00000.parquet", "00000_stats.json", "i
             "verdicts/part-00000.parquet", "duplicates/summary.json", "duplicates/part-00000.parquet",
             "scores/part-00000.parquet"]  # fmt: skip
 
+THEN = ["input_shards.parquet", "run.json", "input_shards.parquet"]
+"""What an overwriting start deletes and writes after these, before the new mark."""
+
+
+class Stopped:
+    """Stops a beginning before the deletion or the writing of a file: the one with this number."""
+
+    def __init__(self, monkeypatch, output, number):
+        self.done, self._output, self._number = [], output, number
+        delete, rename = operations.delete_once, FileSystems.rename
+        monkeypatch.setattr(operations, "delete_once", lambda paths: self._step(paths, delete, paths))
+        steps = lambda sources, targets: self._step(targets, rename, sources, targets)  # noqa: E731
+        monkeypatch.setattr(FileSystems, "rename", staticmethod(steps))
+
+    def _step(self, paths, work, *arguments):
+        if "_temporary" not in paths[0]:  # not the claim on the folder, nor what a write leaves
+            if len(self.done) == self._number:
+                raise KeyboardInterrupt
+            self.done += [path.removeprefix(f"{self._output}/") for path in paths]
+        work(*arguments)
+
+
+def stopped(monkeypatch, output, number, wanted):
+    """What a beginning has deleted and written when it was stopped; None if it came to its end before."""
+    with monkeypatch.context() as patched:
+        stop = Stopped(patched, output, number)
+        try:
+            Run(str(output)).begin(wanted)
+        except KeyboardInterrupt:
+            return stop.done
+    return None
+
+
+def a_run(output):
+    """A run of which all kinds of files are there."""
+    Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS))
+    for name in OF_A_RUN:
+        path = output / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+
+
+def left(output):
+    return {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+
+
+def test_a_start_that_was_stopped_is_no_run(tmp_path, monkeypatch):
+    wanted = WantedRun(CONFIGURATION, SHARDS)
+    for number in range(2):
+        output = tmp_path / str(number)
+        assert stopped(monkeypatch, output, number, wanted) == ["input_shards.parquet"][:number]
+        assert Run(str(output)).begin(wanted) is False
+    assert stopped(monkeypatch, tmp_path / "all", 2, wanted) is None
+
 
 def test_a_deletion_that_was_stopped_goes_on_with_the_same_command(tmp_path, monkeypatch):
     """After each file: what is left never passes for a complete run, nor a search for a complete one, and can be deleted."""
-    real = operations.delete_once
-    for stop in range(len(OF_A_RUN) + 2):
-        output = tmp_path / str(stop)
-        Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS))
-        for name in OF_A_RUN:
-            path = output / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("x")
-        deleted = []
+    wanted = WantedRun(CONFIGURATION, SHARDS, overwrite=True)
+    for number in range(len(OF_A_RUN) + 4):
+        output = tmp_path / str(number)
+        a_run(output)
+        done = stopped(monkeypatch, output, number, wanted)
+        assert done[:1] in ([], ["summary.json"])
+        assert "duplicates/part-00000.parquet" not in done or "duplicates/summary.json" in done
+        assert done[len(OF_A_RUN) :] == THEN[: max(0, number - len(OF_A_RUN))]
+        assert Run(str(output)).begin(wanted) is False
+        assert left(output) == {"run.json", "input_shards.parquet"}
 
-        def delete(paths, stop=stop, deleted=deleted):
-            if "_temporary" not in paths[0]:  # the claim on the folder
-                if len(deleted) == stop:
-                    raise KeyboardInterrupt
-                deleted.extend(paths)
-            real(paths)
 
-        with monkeypatch.context() as patched:
-            patched.setattr(operations, "delete_once", delete)
-            with pytest.raises(KeyboardInterrupt):
-                Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True))
-        names = [path.removeprefix(f"{output}/") for path in deleted]
-        assert names[:1] in ([], ["summary.json"])
-        assert "duplicates/part-00000.parquet" not in names or "duplicates/summary.json" in names
-        assert "run.json" not in names
-        assert Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS, overwrite=True)) is False
-        left = {path.name for path in output.rglob("*") if path.is_file()}
-        assert left == {"run.json", "input_shards.parquet"}
+def test_a_retry_that_was_stopped_goes_on_and_is_not_complete(tmp_path, monkeypatch):
+    wanted = WantedRun(CONFIGURATION, SHARDS, retry=("no_image",))
+    number = 0
+    while True:
+        output = tmp_path / str(number)
+        a_run(output)
+        (output / "scores" / "part-00000.parquet").unlink()  # it is looked into, and is none
+        done = stopped(monkeypatch, output, number, wanted)
+        if done is None:
+            break
+        assert Run(str(output)).is_finished == (not done)
+        assert Run(str(output)).begin(wanted) is False
+        assert left(output) == {"run.json", "input_shards.parquet", "00000.tar", "00000.parquet", "00000_stats.json"}
+        number += 1
+    assert number == 8  # what follows from the table, and the mark
 
 
 def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):
