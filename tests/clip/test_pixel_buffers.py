@@ -77,6 +77,10 @@ def test_nothing_is_overwritten_before_the_gpu_has_read_it(monkeypatch):
                 there.copy_(source)
             self.behind = []
 
+    def unpinned(*shape, pin_memory, **how):
+        assert pin_memory
+        return empty(*shape, **how)
+
     def to(source, device, non_blocking):
         assert non_blocking
         there = torch.full_like(source, 77)
@@ -86,8 +90,8 @@ def test_nothing_is_overwritten_before_the_gpu_has_read_it(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "to", to)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the model's")
-    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory=False, **how: empty(*shape, **how))
     buffer = HostBuffer(4, torch.device("cuda:0"))
+    monkeypatch.setattr(torch, "empty", unpinned)
     first = buffer.upload([image(1), image(2)], 4)
     assert firsts(first) == [77] * 4  # not there yet
     second = buffer.upload([image(3)], 1)
