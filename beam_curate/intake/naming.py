@@ -6,6 +6,11 @@ from typing import Final, NamedTuple
 from beam_curate.tars.sample_group import IMAGE_EXTENSIONS
 from beam_curate.tars.writing import safe_key
 
+UNREAD_EXTENSIONS: Final = frozenset(
+    ("heic", "heif", "hif", "jxl", "svg", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "pef", "srw", "raw")
+)
+"""Extensions of pictures that Pillow does not decode, lower case: of telephones (HEIF), JPEG XL, SVG; raw ones of cameras."""
+
 _DOT: Final = f"~{ord('.'):02x}~"
 _MAGICS: Final = (
     (0, b"\xff\xd8\xff", "jpg"),

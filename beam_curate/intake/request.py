@@ -8,11 +8,12 @@ from typing import Final, NamedTuple
 
 from beam_curate.intake.columns import TABLES, is_table
 from beam_curate.intake.files import Place, first_image
-from beam_curate.intake.naming import is_image, split_name
+from beam_curate.intake.naming import UNREAD_EXTENSIONS, is_image, split_name
 from beam_curate.records import Shard
 from beam_curate.storage.listing import InputError, list_named, list_shards, split_patterns
 from beam_curate.storage.object_stores import scheme
-from beam_curate.storage.operations import absolute, literal
+from beam_curate.storage.operations import absolute
+from beam_curate.storage.patterns import literal
 from beam_curate.storage.schemes import SchemeError
 from beam_curate.storage.walking import files_below
 
@@ -89,6 +90,8 @@ def _instead(places: Sequence[Place]) -> str:
                 return f"give the tables that are there: '{folder}/*{end}'"
             if path.lower().endswith(_SHARDS):
                 return f"shards need no packing: give beam-curate curate --input '{folder}/*{end}'"
+            if split_name(path).extension in UNREAD_EXTENSIONS:
+                return f"make JPEGs of the pictures that are there, such as {path}: their format is not read"
     return "check the path, or give a table of paths"
 
 

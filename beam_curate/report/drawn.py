@@ -144,7 +144,8 @@ class Drawn:
     def _found(self, at: int) -> Found:
         shard_index, row_index, place = self.places[at].tolist()
         values = dict(zip(self.columns, self.values[at].tolist(), strict=True))
-        return Found(shard_index, row_index, place, self.status[at], self.reason[at] or "", values)
+        reason, rest = self.reason[at] or "", bool(self.rest[at])
+        return Found(shard_index, row_index, place, self.status[at], reason, rest, values)
 
     def _take(self, where: npt.NDArray[np.int64]) -> "Drawn":
         names = ("number", "places", "status", "reason", "rest", "values")

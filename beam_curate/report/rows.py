@@ -37,7 +37,11 @@ def details_of(rows: pa.Table) -> list[Detail]:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the score table that is shown; `offset` and `size` are the span of its image member, size -1 if none."""
+    """A row of the score table that is shown.
+
+    `offset` and `size` are the span of its image member, size -1 if none; `rest` is whether it passes the rules that no slider
+    stands for.
+    """
 
     key: str
     shard: str
@@ -45,6 +49,7 @@ class Row:
     index: int
     status: str
     reason: str
+    rest: bool
     step: str
     message: str
     caption: str
@@ -80,6 +85,7 @@ def make_row(found: Found, detail: Detail, other: bool = False) -> Row:
         index=found.row_index,
         status=found.status,
         reason=found.reason,
+        rest=found.rest,
         step=detail.step or "",
         message=(detail.error_message or "")[:_TEXT],
         caption=(detail.caption or "")[:_TEXT],

@@ -22,7 +22,7 @@ PICTURE_BYTES: Final = 5_000_000
 """Of the pictures that only the script shows, and of what is known of all."""
 
 _OPTIONS: Final = {("aesthetic", 0): "min_aesthetic", ("nsfw", 1): "max_nsfw", ("side", 0): "min_side"}
-_DUPLICATE: Final = (
+_DUPLICATES: Final = (
     reasons.DUPLICATE_EXACT, reasons.DUPLICATE_PIXELS, reasons.DUPLICATE_PERCEPTUAL, reasons.DUPLICATE_SEMANTIC,
     reasons.NOT_IN_OTHER,
 )  # fmt: skip
@@ -74,7 +74,7 @@ def slider_data(
         "values": _base64(rows.values.T, "<f4"),
         "chances": _base64(chances, "<f8"),
         "rest": _base64(rows.rest, "u1"),
-        "duplicate": _base64(np.isin(rows.reason.astype(str), _DUPLICATE), "u1"),
+        "duplicate": _base64(np.isin(rows.reason.astype(str), _DUPLICATES), "u1"),
         "pictures": _pictures(data, columns, blur_from),
         "command": f"{COMMAND} --scores {shlex.quote(folder)}",
         "duplicates": f" --duplicates {shlex.quote(duplicates)}" if duplicates else "",
@@ -118,6 +118,8 @@ def _said(shown: Shown, columns: Sequence[Mapping[str, Any]]) -> dict[str, objec
         "shard_link": shard_link(row.shard),
         "status": row.status,
         "reason": shorten(row.reason, 100),
+        "rest": row.rest,
+        "duplicate": row.reason in _DUPLICATES,
         "values": [value if math.isfinite(value) else None for value in values],
         "size": [row.width, row.height],
         "sides": [picture.width, picture.height],

@@ -31,13 +31,17 @@ class Place(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A row that may be shown: where it is, its place among the rows of its part, its verdict, and its values by column."""
+    """A row that may be shown: where it is, its place among the rows of its part, its verdict, and its values by column.
+
+    `rest` is whether it passes the rules that no slider stands for.
+    """
 
     shard_index: int
     row_index: int
     place: int
     status: str
     reason: str
+    rest: bool
     values: dict[str, float]
 
     @property
@@ -64,7 +68,8 @@ class Group(NamedTuple):
     def found(self, at: int) -> Found:
         """The row at a place."""
         values = {name: float(values[at]) for name, values in self.values.items() if name != RANDOM}
-        return Found(self.shard_index, int(self.row_index[at]), at, self.status[at], self.reason[at] or "", values)
+        reason, rest = self.reason[at] or "", bool(self.rest[at])
+        return Found(self.shard_index, int(self.row_index[at]), at, self.status[at], reason, rest, values)
 
 
 class Rows(NamedTuple):

@@ -26,6 +26,7 @@ from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, Failure, ImageFacts, SampleRef
 from tests.conftest import ROOT
+from tests.support import forked
 from tests.support.counters import counted
 from tests.support.stub_tower import Shared, Tower, image, turns
 
@@ -62,9 +63,18 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def pair():
+def two_copies():
     """Two copies, for tests that leave two running."""
-    return TowerCopies(Tower, f"copies-{uuid.uuid4().hex}", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        forked.in_place_of_new_processes(patch)
+        return TowerCopies(Tower, f"copies-{uuid.uuid4().hex}", 2)
+
+
+@pytest.fixture
+def pair(two_copies, monkeypatch):
+    """These; each that takes the place of another is forked too, with the libraries loaded."""
+    forked.in_place_of_new_processes(monkeypatch)
+    return two_copies
 
 
 def test_pixels_and_texts_reach_a_copy_in_order(pair):

@@ -181,6 +181,7 @@ WRONG = [
     (["--input={photos}/a,b"], "a comma separates several names; rename the folder"),
     (["--input={photos}/tables.csv"], "give the tables that are there: '{photos}/tables.csv/*.parquet'"),
     (["--input={photos}/tars"], "shards need no packing: give beam-curate curate --input '{photos}/tars/*.tar'"),
+    (["--input={photos}/phone"], "make JPEGs of the pictures that are there, such as {photos}/phone/IMG_1.HEIC"),
     (["--input={photos}/t.csv.gz"], "is neither an image nor a table (.csv, .tsv, "),
     (["--input={photos}", "--beside=txt,JPG"], "--beside jpg: files with this extension are images"),
     (["--input={photos}", "--beside=cls", "--class_folders"], "--beside cls and --class_folders both give the class"),
@@ -199,8 +200,9 @@ WRONG = [
 @pytest.mark.parametrize(("words", "line"), WRONG)
 def test_wrong_options_are_told_before_the_first_write(photos, tmp_path, words, line, capsys):
     (photos / "t.csv").write_text("file_name\n0.jpg\n")
-    for folder in ("a,b", "tables.csv", "tars"):
+    for folder in ("a,b", "tables.csv", "tars", "phone"):
         (photos / folder).mkdir(exist_ok=True)
+    (photos / "phone" / "IMG_1.HEIC").touch()
     for path in ("t.parquet", "tables.csv/t.parquet"):
         pq.write_table(pa.table({"image": [b"image"]}), photos / path)
     for path in ("t.csv.gz", "tars/t.tar"):

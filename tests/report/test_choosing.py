@@ -18,6 +18,11 @@ from tests.report.test_report import HOSTILE_CAPTION, HOSTILE_KEYS, MODEL, made_
 from tests.support.browser import Browser
 
 RESULT, COMMAND = "#estimate", "#command"
+PICTURED = (
+    "[...document.querySelectorAll('#sides .gallery')].map(side => "
+    "[...side.querySelectorAll('.name')].map(name => name.textContent).sort())"
+)
+"""The keys of the pictures on both sides."""
 HOSTILE_URL = "javascript:alert(5)//</script><script>alert(6)</script>"
 
 
@@ -243,8 +248,13 @@ def test_rules_that_no_slider_stands_for_are_kept_or_left_out(tmp_path, browser)
     command = shlex.split(browser.text(COMMAND))
     assert command[command.index("--keep") + 1] == "(format == 'PNG' or width > 50)"
     assert command[command.index("--min_aesthetic") + 1] == "0"
+    rows = read_score_table(str(output), ["key", "status"]).to_pylist()
+    sides = {side: {row["key"] for row in rows if row["status"] == side} for side in ("rejected", "kept")}
+    assert {len(keys) for keys in sides.values()} == {11, 29}
+    assert browser.evaluate(PICTURED) == [sorted(sides["rejected"]), sorted(sides["kept"])]
     browser.click("#rest")
     assert browser.text(RESULT).startswith("40 of 40 samples are kept")
+    assert browser.evaluate(PICTURED) == [[], sorted(sides["rejected"] | sides["kept"])]
 
 
 def test_a_rule_that_excludes_its_bound_is_said_so(scored, browser, tmp_path):

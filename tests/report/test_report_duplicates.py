@@ -23,6 +23,7 @@ from beam_curate.report.table import Place
 from beam_curate.report.thumbnails import Thumbnail
 from beam_curate.runs.run import Run
 from tests.conftest import encoded, photo, tar_bytes
+from tests.report.test_choosing import PICTURED
 from tests.report.test_report import HOSTILE_KEYS, MODEL, Page, read
 from tests.support.browser import Browser
 
@@ -346,3 +347,14 @@ def test_in_a_browser_pairs_are_side_by_side_and_the_line_between(output, browse
     )
     assert browser.evaluate("document.querySelectorAll('a, iframe, [onerror]').length") == 0
     assert browser.complaints == []
+
+
+def test_a_duplicate_is_pictured_among_the_rejected_as_long_as_duplicates_are_left_out(cropped, browser):
+    _, output = cropped
+    browser.open(output / "report.html", 1280, "light")
+    rows = read_score_table(str(output), ["key", "status"]).to_pylist()
+    sides = [{row["key"] for row in rows if row["status"] == side} for side in ("rejected", "kept")]
+    assert all(sides)
+    assert browser.evaluate(PICTURED) == [sorted(side) for side in sides]
+    browser.click("#duplicates")
+    assert browser.evaluate(PICTURED) == [[], sorted(sides[0] | sides[1])]

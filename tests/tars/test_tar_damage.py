@@ -17,7 +17,7 @@ from beam_curate import reasons
 from beam_curate.records import Shard
 from beam_curate.tars.blocks import MAX_STEPS_BACK
 from beam_curate.tars.events import Damage, EndMark, TarEntry
-from beam_curate.tars.headers import BLOCK
+from beam_curate.tars.headers import BLOCK, swallowed_header
 from beam_curate.tars.reading import MAX_END_BYTES, RECORD, TarReader
 from beam_curate.tars.samples import read_samples
 from tests.conftest import tar_bytes
@@ -416,3 +416,18 @@ def test_a_tar_in_a_tar_is_a_member_like_any_other():
     (row,) = rows_of(tar_bytes([("s.jpg", inner), ("s.tar", inner), ("s.txt", b"text")]))
     assert row.failure is None
     assert [member.suffix for member in row.ref.members] == ["jpg", "tar", "txt"]
+
+
+def test_a_swallowed_header_is_found_at_the_start_of_any_block_and_nowhere_else():
+    header = bytes(tar_bytes([("other.jpg", b"x")])[:BLOCK])
+    noise = body(5, 40 * BLOCK + 100)
+    assert swallowed_header(noise) is None
+    for place in (1, 2, 17, 39):
+        at = BLOCK * place
+        assert swallowed_header(noise[:at] + header + noise[at:]).name == "other.jpg"
+        assert swallowed_header(noise[: at + 1] + header + noise[at:]) is None  # not at the start of a block
+    # NULs at the end of a header may be cut off; a header of a wrong checksum is none; a tar in a tar is a member of its own.
+    assert swallowed_header(noise[: 2 * BLOCK] + header.rstrip(b"\0")).name == "other.jpg"
+    assert swallowed_header(noise[: 2 * BLOCK] + header[:-1] + b"x" + noise) is None
+    assert swallowed_header(header + noise[:BLOCK] + header) is None
+    assert swallowed_header(noise[:BLOCK] + b"u" * (4 * BLOCK) + header).name == "other.jpg"

@@ -19,9 +19,12 @@ let bounds = initial();
 const inside = (value, [least, below]) =>
   (least === null && below === null) || ((least === null || value >= least) && (below === null || value < below));
 
+/* Whether a sample passes what no slider stands for, as far as it is ticked: other rules, and that it is no duplicate. */
+const passesTicked = (rest, duplicate) => (rest || !checked("rest")) && !(duplicate && checked("duplicates"));
+
 function passes(row) {
   for (const [place, bound] of bounds) if (!inside(values[place * rows + row], bound)) return false;
-  return (rest[row] || !checked("rest")) && !(duplicate[row] && checked("duplicates"));
+  return passesTicked(rest[row], duplicate[row]);
 }
 
 function checked(id) {
@@ -107,7 +110,7 @@ function picture(number) {
   return image;
 }
 
-const passesPicture = sample => data.columns.every((column, at) => {
+const passesPicture = sample => passesTicked(sample.rest, sample.duplicate) && data.columns.every((column, at) => {
   const value = sample.values[at];
   return inside(value === null ? NaN : value, bounds.get(column.place));
 });
