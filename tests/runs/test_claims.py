@@ -1,8 +1,10 @@
 """One job at a time writes to a folder."""
 
+import errno
 import itertools
 import json
 import os
+import re
 import signal
 import textwrap
 import time
@@ -125,6 +127,27 @@ def test_a_refused_command_leaves_no_folder(tmp_path):
     with pytest.raises(RunError, match="no run to continue"):
         Run(str(tmp_path / "out")).begin(WantedRun(Configuration(), SHARDS, resume=True))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("there", ["file", "link", "pipe"])
+@pytest.mark.parametrize("below", ["", "/a/b"])
+def test_what_is_no_folder_is_named(tmp_path, there, below):
+    path = tmp_path / "out"
+    {"file": path.touch, "link": lambda: path.symlink_to("/nowhere"), "pipe": lambda: os.mkfifo(path)}[there]()
+    with pytest.raises(RunError, match=f"`output` {path}{below}: {path} is no folder; give"):
+        claim(f"{path}{below}")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch, code):
+    def refused(*args):
+        raise OSError(code, os.strerror(code), args[0])
+
+    monkeypatch.setattr(claims, "make_parent", refused)
+    with pytest.raises(
+        RunError, match=re.escape(f"`output` {tmp_path}/out cannot be written to ({os.strerror(code)}); give")
+    ):
+        claim(str(tmp_path / "out"))
 
 
 @pytest.fixture
