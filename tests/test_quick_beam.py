@@ -1,5 +1,6 @@
 """What the tests quicken of Beam gives what Beam itself gives: see tests/support/quick_beam.py."""
 
+import functools
 import sys
 import types
 import typing
@@ -11,10 +12,11 @@ from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.worker import bundle_processor, statecache
-from apache_beam.transforms import core, ptransform, userstate
+from apache_beam.transforms import core, ptransform, userstate, util
 from apache_beam.typehints import decorators, trivial_inference, typehints
 
 import beam_curate
+from beam_curate.records import Shard
 from tests.support import quick_beam
 
 
@@ -23,7 +25,9 @@ def below(cls):
 
 
 def test_it_is_in_force():
+    assert {each.get_signature for each in (decorators, core, ptransform, util)} == {quick_beam.quick_signature}
     assert core.get_function_args_defaults is quick_beam.quick_arguments
+    assert core.get_function_arguments is quick_beam.quick_arguments_of
     assert userstate.get_dofn_specs is quick_beam.quick_specs
     assert decorators.IOTypeHints.from_callable.__func__ is quick_beam.quick_annotations
     inferred = trivial_inference.infer_return_type  # which Beam YAML, once used, puts a function around
@@ -59,6 +63,50 @@ def test_the_arguments_of_all_functions_of_all_dofns(functions):
         for asked in (function, bound, function, bound):
             names, defaults = quick_beam.quick_arguments(asked)
             expected = quick_beam.slow_arguments(asked)
+            assert names == expected[0]
+            assert [id(value) for value in defaults] == [id(value) for value in expected[1]]
+            names.append("of the caller")
+
+
+def many():
+    """Functions of the same code, which differ in what was put into them."""
+    made = [each(value) for each in (giving, with_default, with_word, called) for value in (1, "a", len)]
+    for given in (int, str):
+        made.append(giving(1))
+        made[-1].__annotations__ = {"element": given, "return": given}
+
+        @functools.wraps(giving(given))
+        def wrapping(first, second):
+            return first
+
+        made.append(wrapping)
+    return made
+
+
+def test_the_signatures_of_functions_and_of_others(functions):
+    for asked in (*many(), *functions, *map(Plain().process.__func__.__get__, (1, 2)), len, str.upper, Plain, dict):
+        for _ in range(2):
+            assert quick_beam.quick_signature(asked) == quick_beam.slow_signature(asked)
+            if isinstance(asked, types.FunctionType):
+                assert quick_beam.quick_arguments(asked) == tuple(map(list, quick_beam.slow_arguments(asked)))
+                assert decorators.IOTypeHints.from_callable(asked) == quick_beam.slow_annotations(asked)
+
+
+METHODS = ("process", "start_bundle", "finish_bundle", "setup", "teardown", "process_batch")
+
+
+def test_the_arguments_of_the_methods_of_objects():
+    here = Plain()
+    here.process = lambda element, here=1: [element]
+    wrapped = [core.CallableWrapperDoFn(fn) for fn in (len, lambda element: [element], lambda element, more=2: [more])]
+    wrapped += [core._TimeoutDoFn(Plain()), core._TimeoutDoFn(wrapped[-1])]  # their methods are those of what they hold
+    plain = [cls for cls in below(core.DoFn) if cls.__getattribute__ is object.__getattribute__]
+    plain = [cls.__new__(cls) for cls in plain if cls is not core.CallableWrapperDoFn]
+    assert len(plain) > 50
+    for asked in (*plain, here, Plain(), *wrapped):
+        for method in (*METHODS, *METHODS):
+            names, defaults = quick_beam.quick_arguments_of(asked, method)
+            expected = quick_beam.slow_arguments_of(asked, method)
             assert names == expected[0]
             assert [id(value) for value in defaults] == [id(value) for value in expected[1]]
             names.append("of the caller")
@@ -133,6 +181,31 @@ def with_word(value):
     return with_word
 
 
+def at(place):
+    return lambda pair: pair[place]
+
+
+def held(record):
+    return lambda element: (record.index, [record])
+
+
+class Last(beam.CombineFn):
+    def __init__(self, value):
+        self.value = value
+
+    def create_accumulator(self):
+        return self.value
+
+    def add_input(self, accumulator, element):
+        return element
+
+    def extract_output(self, accumulator):
+        return accumulator
+
+
+COMBINED = [Last(1), Last("a"), Last([1]), core.CallableWrapperCombineFn(sum), core.CallableWrapperCombineFn(any)]
+
+
 def later():
     def found(element):
         return value  # its cell is empty
@@ -151,9 +224,14 @@ def itself():
 
 def test_the_types_that_functions_give(functions):
     lambdas = [lambda pair: pair[0], lambda pair: (pair, 1), lambda pair: [pair], len, later(), itself()]
-    for value in (1, "a", 1.0, True, None, str, len, [1], ["a"], (1, "a"), typing.Any, int):
+    holding = [Shard(0, "a", 1), beam_curate.DecodeOptions(size=32), {"a": 1}, {"a": "b"}, types.MappingProxyType({})]
+    for value in (1, "a", "b", 1.0, True, None, str, len, [1], ["a"], (1, "a"), ("a", 1), typing.Any, int, *holding):
         lambdas += [giving(value), with_default(value), with_word(value), called(giving(value)), called(value)]
         lambdas.append(called(called(giving(value))))
+    lambdas += [at(place) for place in (0, 1)]
+    lambdas += [called(each) for each in (["a"].count, "a".count, Last(1).extract_output)]
+    lambdas += [held(each) for each in (Shard(0, "a", 1), types.SimpleNamespace(index="a"))]
+    lambdas += [core.CombineValuesDoFn(None, fn, False).process for fn in COMBINED]
     for asked in (*lambdas, *functions):
         for kind in (int, typing.Any, typehints.Tuple[int, str], typehints.List[float]):
             for _ in range(2):

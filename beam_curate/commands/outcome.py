@@ -125,7 +125,7 @@ def report(folder: str, output: str, seconds: float) -> int:
     summary = run.summary
     funnel = summary.funnel
     width = len(f"{funnel.input:,}")
-    print(f"input     {funnel.input:>{width},} samples in {counted(summary.input_shards, 'shard')}")
+    print(f"input     {counted(funnel.input, 'sample')} in {counted(summary.input_shards, 'shard')}")
     for name in ("failed", "rejected", "kept"):
         number = getattr(funnel, name)
         share = 100 * number / funnel.input if funnel.input else 0
@@ -151,10 +151,12 @@ def report(folder: str, output: str, seconds: float) -> int:
         print(f"{files.reencoded:,} images were encoded again, the others are byte for byte as they were")
     if files and files.failed:
         where = Run(output).failures_path
-        print(f"error: {files.failed:,} kept samples are in no shard; see {printable(where)}", file=sys.stderr)
+        who = f"{counted(files.failed, 'kept sample')} {'is' if files.failed == 1 else 'are'}"
+        print(f"error: {who} in no shard; see {printable(where)}", file=sys.stderr)
         return 1
     if funnel.failed == funnel.input:
-        print(f"error: all {funnel.input} samples failed; the reasons are above", file=sys.stderr)
+        who = "the only sample" if funnel.input == 1 else f"all {funnel.input:,} samples"
+        print(f"error: {who} failed; the reasons are above", file=sys.stderr)
         return 1
     if funnel.failed + funnel.rejected + funnel.kept != funnel.input:
         print("error: input = kept + rejected + failed does not hold", file=sys.stderr)

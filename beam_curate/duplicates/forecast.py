@@ -15,6 +15,8 @@ from beam_curate.duplicates.near_vectors import ASKED
 
 _PAIRS: Final = 1 << 16
 """Pairs that are made up: of a part of 0.0005 they count 33."""
+_BLOCK: Final = 1 << 12
+"""Pairs whose embeddings are compared at once."""
 _SAME: Final = 1e-6
 MOST_COMPARED: Final = 128
 """Directions in which pairs are compared first, at most: 512 bytes of each row of a bucket."""
@@ -101,10 +103,11 @@ def needed(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: 
     """
     place = np.arange(_PAIRS)
     one, third = place % len(points), (place + 1 + place // len(points)) % len(points)
+    unit = normalised(vectors)
     cosine = np.zeros(_PAIRS, np.float32)
-    for start in range(0, _PAIRS, len(points)):
-        some = slice(start, start + len(points))
-        cosine[some] = (normalised(vectors[one[some]]) * normalised(vectors[third[some]])).sum(axis=1)
+    for start in range(0, _PAIRS, _BLOCK):
+        some = slice(start, start + _BLOCK)
+        cosine[some] = (unit[one[some]] * unit[third[some]]).sum(axis=1)
     apart = 1 - cosine**2 > _SAME
     one, third, cosine = one[apart], third[apart], cosine[apart, None]
     near = (1 - eps * (np.arange(len(one)) * 0.6180339887 % 1))[:, None]

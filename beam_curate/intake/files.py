@@ -18,8 +18,8 @@ from beam_curate.intake.naming import UNREAD_EXTENSIONS, is_image, is_text, key_
 from beam_curate.intake.reasons import NO_CLASS
 from beam_curate.reasons import DUPLICATE_KEY
 from beam_curate.records import record
-from beam_curate.storage.operations import pattern_regex
-from beam_curate.storage.walking import files_below
+from beam_curate.storage.patterns import pattern_regex
+from beam_curate.storage.walking import NO_FILE, files_below
 
 HIDDEN: Final = "hidden files"
 UNREAD: Final = "pictures in formats that are not read, such as HEIC or raw (make JPEGs of them to pack them)"
@@ -27,7 +27,8 @@ OTHER: Final = "files of other kinds"
 ALONE: Final = "captions and metadata without an image"
 TABLE: Final = "tables (give one as --input to pack what it says)"
 NO_TEXT: Final = "files with names that are not UTF-8"
-SKIPPED: Final = (UNREAD, HIDDEN, OTHER, TABLE, NO_TEXT, ALONE)
+SPECIAL: Final = "pipes and devices"
+SKIPPED: Final = (UNREAD, HIDDEN, OTHER, TABLE, NO_TEXT, SPECIAL, ALONE)
 """What of a folder is not a row, as the summary counts it."""
 
 _WILDCARD: Final = re.compile(r"[*?\[]")
@@ -93,6 +94,8 @@ def look(place: Place, base: str, beside: Sequence[str]) -> Iterator[FoundFile]:
             counts[NO_TEXT] += 1
         elif posixpath.basename(below).startswith("."):
             counts[HIDDEN] += wanted is None
+        elif size == NO_FILE:
+            counts[SPECIAL] += wanted is None or wanted.fullmatch(path) is not None
         elif name.extension in beside:
             yield FoundFile(path, name.stem, name.suffix, size, is_image=False)
         elif is_image(name):

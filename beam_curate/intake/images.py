@@ -1,6 +1,5 @@
 """The bytes of images: of files, and of rows of Parquet tables, which are read forward and once."""
 
-import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final
@@ -12,6 +11,7 @@ from beam_curate.intake.naming import extension_of
 from beam_curate.intake.parquet_rows import damage
 from beam_curate.intake.reasons import EMPTY_FILE, MISSING_FILE, UNREADABLE_TABLE
 from beam_curate.reasons import MEMBER_TOO_LARGE, NOT_AN_IMAGE
+from beam_curate.storage.local_files import local_size
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.operations import exists, join, open_read, size_of
 from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
@@ -104,9 +104,10 @@ class Images:
             CannotPackError: It is not there, or too large.
             StorageError: It is there and cannot be read.
         """
-        if not exists(path) or (not scheme(path) and os.path.isdir(path)):
+        size = _size(path)
+        if size is None:
             raise CannotPackError(MISSING_FILE, f"there is no file {path}")
-        self._check(size_of(path))
+        self._check(size)
         with open_read(path) as stream:
             return stream.read()
 
@@ -118,6 +119,13 @@ class Images:
         if self._rows is not None:
             self._rows.close()
             self._rows = None
+
+
+def _size(path: str) -> int | None:
+    """The length of a file; None if there is none: to open a pipe is to wait for whoever writes."""
+    if not scheme(path):
+        return local_size(path)
+    return size_of(path) if exists(path) else None
 
 
 class _Rows:

@@ -12,7 +12,8 @@ from beam_curate.intake.naming import UNREAD_EXTENSIONS, is_image, split_name
 from beam_curate.records import Shard
 from beam_curate.storage.listing import InputError, list_named, list_shards, split_patterns
 from beam_curate.storage.object_stores import scheme
-from beam_curate.storage.operations import absolute, literal
+from beam_curate.storage.operations import absolute
+from beam_curate.storage.patterns import literal
 from beam_curate.storage.schemes import SchemeError
 from beam_curate.storage.walking import files_below
 

@@ -17,7 +17,7 @@ from beam_curate.runs.division import Division
 from beam_curate.runs.output_files import HashingWriter
 from beam_curate.runs.packing import shard_name
 from beam_curate.runs.run import Run
-from beam_curate.storage.files import atomic_output, delete, exists, join, size_of, write_atomic
+from beam_curate.storage.files import atomic_output, delete, exists, join, status_of, write_atomic
 from beam_curate.storage.json_files import misfit
 from beam_curate.storage.json_records import of_json, shape_of
 from beam_curate.storage.parquet_reading import open_parquet
@@ -133,7 +133,10 @@ class ShardWriting:
         return digest.hexdigest()
 
     def _finished(self, index: int, plan: str) -> PackedShard | None:
-        """The shard, if an earlier try finished it by this plan: its table, which is written last, and its tar in its length."""
+        """The shard, if an earlier try finished it by this plan.
+
+        Its table, which is written last, is there, and its tar in its length, and not written after the table.
+        """
         path = join(self.output, _table(index))
         if not exists(path):
             return None
@@ -146,7 +149,12 @@ class ShardWriting:
             return None
         shard = of_json(PackedShard, said)
         tar = join(self.output, shard.name)
-        return shard if not shard.name or (exists(tar) and size_of(tar) == shard.size) else None
+        if not shard.name:
+            return shard
+        if not exists(tar):
+            return None
+        found = status_of(tar)
+        return shard if found.size == shard.size and found.changed <= status_of(path).changed else None
 
 
 def _row(entry: Entry) -> _Row:

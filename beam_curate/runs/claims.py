@@ -26,6 +26,7 @@ from beam_curate.storage.operations import exists, make_parent
 from beam_curate.storage.retrying import StorageError, retried
 
 _UNLOCKABLE: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TRIES: Final = 5
 
 
@@ -53,16 +54,18 @@ def claim(output: str, job: Mapping[str, str] | None = None) -> None:
             started by another than this process.
 
     Raises:
-        RunError: Another job has it.
+        RunError: Another job has it, it is no folder, or it may not be written to.
         StorageError: The claim cannot be written or read.
     """
     if output in _held:
         return
+    if not scheme(output):
+        _check_folder(output)
     mine = {**this_process(), **({"job": dict(job)} if job else {})}
     data = json.dumps(mine, indent=2).encode() + b"\n"
     new = not scheme(output) and not os.path.isdir(output)
     path = join(output, TEMPORARY, f"{CLAIM}.json")
-    file = None if scheme(output) else retried("claiming", path, lambda: _lock(output, path, data))
+    file = None if scheme(output) else _locked(output, path, data)
     if file is None:
         path = _create(output, data, mine)
     _held[output] = _Claim(path, file, job is not None, new)
@@ -99,6 +102,28 @@ def job_ended(output: str) -> None:
     """Says that the service's job that writes to the folder has ended: `release` gives the folder back."""
     if output in _held:
         _held[output].goes_on = False
+
+
+def _check_folder(output: str) -> None:
+    """Refuses a local path at which there is something else than a folder, or above it."""
+    there = output
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise RunError(f"`output` {output}: {there} is no folder; give the path of a folder, or of one to make")
+
+
+def _locked(output: str, path: str, data: bytes) -> int | None:
+    """As `_lock`, tried again where storage fails."""
+    try:
+        return retried("claiming", path, lambda: _lock(output, path, data))
+    except StorageError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _FORBIDDEN:
+            raise RunError(
+                f"`output` {output} cannot be written to ({os.strerror(cause.errno)}); give a folder that can"
+            ) from error
+        raise
 
 
 def _lock(output: str, path: str, data: bytes) -> int | None:

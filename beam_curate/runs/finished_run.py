@@ -18,7 +18,7 @@ from beam_curate.runs.run_files import INDEX, RUN, SUMMARY
 from beam_curate.runs.score_table import AGAIN
 from beam_curate.runs.state_files import is_export, read_index, read_summary
 from beam_curate.runs.summary import Summary
-from beam_curate.storage.files import exists, join, match
+from beam_curate.storage.files import exists, files_under, join
 from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
 from beam_curate.tars.headers import BLOCK, padded
 from beam_curate.tars.writing import END, member_header, safe_key
@@ -89,7 +89,7 @@ def read_run(folder: str) -> PackedRun:
     listed = read_index(folder)
     if not listed:
         raise RunNotUsableError(f"{folder} has no kept samples; select some with beam-curate select first")
-    (found,) = match([join(folder, "[0-9]*.tar")])
+    found = files_under(folder, "[0-9]*.tar")
     shards = [Shard(index, join(folder, entry.url), entry.filesize) for index, entry in enumerate(listed)]
     for shard in shards:
         if found.get(shard.path) != shard.size:

@@ -18,7 +18,7 @@ from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.placed_rows import SOURCE_RANK
 from beam_curate.runs.row_sources import LINKS, SOURCE_PART
 from beam_curate.runs.run_files import INDEX
-from beam_curate.storage.files import atomic_output, delete, exists, join, size_of, write_atomic, write_json
+from beam_curate.storage.files import atomic_output, delete, exists, join, status_of, write_atomic, write_json
 from beam_curate.storage.json_files import DamagedFileError, read_object
 from beam_curate.storage.parquet_reading import open_parquet
 
@@ -212,33 +212,35 @@ def write_file(format: Format, output: str, index: int, rows: pa.Table, plan: st
 def finished_file(format: Format, output: str, index: int, plan: str) -> WrittenShard | None:
     """An output file that an earlier try finished by this plan.
 
-    All its files are there, the first in its length, and the table with a row for each of its samples.
+    All its files are there, the first in its length, the table with a row for each of its samples, and none was written after the
+    statistics, which are written last: what took a file's place later is not what they vouch for.
     Each is looked for by its own name: a listing of the folder for each file would take a time that grows with their square.
     Arguments as for `write_file`.
     """
     name = shard_name(index)
-    data, said = join(output, f"{name}.{format.extension}"), join(output, f"{name}_stats.json")
-    if not exists(said):  # written last
+    said = join(output, f"{name}_stats.json")
+    if not exists(said):
         return None
     try:
         stats = read_object(said, _FINISHED, "")
     except DamagedFileError:
         return None  # it is written again, as all that is not surely finished
-    others = [join(output, f"{name}{end}") for end in format.beside]
-    if stats["plan"] != plan or not all(map(exists, others)) or not exists(data) or size_of(data) != stats["size"]:
+    data, table, *others = [
+        join(output, f"{name}{end}") for end in (f".{format.extension}", ".parquet", *format.beside)
+    ]
+    if stats["plan"] != plan or not all(map(exists, (data, table, *others))):
         return None
-    if (stats["samples"] and not all(map(size_of, others))) or not _has_rows(
-        join(output, f"{name}.parquet"), stats["samples"]
-    ):
+    found = [status_of(path) for path in (data, table, *others)]
+    if found[0].size != stats["size"] or (stats["samples"] and not all(each.size for each in found)):
+        return None
+    if max(each.changed for each in found) > status_of(said).changed or not _has_rows(table, stats["samples"]):
         return None
     facts = {key: stats[key] for key in ("index", "name", "samples", "size", "md5", "reencoded", "members", "alike")}
     return WrittenShard(**facts, failures=[LeftOut(**one) for one in stats["failures"]])
 
 
 def _has_rows(path: str, samples: int) -> bool:
-    """Whether a table is there and whole, as its footer tells."""
-    if not exists(path):
-        return False
+    """Whether a table is whole, as its footer tells."""
     with contextlib.suppress(score_table.ScoreTableError), damage_named(path), open_parquet(path) as table:
         return bool(table.metadata.num_rows == samples)
     return False

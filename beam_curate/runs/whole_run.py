@@ -9,7 +9,7 @@ from beam_curate.runs.run_files import FAILURES, INDEX, SIZES, SUMMARY
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.state_files import input_shards, read_index, read_sizes, repeat_remedy
 from beam_curate.runs.table_parts import TablePlace, moved_remedy
-from beam_curate.storage.files import join, match
+from beam_curate.storage.files import files_under, join
 from beam_curate.threads import in_threads
 
 
@@ -81,8 +81,7 @@ def check_files(run: str, files: Files, output_bytes: int, ends: Sequence[str]) 
         MissingFileError: The first file that is missing or empty, or has another size, with what to do.
         DamagedFileError: A list of the files is damaged.
     """
-    (found_files,) = match([join(run, "*")])
-    listed = {path.rpartition("/")[2]: size for path, size in found_files.items()}
+    listed = {path.rpartition("/")[2]: size for path, size in files_under(run, "*").items()}
     _check_there(run, SIZES, listed)
     names = list(read_sizes(run))
     for name in names:

@@ -40,6 +40,7 @@ from beam_curate.storage.operations import (
     match,
     open_read,
     size_of,
+    status_of,
     sync_folder,
 )
 from beam_curate.storage.retrying import STORAGE_ERRORS, Attempts, InterruptedTransferError
@@ -64,6 +65,7 @@ __all__ = [
     "read_json",
     "remove_empty_temporary",
     "size_of",
+    "status_of",
     "write_atomic",
     "write_json",
 ]

@@ -42,6 +42,7 @@ def shape_of(kind: Any) -> Shape:
 _PLAIN: Final[Mapping[Any, tuple[type, ...]]] = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}
 
 
+@functools.cache
 def _shape_of_class(kind: type[Any]) -> Mapping[str, Shape]:
     shape = {}
     for field in dataclasses.fields(kind):

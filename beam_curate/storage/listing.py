@@ -10,12 +10,12 @@ from braceexpand import braceexpand
 
 from beam_curate.records import Shard
 from beam_curate.storage.files import absolute, match, open_read
+from beam_curate.storage.local_files import leads_nowhere, local_matches, local_size
 from beam_curate.storage.object_stores import scheme
-from beam_curate.storage.operations import literal
+from beam_curate.storage.patterns import GLOB, literal
 from beam_curate.storage.schemes import SchemeError
 from beam_curate.texts import decode_text
 
-_GLOB = re.compile(r"[*?\[]")
 # `\` is a character of object names; only before what braces are made of it says that this is one.
 _BACKSLASH = re.compile(r"\\(?![{},])")
 _COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
@@ -70,24 +70,42 @@ def list_named(patterns: Sequence[str]) -> list[Shard]:
         patterns: Paths and globs, without braces.
 
     Raises:
-        InputError: One matches nothing, or a file named without a wildcard does not exist.
+        InputError: One matches nothing, or a link that leads nowhere, or a file named without a wildcard does not exist.
     """
     globs: list[str] = []
     named: list[str] = []
     for pattern in patterns:
         try:
-            (globs if _GLOB.search(pattern) else named).append(absolute(pattern))
+            (globs if GLOB.search(pattern) else named).append(absolute(pattern))
         except SchemeError as error:
             raise InputError(f"`input` {error}") from error
     found: dict[str, int] = {}
-    for pattern, files in zip(globs, match(globs), strict=True):
+    for pattern in globs:
         # The second is a name that has a bracket in it.
-        shards = files or match([literal(pattern)])[0]
+        shards = _matching(pattern) or _matching(literal(pattern))
         if not shards:
             raise InputError(f"`input` {pattern!r} matches no file; check the path and the wildcard")
         found.update(shards)
     found.update(_sizes(named))
     return [Shard(index, path, found[path]) for index, path in enumerate(sorted(found))]
+
+
+def _matching(pattern: str) -> dict[str, int]:
+    """The files that a pattern matches, with their sizes; what matches and is no file would be a loss."""
+    if scheme(pattern):
+        return match([pattern])[0]
+    found: dict[str, int] = {}
+    for path in local_matches(pattern):
+        size = local_size(path)
+        if size is not None:
+            found[path] = size
+        elif os.path.lexists(path):  # not gone since it was listed
+            what = "a link that leads nowhere" if leads_nowhere(path) else "a pipe or a device"
+            raise InputError(
+                f"`input` {pattern!r} matches {path}, which is {what}; put the file there, remove the name, or give a pattern "
+                "without it"
+            )
+    return found
 
 
 def _lines(path: str) -> list[str]:

@@ -6,21 +6,19 @@ the file.
 
 import contextlib
 import fnmatch
-import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
+from beam_curate.storage.local_files import local_files, local_matches, local_size
 from beam_curate.storage.object_stores import GCS, S3, delete_gcs, scheme
+from beam_curate.storage.patterns import literal, pattern_regex
 from beam_curate.storage.ranged_reading import open_stream
 from beam_curate.storage.retrying import STORAGE_ERRORS, Attempts, retried
 from beam_curate.storage.schemes import check_scheme
-
-_GLOB = re.compile(r"[*?\[]")
-_PIECES = re.compile(r"\*+|\?|\[!?\]?[^]]*\]|.", re.DOTALL)
 
 
 def absolute(path: str) -> str:
@@ -68,7 +66,24 @@ def size_of(path: str) -> int:
     Raises:
         StorageError: It cannot be told, for one because there is no such file.
     """
-    return retried("measuring", path, lambda: int(FileSystems.get_filesystem(path).metadata(path).size_in_bytes))
+    return status_of(path).size
+
+
+class Status(NamedTuple):
+    """The length of a file in bytes, and when it was written, in seconds by the clock of the storage; 0 if that does not tell."""
+
+    size: int
+    changed: float
+
+
+def status_of(path: str) -> Status:
+    """The status of a file, for one request.
+
+    Raises:
+        StorageError: It cannot be told, for one because there is no such file.
+    """
+    found = retried("measuring", path, lambda: FileSystems.get_filesystem(path).metadata(path))
+    return Status(int(found.size_in_bytes), float(found.last_updated_in_seconds or 0))
 
 
 def make_parent(path: str) -> None:
@@ -111,38 +126,17 @@ def match(patterns: Sequence[str]) -> list[dict[str, int]]:
 
 
 def _files(pattern: str) -> dict[str, int]:
+    if not scheme(pattern):
+        return {path: size for path in local_matches(pattern) if (size := local_size(path)) is not None}
     # Beam's `*` leaves out names with a backslash; its `**` does not, and lists the same.
     ours = pattern_regex(pattern)
     found = _matching(re.sub(r"\*+", "**", pattern), pattern)
     return {path: size for path, size in found.items() if ours.fullmatch(path) and not _is_marker(path, size)}
 
 
-def pattern_regex(pattern: str) -> re.Pattern[str]:
-    """What `match` takes a pattern for, to be matched with whole paths."""
-    return re.compile(_PIECES.sub(_translated, pattern), re.DOTALL)
-
-
-def _translated(piece: re.Match[str]) -> str:
-    text = piece[0]
-    if text[0] == "*":
-        return ".*" if len(text) > 1 else "[^/]*"
-    if text == "?":
-        return "[^/]"
-    if len(text) > 2 and text[0] == "[":
-        inside = text[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-        inside = f"^{inside[1:]}" if inside[0] == "!" else inside.replace("^", r"\^")
-        return f"(?!/)[{inside}]"
-    return re.escape(text)
-
-
 def _is_marker(path: str, size: int) -> bool:
     """Whether an object stands for a folder: in the consoles of S3 and Google Cloud, and in Hadoop."""
     return not size and path.endswith(("/", "_$folder$"))
-
-
-def literal(path: str) -> str:
-    """A path as a pattern that matches nothing else."""
-    return _GLOB.sub(lambda found: f"[{found[0]}]", path)
 
 
 def _matching(pattern: str, shown: str = "") -> dict[str, int]:
@@ -163,11 +157,16 @@ def files_under(output: str, pattern: str) -> dict[str, int]:
     return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))
 
 
-def all_files(folder: str) -> Iterator[str]:
+def all_files(folder: str, *, must_list: bool = False) -> Iterator[str]:
     """The paths of all files below a folder, at any depth, one after the other; empty if there is no such folder.
 
-    Objects that stand for a folder are none. Folders behind links are looked into, each once; a link that leads nowhere is a
-    file. A local folder that may not be listed is passed over: nothing in it can have been written for this user.
+    Objects that stand for a folder are none. Local folders behind links are looked into, each once; a link that leads nowhere is
+    a file.
+
+    Args:
+        folder: Where to look.
+        must_list: Whether a local folder that may not be listed is an error; else it is passed over: nothing in it can have been
+            written for this user.
 
     Raises:
         StorageError: A folder cannot be listed.
@@ -176,28 +175,7 @@ def all_files(folder: str) -> Iterator[str]:
         found = _matching(join(literal(folder), "**"))
         yield from (path for path, size in found.items() if not _is_marker(path, size))
         return
-    left, seen = [folder], set()
-    with contextlib.suppress(OSError):
-        top = os.stat(folder)
-        seen.add((top.st_dev, top.st_ino))
-    while left:
-        here = left.pop()
-        for path, inode in retried("listing", here, functools.partial(_entries, here)):
-            if inode is None:
-                yield path
-            elif inode not in seen:
-                seen.add(inode)
-                left.append(path)
-
-
-def _entries(folder: str) -> list[tuple[str, tuple[int, int] | None]]:
-    """What lies in a local folder: paths, and of folders what tells one from another."""
-    found: list[tuple[str, tuple[int, int] | None]] = []
-    with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(folder) as entries:
-        for entry in entries:
-            there = os.stat(entry.path) if entry.is_dir() else None
-            found.append((entry.path, (there.st_dev, there.st_ino) if there else None))
-    return found
+    yield from local_files(folder, must_list=must_list)
 
 
 def _local_files(folder: str, pattern: str) -> dict[str, int]:

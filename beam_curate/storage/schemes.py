@@ -51,7 +51,7 @@ def check_scheme(url: str) -> None:
         raise SchemeError(f"{url}: {found}:// is not supported; {remedy}") from error
     except (BeamIOError, ImportError) as error:
         raise SchemeError(f"{url}: {found}:// needs a package that is not installed ({error}); or {_COPY}") from error
-    if found == "s3" and not _has_s3_credentials(url):
+    if FileSystems.get_scheme(url) == "s3" and not _has_s3_credentials(url):
         raise SchemeError(f"{url}: found no credentials for S3; {_S3_CREDENTIALS}")
 
 

@@ -7,6 +7,7 @@ from beam_curate.intake.files import (
     HIDDEN,
     NO_TEXT,
     OTHER,
+    SPECIAL,
     TABLE,
     UNREAD,
     Place,
@@ -16,6 +17,8 @@ from beam_curate.intake.files import (
     joined,
     look,
 )
+from beam_curate.intake.images import CannotPackError, Images
+from beam_curate.intake.reasons import MISSING_FILE
 from beam_curate.transforms.list_images import _by_key
 
 
@@ -57,9 +60,35 @@ def test_what_is_no_row_is_counted(tmp_path):
     )
     os.symlink(folder, tmp_path / "loop")  # back to the folder itself: nothing is found twice
     (tmp_path / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.jpg")  # who opens it waits for ever
     found = {file.skipped: file.size for file in look(Place(folder), folder, ("txt",)) if file.skipped}
-    assert found == {UNREAD: 2, HIDDEN: 2, OTHER: 2, TABLE: 1, NO_TEXT: 1}
+    assert found == {UNREAD: 2, HIDDEN: 2, OTHER: 2, TABLE: 1, NO_TEXT: 1, SPECIAL: 1}
     assert ALONE not in found  # known when the files have met
+
+
+def test_a_link_that_leads_nowhere_is_a_row(tmp_path):
+    """Of an image, or of a caption: what it stood for is missing from the dataset."""
+    folder = tree(tmp_path, "b.jpg")
+    (tmp_path / "a.jpg").symlink_to("/nowhere.jpg")
+    (tmp_path / "b.txt").symlink_to("/nowhere.txt")
+    rows, _ = entries(Place(folder))
+    assert [row.key for row in rows] == ["a", "b"]
+    images = Images(1 << 20)
+    for row, missing in zip(rows, ("a.jpg", "b.txt"), strict=True):
+        with pytest.raises(CannotPackError, match=missing) as caught:
+            images.read(row, "")
+            images.beside(row.beside["txt"])
+        assert caught.value.reason == MISSING_FILE
+
+
+@pytest.mark.parametrize("name", ["pipe.jpg", "folder.jpg", "gone.jpg", "loop.jpg", "nul\0.jpg", f"{300 * 'x'}.jpg"])
+def test_what_a_table_names_and_is_no_file_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    with pytest.raises(CannotPackError, match="there is no file") as caught:
+        Images(1 << 20).file(f"{tmp_path}/{name}")
+    assert caught.value.reason == MISSING_FILE
 
 
 @pytest.mark.parametrize(

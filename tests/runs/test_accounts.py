@@ -3,9 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
 
 from beam_curate.export.copied_tars import CopiedTars
 from beam_curate.export.end import Export, finish_export
+from beam_curate.export.end import finish_run as finish
+from beam_curate.intake.ending import finish_packing
+from beam_curate.intake.entries import PackedShard
 from beam_curate.records import LeftOut, ScorePart, WrittenShard
 from beam_curate.runs.division import Division
 from beam_curate.runs.ending import finish_run, finish_table
@@ -27,6 +31,34 @@ def test_accounts_that_add_up_end_the_run(tmp_path):
     assert (found.input, found.kept, found.rejected, found.failed) == (9, 5, 3, 1)
     assert (tmp_path / "summary.json").exists()
     assert end(tmp_path, files=[*FILES[:2], replace(FILES[1], index=2, samples=0)], failed=1).funnel == found
+
+
+def test_the_mark_of_an_end_is_written_last(tmp_path, monkeypatch):
+    """Of a run, of one with its table alone, of an export and of a packing: whatever it vouches for is there before."""
+    rename, written = FileSystems.rename, []
+
+    def renamed(sources, targets):
+        written.extend(targets)
+        return rename(sources, targets)
+
+    monkeypatch.setattr(FileSystems, "rename", staticmethod(renamed))
+    run, table, exported, packed = (f"{tmp_path}/{name}" for name in ("run", "table", "exported", "packed"))
+    export = Export(run, exported, CopiedTars(), samples=5, division=Division(2), croissant=False)
+    shards = [PackedShard(number, f"0000{number}.tar", 2, 1, 9, "x", {"empty_file": 1}) for number in range(2)]
+    for folder, ending, others in (
+        (
+            run,
+            lambda: finish(run, PARTS, FILES, Division(2), {}, CopiedTars(), ()),
+            {"index.json", "sizes.json", "README.md"},
+        ),
+        (table, lambda: finish_table(table, PARTS, 2, {}), set()),
+        (exported, lambda: finish_export(export, FILES, ()), {"index.json", "sizes.json", "README.md"}),
+        (packed, lambda: finish_packing(packed, 6, shards, {}, (), {}), {"index.json", "sizes.json"}),
+    ):
+        written.clear()
+        ending()
+        *before, last = [path.removeprefix(f"{folder}/") for path in written]
+        assert (set(before), last) == (others, "summary.json")
 
 
 SHORT = replace(FILES[2], samples=0)

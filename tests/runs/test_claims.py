@@ -1,8 +1,12 @@
 """One job at a time writes to a folder."""
 
+import contextlib
+import errno
+import fcntl
 import itertools
 import json
 import os
+import re
 import signal
 import textwrap
 import time
@@ -125,6 +129,45 @@ def test_a_refused_command_leaves_no_folder(tmp_path):
     with pytest.raises(RunError, match="no run to continue"):
         Run(str(tmp_path / "out")).begin(WantedRun(Configuration(), SHARDS, resume=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_claim_is_held_until_its_file_is_gone(tmp_path, monkeypatch):
+    """One who could lock the file before it is deleted would hold a name that is not there: the next one would get another."""
+    output = str(tmp_path / "out")
+    claim(output)
+    deleted, delete = [], claims.delete
+
+    def looked(paths):
+        file = os.open(paths[0], os.O_RDWR)
+        with contextlib.closing(os.fdopen(file)), pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        deleted.extend(paths)
+        delete(paths)
+
+    monkeypatch.setattr(claims, "delete", looked)
+    release(output)
+    assert deleted == [f"{output}/_temporary/running.json"]
+
+
+@pytest.mark.parametrize("there", ["file", "link", "pipe"])
+@pytest.mark.parametrize("below", ["", "/a/b"])
+def test_what_is_no_folder_is_named(tmp_path, there, below):
+    path = tmp_path / "out"
+    {"file": path.touch, "link": lambda: path.symlink_to("/nowhere"), "pipe": lambda: os.mkfifo(path)}[there]()
+    with pytest.raises(RunError, match=f"`output` {path}{below}: {path} is no folder; give"):
+        claim(f"{path}{below}")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch, code):
+    def refused(*args):
+        raise OSError(code, os.strerror(code), args[0])
+
+    monkeypatch.setattr(claims, "make_parent", refused)
+    with pytest.raises(
+        RunError, match=re.escape(f"`output` {tmp_path}/out cannot be written to ({os.strerror(code)}); give")
+    ):
+        claim(str(tmp_path / "out"))
 
 
 @pytest.fixture

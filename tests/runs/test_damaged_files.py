@@ -10,6 +10,7 @@ import pytest
 from beam_curate.commands import curate, dedup, export, select
 from beam_curate.commands.endings import as_options
 from beam_curate.runs import beginning, whole_run
+from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.whole_table import read_score_table
 from beam_curate.storage.json_files import DamagedFileError, misfit, read_object
@@ -299,6 +300,22 @@ def test_verdicts_of_another_selection_are_refused(folder, made, capsys):
     for command, *more in (("newer",), ("best", "--resume")):
         line = refused(capsys, folder, made, command, *more)
         assert f"{path} is of another run, with another configuration or input than {folder}/best/run.json says" in line
+
+
+@pytest.mark.parametrize(
+    ("run", "part"), [("run", "scores/part-00001.parquet"), ("best", "verdicts/part-00001.parquet")]
+)
+def test_a_part_of_the_same_run_that_is_not_that_of_its_end_is_refused(folder, run, part):
+    """An older copy that was put back, or one that a program has changed: it has the mark and the counts, and other values."""
+    Run(str(folder / run)).check_table()
+    path = folder / run / part
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("error_message")
+    texts = table.column(place).to_pylist()
+    changed = table.set_column(place, table.schema.field(place), [["zzz", *texts[1:]]])
+    pq.write_table(changed, path)
+    with pytest.raises(ScoreTableError, match=f"a part in {path.parent} was changed after the run had ended"):
+        Run(str(folder / run)).check_table()
 
 
 @pytest.mark.parametrize("name", ["part-00001.parquet", "summary.json"])

@@ -1,11 +1,14 @@
 """The spans of a run's members are computed: they must be where a reader of tars finds them."""
 
 import json
+import shutil
 import tarfile
 
 import pytest
 
 from beam_curate.runs.finished_run import RunNotUsableError, read_run, read_samples_table
+from beam_curate.runs.run import Run
+from beam_curate.runs.whole_run import MissingFileError
 from beam_curate.tars.events import TarEntry
 from beam_curate.tars.reading import TarReader
 from tests.conftest import encoded, photo, tar_bytes
@@ -37,6 +40,17 @@ def test_spans_are_where_the_members_lie(run):
             (f"{row['key']}.{span['suffix']}", span["offset"], span["size"]) for row in rows for span in row["members"]
         ]
         assert spans == [(entry.name, entry.offset, entry.size) for entry in entries]
+
+
+def test_a_folder_with_the_name_of_a_pattern_is_that_folder(run, tmp_path):
+    folder = tmp_path / "run[1]*?"
+    shutil.copytree(run, folder)
+    found = read_run(str(folder))
+    assert [shard.path for shard in found.shards] == [f"{folder}/0000{n}.tar" for n in range(3)]
+    Run(str(folder)).check_files()
+    (folder / "00001.tar").unlink()
+    with pytest.raises(MissingFileError, match="00001"):
+        Run(str(folder)).check_files()
 
 
 def test_members_of_any_name_are_exported(run):

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
 
 from beam_curate.records import Shard
 from beam_curate.runs.claims import RunError
@@ -8,6 +9,7 @@ from beam_curate.runs.configuration import EXPORT, SCORE, Configuration, Files, 
 from beam_curate.runs.parts import part_paths
 from beam_curate.runs.run import Run
 from beam_curate.runs.wanted import WantedRun
+from beam_curate.storage import operations
 from beam_curate.storage.files import write_json
 
 SHARDS = [Shard(0, "/d/0.tar", 10), Shard(1, "/d/1.tar", 20)]
@@ -120,6 +122,96 @@ def test_overwrite_deletes_the_run_and_nothing_else(run, tmp_path):
     left = {str(path.relative_to(run)) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert left == {"mine.txt", "README.json", "run.json", "input_shards.parquet"}
     assert Run(run).input_shards == SHARDS[:1]
+
+
+OF_A_RUN = ["summary.json", "00000.tar", "00000.parquet", "00000_stats.json", "index.json", "sizes.json", "report.html",
+            "verdicts/part-00000.parquet", "duplicates/summary.json", "duplicates/part-00000.parquet",
+            "scores/part-00000.parquet"]  # fmt: skip
+
+THEN = ["input_shards.parquet", "run.json", "input_shards.parquet"]
+"""What an overwriting start deletes and writes after these, before the new mark."""
+
+
+class Stopped:
+    """Stops a beginning before the deletion or the writing of a file: the one with this number."""
+
+    def __init__(self, monkeypatch, output, number):
+        self.done, self._output, self._number = [], output, number
+        delete, rename = operations.delete_once, FileSystems.rename
+        monkeypatch.setattr(operations, "delete_once", lambda paths: self._step(paths, delete, paths))
+        steps = lambda sources, targets: self._step(targets, rename, sources, targets)  # noqa: E731
+        monkeypatch.setattr(FileSystems, "rename", staticmethod(steps))
+
+    def _step(self, paths, work, *arguments):
+        if "_temporary" not in paths[0]:  # not the claim on the folder, nor what a write leaves
+            if len(self.done) == self._number:
+                raise KeyboardInterrupt
+            self.done += [path.removeprefix(f"{self._output}/") for path in paths]
+        work(*arguments)
+
+
+def stopped(monkeypatch, output, number, wanted):
+    """What a beginning has deleted and written when it was stopped; None if it came to its end before."""
+    with monkeypatch.context() as patched:
+        stop = Stopped(patched, output, number)
+        try:
+            Run(str(output)).begin(wanted)
+        except KeyboardInterrupt:
+            return stop.done
+    return None
+
+
+def a_run(output):
+    """A run of which all kinds of files are there."""
+    Run(str(output)).begin(WantedRun(CONFIGURATION, SHARDS))
+    for name in OF_A_RUN:
+        path = output / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+
+
+def left(output):
+    return {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
+
+
+def test_a_start_that_was_stopped_is_no_run(tmp_path, monkeypatch):
+    wanted = WantedRun(CONFIGURATION, SHARDS)
+    for number in range(2):
+        output = tmp_path / str(number)
+        assert stopped(monkeypatch, output, number, wanted) == ["input_shards.parquet"][:number]
+        assert Run(str(output)).begin(wanted) is False
+    assert stopped(monkeypatch, tmp_path / "all", 2, wanted) is None
+
+
+def test_a_deletion_that_was_stopped_goes_on_with_the_same_command(tmp_path, monkeypatch):
+    """After each file: what is left never passes for a complete run, nor a search for a complete one, and can be deleted."""
+    wanted = WantedRun(CONFIGURATION, SHARDS, overwrite=True)
+    for number in range(len(OF_A_RUN) + 4):
+        output = tmp_path / str(number)
+        a_run(output)
+        done = stopped(monkeypatch, output, number, wanted)
+        assert done[:1] in ([], ["summary.json"])
+        assert "duplicates/part-00000.parquet" not in done or "duplicates/summary.json" in done
+        assert done[len(OF_A_RUN) :] == THEN[: max(0, number - len(OF_A_RUN))]
+        assert Run(str(output)).begin(wanted) is False
+        assert left(output) == {"run.json", "input_shards.parquet"}
+
+
+def test_a_retry_that_was_stopped_goes_on_and_is_not_complete(tmp_path, monkeypatch):
+    wanted = WantedRun(CONFIGURATION, SHARDS, retry=("no_image",))
+    number = 0
+    while True:
+        output = tmp_path / str(number)
+        a_run(output)
+        (output / "scores" / "part-00000.parquet").unlink()  # it is looked into, and is none
+        done = stopped(monkeypatch, output, number, wanted)
+        if done is None:
+            break
+        assert Run(str(output)).is_finished == (not done)
+        assert Run(str(output)).begin(wanted) is False
+        assert left(output) == {"run.json", "input_shards.parquet", "00000.tar", "00000.parquet", "00000_stats.json"}
+        number += 1
+    assert number == 8  # what follows from the table, and the mark
 
 
 def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):

@@ -1,6 +1,6 @@
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +54,21 @@ def test_wrong_width_names_the_sample():
 def test_a_score_must_not_shadow_a_column():
     with pytest.raises(score_table.ScoreTableError, match="'width'"):
         score_table.schema(["width"], 8)
+
+
+def test_rows_that_are_scored_again_take_the_place_of_the_same_samples():
+    rows = [row(0), row(1, "failed"), row(2), row(3, "failed")]
+    before = score_table.to_table(rows, ["aesthetic"], 8)
+    after = score_parts.replace_failed(before, score_table.to_table([row(3)], ["aesthetic"], 8))
+    assert after.column("status").to_pylist() == ["kept", "failed", "kept", "kept"]
+    assert after.column("key").to_pylist() == ["k0", "k1", "k2", "k3"]
+    assert after.column("embedding").to_pylist()[3] == [4.0] * 8
+    moved = replace(row(1), ref=replace(row(1).ref, key="k2"))  # the shard was changed in between
+    for other in (moved, row(4)):
+        with pytest.raises(
+            score_table.ScoreTableError, match=rf"row {other.ref.index} with key '{other.ref.key}' was not there"
+        ):
+            score_parts.replace_failed(before, score_table.to_table([other], ["aesthetic"], 8))
 
 
 def without_uid(data):

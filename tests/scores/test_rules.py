@@ -36,6 +36,18 @@ def test_none_is_off_and_zero_is_a_threshold():
     assert rule.keeps({"aesthetic": pa.array([0.0, -0.1, None])}, 3).to_pylist() == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    "rule", [Rule("x", "nsfw", minimum=0.1), Rule("x", "nsfw", maximum=0.5), Rule("x", "nsfw", 0.1, 0.5)]
+)
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_score_that_is_not_known_passes_no_rule(rule, kind):
+    """Above all no maximum, of which no number is above."""
+    values = pa.array(np.array([math.nan, 0.2, 0.3], np.float16), pa.float16(), from_pandas=False).cast(kind)
+    assert rule.keeps({"nsfw": values}, 3).to_pylist() == [False, True, True]
+    missing = pa.array([None, 0.25, None], pa.float64()).cast(kind)
+    assert rule.keeps({"nsfw": missing}, 3).to_pylist() == [False, True, False]
+
+
 def test_message_says_the_value():
     assert judged(standard_rules(5.0))[1][1] == "aesthetic is 4.99; kept if >= 5"
     assert judged([Rule("x", "side", 50, 60)])[0][1] == "side is 60; kept if >= 50 < 60"

@@ -178,6 +178,12 @@ def no_credentials(monkeypatch, tmp_path):
     FileSystems.set_options(None)
 
 
+@pytest.mark.parametrize("name", ["s3", "gs", "hdfs", "http", "file"])
+def test_a_local_folder_may_have_the_name_of_a_scheme(name):
+    check_scheme(name)
+    check_scheme(f"{name}/")
+
+
 @pytest.mark.parametrize("spec", ["s3://bucket/*.tar", "s3://bucket/a.tar", "s3://bucket/list.txt"])
 def test_s3_without_credentials_is_refused_at_once(spec, no_credentials):
     FileSystems.set_options(PipelineOptions([]))

@@ -115,6 +115,9 @@ def test_files_and_folders(store):
     assert files.match([f"{root}/*.json", f"{root}/none*"]) == [files.files_under(root, "*"), {}]
     assert files.exists(f"{root}/b.json")
     assert not files.exists(f"{root}/none")
+    first, last = (files.status_of(f"{root}/{name}") for name in ("a[1].json", "deep/c.json"))
+    assert (first.size, last.size) == (1, 3)
+    assert 0 < first.changed <= last.changed
     files.delete([f"{root}/a[1].json", f"{root}/never"])
     assert files.files_under(root, "*") == {f"{root}/b.json": 2}
 

@@ -3,11 +3,12 @@
 More than half the time of a small pipeline goes into these questions (a selection from twelve rows has 220 steps, whose DoFns
 are looked at 900 times, and whose options are read 1100 times):
 
-- which arguments a method of a DoFn has (`get_function_args_defaults`): kept by the function that it is;
+- which signature a function has (`get_signature`): kept by its code, if it has neither annotations nor defaults;
+- which arguments a method of a DoFn has (`get_function_arguments`): kept by its class and by the function that it is;
 - which states and timers a DoFn has (`get_dofn_specs`): kept by its class;
 - which types a function's annotations name (`IOTypeHints.from_callable`): kept by the function;
 - what type a function gives, where it names none (`infer_return_type`): kept by its code, and by what was put into its closure
-  and its defaults where these are functions of that kind, classes, words and numbers;
+  and its defaults where these are functions of that kind, classes, texts, numbers, and objects that hold such;
 - whether a function both yields and returns (`_check_fn_use_yield_and_return`): kept by its code;
 - what the command line says of one group of options (`PipelineOptions.view_as`): kept by the group and the words;
 - how large a side input is that a worker keeps (`get_deep_size` of statecache): as large as an empty one, for it keeps 100 MB
@@ -34,10 +35,12 @@ import weakref
 from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.worker import bundle_processor, statecache, statesampler
-from apache_beam.transforms import core, ptransform, userstate
+from apache_beam.transforms import core, ptransform, userstate, util
 from apache_beam.typehints import decorators, trivial_inference
 
+slow_signature = decorators.get_signature
 slow_arguments = core.get_function_args_defaults
+slow_arguments_of = core.get_function_arguments
 slow_specs = userstate.get_dofn_specs
 slow_annotations = decorators.IOTypeHints.from_callable
 slow_inference = trivial_inference.infer_return_type
@@ -45,6 +48,8 @@ slow_yields = core._check_fn_use_yield_and_return
 slow_view = PipelineOptions.view_as
 slow_size = statecache.get_deep_size
 
+_SIGNATURES = weakref.WeakKeyDictionary()
+_BY_CLASS = weakref.WeakKeyDictionary()
 _OF_METHODS = weakref.WeakKeyDictionary()
 _OF_FUNCTIONS = weakref.WeakKeyDictionary()
 _OF_CLASSES = weakref.WeakKeyDictionary()
@@ -61,14 +66,44 @@ def _function(f):
     return function if isinstance(function, types.FunctionType) else None
 
 
+def _same(function):
+    """What functions share that differ in their closure alone: their code, if it says all that their signature does."""
+    told = function.__annotations__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__
+    return function if told else function.__code__
+
+
+def quick_signature(func):
+    """The signature of a callable."""
+    key = _same(func) if isinstance(func, types.FunctionType) else func
+    if key is func:
+        return slow_signature(func)
+    if key not in _SIGNATURES:
+        _SIGNATURES[key] = slow_signature(func)
+    return _SIGNATURES[key]
+
+
 def quick_arguments(f):
     """The names and the defaults of what a function or a method takes, in lists of the caller's own."""
     function, known = _function(f), _OF_METHODS if isinstance(f, types.MethodType) else _OF_FUNCTIONS
     if function is None:
         return slow_arguments(f)
-    if function not in known:
-        known[function] = slow_arguments(f)
-    return tuple(map(list, known[function]))
+    key = _same(function)
+    if key not in known:
+        known[key] = slow_arguments(f)
+    return tuple(map(list, known[key]))
+
+
+def quick_arguments_of(obj, func):
+    """The same for a method by its name, where it is its class's, in lists of the caller's own."""
+    kind = type(obj)
+    plain = kind.__getattribute__ is object.__getattribute__ and not hasattr(kind, f"_inspect_{func}")
+    if not plain or func in getattr(obj, "__dict__", ()):
+        return slow_arguments_of(obj, func)
+    known = _BY_CLASS.setdefault(kind, {})
+    if func not in known:
+        known[func] = slow_arguments_of(obj, func)
+    names, defaults = known[func]
+    return names[:], defaults[:]
 
 
 def quick_specs(dofn):
@@ -88,38 +123,52 @@ def quick_annotations(cls, fn):
     function = _function(fn)
     if function is None or cls is not decorators.IOTypeHints or hasattr(function, "_beam_no_annotations"):
         return slow_annotations.__func__(cls, fn)
-    known = _ANNOTATED[type(fn)]
-    if function not in known:
-        known[function] = slow_annotations(fn)
-    return known[function]
+    known, key = _ANNOTATED[type(fn)], _same(function)
+    if key not in known:
+        known[key] = slow_annotations(fn)
+    return known[key]
 
 
 class _UnknownError(Exception):
     """Something of which it cannot be said whether it is the same as another."""
 
 
-def _made_of(value, depth=5):
-    """What a function's result type follows from: its code, its module, and what was put into it."""
+def _made_of(value, depth=9):
+    """What a function's result type follows from: its code, its module, and what was put into it.
+
+    Of a text and of a fraction it is their class, of an object its class and what it holds.
+    """
     if isinstance(value, (type, types.BuiltinFunctionType)):
         return value
-    if isinstance(value, _PLAIN):
+    if type(value) in (bool, int, type(None)):
         return type(value), value
-    if not isinstance(value, types.FunctionType) or not depth:
+    if type(value) in (str, float):
+        return (type(value),)
+    if not depth:
         raise _UnknownError
-    cells = value.__closure__ or ()
-    held = (*(cell.cell_contents for cell in cells), None, *(value.__defaults__ or ()))
-    names = tuple(value.__kwdefaults__ or ())
-    held += tuple(value.__kwdefaults__[name] for name in names)
-    return value.__code__, value.__module__, names, *(_made_of(piece, depth - 1) for piece in held)
+    if isinstance(value, (tuple, list)):
+        return type(value), *(_made_of(piece, depth - 1) for piece in value)
+    if type(value) in (dict, types.MappingProxyType):
+        return type(value), *(pair for name, held in value.items() for pair in (name, _made_of(held, depth - 1)))
+    if isinstance(value, types.MethodType):
+        return types.MethodType, _made_of(value.__func__, depth - 1), _made_of(value.__self__, depth - 1)
+    if isinstance(value, types.FunctionType):
+        cells = value.__closure__ or ()
+        held = (*(cell.cell_contents for cell in cells), None, *(value.__defaults__ or ()))
+        named = value.__kwdefaults__ or {}
+        return value.__code__, value.__module__, *(_made_of(piece, depth - 1) for piece in (*held, named))
+    if type(value).__module__.startswith(("apache_beam", "beam_curate")) and hasattr(value, "__dict__"):
+        return type(value), _made_of(vars(value), depth - 1)
+    raise _UnknownError
 
 
 def quick_inference(c, input_types, debug=False, depth=5):
     """The type that a function gives."""
-    if not isinstance(c, types.FunctionType) or debug:
+    if not isinstance(c, (types.FunctionType, types.MethodType)) or debug:
         return slow_inference(c, input_types, debug, depth)
     try:
         key = (_made_of(c), tuple(map(repr, input_types)), depth)
-    except (_UnknownError, ValueError):  # a cell may be empty
+    except (_UnknownError, ValueError, TypeError):  # a cell may be empty, a name of a kind that has no hash
         return slow_inference(c, input_types, debug, depth)
     if key not in _INFERRED:
         _INFERRED[key] = slow_inference(c, input_types, debug, depth)
@@ -208,7 +257,10 @@ def unsampled_stop(self):
 
 def quicken():
     """Has this process's pipelines use them."""
+    for module in (decorators, core, ptransform, util):
+        module.get_signature = quick_signature
     core.get_function_args_defaults = quick_arguments
+    core.get_function_arguments = quick_arguments_of
     userstate.get_dofn_specs = quick_specs
     decorators.IOTypeHints.from_callable = classmethod(quick_annotations)
     trivial_inference.infer_return_type = quick_inference

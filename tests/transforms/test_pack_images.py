@@ -1,5 +1,6 @@
 """PackImages: the order of all rows by ranges, and row groups that are read once."""
 
+import dataclasses
 import hashlib
 import os
 
@@ -107,8 +108,24 @@ def test_a_finished_shard_is_neither_read_nor_written(tmp_path, monkeypatch):
     entry = Entry("a", "a", "a", str(tmp_path / "a.jpg"), "jpg")
     writing = ShardWriting(str(tmp_path / "out"), 10)
     (first,) = writing.write([ShardEntries(0, [entry])])
+    tar, image = tmp_path / "out" / "00000.tar", (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").unlink()
     assert list(writing.write([ShardEntries(0, [entry])])) == [first]
+    # One of the same length that was put there after its end, or one that is cut and has its time.
+    (tmp_path / "a.jpg").write_bytes(image)
+    before, end = tar.read_bytes(), (tmp_path / "out" / "rows" / "00000.parquet").stat().st_mtime_ns
+    for content, time in ((bytes(len(before)), end + 1_000_000), (before[:-1], end)):
+        tar.write_bytes(content)
+        os.utime(tar, ns=(time, time))
+        assert list(writing.write([ShardEntries(0, [entry])])) == [first]
+        assert tar.read_bytes() == before
+        end = (tmp_path / "out" / "rows" / "00000.parquet").stat().st_mtime_ns
+    # A file that has another size than when the shard was written.
+    (tmp_path / "a.jpg").write_bytes(image + b"y")
+    (larger,) = writing.write([ShardEntries(0, [dataclasses.replace(entry, size=len(image) + 1)])])
+    assert larger.md5 != first.md5
+    assert list(writing.write([ShardEntries(0, [entry])])) != [first]  # by the plan it is written again
+    (tmp_path / "a.jpg").unlink()
     # Another plan, or a tar that is gone: it is written again.
     (tmp_path / "out" / "00000.tar").unlink()
     (again,) = writing.write([ShardEntries(0, [entry])])

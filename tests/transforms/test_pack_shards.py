@@ -4,10 +4,12 @@ import collections
 import functools
 import hashlib
 import json
+import os
 import shutil
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -123,6 +125,43 @@ def test_a_shard_that_lacks_a_file_is_written_again_and_no_other(run, monkeypatc
         "00003.parquet", "00003.tar", "00003_stats.json"]  # fmt: skip
     assert 0 < counts.read["tar"] < 6 * 20 * 1024
     assert {path.name: path.read_bytes() for path in output.glob("0*")} == before
+
+
+@pytest.mark.parametrize("name", ["00003.tar", "00003.parquet"])
+def test_a_file_that_was_replaced_after_its_end_is_written_again_and_no_other(run, monkeypatch, name):
+    """By one of the same length: only its time tells."""
+    output = run(6, 20)
+    pack(output, 15)
+    before = {path.name: path.read_bytes() for path in output.glob("0*")}
+    path, end = output / name, (output / "00003_stats.json").stat().st_mtime_ns
+    if name.endswith(".tar"):
+        path.write_bytes(bytes(len(before[name])))
+    os.utime(path, ns=(end, end))
+    if name.endswith(".tar"):  # of the same moment: nothing tells
+        assert written_again(output, monkeypatch) == []
+    os.utime(path, ns=(end + 1_000_000, end + 1_000_000))
+    assert written_again(output, monkeypatch) == ["00003.parquet", "00003.tar", "00003_stats.json"]
+    assert {path.name: path.read_bytes() for path in output.glob("0*")} == before
+
+
+def test_a_table_that_lacks_a_row_makes_its_shard_be_written_again(run, monkeypatch):
+    output = run(2, 20)
+    pack(output, 15)
+    path, end = output / "00001.parquet", (output / "00001_stats.json").stat().st_mtime_ns
+    before = path.read_bytes()
+    pq.write_table(pq.read_table(path).slice(1), path)
+    os.utime(path, ns=(end, end))
+    assert written_again(output, monkeypatch) == ["00001.parquet", "00001.tar", "00001_stats.json"]
+    assert path.read_bytes() == before
+
+
+def written_again(output, monkeypatch):
+    """The output files that a run writes which goes on."""
+    (output / "summary.json").unlink()
+    with monkeypatch.context() as patched:
+        counts = Counts(patched)
+        pack(output, 15)
+    return sorted(name for name in counts.written if name[0] == "0")
 
 
 def test_a_tar_of_another_size_and_statistics_without_a_plan_are_not_taken_for_finished(run):

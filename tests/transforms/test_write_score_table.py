@@ -1,5 +1,7 @@
 """The score table where a runner keeps a shard's rows together, and where it does not."""
 
+from dataclasses import replace
+
 import apache_beam as beam
 import pytest
 from apache_beam.metrics import MetricsFilter
@@ -83,10 +85,22 @@ def test_incomplete_shards_are_regrouped(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "halves" / "scores").iterdir()} == whole
 
 
-@pytest.mark.parametrize("broken", ["lost", "doubled"])
+BROKEN = {
+    "lost": lambda rows: rows[:3] + rows[4:],
+    "doubled": lambda rows: [*rows[:3], rows[2], *rows[3:]],
+    "the last one lost": lambda rows: rows[:-1],  # what is left has no gap
+    "one of those scored again lost": lambda rows: [again(row, 3) for row in rows[2:7:4]],
+}
+
+
+def again(row, number):
+    """A row of `number` that are scored again; the last one says so."""
+    return replace(row, ref=replace(row.ref, again=True, shard_rows=number if row.ref.shard_rows else 0))
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_lost_or_doubled_row_is_an_error(tmp_path, broken):
-    elements = list(rows(shards=1))
-    elements = elements[:3] + elements[4:] if broken == "lost" else [*elements[:3], elements[2], *elements[3:]]
-    with pytest.raises(RuntimeError), TestPipeline(runner="FnApiRunner") as root:
+    elements = BROKEN[broken](list(rows(shards=1)))
+    with pytest.raises(RuntimeError, match="rows came to the score table"), TestPipeline(runner="FnApiRunner") as root:
         _ = root | beam.Create(elements, reshuffle=False) | WriteScoreTable(str(tmp_path), (), DIM)
     assert not (tmp_path / "scores").exists()
