@@ -148,5 +148,5 @@ def test_a_worker_with_copies_does_not_look_at_the_device_itself(monkeypatch):
     builds = []
     monkeypatch.setattr(tower_copies, "TowerCopies", lambda build, name, copies: builds.append(build))
     CaptionHandler(SMALL, "random", device="cuda:99", model_copies=2).load_model()
-    with pytest.raises(RuntimeError, match="device=.cuda:99."):
+    with pytest.raises(RuntimeError, match=r"device=.cuda:99."):
         builds[0]()
