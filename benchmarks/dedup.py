@@ -13,8 +13,8 @@ varies, which is the worst case for clusters. `--isotropic` takes any direction.
 The baseline of the recall is single assignment, with as many clusters as this search makes and with 100, NeMo Curator's default;
 the truth is every row compared with every better one. Each search runs in a process of its own, whose peak memory is told.
 
-`--simulate` draws so many rows as the directions would show them, or 300,000 of them, makes the cells from a sample as the
-search does, and counts what they visit and which pairs meet, without the time for the rest.
+`--simulate` draws so many rows, or 100,000 of them, makes the cells from a sample as the search does, and counts what they visit
+and which pairs meet, without the time for the rest.
 `--variants` are pHashes of one
 picture of which so many bits are unstable, 2^13 and 2^16 of them: the worst case of a web crawl, plain surfaces and logos.
 """
@@ -36,10 +36,10 @@ import numpy as np
 import pyarrow as pa
 
 from beam_curate.duplicates.candidates import Candidates, normalised
-from beam_curate.duplicates.forecast import MOST_COMPARED as DIRECTIONS
 from beam_curate.duplicates.methods.perceptual import Perceptual
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch
+from beam_curate.duplicates.settling import project
 from beam_curate.duplicates.table import read_part
 from beam_curate.records import ScorePart, Shard
 from beam_curate.runs import part_files, score_table
@@ -52,7 +52,7 @@ from beam_curate.selection.rejudging import Selection
 
 DIM = 768
 PER_PART = 10_000
-DRAWN = 300_000  # rows that a simulation looks at
+DRAWN = 100_000  # rows that a simulation looks at
 NEAR = 20  # one row in so many is a near duplicate
 
 
@@ -220,38 +220,46 @@ def measure_growth(sizes: list[int], eps: float, folder: Path) -> None:
         shutil.rmtree(source)
 
 
-def draw_points(rows: int, topics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows as `make_table` makes them, in their first directions: what is beyond is of about the same length in all."""
+def draw_rows(rows: int, topics: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows as `make_table` makes them, none of them near duplicates: in blocks, as float16."""
     spread = np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
-    points = topics[rng.zipf(1.3, rows) % len(topics)].astype(np.float32)
-    points += 0.8 * spread[:DIRECTIONS] * rng.standard_normal((rows, DIRECTIONS), np.float32)
-    points[:, 0] += np.sqrt((spread**2).sum())
-    beyond = (1 + 0.8**2) * (spread[DIRECTIONS:] ** 2).sum()
-    return points / np.sqrt((points**2).sum(axis=1, keepdims=True) + beyond)
+    found = np.empty((rows, DIM), np.float16)
+    for start in range(0, rows, PER_PART):
+        some = found[start : start + PER_PART]
+        vectors = topics[rng.zipf(1.3, len(some)) % len(topics)].astype(np.float32)
+        vectors += 0.8 * spread * rng.standard_normal((len(some), DIM), np.float32)
+        vectors[:, 0] += np.sqrt((spread**2).sum())
+        some[:] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found
 
 
 def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     """Prints how many cells and buckets a row visits, and how many rows it is compared with."""
     rng = np.random.default_rng(seed)
-    spread = np.arange(1, DIRECTIONS + 1, dtype=np.float32) ** -0.5
-    topics = rng.standard_normal((max(20, rows // 50), DIRECTIONS), np.float32) * spread
+    spread = np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
+    topics = np.empty((max(20, rows // 50), DIM), np.float16)
+    for start in range(0, len(topics), PER_PART):
+        some = topics[start : start + PER_PART]
+        some[:] = rng.standard_normal(some.shape, np.float32) * spread
     settling = Semantic(eps, border=border).settling
-    sample = draw_points(settling.sampled(rows), topics, rng)
+    sample = draw_rows(settling.sampled(rows), topics, rng)
     began = time.process_time()
-    cells, width, _, forecast = settling.settle(rows, sample.astype(np.float16), sample)
+    (axes, cells, width), forecast = settling.spreading(rows, sample)
     assert forecast is not None
+    axes = axes[:, : cells.directions]
     planned = time.process_time() - began
-    done, drawn = 0, min(rows, DRAWN)
+    done, drawn, spent = 0, min(rows, DRAWN), 0.0
     members, visitors, visits = np.zeros(len(cells)), np.zeros(len(cells)), 0
-    began = time.process_time()
     while done < drawn:
-        points = draw_points(min(50_000, drawn - done), topics, rng)
-        _, cell, home = cells.visits(points[:, : cells.directions], width)
+        points = project(draw_rows(min(PER_PART, drawn - done), topics, rng), axes)
+        began = time.process_time()
+        _, cell, home = cells.visits(points, width)
+        spent += time.process_time() - began
         members += np.bincount(cell[home], minlength=len(cells))
         visitors += np.bincount(cell[~home], minlength=len(cells))
         visits += len(cell)
         done += len(points)
-    each = 1e6 * (time.process_time() - began) / drawn
+    each = 1e6 * spent / drawn
     pairs = float((members * ((members - 1) / 2 + visitors)).sum()) / drawn * (rows / drawn)
     print(
         f"{rows:12,} rows, eps {eps}, border {width / settling.distance:.3f}, seed {seed}: "

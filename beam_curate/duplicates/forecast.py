@@ -57,7 +57,7 @@ def comparisons(cells: int, visits: Visits, crowd: Flags, total: int) -> float:
     return float(found.sum()) / max(1, len(crowd) * (len(crowd) - 1)) * total**2 + few
 
 
-def compared(visits: Visits, points: Floats, dim: int, eps: float) -> int:
+def compared(visits: Visits, points: Floats, least: int, dim: int, eps: float) -> int:
     """In how many directions pairs are best compared, before those that are near there are compared in all.
 
     More directions take more time for each pair, and leave fewer pairs that are near there only.
@@ -65,6 +65,7 @@ def compared(visits: Visits, points: Floats, dim: int, eps: float) -> int:
     Args:
         visits: Of S rows, see `Clusters.visits`.
         points: (S, M) of them, in as many directions as there may be, those in which the data varies most first.
+        least: In how many at least.
         dim: D, all directions.
         eps: Duplicates have a cosine similarity of at least 1 - eps.
     """
@@ -84,7 +85,8 @@ def compared(visits: Visits, points: Floats, dim: int, eps: float) -> int:
         squared += ((step[pairs[0]] - step[pairs[1]]) ** 2).sum(axis=1)
         near = float((squared <= 2 * eps).mean()) if len(squared) else 0.0
         count = min(start + _STEP, points.shape[1])
-        costs[count] = _EACH + count * _DIRECTION + near * dim * _NEAR
+        if count >= least:
+            costs[count] = _EACH + count * _DIRECTION + near * dim * _NEAR
     return min(costs, key=lambda count: costs[count])
 
 

@@ -89,7 +89,7 @@ class Settling:
         """
         axes = directions(normalised(vectors[:SAMPLE]), forecast.MOST_COMPARED)
         found = self.settle(total, vectors, project(vectors, axes))
-        axes = np.ascontiguousarray(axes[:, : max(found.compared, found.cells.directions)])
+        axes = np.ascontiguousarray(axes[:, : found.compared])
         return Spreading(axes, found.cells, found.width), found.estimate
 
     def settle(self, total: int, vectors: npt.NDArray[np.float16], points: Floats) -> Settled:
@@ -101,7 +101,7 @@ class Settling:
             points: (S, M) their projection, in as many directions as may be compared.
         """
         border = EXACT if self.border is None and total <= FEW else self.border
-        cells = self._cells(total, points, border == EXACT)
+        cells = self._cells(total, points[:, :DIRECTIONS], border == EXACT)
         if not len(points):
             return Settled(cells, 0.0, points.shape[1], None)
         vectors, points = vectors[::_COUNTED], points[::_COUNTED]  # those that trained no cells
@@ -110,7 +110,7 @@ class Settling:
         exact = EXACT * self.distance
         width = min(forecast.narrowest(needed, MISSED), exact) if border is None else border * self.distance
         visits = cells.visits(inside, width)
-        crowd = near_first(points, self.distance, _CROWDS)
+        crowd = near_first(inside, self.distance, _CROWDS)
         buckets = len(once(visits[0], cells.groups[visits[1]])[0]) / len(points)
         estimate = Estimate(
             buckets,
@@ -118,13 +118,14 @@ class Settling:
             buckets * total * vector_row(vectors.shape[1]).itemsize,
             float((needed > width).mean()) if len(needed) else 0.0,
         )
-        return Settled(cells, width, forecast.compared(visits, points, vectors.shape[1], self.eps), estimate)
+        compared = forecast.compared(visits, points, cells.directions, vectors.shape[1], self.eps)
+        return Settled(cells, width, compared, estimate)
 
     def _cells(self, total: int, points: Floats, exact: bool) -> Cells:
         """The cells of so many rows, by the (S, M) points of a sample; exact: for borders at which no pair may be missed."""
         distinct = points[np.arange(len(points)) % _COUNTED > 0] if len(points) > 1 else points
         crowd = near_first(distinct, self.distance, _CROWDS)
-        distinct = distinct[~crowd, :DIRECTIONS]  # a crowd takes one cell, however large it is
+        distinct = distinct[~crowd]  # a crowd takes one cell, however large it is
         count = self.cells_for(total)
         groups = min(-(-total // HOME_ROWS) or 1, count)
         # Wide borders of stretched cells reach more of them, and more than is saved where no pair may be missed.

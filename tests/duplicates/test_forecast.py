@@ -49,7 +49,7 @@ def with_twins(rows, eps):
 
 
 @pytest.mark.parametrize(
-    ("border", "least", "most"), [(0.0, 0.02, 0.3), (0.1, 0.002, 0.05), (None, 0, 1e-3), (0.5, 0, 0)]
+    ("border", "least", "most"), [(0.0, 0.01, 0.3), (0.1, 0.001, 0.05), (None, 0, 1e-3), (0.5, 0, 0)]
 )
 def test_what_a_search_misses_is_told(border, least, most, monkeypatch):
     monkeypatch.setattr(settling, "FEW", 0)
@@ -92,7 +92,7 @@ def test_the_border_is_as_narrow_as_the_sample_allows_and_narrower_with_more_row
         assert plan.estimate.comparisons < Semantic(0.01, border=0.5).plan(10**6, vectors).estimate.comparisons
 
 
-@pytest.mark.parametrize(("alike", "compared"), [(0, 32), (32, 64), (96, 128), (128, 32)])
+@pytest.mark.parametrize(("alike", "compared"), [(0, 64), (32, 64), (64, 96), (96, 128), (128, 64)])
 def test_pairs_are_compared_in_as_many_directions_as_tell_them_apart(alike, compared):
     """Rows that are the same in some directions, and far apart in those that follow; or in none, which no direction changes."""
     points = np.zeros((600, 128), np.float32)
@@ -100,14 +100,14 @@ def test_pairs_are_compared_in_as_many_directions_as_tell_them_apart(alike, comp
     row = np.arange(600)
     visits = np.concatenate([row, row]), np.concatenate([row % 9, (row + 1) % 9]), row.repeat(2) < 0
     visits[2][:600] = True
-    assert forecast.compared(visits, points, 768, 0.05) == compared
+    assert forecast.compared(visits, points, 64, 768, 0.05) == compared
 
 
 def test_rows_that_meet_nobody_are_compared_in_the_fewest_directions():
     row = np.arange(40)
-    assert forecast.compared((row, row, row >= 0), np.zeros((40, 128), np.float32), 768, 0.05) == 32
+    assert forecast.compared((row, row, row >= 0), np.zeros((40, 128), np.float32), 64, 768, 0.05) == 64
     none = np.zeros(0, np.int64)
-    assert forecast.compared((none, none, none > 0), np.zeros((0, 24), np.float32), 24, 0.05) == 24
+    assert forecast.compared((none, none, none > 0), np.zeros((0, 24), np.float32), 24, 24, 0.05) == 24
 
 
 @pytest.mark.parametrize(("part", "left_out"), [(0.0005, 23), (0.001, 51), (0.0, 0), (1e-6, 0)])

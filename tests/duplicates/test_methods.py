@@ -273,14 +273,14 @@ class TestSemantic:
         how = Semantic(0.02, 10, border=0.5).plan(1500, table).spreading
         axes = clusters.directions(vectors.astype(np.float32), 160)
         found, passed = [], []
-        for count in (32, 96, 160):
-            how = how._replace(directions=np.concatenate([how.directions[:, :32], axes[:, 32:count]], axis=1))
+        for count in (64, 96, 160):
+            how = how._replace(directions=np.concatenate([how.directions[:, :64], axes[:, 64:count]], axis=1))
             spread = Semantic(0.02).spread(Candidates(ids, ranks, table), how)
             buckets = [spread.rows[spread.buckets == bucket] for bucket in range(how.cells.buckets)]
             edges = [Semantic(0.02).compare(bucket, [rows], how).edges for bucket, rows in enumerate(buckets)]
             found.append(partners(np.concatenate(edges)))
             passed.append(how.directions.shape[1])
-        assert passed == [32, 96, 160]
+        assert passed == [64, 96, 160]
         assert found == [expected(ids, ranks, cosine(vectors) >= 1 - 0.02)] * 3
 
     def test_cells_lie_in_the_first_of_the_directions_in_which_pairs_are_compared(self):
