@@ -1,6 +1,8 @@
 """One job at a time writes to a folder."""
 
+import contextlib
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -127,6 +129,24 @@ def test_a_refused_command_leaves_no_folder(tmp_path):
     with pytest.raises(RunError, match="no run to continue"):
         Run(str(tmp_path / "out")).begin(WantedRun(Configuration(), SHARDS, resume=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_claim_is_held_until_its_file_is_gone(tmp_path, monkeypatch):
+    """One who could lock the file before it is deleted would hold a name that is not there: the next one would get another."""
+    output = str(tmp_path / "out")
+    claim(output)
+    deleted, delete = [], claims.delete
+
+    def looked(paths):
+        file = os.open(paths[0], os.O_RDWR)
+        with contextlib.closing(os.fdopen(file)), pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        deleted.extend(paths)
+        delete(paths)
+
+    monkeypatch.setattr(claims, "delete", looked)
+    release(output)
+    assert deleted == [f"{output}/_temporary/running.json"]
 
 
 @pytest.mark.parametrize("there", ["file", "link", "pipe"])

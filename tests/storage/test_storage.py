@@ -15,7 +15,7 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from google.api_core.exceptions import Forbidden, NotFound, RetryError, ServiceUnavailable, TooManyRequests
 from google.auth.exceptions import RefreshError
 
-from beam_curate.storage import files, ranged_reading, retrying
+from beam_curate.storage import files, object_stores, ranged_reading, retrying
 from beam_curate.storage.ranged_reading import RangeReader
 from beam_curate.storage.retrying import Attempts, InterruptedTransferError, StorageError, is_transient
 from tests.support.fault_filesystem import KINDS, Faults, FaultyFileSystem, permanent
@@ -303,6 +303,24 @@ def test_a_file_that_is_replaced_while_it_is_read(pauses, faulty, tmp_path):
     inject(once_at={"read_error": 1})
     with pytest.raises(StorageError, match="had 1000 bytes when it was opened and has 900 now"):
         reader.read(0, 1000)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_asked_for_no_more(pauses, tmp_path, monkeypatch):
+    path, asked = tmp_path / "a.bin", []
+    path.write_bytes(bytes(1000))
+    read_at = object_stores.StreamSource.read_at
+
+    def counted(source, start, stop):
+        asked.append(start)
+        assert len(asked) < 5, "it asks again and again for what is not there"
+        return read_at(source, start, stop)
+
+    monkeypatch.setattr(object_stores.StreamSource, "read_at", counted)
+    reader = RangeReader(str(path))
+    os.truncate(path, 400)
+    with pytest.raises(StorageError, match="had 1000 bytes when it was opened and has 400 now"):
+        reader.read(0, 1000)
+    assert asked == [0, 400]
 
 
 WRITING = ["create_error", "write_error", "close_error", "close_loss", "metadata_error", "rename_error",
