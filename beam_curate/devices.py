@@ -14,8 +14,11 @@ from typing import Final, NoReturn
 
 _LOG = logging.getLogger(__name__)
 # torch's allocator has an error of its own for it. The libraries that allocate past it say it in these words: CUDA's driver
-# (as an AcceleratorError, a plain RuntimeError before torch 2.8), cuBLAS for a handle, and cuDNN.
-_OUT_OF_MEMORY: Final = re.compile(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED")
+# (as an AcceleratorError, a plain RuntimeError before torch 2.8), cuBLAS for a handle, cuDNN and DALI.
+_OUT_OF_MEMORY: Final = re.compile(
+    r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED|CUDA allocation failed|"
+    r"Can't allocate \d+ bytes"
+)
 _FAILED: Final = re.compile(
     r"CUDA (driver |runtime )?(API )?error|device-side assert|CUBLAS_STATUS_\w+|CUDNN_STATUS_\w+|cuDNN error|CUDA_ERROR_"
 )
@@ -34,8 +37,8 @@ class DeviceFailedError(RuntimeError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory does not do."""
-    return bool(_OUT_OF_MEMORY.search(str(error)))
+    """Whether an error says that the device's memory, or the host's, does not do."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def device_failed(error: BaseException) -> bool:

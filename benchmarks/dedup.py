@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_curate.duplicates.candidates import Candidates, normalised
-from beam_curate.duplicates.clusters import DIRECTIONS
+from beam_curate.duplicates.forecast import MOST_COMPARED as DIRECTIONS
 from beam_curate.duplicates.methods.perceptual import Perceptual
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch
@@ -235,10 +235,10 @@ def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     rng = np.random.default_rng(seed)
     spread = np.arange(1, DIRECTIONS + 1, dtype=np.float32) ** -0.5
     topics = rng.standard_normal((max(20, rows // 50), DIRECTIONS), np.float32) * spread
-    method = Semantic(eps, border=border)
-    sample = draw_points(method.sampled(rows), topics, rng)
+    settling = Semantic(eps, border=border).settling
+    sample = draw_points(settling.sampled(rows), topics, rng)
     began = time.process_time()
-    cells, width, forecast = method.settle(rows, sample.astype(np.float16), sample)
+    cells, width, _, forecast = settling.settle(rows, sample.astype(np.float16), sample)
     assert forecast is not None
     planned = time.process_time() - began
     done, drawn = 0, min(rows, DRAWN)
@@ -246,7 +246,7 @@ def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     began = time.process_time()
     while done < drawn:
         points = draw_points(min(50_000, drawn - done), topics, rng)
-        _, cell, home = cells.visits(points, width)
+        _, cell, home = cells.visits(points[:, : cells.directions], width)
         members += np.bincount(cell[home], minlength=len(cells))
         visitors += np.bincount(cell[~home], minlength=len(cells))
         visits += len(cell)
@@ -254,7 +254,7 @@ def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     each = 1e6 * (time.process_time() - began) / drawn
     pairs = float((members * ((members - 1) / 2 + visitors)).sum()) / drawn * (rows / drawn)
     print(
-        f"{rows:12,} rows, eps {eps}, border {width / method.distance:.3f}, seed {seed}: "
+        f"{rows:12,} rows, eps {eps}, border {width / settling.distance:.3f}, seed {seed}: "
         f"{len(cells):6} cells in {cells.buckets:4} buckets, "
         f"{visits / drawn:6.2f} cells and {forecast.visits:5.2f} buckets visited by a row ({each:.0f} us CPU), "
         f"{pairs:9,.0f} pairs for each row, compared with {forecast.comparisons / rows:9,.0f} (forecast); "

@@ -1,4 +1,4 @@
-"""Checks and measures the model and the decoder on a GPU: embeddings, out of memory, images a second, MFU, nvJPEG.
+"""Checks and measures the model and the decoder on a GPU: embeddings, out of memory, images a second, MFU, copies, nvJPEG.
 
     python benchmarks/gpu.py --json gpu.json
     python benchmarks/gpu.py --device cpu --models ViT-B-32 --batch_sizes 16 --images 64    (does it run at all)
@@ -53,6 +53,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--compared", type=int, default=72, help="images whose embeddings are compared with the CPU's")
     add("--decoders", type=_words, default="fast", help=f"of the pipeline, a comma list: {', '.join(_DECODERS)}")
     add("--threads", type=int, default=min(8, usable_cores()), help="bundles of the pipeline at the same time")
+    add("--copies", type=_words, default="2,4", help="of the model, a comma list")
     add("--seconds", type=float, default=3.0, help="for each speed of the model alone")
     add("--peak_tflops", type=float, help="what the GPU can do, where its name is not known here")
     add("--dollars_per_hour", type=float, help="what the machine costs, for the table")
@@ -63,9 +64,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         unknown = sorted(set(getattr(options, name)) - set(known))
         if unknown or not getattr(options, name):
             parser.error(f"--{name} has {', '.join(unknown) or 'nothing'}; choose from {', '.join(known)}")
-    if not all(size.isdecimal() and int(size) >= 2 for size in options.batch_sizes) or not options.batch_sizes:
-        parser.error(f"--batch_sizes is {','.join(options.batch_sizes)}; give whole numbers of at least 2")
-    options.batch_sizes = [int(size) for size in options.batch_sizes]
+    for name, least in (("batch_sizes", 2), ("copies", 1)):
+        numbers = getattr(options, name)
+        if not all(number.isdecimal() and int(number) >= least for number in numbers) or not numbers:
+            parser.error(f"--{name} is {','.join(numbers)}; give whole numbers of at least {least}")
+        setattr(options, name, [int(number) for number in numbers])
     if options.device == "cpu" and options.precisions == ["fp16"]:
         parser.error("--precisions is fp16, which is slow on a CPU and refused there; give fp32 or bf16")
     if options.json and not options.json.absolute().parent.is_dir():

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import gpu_copies
 import gpu_decoding
 import gpu_runs
 import gpu_speeds
@@ -67,6 +68,10 @@ def jobs(part: str, options: argparse.Namespace, settings: gpu_runs.Settings, fo
                 yield Job(of, partial(gpu_runs.compare_neighbours, settings, *of.values(), options.batch_sizes))
             elif part == "model":
                 yield Job(of, partial(gpu_speeds.model_speeds, settings, *of.values(), options.batch_sizes))
+            elif part == "copies" and precision == options.fastest:
+                for count in options.copies:
+                    more = {**of, "batch_size": largest, "copies": count}
+                    yield Job(more, partial(gpu_copies.check_copies, settings, *more.values()))
             elif part == "pipeline" and precision == options.fastest:
                 for choice in itertools.product(options.batch_sizes, decoders):
                     more = {**of, **dict(zip(("batch_size", "decoder"), choice, strict=True))}

@@ -42,6 +42,20 @@ _COLUMNS: Final[Mapping[str, Sequence[str]]] = {
         *("decoder", "size", "images_per_s", "by_dali", "max_levels", "mean_levels"),
         *("batch", "clean_ms", "one_bad_ms", "same_bits", "nvjpeg", "passed"),
     ),
+    "copies": (
+        *(
+            "model",
+            "precision",
+            "batch_size",
+            "copies",
+            "mps",
+            "images_per_s",
+            "same_bits",
+            "after_kill",
+            "after_loss",
+            "passed",
+        ),
+    ),
 }
 _TITLES: Final = {
     "embeddings": "Embeddings against those of the CPU in fp32",
@@ -49,6 +63,7 @@ _TITLES: Final = {
     "memory": "Out of memory: images in each call of the model",
     "model": "The model alone",
     "pipeline": "The whole pipeline, tar to tar",
+    "copies": "Copies of the model, and after one was killed, and after one has lost its GPU",
     "decode": "Decoding, differences to Pillow in levels of 255",
 }
 PARTS: Final = tuple(_COLUMNS)

@@ -1,6 +1,13 @@
-"""How much of each thing that costs money a run takes, from what you measured; multiply it with your own prices."""
+"""How much of each thing that costs money a run takes, from what you measured; multiply it with your own prices.
+
+Dollars for a million images, with the prices of an hour of the workers that you name:
+
+    python examples/costs.py g2-standard-8=1.00 a2-highgpu-1g=3.67
+"""
 
 import math
+import sys
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 
@@ -40,9 +47,32 @@ def dollars_per_million(dollars_per_hour: float, images_per_second: float) -> fl
     return dollars_per_hour * 1e6 / images_per_second / 3600
 
 
+WORKERS = {  # images a second, of 1024x768 and of 12 megapixels: the estimates of docs/dataflow.md, or what you measured
+    "n1-standard-4": (147, 49),  # with a T4
+    "g2-standard-8": (292, 99),
+    "a2-highgpu-1g": (1143, 148),
+    "a2-ultragpu-1g": (1143, 148),
+    "a3-highgpu-1g": (1900, 322),
+}
+
+
+def million(prices: Mapping[str, float]) -> Iterator[str]:
+    """What a million images take on each worker: hours, and dollars where the price of an hour is given."""
+    for machine in sorted({*WORKERS, *prices}, key=[*WORKERS, *prices].index):
+        if machine not in WORKERS:
+            raise SystemExit(f"error: {machine} is none of {', '.join(WORKERS)}")
+        for size, speed in zip(("1024x768", "12 megapixels"), WORKERS[machine], strict=True):
+            hours = dollars_per_million(1, speed)
+            dollars = f"{hours * prices[machine]:>9.2f} $" if machine in prices else ""
+            yield f"{machine:<15} {size:<14} {hours:>6.2f} hours {dollars}".rstrip()
+
+
 if __name__ == "__main__":
-    million = Measured(10**6, 100e3, 1e9, 0.3, 292, 1000)  # the example of docs/costs.md
-    for run in (million, million._replace(images=10**9)):
+    example = Measured(10**6, 100e3, 1e9, 0.3, 292, 1000)  # that of docs/costs.md
+    for run in (example, example._replace(images=10**9)):
         print(f"{run.images:,} images")
         for name, number in quantities(run).items():
             print(f"  {number:>14,.1f} {name}")
+    print("A million images through the model")
+    for line in million({name: float(price) for name, _, price in (word.partition("=") for word in sys.argv[1:])}):
+        print(f"  {line}")

@@ -11,6 +11,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import io
 import pathlib
+import sys
 import tarfile
 
 import numpy as np
@@ -19,20 +20,25 @@ from hypothesis import settings
 from PIL import Image
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config | None = None) -> None:
     """Quickens Beam and writing; a process that a test starts, and that takes something from here, may need no Beam."""
-    from tests.support import quick_beam, quick_bundles, quick_files, quick_garbage, quick_threads
+    if config is not None and config.getoption("numprocesses", None):
+        return  # the tests run in others, and this one only listens
+    from tests.support import quick_beam, quick_bundles, quick_files, quick_garbage, quick_threads, quick_workers
 
     quick_garbage.look_no_more()
     quick_beam.quicken()
     quick_bundles.quicken()
     quick_files.quicken()
     quick_threads.quicken()
+    quick_workers.quicken()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """What is loaded by now stays."""
+    if "apache_beam" not in sys.modules:
+        return
     from tests.support import quick_garbage
 
     quick_garbage.look_seldom()

@@ -4,6 +4,8 @@ import ast
 import io
 import re
 import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +68,62 @@ def test_the_table_has_each_machine_and_the_hours_that_follow_from_its_speed(pro
         assert worker <= min(model, processors)
         assert hours == pytest.approx(program["dollars_per_million"](1, worker), abs=0.005)
         assert large_hours == pytest.approx(program["dollars_per_million"](1, large), abs=0.005)
+
+
+def test_the_program_has_the_speeds_of_the_table(program):
+    speeds = {machine: (worker, large) for machine, (_, _, worker, _, large, _) in machines().items()}
+    assert program["WORKERS"] == speeds
+
+
+def test_a_line_prints_dollars_for_a_million_images_on_each_machine():
+    done = subprocess.run(
+        [sys.executable, str(FILE), "g2-standard-8=1.00", "a2-highgpu-1g=3.67"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = done.stdout.split("A million images through the model\n")[1].splitlines()
+    rows = {(words[0], words[1]): (words[-2] if words[-1] == "$" else None) for words in map(str.split, printed)}
+    assert len(rows) == 2 * len(machines())
+    priced = {key: float(dollars) for key, dollars in rows.items() if dollars}
+    assert priced == {
+        ("g2-standard-8", "1024x768"): 0.95, ("g2-standard-8", "12"): 2.81,
+        ("a2-highgpu-1g", "1024x768"): 0.89, ("a2-highgpu-1g", "12"): 6.89,
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, str(FILE), "l4=1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "l4 is none of n1-standard-4, g2-standard-8" in done.stderr
+
+
+# vCPUs, TFLOP/s and GB/s. Source of the first: Google Cloud, GPU machine types; of the others: docs/dataflow.md.
+HARDWARE = {
+    "n1-standard-4": (4, 27, 250), "g2-standard-8": (8, 65, 250), "a2-highgpu-1g": (12, 230, 1300),
+    "a2-ultragpu-1g": (12, 230, 1300), "a3-highgpu-1g": (26, 600, 2700),
+}  # fmt: skip
+
+
+def test_the_speeds_follow_from_what_the_page_says():
+    gflops, *tflops, megabytes = map(
+        float,
+        re.findall(
+            r"\(([\d.]+) GFLOP an image, at (\d+), (\d+), (\d+) and\s+(\d+) TFLOP/s.*?about (\d+) MB an image",
+            DATAFLOW,
+            re.S,
+        )[0],
+    )
+    assert set(tflops) == {flops for _, flops, _ in HARDWARE.values()}
+    usual, decoding, large = map(
+        float,
+        re.findall(r"([\d.]+) ms an image for all but decoding and ([\d.]+) ms for decoding \((\d+) ms at", DATAFLOW)[
+            0
+        ],
+    )
+    for machine, (vcpus, flops, rate) in HARDWARE.items():
+        model, processors, worker, _, at_12, _ = machines()[machine]
+        assert model == pytest.approx(1000 / (gflops / flops + megabytes / rate), rel=0.01)
+        assert processors == pytest.approx(600 * vcpus / (usual + decoding))
+        assert at_12 == pytest.approx(600 * vcpus / (usual + large), rel=0.01)
+        assert worker == min(model, processors, 1900)
 
 
 def test_only_the_process_holds_a_worker_below_both_its_gpu_and_its_processors():

@@ -27,6 +27,8 @@ FULL = [
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
     torch.AcceleratorError("CUDA error: out of memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("Error in MIXED operator: CUDA allocation failed\nCan't allocate 9437184 bytes on device 0."),  # DALI
+    MemoryError("std::bad_alloc"),
 ]
 OTHER = [
     RuntimeError("mat1 and mat2 shapes cannot be multiplied"),

@@ -18,8 +18,7 @@ from beam_curate.commands.options import option_fields
 from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.report import ReportOptions
 from beam_curate.commands.select_options import SelectOptions
-from beam_curate.duplicates import digests, edges, groups, roots
-from beam_curate.duplicates.methods import semantic
+from beam_curate.duplicates import digests, edges, groups, roots, settling
 from beam_curate.report import drawn, origins
 from beam_curate.runs import beginning
 from beam_curate.storage import retrying
@@ -126,11 +125,11 @@ SAID = [
     ("scale.md", r"group of duplicates, at (\d+) bytes each", groups.MEMBER.itemsize),
     ("scale.md", r"\((\d+) MiB a bundle\)", place_rows.LOOSE_BYTES >> 20),
     ("scale.md", r"hold at most (\d+) GiB", threads.HELD_BYTES >> 30),
-    ("scale.md", r"trained on: ([\d,]+) of them", semantic.SAMPLE),
-    ("scale.md", r"dimensions\), ([\d,]+) at most", semantic.MOST_SAMPLED),
-    ("duplicates.md", r"groups, one for every ([\d,]+) embeddings", semantic.HOME_ROWS),
-    ("duplicates.md", r"sample, one for every ([\d,]+) embeddings", semantic.CELL_ROWS),
-    ("duplicates.md", r"With up to ([\d,]+) embeddings", semantic.FEW),
+    ("scale.md", r"trained on: ([\d,]+) of them", settling.SAMPLE),
+    ("scale.md", r"dimensions\), ([\d,]+) at most", settling.MOST_SAMPLED),
+    ("duplicates.md", r"groups, one for every ([\d,]+) embeddings", settling.HOME_ROWS),
+    ("duplicates.md", r"sample, one for every ([\d,]+) embeddings", settling.CELL_ROWS),
+    ("duplicates.md", r"With up to ([\d,]+) embeddings", settling.FEW),
     ("choosing-thresholds.md", r"It has at most ([\d,]+), drawn by chance", drawn.MAX_ROWS),
     ("choosing-thresholds.md", r"drawn by chance: ([\d,]+) from all samples", drawn.MAX_ROWS * drawn._OF_ALL),
     ("choosing-thresholds.md", r"fewer \(([\d,]+) numbers in all\)", drawn.MAX_VALUES),

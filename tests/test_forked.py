@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from apache_beam.runners.portability import local_job_service
 
-from tests.support import forked
+from tests.support import forked, quick_workers
 
 ASKED = """
 import json, os, sys, threading
@@ -90,3 +91,12 @@ def test_it_is_talked_with_and_killed():
     assert forked.run("import time; time.sleep(100)", check=False, timeout=0.1).returncode == -signal.SIGKILL
     other = forked.Forked("import sys; sys.exit(len(sys.stdin.read()))")
     assert other.close() == 0
+
+
+def test_workers_of_beam_are_forked_and_what_they_write_is_seen(capfd):
+    assert local_job_service.subprocess.Popen is quick_workers.QuickWorker
+    worker = local_job_service.subprocess.Popen(
+        f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main", shell=True, env={"PIPELINE_OPTIONS": "{"}
+    )
+    assert worker.wait() == worker.returncode == worker.poll() == 1
+    assert "JSONDecodeError" in capfd.readouterr().err

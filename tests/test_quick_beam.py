@@ -1,5 +1,6 @@
 """What the tests quicken of Beam gives what Beam itself gives: see tests/support/quick_beam.py."""
 
+import functools
 import sys
 import types
 import typing
@@ -11,7 +12,7 @@ from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.worker import bundle_processor, statecache
-from apache_beam.transforms import core, ptransform, userstate
+from apache_beam.transforms import core, ptransform, userstate, util
 from apache_beam.typehints import decorators, trivial_inference, typehints
 
 import beam_curate
@@ -24,6 +25,7 @@ def below(cls):
 
 
 def test_it_is_in_force():
+    assert {each.get_signature for each in (decorators, core, ptransform, util)} == {quick_beam.quick_signature}
     assert core.get_function_args_defaults is quick_beam.quick_arguments
     assert core.get_function_arguments is quick_beam.quick_arguments_of
     assert userstate.get_dofn_specs is quick_beam.quick_specs
@@ -64,6 +66,30 @@ def test_the_arguments_of_all_functions_of_all_dofns(functions):
             assert names == expected[0]
             assert [id(value) for value in defaults] == [id(value) for value in expected[1]]
             names.append("of the caller")
+
+
+def many():
+    """Functions of the same code, which differ in what was put into them."""
+    made = [each(value) for each in (giving, with_default, with_word, called) for value in (1, "a", len)]
+    for given in (int, str):
+        made.append(giving(1))
+        made[-1].__annotations__ = {"element": given, "return": given}
+
+        @functools.wraps(giving(given))
+        def wrapping(first, second):
+            return first
+
+        made.append(wrapping)
+    return made
+
+
+def test_the_signatures_of_functions_and_of_others(functions):
+    for asked in (*many(), *functions, *map(Plain().process.__func__.__get__, (1, 2)), len, str.upper, Plain, dict):
+        for _ in range(2):
+            assert quick_beam.quick_signature(asked) == quick_beam.slow_signature(asked)
+            if isinstance(asked, types.FunctionType):
+                assert quick_beam.quick_arguments(asked) == tuple(map(list, quick_beam.slow_arguments(asked)))
+                assert decorators.IOTypeHints.from_callable(asked) == quick_beam.slow_annotations(asked)
 
 
 METHODS = ("process", "start_bundle", "finish_bundle", "setup", "teardown", "process_batch")

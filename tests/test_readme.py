@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.M | re.S)
 PHOTOS = {f"{number}.{kind}": kind for number, kind in enumerate(3 * ("jpg", "png", "webp", "jpg"))}
 """Of several formats, for what reads them must not count on one."""
-LAYERS = 2
+LAYERS = 1
 """Of the ViT-L-14 that the commands run, instead of 24."""
 
 

@@ -37,6 +37,7 @@ def gpu(monkeypatch):
     monkeypatch.syspath_prepend(f"{ROOT}/benchmarks")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     import gpu
+    import gpu_copies
     import gpu_decoding
     import gpu_parts
     import gpu_peaks
@@ -45,6 +46,7 @@ def gpu(monkeypatch):
     import gpu_speeds
 
     names = {
+        "copies": gpu_copies,
         "decoding": gpu_decoding,
         "parts": gpu_parts,
         "peaks": gpu_peaks,
@@ -57,7 +59,18 @@ def gpu(monkeypatch):
 
 def test_it_runs_on_a_cpu_and_reports_what_it_checked(tmp_path):
     file = tmp_path / "result.json"
-    options = ("--precisions", "fp32,fp16", "--threads", "2", "--peak_tflops", "2", "--json", str(file))
+    options = (
+        "--precisions",
+        "fp32,fp16",
+        "--threads",
+        "2",
+        "--copies",
+        "1",
+        "--peak_tflops",
+        "2",
+        "--json",
+        str(file),
+    )
     command = [sys.executable, f"{ROOT}/benchmarks/gpu.py", *SMALL, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -76,6 +89,8 @@ def test_it_runs_on_a_cpu_and_reports_what_it_checked(tmp_path):
     (pipeline,) = result["pipeline"]
     assert (pipeline["images"], pipeline["decoder"], pipeline["threads"]) == (16, "fast", 2)
     assert len(pipeline["seconds"]) == 2
+    (copies,) = result["copies"]
+    assert (copies["copies"], copies["same_bits"], copies["after_kill"], copies["after_loss"]) == (1, True, True, True)
     exact = [line for line in result["decode"] if line["decoder"] in ("pillow", "fast")]
     assert [line["max_levels"] for line in exact] == [0, 1, 0, 1]
     for line in result["decode"]:
@@ -104,6 +119,29 @@ def test_it_refuses_wrong_options(gpu, capsys, options, words):
         gpu.main(["--device", "cpu", *options])
     assert stopped.value.code == 2
     assert words in capsys.readouterr().err
+
+
+class NoCopies:
+    """Stands for copies: nothing to kill, and nothing that loses a GPU."""
+
+    def __init__(self, *given):
+        self.one = lambda: SimpleNamespace(embed=lambda items, places: np.zeros((len(items), 2)))
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_copies_must_give_the_bits_of_one_whatever_becomes_of_them(gpu, monkeypatch, wrong):
+    found = [np.zeros(2), *(np.full(2, float(number == wrong)) for number in range(3))]
+    numbers = iter([[1], [1], [2]])
+    monkeypatch.setattr(gpu.copies, "TowerCopies", NoCopies)
+    monkeypatch.setattr(gpu.copies, "embed", lambda *given: found.pop(0))
+    monkeypatch.setattr(gpu.copies, "_processes", lambda: next(numbers))
+    monkeypatch.setattr(gpu.copies.os, "kill", lambda *which: None)
+    settings = gpu.runs.Settings("cpu", seconds=0)
+    (line,) = gpu.copies.check_copies(settings, MODEL, "fp32", 2, 1)
+    assert [line[name] for name in ("same_bits", "after_kill", "after_loss")] == [
+        number != wrong for number in range(3)
+    ]
+    assert not line["passed"]
 
 
 def test_without_a_gpu_it_says_so(gpu, monkeypatch):

@@ -32,6 +32,21 @@ CAPTION_SCORE: Final = "caption_similarity"
 """The score's name: the CLIP score of LAION-400M (Schuhmann et al., 2021) and DataComp (Gadre et al., 2023), unscaled."""
 
 
+def _load_tower(
+    clip_model: str, pretrained: str, places: Mapping[str, Any], precision: str, device: str, quick_gelu: Any
+) -> "TextTower":
+    from beam_curate.clip.model_description import choose_device
+    from beam_curate.clip.text_tower import build_text_tower
+    from beam_curate.clip.weights import find_weights
+
+    source = find_weights(clip_model, pretrained, **places)
+    if precision == "auto" and choose_device(device).type == "cpu":
+        precision = "fp32"
+    tower = build_text_tower(source, precision=precision, device=device, quick_gelu=quick_gelu)
+    _LOG.info("Loaded the text tower of %s on %s in %s", source, *tower.runtime())
+    return tower
+
+
 class CaptionHandler(ModelHandler[EmbeddedSample, EmbeddedSample, "TextTower | TowerCopies[str]"]):
     """Adds `caption_similarity` to embedded samples.
 
@@ -80,23 +95,19 @@ class CaptionHandler(ModelHandler[EmbeddedSample, EmbeddedSample, "TextTower | T
 
     def load_model(self) -> "TextTower | TowerCopies[str]":
         """Fetches the weights if need be, and builds the tower, or its copies."""
-        from beam_curate.clip.model_description import choose_device
-        from beam_curate.clip.text_tower import build_text_tower
-        from beam_curate.clip.weights import find_weights
-
-        source = find_weights(*self._model, **self._weights)
-        on_cpu = choose_device(self._device).type == "cpu"
-        precision = "fp32" if self._precision == "auto" and on_cpu else self._precision
         build = functools.partial(
-            build_text_tower, source, precision=precision, device=self._device, quick_gelu=self._quick_gelu
+            _load_tower,
+            *self._model,
+            self._weights,
+            precision=self._precision,
+            device=self._device,
+            quick_gelu=self._quick_gelu,
         )
-        if self._copies:
-            from beam_curate.clip.tower_copies import TowerCopies
+        if not self._copies:
+            return build()
+        from beam_curate.clip.tower_copies import TowerCopies
 
-            return TowerCopies(build, f"beam-curate-{self._id}", self._copies)
-        tower = build()
-        _LOG.info("Loaded the text tower of %s on %s in %s", source, *tower.runtime())
-        return tower
+        return TowerCopies(build, f"beam-curate-{self._id}", self._copies)
 
     def run_inference(
         self,

@@ -2,30 +2,24 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from apache_beam.metrics import Metrics
 
+from beam_curate.clip.tower_errors import SAMPLE_ERRORS, TowerError
 from beam_curate.devices import device_failed
 from beam_curate.reasons import INFER, INFERENCE_ERROR, NON_FINITE_EMBEDDING
 from beam_curate.records import Failure
 
 _LOG = logging.getLogger(__name__)
 
-# What a model may raise on one item alone. Anything else is a bug and fails the bundle.
-SAMPLE_ERRORS: Final = (RuntimeError, ValueError, IndexError, ArithmeticError)
-
 Row: TypeAlias = npt.NDArray[Any] | Failure
 """A row of an embedding, (D,), or why there is none."""
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T = TypeVar("T")
-
-
-class TowerError(RuntimeError):
-    """What a tower in another process has raised on some items, in words that name the error."""
 
 
 class Tower(Protocol[T_contra]):

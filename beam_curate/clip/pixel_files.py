@@ -34,7 +34,7 @@ class PixelFile:
 
         Raises:
             OSError: The other process has gone, does not let this one read, or does not hold as much. No image is to blame, so
-                it is none of careful_calls.SAMPLE_ERRORS.
+                it is none of tower_errors.SAMPLE_ERRORS.
         """
         wanted = rows[: self.images].reshape(-1).data if self.images else memoryview(b"")
         try:

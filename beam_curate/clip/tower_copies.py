@@ -4,140 +4,90 @@ Beam's RunInference has copies of a model too (`model_copies`), but puts them al
 (its MultiProcessShared, without `spawn_process`): one interpreter that unpickles all pixels, and one CUDA context whose
 kernels run one after the other. Here each copy has a process, so that their kernels can share a GPU (NVIDIA's MPS). Pixels
 lie in memory that both processes read; only where they lie, and texts, go through the connection.
+
+Under MPS an error of the device that one process has caused is reported to all that share the GPU, and no new one is let in
+until all of these have ended. So where a copy has lost its GPU, all copies of all models that this worker uses are ended, and
+loading is tried again for a while. Source: NVIDIA, Multi-Process Service, Limited Error Containment.
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Sequence
-from multiprocessing import resource_tracker
-from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-import numpy as np
 import numpy.typing as npt
-from apache_beam.utils.multi_process_shared import MultiProcessShared
 
-from beam_curate.clip.careful_calls import SAMPLE_ERRORS, TowerError
-from beam_curate.devices import DeviceFailedError, device_failed, out_of_memory
+from beam_curate.clip import copy_process
+from beam_curate.clip.served_tower import CopiedTower, ServedTower
+from beam_curate.clip.tower_errors import Raised
+from beam_curate.devices import DeviceFailedError
 
 _LOG = logging.getLogger(__name__)
-# What a call of a tower raises whose process has gone, because it was killed or the worker that had started it has ended. In the
-# middle of an answer it is an OSError without a number; those that the tower raises come in another way: see _Raised.
-_GONE: Final = (OSError, EOFError)
+_PATIENCE_SECONDS: Final = 120.0  # until all processes that have lost a GPU have ended
 
 T = TypeVar("T")
-
-
-class CopiedTower(Protocol):
-    """A tower that can be copied."""
-
-    def describe(self) -> Any:
-        """What it is."""
-
-    def runtime(self) -> tuple[str, str]:
-        """The device and the precision in use."""
-
-    def embed(self, items: Any, places: int) -> npt.NDArray[Any]:
-        """See careful_calls.Tower; images come as a PixelFile."""
 
 
 class CopyGoneError(DeviceFailedError):
     """The process of a copy has gone."""
 
 
-class _Raised(NamedTuple):
-    """An error of a tower, as it goes to another process, which may not know its class or be unable to build it."""
-
-    kind: Literal["memory", "device", "items", "system"]
-    message: str
-
-
-class _Served:
-    """A tower in the process of a copy."""
-
-    def __init__(self, build: Callable[[], CopiedTower]) -> None:
-        self._tower = build()
-
-    def describe(self) -> Any:
-        return self._tower.describe()
-
-    def runtime(self) -> tuple[str, str]:
-        return self._tower.runtime()
-
-    def process(self) -> int:
-        return os.getpid()
-
-    def embed(self, items: Any, places: int) -> npt.NDArray[Any] | _Raised:
-        try:
-            return self._tower.embed(items, places)
-        except SAMPLE_ERRORS as error:
-            if out_of_memory(error) or type(error).__name__ == "OutOfMemoryError":
-                return _Raised("memory", str(error))
-            kind: Literal["device", "items"] = "device" if device_failed(error) else "items"
-            return _Raised(kind, f"{type(error).__name__}: {error}")
-        except OSError as error:
-            return _Raised("system", str(error))
-
-
-class _Connection(NamedTuple):
-    """A copy's process, and what answers for it."""
-
-    server: Any
-    process: int
-
-
 class _Copy(Generic[T]):
-    """One copy, as a worker process sees it; used as a tower is, by many threads."""
+    """One copy, as a worker process sees it; used as a tower is, by many threads, each of which has a connection with it."""
 
     def __init__(self, build: Callable[[], CopiedTower], name: str) -> None:
-        self._build = build
+        self._build = functools.partial(ServedTower, build)
         self._name = name
         self._lock = threading.Lock()
         self._pixels: Any = None
-        self._asked = threading.local()
-        self._connection = self._connect()
+        self._of_thread = threading.local()
+        self._ended: set[int] = set()
+        self._last: int | None = None
+        _in_use.add(self)
+        self._child = copy_process.start(name, self._build)
 
-    def _connect(self) -> _Connection:
-        # Python's resource tracker, which a first copy starts, unblocks Ctrl-C in this thread: the copy would take that over.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        served = _Serve(self._build)
-        shared = MultiProcessShared(served, self._name, always_proxy=True, spawn_process=True)
-        server: Any = shared.acquire()
-        return _Connection(server, server.process())
+    def wait(self) -> None:
+        """Waits until the tower is built; it then lives at least as long as this object."""
+        self._first = self._link()
+
+    def _link(self) -> copy_process.Link:
+        link: copy_process.Link | None = getattr(self._of_thread, "link", None)
+        if link is None or link.process in self._ended:  # as another thread has found out
+            child, self._child = self._child, None
+            patience = _PATIENCE_SECONDS if self._ended else 0  # it has been loaded before
+            link = self._of_thread.link = copy_process.connect(self._name, self._build, child, patience)
+            self._last = link.process
+            self._ended.discard(link.process)  # the system may give a number again
+        return link
 
     def describe(self) -> Any:
-        return self._connection.server.describe()
+        return self._link().ask("describe")
 
     def runtime(self) -> tuple[str, str]:
-        found: tuple[str, str] = self._connection.server.runtime()
+        found: tuple[str, str] = self._link().ask("runtime")
         return found
 
     def embed(self, items: Sequence[T], places: int) -> npt.NDArray[Any]:
         """Embeds with the copy: see careful_calls.Tower."""
         given = self._given(items)
-        # Another thread may replace it, and this one shall not replace that one's.
-        connection = self._asked.connection = self._connection
+        link = self._link()
         try:
-            found = connection.server.embed(given, places)
-        except _GONE as error:
+            found = link.ask("embed", given, places)
+        except copy_process.GONE as error:
+            self._ended.add(link.process)
             raise CopyGoneError(
-                f"process {connection.process} of a copy of the model has gone, or the worker that had started it"
+                f"process {link.process} of a copy of the model has gone, or the worker that had started it"
             ) from error
-        if isinstance(found, np.ndarray):
-            return found
-        kind, message = found
-        if kind == "memory":
-            import torch
-
-            raise torch.cuda.OutOfMemoryError(message)
-        if kind == "system":
-            raise OSError(message)
-        raise DeviceFailedError(message) if kind == "device" else TowerError(message)
+        if isinstance(found, Raised):
+            raise found.error()
+        embedded: npt.NDArray[Any] = found
+        return embedded
 
     def _given(self, items: Sequence[T]) -> Any:
         """What goes through the connection: where pixels lie, and texts themselves."""
@@ -155,25 +105,33 @@ class _Copy(Generic[T]):
 
     def recover(self, error: BaseException) -> bool:
         """Ends the process that this thread asked last, if it is still there, and starts another: see careful_calls.Tower."""
-        with self._lock:
-            if self._connection is self._asked.connection:
-                _, process = self._connection
-                _LOG.error("Copy %s of the model, process %d, is given up: %s", self._name, process, error)
-                if not isinstance(error, CopyGoneError):  # another process may have its number by now
-                    with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
-                        os.kill(process, signal.SIGKILL)
-                self._connection = self._connect()
+        process = self._of_thread.link.process
+        known = self._end(process, error)
+        if isinstance(error, DeviceFailedError) and not isinstance(error, CopyGoneError) and not known:
+            for copy in list(_in_use):
+                copy.end(error)
+        self.wait()
         return True
 
+    def end(self, error: BaseException) -> None:
+        """Ends the process that was connected with last."""
+        if self._last is not None:
+            self._end(self._last, error)
 
-class _Serve:
-    """Builds what a copy's process serves; pickled."""
+    def _end(self, process: int, error: BaseException) -> bool:
+        """Ends a process of this copy, once, and says whether that was done before."""
+        with self._lock:
+            if process in self._ended:
+                return True
+            _LOG.error("%s, process %d, is given up: %s", self._name, process, error)
+            self._ended.add(process)
+            with contextlib.suppress(ProcessLookupError):  # another worker process was quicker
+                os.kill(process, signal.SIGKILL)
+            return False
 
-    def __init__(self, build: Callable[[], CopiedTower]) -> None:
-        self._build = build
 
-    def __call__(self) -> _Served:
-        return _Served(self._build)
+# All copies that this process uses, of whichever model.
+_in_use: Final[weakref.WeakSet[_Copy[Any]]] = weakref.WeakSet()
 
 
 class TowerCopies(Generic[T]):
@@ -195,6 +153,8 @@ class TowerCopies(Generic[T]):
                 "copies of a model share memory in a way that only Linux has: give model_copies=None here"
             )
         self._copies = [_Copy[T](build, f"{name}-{number}") for number in range(copies)]
+        for copy in self._copies:
+            copy.wait()
         self._turns = itertools.count()
         self._description: Any = self._copies[0].describe()
 

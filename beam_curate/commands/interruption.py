@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM end a command at once: one line, status 130 or 143, and no process of it is left.
 
-A file of a run is complete or not there, whatever moment a process ends at, so there is nothing to unwind. Unwinding would take
-as long as the work in flight, and Beam's threads, its runners and their job servers would each say and do something of
-their own about it: the in-process runner makes another exception of an interruption, and a job server takes the handler away.
+A file of a run is complete or not there, whatever moment a process ends at, so there is nothing to unwind; only folders for
+what a run holds meanwhile are deleted. Unwinding would take as long as the work in flight, and Beam's threads, its runners and
+their job servers would each say and do something of their own about it: the in-process runner makes another exception of an
+interruption, and a job server takes the handler away.
 
 So a thread waits for the signals, as Python passes them on at once, whatever the main thread does. Only the standard
 library is imported, and little of it: what comes before `listen` is not covered.
@@ -11,6 +12,7 @@ library is imported, and little of it: what comes before `listen` is not covered
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Collection, Iterator
 from typing import Final, NoReturn
@@ -121,6 +123,9 @@ def _end(number: int) -> None:
         start = "\r\x1b[K" if os.isatty(error) else ""  # in place of the progress line
         os.write(error, f"{start}{shown}\n".encode(errors="replace"))
         end_children()
+        scratch = sys.modules.get("beam_curate.storage.scratch")
+        if scratch is not None:
+            scratch.delete_own()
     finally:
         os._exit(128 + number)
 

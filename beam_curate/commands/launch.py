@@ -1,6 +1,7 @@
 """Running a pipeline from a command: Beam's options, the default runner, the progress line."""
 
 import atexit
+import functools
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -76,11 +77,7 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
         OptionError: A word is neither this command's option nor Beam's, a value is wrong, the runner is not known or lacks
             an option that it needs, or a Dataflow job's workers would lack this package.
     """
-    parser = OneLineParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for cls in [PipelineOptions, *_subclasses(PipelineOptions)]:
-        add = cls.__dict__.get("_add_argparse_args")
-        if add is not None:
-            add.__get__(None, cls)(parser)
+    parser = _parser((PipelineOptions, *_subclasses(PipelineOptions)))
     flags = [name[2:] for action in parser._actions for name in action.option_strings if name.startswith("--")]
     _, left = parser.parse_known_args(list(rest))
     # A template's launcher adds options of its own, which may be newer than this Beam; it has checked the user's.
@@ -95,6 +92,16 @@ def pipeline_options(rest: Sequence[str], own: type[Any]) -> PipelineOptions:
     check_beam_options(options)
     FileSystems.set_options(options)  # the input is listed before there is a pipeline
     return options
+
+
+@functools.cache  # a process may run many commands
+def _parser(groups: tuple[type[Any], ...]) -> OneLineParser:
+    parser = OneLineParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for cls in groups:
+        add = cls.__dict__.get("_add_argparse_args")
+        if add is not None:
+            add.__get__(None, cls)(parser)
+    return parser
 
 
 def _subclasses(cls: type[Any]) -> list[type[Any]]:

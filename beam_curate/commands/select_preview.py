@@ -1,7 +1,6 @@
 """What `select --dry_run` says, and the page that it writes."""
 
 import contextlib
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from beam_curate.report.writing import write_page
 from beam_curate.runs.division import Division
 from beam_curate.runs.whole_run import check_parts
 from beam_curate.selection.rejudging import Selection
+from beam_curate.storage import scratch
 from beam_curate.storage.files import absolute, clean_temporary, delete, files_under, join
 from beam_curate.transforms.preview_selection import PreviewSelection, read_preview, read_preview_page
 
@@ -42,7 +42,7 @@ def check_dry_run(options: PipelineOptions) -> None:
 def _result_folder(options: PipelineOptions) -> Iterator[str]:
     """A folder of its own, in which the job leaves its result; it is deleted at the end."""
     if runner_name(options) == LOCAL_RUNNER:
-        with tempfile.TemporaryDirectory(prefix="beam_curate-") as folder:
+        with scratch.made() as folder:
             yield folder
         return
     folder = join(absolute(options.view_as(GoogleCloudOptions).temp_location), f"dry_run-{uuid.uuid4().hex}")

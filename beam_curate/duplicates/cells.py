@@ -39,6 +39,11 @@ class Cells:
         return len(self.groups)
 
     @property
+    def directions(self) -> int:
+        """M: in how many directions the cells lie."""
+        return self.clusters.centroids.shape[1]
+
+    @property
     def buckets(self) -> int:
         """How many groups there are."""
         return int(self.groups.max()) + 1

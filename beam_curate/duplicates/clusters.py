@@ -9,7 +9,7 @@ it: whoever visits all clusters whose border is within d / 2 misses no pair, wha
 assignment, as in SemDeDup, is a width of 0.
 
 Embeddings are clustered in a projection on the directions in which a sample varies most. A projection makes no distance longer,
-so what is said above holds for it, at a tenth of the cost.
+so what is said above holds for it, at a twentieth of the cost.
 
 Directions may be stretched before, to S x, so that borders lie otherwise. What is near stays what it was: a border is a plane,
 and what counts is how far the point as it is lies from the plane as it is. That is the distance of the stretched ones, divided by
@@ -27,8 +27,9 @@ import numpy as np
 from beam_curate.duplicates.candidates import Flags, Floats, Places
 
 SEED: Final = 20230316
-DIRECTIONS: Final = 64
-"""Of a projection: of the 768 of CLIP's large models a twelfth of the cost, and still most of what embeddings vary in."""
+DIRECTIONS: Final = 32
+"""Of cells. With 24 or 40 rows are compared with more others, by `benchmarks/dedup.py --simulate`: in many directions near pairs
+cross more borders, and in few ones a border parts less."""
 _SAMPLE: Final = 64  # points a centroid; faiss warns below 39
 _ITERATIONS: Final = 8
 _BLOCK: Final = 4096
@@ -41,15 +42,15 @@ _ROUNDING: Final = 1e-5
 """What float32 may lose in a product of two projected vectors of a length up to 1: 64 roundings of 2^-24, and as much again."""
 
 
-def directions(vectors: Floats, count: int = DIRECTIONS) -> Floats:
-    """The directions in which vectors vary most, as an orthonormal basis (D, count); (D, D) where D is no more than that.
+def directions(vectors: Floats, count: int) -> Floats:
+    """The directions in which vectors vary most, most first, as an orthonormal basis (D, count); (D, D) where D is less.
 
     Args:
         vectors: (N, D); at most some ten thousand are worth while.
         count: How many.
     """
     dim = vectors.shape[1]
-    if dim <= count or len(vectors) < 2:
+    if len(vectors) < 2:
         return np.eye(dim, min(dim, count), dtype=np.float32)
     centred = vectors - vectors.mean(axis=0, keepdims=True)
     _, basis = np.linalg.eigh((centred.T @ centred).astype(np.float64))

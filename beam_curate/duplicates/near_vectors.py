@@ -13,14 +13,15 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised
+from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised, widened
 
 ASKED: Final = 128
 """Partners at once: inside such a block nobody is left out for being better."""
 _ASKING: Final = 4096  # rows at once: 8 MB of products
 _GATHERED: Final = 4096  # pairs at once: 25 MB of vectors of 768 dimensions
-_LOSS: Final = 1e-5
-"""What float32 may lose in a squared distance of projected vectors of a length up to 1, see `clusters`."""
+_LOSS: Final = 2e-5
+"""What float32 may lose in half a squared distance of vectors of a length up to 1, projected on 128 directions: 130 roundings of
+2^-24, and as much again for those of the projections."""
 _ROUNDING: Final = 1e-12
 """What float64 may lose in a similarity: 1e-16 for each of some hundred products, and as much in the lengths."""
 _EQUAL: Final = np.float32(1 - 1e-6)
@@ -84,10 +85,8 @@ class _Search:
         self._vectors, self._eps = bucket.vectors, eps
         self._lengths = _lengths(bucket.vectors)
         half = (bucket.points.astype(np.float64) ** 2).sum(axis=1, keepdims=True).astype(np.float32) / 2
-        one = np.ones_like(half)
-        # The product of a row's one and another's other is minus half their squared distance.
-        self._left = np.concatenate([bucket.points, -half, one], axis=1)
-        self._right = np.concatenate([bucket.points, one, -half], axis=1)
+        # With the last two swapped in one of two rows, their product is minus half their squared distance.
+        self._points = np.concatenate([bucket.points, -half, np.ones_like(half)], axis=1)
         self._least = np.float32(-eps - _LOSS)
         self.of: Places = np.full(len(half), len(half), np.int64)
         self.comparisons = 0
@@ -103,7 +102,9 @@ class _Search:
 
     def _ask(self, row: Places, of: Places) -> None:
         self.comparisons += len(row) * len(of)
-        near = self._left[row] @ self._right[of].T >= self._least
+        others = self._points[of]
+        others[:, [-2, -1]] = others[:, [-1, -2]]
+        near = self._points[row] @ others.T >= self._least
         at, to = np.divmod(np.flatnonzero(near), len(of))  # of few in many: a tenth of the time of np.nonzero
         wanted = (of[to] < row[at]) & (of[to] < self.of[row[at]])
         at, to = at[wanted], to[wanted]
@@ -117,7 +118,7 @@ class _Search:
 
     def _near(self, row: Places, of: Places) -> Flags:
         """Which of (P,) pairs have the similarity, in float32 where that is sure, which takes a fourth of the time."""
-        left, right = self._vectors[row].astype(np.float32), self._vectors[of].astype(np.float32)
+        left, right = widened(self._vectors[row]), widened(self._vectors[of])
         similarity = np.einsum("ij,ij->i", left, right) / (self._lengths[row] * self._lengths[of])
         least = 1 - self._eps - _ROUNDING
         near: Flags = similarity >= least
@@ -140,7 +141,7 @@ def _lengths(vectors: npt.NDArray[np.float16]) -> Floats:
     """The lengths of (N, D) vectors, at least 1e-12; float32."""
     found = np.zeros(len(vectors), np.float32)
     for start in range(0, len(vectors), _GATHERED):
-        some = vectors[start : start + _GATHERED].astype(np.float32)
+        some = widened(vectors[start : start + _GATHERED])
         found[start : start + len(some)] = np.sqrt(np.einsum("ij,ij->i", some, some))
     return np.maximum(found, np.float32(1e-12))
 

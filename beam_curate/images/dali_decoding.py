@@ -35,7 +35,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
-from beam_curate.devices import device_failed, give_up_device
+from beam_curate.devices import device_failed, give_up_device, out_of_memory
 from beam_curate.images import exif
 from beam_curate.images.dali_plans import MAX_BATCH, Plan, chunks, plan_image, region
 from beam_curate.images.dali_tensors import stream_of_its_own, tensors
@@ -166,6 +166,10 @@ class DaliDecoder:
             self._pipeline = None
             if device_failed(error):
                 raise self._gives_up(error) from error  # no half of the batch would fare better
+            if out_of_memory(error):
+                import torch
+
+                torch.cuda.empty_cache()  # what torch keeps for the model's next call; it does nothing on the processor
         if len(chunk) > 1:
             half = len(chunk) // 2
             return self._run_or_halve(batch, chunk[:half]) + self._run_or_halve(batch, chunk[half:])

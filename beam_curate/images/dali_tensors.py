@@ -19,14 +19,16 @@ def tensors(resized: Any, plans: Sequence[Plan], stream: Any) -> list[Any]:
     from torch.utils.dlpack import from_dlpack
 
     with torch.cuda.stream(stream):
-        batches = [from_dlpack(each.as_tensor()).clone() for each in resized]
-        turned = [
-            tuple(upright_tensor(picture, plan.orientation) for picture in pictures)
-            for pictures, plan in zip(zip(*batches, strict=True), plans, strict=True)
-        ]
-        if stream is not None:
-            stream.synchronize()  # before DALI's next run writes over what is copied
-    return turned
+        try:
+            batches = [from_dlpack(each.as_tensor()).clone() for each in resized]
+            return [
+                tuple(upright_tensor(picture, plan.orientation) for picture in pictures)
+                for pictures, plan in zip(zip(*batches, strict=True), plans, strict=True)
+            ]
+        finally:
+            # Before DALI's next run writes over what is copied; or frees it, where memory has run out on the way.
+            if stream is not None:
+                stream.synchronize()
 
 
 def upright_tensor(picture: Any, number: int) -> Any:

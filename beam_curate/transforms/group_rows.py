@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ import apache_beam as beam
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_curate.records import record
+from beam_curate.storage import scratch
 
 
 @record
@@ -34,7 +34,7 @@ class GroupRows(beam.PTransform):
 
     It is the engine's GroupByKey on every runner that has a shuffle of its own. Beam's in-process runner holds all that is
     grouped in memory, about twice its size; there the values lie in files of the temporary folder (TMPDIR) meanwhile, and only
-    where they lie is grouped: about 0.2 KB a value. The files are deleted with the pipeline.
+    where they lie is grouped: about 0.2 KB a value. The files are deleted with the pipeline; see also `storage.scratch`.
 
     Attributes:
         kind: V, a record.
@@ -51,7 +51,7 @@ class GroupRows(beam.PTransform):
         typed = pairs | "Typed" >> beam.Map(lambda pair: pair).with_output_types(pair)
         if not isinstance(pairs.pipeline.runner, FnApiRunner):
             return typed | "Group" >> beam.GroupByKey()
-        folder = os.path.join(tempfile.gettempdir(), f"beam_curate-{uuid.uuid4().hex}")
+        folder = scratch.new_name()
         weakref.finalize(pairs.pipeline, shutil.rmtree, folder, ignore_errors=True)
         coder = beam.coders.registry.get_coder(self.kind)
         return (
@@ -76,7 +76,7 @@ class _Spill(beam.DoFn):
     def process(self, pair: tuple[int, Any]) -> Iterator[tuple[int, Span]]:
         key, value = pair
         if self._file is None:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            scratch.make(self._folder)
             self._path = os.path.join(self._folder, uuid.uuid4().hex)
             self._file = open(self._path, "xb")  # noqa: SIM115  # closed with the bundle
             self._offset = 0

@@ -141,3 +141,12 @@ def test_the_score_does_not_depend_on_the_batch():
     with TestPipeline(runner="FnApiRunner") as root:
         out = root | beam.Create(samples) | RunInference(handler).with_output_types(EmbeddedSample)
         assert_that(out | beam.Map(lambda row: row.ref.index), equal_to(list(range(7))))
+
+
+def test_a_worker_with_copies_does_not_look_at_the_device_itself(monkeypatch):
+    """It would be one more process that uses the GPU, for nothing."""
+    builds = []
+    monkeypatch.setattr(tower_copies, "TowerCopies", lambda build, name, copies: builds.append(build))
+    CaptionHandler(SMALL, "random", device="cuda:99", model_copies=2).load_model()
+    with pytest.raises(RuntimeError, match=r"device=.cuda:99."):
+        builds[0]()

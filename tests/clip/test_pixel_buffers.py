@@ -64,6 +64,46 @@ def test_the_buffer_waits_for_the_copy_before(monkeypatch):
     assert waited == [[1]]  # before it was overwritten
 
 
+def test_nothing_is_overwritten_before_the_gpu_has_read_it(monkeypatch):
+    """A stand-in for a GPU that copies as late as it may: when somebody waits for an event recorded behind the copy."""
+    begun, empty = [], torch.empty
+
+    class Event:
+        def record(self, stream):
+            self.behind, begun[:] = list(begun), []
+
+        def synchronize(self):
+            for source, there in self.behind:
+                there.copy_(source)
+            self.behind = []
+
+    def unpinned(*shape, pin_memory, **how):
+        assert pin_memory
+        return empty(*shape, **how)
+
+    def to(source, device, non_blocking):
+        assert non_blocking
+        there = torch.full_like(source, 77)
+        begun.append((source, there))
+        return there
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the model's")
+    buffer = HostBuffer(4, torch.device("cuda:0"))
+    monkeypatch.setattr(torch, "empty", unpinned)
+    first = buffer.upload([image(1), image(2)], 4)
+    assert firsts(first) == [77] * 4  # not there yet
+    second = buffer.upload([image(3)], 1)
+    assert firsts(first) == [1, 2, 0, 0]
+    with pytest.raises(TypeError):
+        buffer.upload([image(4), image(5, 5)], 2)  # in between: half filled
+    assert firsts(second) == [3]
+    third = buffer.upload([image(6)] * 8, 8)  # a larger one
+    buffer.upload([image(7)], 1)
+    assert (firsts(first), firsts(second), firsts(third)) == ([1, 2, 0, 0], [3], [6] * 8)
+
+
 def test_another_process_reads_them():
     pixels = SharedPixels()
     file = pixels.write([image(n).tobytes() for n in (7, 8, 9)])

@@ -16,17 +16,19 @@ import pytest
 import torch
 
 from beam_curate.clip import tower_copies
-from beam_curate.clip.careful_calls import CarefulCalls, TowerError
+from beam_curate.clip.careful_calls import CarefulCalls
 from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.clip.pixel_files import SharedPixels
 from beam_curate.clip.tower_copies import CopyGoneError, TowerCopies
+from beam_curate.clip.tower_errors import TowerError
 from beam_curate.devices import DeviceFailedError
 from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, Failure, ImageFacts, SampleRef
 from tests.conftest import ROOT
+from tests.support import forked
 from tests.support.counters import counted
-from tests.support.stub_tower import Tower, image, turns
+from tests.support.stub_tower import Shared, Tower, image, turns
 
 MODEL = "ViT-S-32-alt"
 SIZE = 224
@@ -61,9 +63,18 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def pair():
+def two_copies():
     """Two copies, for tests that leave two running."""
-    return TowerCopies(Tower, f"copies-{uuid.uuid4().hex}", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        forked.in_place_of_new_processes(patch)
+        return TowerCopies(Tower, f"copies-{uuid.uuid4().hex}", 2)
+
+
+@pytest.fixture
+def pair(two_copies, monkeypatch):
+    """These; each that takes the place of another is forked too, with the libraries loaded."""
+    forked.in_place_of_new_processes(monkeypatch)
+    return two_copies
 
 
 def test_pixels_and_texts_reach_a_copy_in_order(pair):
@@ -170,8 +181,8 @@ def test_a_copy_that_has_lost_its_gpu_is_replaced_and_no_image_fails(pair):
     rows = [row for _ in range(2) for row in CarefulCalls(8, "test").embed([image(n) for n in (1, 2, 3)], pair)]
     assert [int(row[1]) for row in rows] == [1, 2, 3] * 2
     after = set(turns(pair, 2))
-    assert len(after & before) == 1
     assert len(after) == 2
+    assert not after & before  # the other one, which may share the GPU, is replaced too
 
 
 def test_a_model_that_does_not_load_is_told():
@@ -181,20 +192,37 @@ def test_a_model_that_does_not_load_is_told():
 
 def test_threads_that_notice_together_replace_a_copy_once(pair):
     lost = pair.one()
-    before = lost._connection.process
+    before = lost._link().process
 
     def notice(both):
         with pytest.raises(DeviceFailedError) as caught:
             lost.embed([image(9)], 1)
         both.wait(60)
         assert lost.recover(caught.value)
-        return lost._connection.process
+        return lost._link().process
 
     both = threading.Barrier(2)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(notice, [both] * 2)
     assert first == second != before
     assert lost.embed([image(4)], 1)[0].tolist() == [first, 4]
+
+
+def test_a_gpu_that_is_lost_under_mps_is_lost_for_all_copies_and_no_image_fails(tmp_path):
+    """Of two models, each with two copies: those that still hold it would keep every new one out."""
+    build = functools.partial(Shared, str(tmp_path))
+    images, captions = (TowerCopies(build, f"copies-{uuid.uuid4().hex}", 2) for _ in range(2))
+    before = {*turns(images, 2), *turns(captions, 2)}
+    with pytest.raises(DeviceFailedError):
+        images.one().embed([image(9)], 1)
+    numbers = [1, 2, 3, 4]
+    with counted() as counter:
+        for _ in range(2):
+            assert CarefulCalls(2, "test").embed([image(number) for number in numbers], images)[3][1] == 4
+            texts = [str(number) for number in numbers]
+            assert [int(row[1]) for row in CarefulCalls(2, "test").embed(texts, captions)] == numbers
+    assert counter("test", "copies_replaced") == 1
+    assert not before & {*turns(images, 2), *turns(captions, 2)}
 
 
 def samples():

@@ -7,7 +7,8 @@ from beam_curate.duplicates import blocks
 from beam_curate.duplicates.candidates import FOREIGN
 from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.clusters import Clusters
-from beam_curate.duplicates.methods.semantic import Semantic, Spreading
+from beam_curate.duplicates.methods.semantic import Semantic
+from beam_curate.duplicates.settling import Spreading
 
 ROW = np.dtype([("id", "<u8"), ("rank", "<u8")])
 

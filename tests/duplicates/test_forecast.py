@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from beam_curate.duplicates import forecast
+from beam_curate.duplicates import forecast, settling
 from beam_curate.duplicates.candidates import Candidates, normalised
 from beam_curate.duplicates.method import Estimate
-from beam_curate.duplicates.methods import semantic
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch, told
 from beam_curate.runs.table_parts import TablePlace
@@ -18,7 +17,7 @@ from tests.support.made_duplicates import embeddings, vector_table
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("crowded", [False, True])
 def test_a_forecast_is_within_a_fourth_of_what_comes(seed, crowded, monkeypatch):
-    monkeypatch.setattr(semantic, "HOME_ROWS", 3000)
+    monkeypatch.setattr(settling, "HOME_ROWS", 3000)
     rows = 12_000
     vectors, ids, ranks = embeddings(rows, 48, 400, 0.03, seed)
     if crowded:
@@ -50,10 +49,10 @@ def with_twins(rows, eps):
 
 
 @pytest.mark.parametrize(
-    ("border", "least", "most"), [(0.0, 0.1, 0.3), (0.1, 0.005, 0.05), (None, 0, 1e-3), (0.5, 0, 0)]
+    ("border", "least", "most"), [(0.0, 0.02, 0.3), (0.1, 0.002, 0.05), (None, 0, 1e-3), (0.5, 0, 0)]
 )
 def test_what_a_search_misses_is_told(border, least, most, monkeypatch):
-    monkeypatch.setattr(semantic, "FEW", 0)
+    monkeypatch.setattr(settling, "FEW", 0)
     eps, rows = 0.02, 4000
     vectors = with_twins(2 * rows, eps)
     sample, vectors = vectors[:rows], np.delete(vectors[rows:], slice(rows, 2 * rows), axis=0)
@@ -69,7 +68,7 @@ def test_what_a_search_misses_is_told(border, least, most, monkeypatch):
 
 
 def test_a_border_that_misses_more_than_one_in_a_thousand_is_warned_of(caplog, monkeypatch):
-    monkeypatch.setattr(semantic, "FEW", 0)
+    monkeypatch.setattr(settling, "FEW", 0)
     vectors = vector_table(with_twins(6000, 0.05))
     ids = np.arange(12_000, dtype=np.uint64)
     for border, warned in ((0.1, True), (None, False)):
@@ -82,15 +81,33 @@ def test_a_border_that_misses_more_than_one_in_a_thousand_is_warned_of(caplog, m
 def test_the_border_is_as_narrow_as_the_sample_allows_and_narrower_with_more_rows():
     """Ten times the rows have ten times the cells, and nearer pairs lie in one."""
     vectors = vector_table(with_twins(16_000, 0.01))
-    plans = [Semantic(0.01).plan(rows, vectors) for rows in (semantic.FEW, semantic.FEW + 1, 10**5, 10**6)]
-    widths = [plan.spreading.width / Semantic(0.01).distance for plan in plans]
+    plans = [Semantic(0.01).plan(rows, vectors) for rows in (settling.FEW, settling.FEW + 1, 10**5, 10**6)]
+    widths = [plan.spreading.width / Semantic(0.01).settling.distance for plan in plans]
     assert widths[0] == pytest.approx(0.5)
     assert 0.5 > widths[1] > 0
     missed = [plan.estimate.missed for plan in plans]
     assert missed[0] == 0
     for plan, part in zip(plans[1:], missed[1:], strict=True):
-        assert 0 < part <= semantic.MISSED
+        assert 0 < part <= settling.MISSED
         assert plan.estimate.comparisons < Semantic(0.01, border=0.5).plan(10**6, vectors).estimate.comparisons
+
+
+@pytest.mark.parametrize(("alike", "compared"), [(0, 32), (32, 64), (96, 128), (128, 32)])
+def test_pairs_are_compared_in_as_many_directions_as_tell_them_apart(alike, compared):
+    """Rows that are the same in some directions, and far apart in those that follow; or in none, which no direction changes."""
+    points = np.zeros((600, 128), np.float32)
+    points[:, alike:] = 0.1 * np.random.default_rng(0).standard_normal((600, 128 - alike))
+    row = np.arange(600)
+    visits = np.concatenate([row, row]), np.concatenate([row % 9, (row + 1) % 9]), row.repeat(2) < 0
+    visits[2][:600] = True
+    assert forecast.compared(visits, points, 768, 0.05) == compared
+
+
+def test_rows_that_meet_nobody_are_compared_in_the_fewest_directions():
+    row = np.arange(40)
+    assert forecast.compared((row, row, row >= 0), np.zeros((40, 128), np.float32), 768, 0.05) == 32
+    none = np.zeros(0, np.int64)
+    assert forecast.compared((none, none, none > 0), np.zeros((0, 24), np.float32), 24, 0.05) == 24
 
 
 @pytest.mark.parametrize(("part", "left_out"), [(0.0005, 23), (0.001, 51), (0.0, 0), (1e-6, 0)])

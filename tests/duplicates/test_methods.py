@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_curate.duplicates import blocks, clusters, near_vectors
+from beam_curate.duplicates import blocks, clusters, forecast, near_vectors, settling
 from beam_curate.duplicates.candidates import FOREIGN, Candidates
-from beam_curate.duplicates.methods import all_methods, method_named, number_of, semantic
+from beam_curate.duplicates.methods import all_methods, method_named, number_of
 from beam_curate.duplicates.methods import perceptual as perceptual_hashes
 from beam_curate.duplicates.methods.exact import Exact
 from beam_curate.duplicates.methods.perceptual import MOST_DISTANCE, Perceptual
@@ -151,7 +151,7 @@ class TestSemantic:
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch):
         """Several buckets, and blocks of partners, already with thousands of rows."""
-        monkeypatch.setattr(semantic, "HOME_ROWS", 500)
+        monkeypatch.setattr(settling, "HOME_ROWS", 500)
         monkeypatch.setattr(near_vectors, "ASKED", 16)
         monkeypatch.setattr(blocks, "LEADERS", 16)
 
@@ -238,11 +238,11 @@ class TestSemantic:
         assert np.array_equal(plans[0].comparing.directions, plans[1].comparing.directions)
 
     def test_the_number_of_cells(self):
-        assert [Semantic().cells_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 3907, 1 << 15]
-        assert [Semantic(n_clusters=7).cells_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
+        assert [Semantic().settling.cells_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 3907, 1 << 15]
+        assert [Semantic(n_clusters=7).settling.cells_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
 
     def test_a_bucket_is_of_some_cells_for_some_rows(self, monkeypatch):
-        monkeypatch.setattr(semantic, "HOME_ROWS", 1 << 15)
+        monkeypatch.setattr(settling, "HOME_ROWS", 1 << 15)
         vectors, _, _ = embeddings(8000, 24, 10, 0.05)
         plan = Semantic().plan(10**6, vector_table(vectors))
         assert plan.buckets == 31
@@ -267,6 +267,30 @@ class TestSemantic:
             [compared[0]] * 3, rel=0.02
         )  # who has found a partner asks no more in its bucket
 
+    def test_what_is_found_does_not_depend_on_the_directions_in_which_pairs_are_compared_first(self):
+        vectors, ids, ranks = embeddings(1500, 160, 300, 0.02)
+        table = vector_table(vectors)
+        how = Semantic(0.02, 10, border=0.5).plan(1500, table).spreading
+        axes = clusters.directions(vectors.astype(np.float32), 160)
+        found, passed = [], []
+        for count in (32, 96, 160):
+            how = how._replace(directions=np.concatenate([how.directions[:, :32], axes[:, 32:count]], axis=1))
+            spread = Semantic(0.02).spread(Candidates(ids, ranks, table), how)
+            buckets = [spread.rows[spread.buckets == bucket] for bucket in range(how.cells.buckets)]
+            edges = [Semantic(0.02).compare(bucket, [rows], how).edges for bucket, rows in enumerate(buckets)]
+            found.append(partners(np.concatenate(edges)))
+            passed.append(how.directions.shape[1])
+        assert passed == [32, 96, 160]
+        assert found == [expected(ids, ranks, cosine(vectors) >= 1 - 0.02)] * 3
+
+    def test_cells_lie_in_the_first_of_the_directions_in_which_pairs_are_compared(self):
+        vectors, _, _ = embeddings(3000, 160, 300, 0.02)
+        for rows, dim in ((vectors, 160), (vectors[:, :20], 20)):
+            how = Semantic(0.02, 10).plan(10**6, vector_table(rows)).spreading
+            assert how.cells.directions == min(dim, clusters.DIRECTIONS)
+            assert how.directions.shape[0] == dim
+            assert how.cells.directions <= how.directions.shape[1] <= min(dim, forecast.MOST_COMPARED)
+
     def test_no_rows_at_all(self):
         nothing = vector_table(np.zeros((0, 80), np.float16))
         none = np.zeros(0, np.uint64)
@@ -283,6 +307,12 @@ class TestClusters:
         points = wide @ axes
         short = np.linalg.norm(points[:, None] - points[None], axis=2)
         assert (short <= np.linalg.norm(wide[:, None] - wide[None], axis=2) + 1e-4).all()
+
+    @pytest.mark.parametrize("count", [3, 6, 64])
+    def test_directions_come_with_the_largest_variance_first_however_many_there_are(self, count):
+        wide = np.random.default_rng(0).standard_normal((4000, 6)).astype(np.float32) * [0.1, 3, 0.5, 0.2, 2, 1]
+        axes = clusters.directions(wide.astype(np.float32), count)
+        assert np.abs(axes).argmax(axis=0).tolist() == [1, 4, 5, 2, 3, 0][:count]
 
     def test_of_two_near_points_one_visits_the_home_of_the_other(self):
         rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from beam_curate.duplicates.candidates import normalised
+from beam_curate.duplicates.candidates import normalised, widened
 from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, near_matrix
@@ -57,6 +57,17 @@ def test_so_they_are_with_other_kernels_of_blas(kernel):
     assert done.stdout.strip() == "(0, 0)"
 
 
+def test_every_finite_float16_is_the_same_number_in_float32():
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = numbers[np.isfinite(numbers)]
+    wide = widened(numbers.reshape(-1, 2))
+    assert wide.dtype == np.float32
+    assert np.array_equal(wide.ravel().view(np.uint32), numbers.astype(np.float32).view(np.uint32))
+    records = np.zeros(5, [("id", "<u8"), ("vector", "<f2", (3,))])
+    records["vector"] = numbers[:15].reshape(5, 3)
+    assert np.array_equal(widened(records["vector"]), records["vector"].astype(np.float32))
+
+
 def test_the_limit_is_kept_to_what_float64_can_tell():
     vectors = normalised(unit_rows(300, 512, 4) + unit_rows(1, 512, 5) * np.float16(3))
     exact = vectors.astype(np.longdouble)
@@ -68,6 +79,27 @@ def test_the_limit_is_kept_to_what_float64_can_tell():
         similarity, near = near_matrix(vectors, vectors, eps)
         assert np.array_equal(near, wanted >= 1 - np.longdouble(eps))
         np.testing.assert_allclose(similarity, wanted.astype(np.float32), atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [32, 64, 128])
+def test_what_float32_loses_in_the_directions_compared_first_loses_no_pair(count):
+    """All lies in these directions, so the distances there are those of the limit, to the last bits."""
+    rng = np.random.default_rng(count)
+    wide = rng.standard_normal((400, count)) * 0.1 + rng.standard_normal(count)
+    vectors = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float16)
+    basis = np.linalg.qr(rng.standard_normal((count, count)))[0].astype(np.float32)
+    points = normalised(vectors) @ basis
+    exact = vectors.astype(np.longdouble)
+    exact /= np.sqrt((exact * exact).sum(axis=1, keepdims=True))
+    similarity = np.tril(exact @ exact.T, -1)
+    pairs = np.sort(1 - similarity[np.tril_indices(400, -1)])
+    everyone = np.ones(400, np.bool_)
+    for rank in (300, 3000, 30_000):
+        eps = float((pairs[rank] + pairs[rank + 1]) / 2)
+        near = similarity >= 1 - np.longdouble(eps)
+        found = best_partners(Bucket(vectors, points), eps, [(np.arange(400), np.arange(0))], Who(everyone, everyone))
+        assert found.row.tolist() == np.flatnonzero(near.any(axis=1)).tolist()
+        assert found.of.tolist() == near.argmax(axis=1)[near.any(axis=1)].tolist()
 
 
 def test_of_equal_vectors_the_similarity_is_one():

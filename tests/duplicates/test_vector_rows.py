@@ -8,7 +8,8 @@ import pytest
 from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.methods import number_of
-from beam_curate.duplicates.methods.semantic import Semantic, Spreading
+from beam_curate.duplicates.methods.semantic import Semantic
+from beam_curate.duplicates.settling import Spreading
 from beam_curate.duplicates.vector_rows import in_order, vector_row
 from beam_curate.records import BlockRows, BucketRows
 from beam_curate.transforms import compare_buckets
@@ -17,7 +18,7 @@ from beam_curate.transforms.compare_buckets import bucket_key
 DIM = 768
 BYTES = vector_row(DIM).itemsize
 CELLS = Cells(Clusters(np.eye(30, 64, dtype=np.float32), np.ones(64, np.float32)), np.zeros(30, np.int64))
-HOW = Spreading(np.eye(DIM, 64, dtype=np.float32), CELLS, 0.25 * Semantic(1e-6).distance)
+HOW = Spreading(np.eye(DIM, 64, dtype=np.float32), CELLS, 0.25 * Semantic(1e-6).settling.distance)
 
 
 def made(count, dim, first=0, seed=0):

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -15,6 +16,7 @@ import pytest
 from beam_curate.clip import handler
 from beam_curate.commands import curate
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.support import forked
 from tests.support.logging_run import LoggingHandler
 
 SHARDS, SAMPLES = 12, 30
@@ -59,6 +61,36 @@ def start(tmp_path):
             os.kill(number, signal.SIGKILL)
         process.communicate()
         assert not left
+
+
+LOGGING_RUN = """
+import os, runpy, signal
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process of pytest-xdist ignores it
+runpy.run_module("tests.support.logging_run", run_name="__main__", alter_sys=True)
+"""
+
+
+class ForkedRun(forked.Forked):
+    """A run with a log, in a process that has the libraries loaded when it begins; as subprocess.Popen as far as is needed."""
+
+    def __init__(self, *words):
+        super().__init__(LOGGING_RUN, *words)
+
+    @property
+    def returncode(self):
+        return self.poll()
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def communicate(self, timeout):
+        late = threading.Timer(timeout, self.kill)
+        late.start()
+        error = self.stderr.read()
+        self.close()
+        late.cancel()
+        return "", error
 
 
 def _as_from_a_shell():
@@ -125,7 +157,7 @@ def flags(data, output, *more):
 
 
 def run(data, output, log):
-    return ["-m", "tests.support.logging_run", str(log), *flags(data, output)]
+    return [str(log), *flags(data, output)]
 
 
 SCRIPTS = {
@@ -149,7 +181,7 @@ def test_every_command_ends_at_its_very_start(script, number, start):
 
 @pytest.mark.parametrize("library", ["libarrow", "libtorch_cpu"])
 def test_while_libraries_are_loaded(library, data, tmp_path, start):
-    process = start(*run(data, tmp_path / "out", tmp_path / "log"))
+    process = start("-m", "tests.support.logging_run", *run(data, tmp_path / "out", tmp_path / "log"))
     wait_until(lambda: maps(process, library), process)
     process.send_signal(signal.SIGINT)
     assert told(process) == (130, ["error: interrupted"])
@@ -157,9 +189,9 @@ def test_while_libraries_are_loaded(library, data, tmp_path, start):
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
-def test_a_run_ends_at_once_and_goes_on_with_resume(signals, data, tmp_path, start, monkeypatch):
+def test_a_run_ends_at_once_and_goes_on_with_resume(signals, data, tmp_path, monkeypatch):
     output, log = tmp_path / "out", tmp_path / "log"
-    process = start(*run(data, output, log))
+    process = ForkedRun(*run(data, output, log))
     wait_until(lambda: list(output.glob("scores/part-*")), process)
     for number in signals:
         process.send_signal(number)

@@ -29,6 +29,12 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(LOADED)
 
 
+def in_place_of_new_processes(patch):
+    """Has multiprocessing fork processes too where it is told to start a new Python for each."""
+    others = multiprocessing.get_context
+    patch.setattr(multiprocessing, "get_context", lambda method=None: _CONTEXT if method == "spawn" else others(method))
+
+
 class _End:
     """An end of a pipe, which the process gets as the number of its own descriptor."""
 

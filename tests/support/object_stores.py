@@ -54,6 +54,7 @@ class Store:
 def gcs():
     pytest.importorskip("gcp_storage_emulator", reason="the GCS emulator is in the extra `dev`")
     from gcp_storage_emulator import server, storage
+    from google.cloud.storage._bucket_metadata_cache import BucketMetadataCache
 
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     logging.getLogger("api.object").setLevel(logging.CRITICAL)
@@ -88,6 +89,8 @@ def gcs():
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
         # The emulator wants no credentials; Beam would look for them for half a minute.
         patch.setattr("apache_beam.io.gcp.gcsio.auth.get_service_credentials", lambda options: None)
+        # The client asks for the bucket's place at its first request, in a thread, again and again where it is told none.
+        patch.setattr(BucketMetadataCache, "get_or_queue_fetch", lambda self, bucket: None)
         patch.setattr(server.Response, "write_file", count)
         patch.setattr(server.Router, "handle", fail)
         with server.create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET):
@@ -98,11 +101,13 @@ def gcs():
 def s3():
     pytest.importorskip("flask", reason="moto's server is in the extra `dev`")
     boto3 = pytest.importorskip("boto3", reason="boto3 is in the extra `s3`")
+    from moto import backends
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     moto = DomainDispatcherApplication(create_backend_app)
+    services = list(backends.list_of_moto_modules())  # it looks for them on the disk, for each request
 
     def app(environ, start_response):
         if store.fail_next:
@@ -137,6 +142,7 @@ def s3():
             return kept(os.environ.get("AWS_MAX_ATTEMPTS"), service_name, tuple(sorted(options.items())))
 
         patch.setattr(session, "client", client)
+        patch.setattr(backends, "list_of_moto_modules", lambda: services)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         session.client("s3", endpoint_url=url).create_bucket(Bucket=BUCKET)
         yield store

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_curate.duplicates import blocks
+from beam_curate.duplicates import blocks, settling
 from beam_curate.duplicates.candidates import ids_of
-from beam_curate.duplicates.methods import semantic
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import read_part
@@ -56,7 +55,7 @@ def made(tmp_path_factory):
 def test_a_bucket_in_blocks_gives_the_same(made, tmp_path, monkeypatch, block_rows, held_bytes):
     """Also where what is sent to buckets is sent part by part, the last one at the end of a bundle."""
     monkeypatch.setattr(Semantic, "block_rows", block_rows)
-    monkeypatch.setattr(semantic, "HOME_ROWS", 150)
+    monkeypatch.setattr(settling, "HOME_ROWS", 150)
     monkeypatch.setattr(find_duplicates, "_HELD_BYTES", held_bytes)
     monkeypatch.setattr(blocks, "LEADERS", 8)
     scores, vectors, ids, ranks = made

@@ -135,28 +135,81 @@ def test_a_model_that_is_not_alone_in_the_process_is_refused(options):
         EmbedEncoded(model, DecodeOptions(size=32), "cpu", 1)
 
 
-def test_what_dali_decoded_is_copied_in_a_stream_that_the_model_does_not_use(monkeypatch):
-    """The order that keeps DALI's next run from writing over it, and from waiting for the model; on the processor."""
+class Resized:
+    """What DALI gives for two images."""
+
+    def as_tensor(self):
+        return torch.arange(24, dtype=torch.uint8).reshape(2, 2, 2, 3)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What torch is asked to do, in order; `Stream` stands for one of its streams."""
     steps = Operations()
 
     class Stream:
         def synchronize(self):
             steps.names.append("wait")
 
-    class Resized:
-        def as_tensor(self):
-            return torch.arange(24, dtype=torch.uint8).reshape(2, 2, 2, 3)
-
     @contextlib.contextmanager
     def within(stream):
         steps.names.append(f"in {type(stream).__name__}")
-        yield
-        steps.names.append("out")
+        try:
+            yield
+        finally:
+            steps.names.append("out")
 
     monkeypatch.setattr(torch.cuda, "stream", within)
+    steps.Stream = Stream
+    return steps
+
+
+def test_memory_that_runs_out_in_between_does_not_leave_a_copy_that_reads_what_dali_frees(steps):
+    class Full(Resized):
+        def as_tensor(self):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with steps, pytest.raises(torch.cuda.OutOfMemoryError):
+        dali_tensors.tensors([Resized(), Full()], [], steps.Stream())
+    assert [name for name in steps.names if name != "aten.arange.default"][-3:] == ["aten.clone.default", "wait", "out"]
+
+
+@needs_dali
+@pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), torch.cuda.OutOfMemoryError("CUDA out of memory")])
+def test_dali_gets_the_memory_that_torch_keeps_and_smaller_batches(monkeypatch, error):
+    """A stand-in for a GPU without room for more than two images at a time; what Pillow decodes is not touched."""
+    files = [sample.data for sample in samples() if sample.failure is None]
+    decoder = DaliDecoder(DecodeOptions(size=32), "cpu", 1, as_tensors=True)
+    whole = decoder.decode(files)
+    run, given_back, sizes = decoder._run, [], []
+
+    def short_of_memory(batch, plans):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise error
+        return run(batch, plans)
+
+    monkeypatch.setattr(decoder, "_run", short_of_memory)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(1))
+    try:
+        found = decoder.decode(files)
+    finally:
+        decoder.close()
+    assert max(sizes) > 2
+    assert len(given_back) == sum(size > 2 for size in sizes)
+    assert found.by_dali == whole.by_dali == 3
+    assert [type(each) for each in found.images] == [type(each) for each in whole.images]
+    for one, other in zip(found.images, whole.images, strict=True):
+        if isinstance(one, tuple):
+            assert one[0] == other[0]
+            assert torch.equal(torch.as_tensor(one[1][0]), torch.as_tensor(other[1][0]))
+
+
+def test_what_dali_decoded_is_copied_in_a_stream_that_the_model_does_not_use(steps):
+    """The order that keeps DALI's next run from writing over it, and from waiting for the model; on the processor."""
     facts = ImageFacts(2, 2, "JPEG", "00", 9)
     with steps:
-        (plain,), (turned,) = dali_tensors.tensors([Resized()], [Plan(facts, 1), Plan(facts, 3)], Stream())
+        (plain,), (turned,) = dali_tensors.tensors([Resized()], [Plan(facts, 1), Plan(facts, 3)], steps.Stream())
     names = [name.removeprefix("aten.").removesuffix(".default") for name in steps.names]
     names = [name for name in names if name in ("in Stream", "clone", "flip", "wait", "out")]
     assert names == ["in Stream", "clone", "flip", "wait", "out"]

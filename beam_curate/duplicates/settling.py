@@ -1,0 +1,148 @@
+"""What a search for near embeddings settles before it begins, from a sample: directions, cells, borders, and the cost."""
+
+import math
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_curate.duplicates import forecast
+from beam_curate.duplicates.candidates import Floats, Places, firsts, normalised
+from beam_curate.duplicates.cells import Cells, stretch_of
+from beam_curate.duplicates.clusters import DIRECTIONS, directions, near_first
+from beam_curate.duplicates.method import Estimate
+from beam_curate.duplicates.vector_rows import vector_row
+
+EXACT: Final = 0.5
+"""The width of a border, as a part of the distance of duplicates, that misses no pair."""
+MISSED: Final = 0.0005
+"""The part of the near pairs that a border which the sample decides may miss: half of one in a thousand, as pairs of real data
+may be harder than those that are made up (tests/duplicates/test_methods.py, and `benchmarks/dedup.py --recall`)."""
+FEW: Final = 1 << 14
+"""So many rows are compared in seconds: the border is exact."""
+HOME_ROWS: Final = 1 << 15
+"""Embeddings of a bucket in the mean, without its visitors: 50 MB of float16 at 768 dimensions."""
+CELL_ROWS: Final = 1 << 8
+"""Embeddings of a cell in the mean: an embedding is compared with about as many centroids as others."""
+SAMPLE: Final = 1 << 15
+"""Embeddings that directions and cells are found from: 50 MB at 768 dimensions; more where there are very many cells."""
+MOST_SAMPLED: Final = 1 << 18
+_PER_CELL: Final = 16
+"""So many of the sample for each cell; 8 where there are the most."""
+_MOST_CELLS: Final = MOST_SAMPLED // 8
+_COUNTED: Final = 8  # one of so many of the sample tells what the search will cost, and trains no cells
+_CROWDS: Final = 1024
+_BLOCK: Final = 4096
+
+
+class Spreading(NamedTuple):
+    """How embeddings are spread and compared.
+
+    Attributes:
+        directions: (D, M) in which they are compared first. The cells lie in the first ones of these.
+        cells: Where they meet.
+        width: How near the border of a cell is that they visit.
+    """
+
+    directions: Floats
+    cells: Cells
+    width: float
+
+
+class Settled(NamedTuple):
+    """What a sample settled: the cells, the width of borders, in how many directions pairs are compared, and what that costs."""
+
+    cells: Cells
+    width: float
+    compared: int
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
+class Settling:
+    """What is asked for, see `Semantic`, and what that means for so many rows."""
+
+    eps: float
+    n_clusters: int
+    border: float | None
+
+    @property
+    def distance(self) -> float:
+        """How far duplicates are apart, at most."""
+        return math.sqrt(2 * self.eps)
+
+    def cells_for(self, total: int) -> int:
+        """In how many cells so many rows meet."""
+        return min(self.n_clusters or min(-(-total // CELL_ROWS), _MOST_CELLS), max(total, 1)) or 1
+
+    def sampled(self, total: int) -> int:
+        """How many of so many rows are looked at."""
+        return min(max(SAMPLE, _PER_CELL * self.cells_for(total)), MOST_SAMPLED)
+
+    def spreading(self, total: int, vectors: npt.NDArray[np.float16]) -> tuple[Spreading, Estimate | None]:
+        """How rows are spread and compared, and what that will cost.
+
+        Args:
+            total: The number of rows.
+            vectors: (S, D) of a sample of them.
+        """
+        axes = directions(normalised(vectors[:SAMPLE]), forecast.MOST_COMPARED)
+        found = self.settle(total, vectors, project(vectors, axes))
+        axes = np.ascontiguousarray(axes[:, : max(found.compared, found.cells.directions)])
+        return Spreading(axes, found.cells, found.width), found.estimate
+
+    def settle(self, total: int, vectors: npt.NDArray[np.float16], points: Floats) -> Settled:
+        """Settles all but the directions.
+
+        Args:
+            total: The number of rows.
+            vectors: (S, D) of a sample of them.
+            points: (S, M) their projection, in as many directions as may be compared.
+        """
+        border = EXACT if self.border is None and total <= FEW else self.border
+        cells = self._cells(total, points, border == EXACT)
+        if not len(points):
+            return Settled(cells, 0.0, points.shape[1], None)
+        vectors, points = vectors[::_COUNTED], points[::_COUNTED]  # those that trained no cells
+        inside = np.ascontiguousarray(points[:, : cells.directions])
+        needed = forecast.needed(cells, vectors, inside, self.eps)
+        exact = EXACT * self.distance
+        width = min(forecast.narrowest(needed, MISSED), exact) if border is None else border * self.distance
+        visits = cells.visits(inside, width)
+        crowd = near_first(points, self.distance, _CROWDS)
+        buckets = len(once(visits[0], cells.groups[visits[1]])[0]) / len(points)
+        estimate = Estimate(
+            buckets,
+            forecast.comparisons(len(cells), visits, crowd, total),
+            buckets * total * vector_row(vectors.shape[1]).itemsize,
+            float((needed > width).mean()) if len(needed) else 0.0,
+        )
+        return Settled(cells, width, forecast.compared(visits, points, vectors.shape[1], self.eps), estimate)
+
+    def _cells(self, total: int, points: Floats, exact: bool) -> Cells:
+        """The cells of so many rows, by the (S, M) points of a sample; exact: for borders at which no pair may be missed."""
+        distinct = points[np.arange(len(points)) % _COUNTED > 0] if len(points) > 1 else points
+        crowd = near_first(distinct, self.distance, _CROWDS)
+        distinct = distinct[~crowd, :DIRECTIONS]  # a crowd takes one cell, however large it is
+        count = self.cells_for(total)
+        groups = min(-(-total // HOME_ROWS) or 1, count)
+        # Wide borders of stretched cells reach more of them, and more than is saved where no pair may be missed.
+        even = np.ones(distinct.shape[1], np.float32) if exact else stretch_of(distinct)
+        return Cells.train(distinct, count, groups, even)
+
+
+def once(row: Places, bucket: Places) -> tuple[Places, Places]:
+    """Each row once in each bucket, by row."""
+    order = np.lexsort((bucket, row))
+    row, bucket = row[order], bucket[order]
+    kept = firsts(row, bucket)
+    return row[kept], bucket[kept]
+
+
+def project(vectors: npt.NDArray[np.float16], axes: Floats) -> Floats:
+    """The (N, M) coordinates of (N, D) embeddings, normalised, in (D, M) directions."""
+    found = np.zeros((len(vectors), axes.shape[1]), np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        found[start : start + _BLOCK] = normalised(vectors[start : start + _BLOCK]) @ axes
+    return found
