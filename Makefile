@@ -28,7 +28,7 @@ $(VENV)/.installed: setup.py pyproject.toml dev.lock
 demo: $(VENV)/.installed  ## build a small dataset from real photographs and curate it
 	$(BIN)/beam-curate demo --folder demo
 
-test: $(VENV)/.installed  ## run the tests, in two processes (seven minutes on two cores)
+test: $(VENV)/.installed  ## run the tests, in two processes (six minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see that they work (three minutes)

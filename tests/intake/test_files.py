@@ -66,6 +66,16 @@ def test_what_is_no_row_is_counted(tmp_path):
     assert ALONE not in found  # known when the files have met
 
 
+def test_of_what_a_glob_does_not_match_nothing_is_counted(tmp_path):
+    tree(tmp_path, "a.jpg", "b.png", ".c.jpg", "x.py", "metadata.csv")
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    place = Place.of(f"{tmp_path}/*.jpg")
+    found = list(look(place, place.folder, ("txt",)))
+    assert [file.stem for file in found if not file.skipped] == ["a"]
+    assert {file.skipped: file.size for file in found if file.skipped} == {SPECIAL: 1}  # which does match
+
+
 def test_a_link_that_leads_nowhere_is_a_row(tmp_path):
     """Of an image, or of a caption: what it stood for is missing from the dataset."""
     folder = tree(tmp_path, "b.jpg")

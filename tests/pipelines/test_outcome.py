@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from beam_curate.commands import outcome
 from beam_curate.commands.outcome import report
 from beam_curate.records import ScorePart
 from beam_curate.runs.ending import finish_table
@@ -45,6 +46,16 @@ def test_the_status_follows_from_the_counts(tmp_path, capsys, counts, status, fi
     assert (found, out.startswith(first)) == (status, True)
     assert err.startswith(error)
     assert bool(err) == bool(error)
+
+
+def test_what_a_worker_that_died_has_left_is_deleted_at_the_end(tmp_path, monkeypatch):
+    left = tmp_path / "_temporary" / f"{32 * 'a'}-00000.tar"
+    left.parent.mkdir()
+    for ended in (False, True):
+        left.write_bytes(b"x")
+        monkeypatch.setattr(outcome, "run_pipeline", lambda *args, ended=ended, **more: ended)
+        assert outcome.finish_run(None, str(tmp_path), "mark", name="curate", new=True) is ended
+        assert left.exists() is not ended  # a job that goes on without this command may be writing it
 
 
 def test_kept_samples_that_are_in_no_file_are_a_failure(tmp_path, capsys):

@@ -13,6 +13,7 @@ from apache_beam.testing.test_pipeline import TestPipeline as RealPipeline
 from PIL import Image
 
 from beam_curate.clip.handler import ClipModelHandler
+from beam_curate.clip.visual_tower import VisualTower
 from beam_curate.images import dali_tensors, exif
 from beam_curate.images.dali_decoding import DaliDecoder
 from beam_curate.images.dali_plans import Plan
@@ -21,7 +22,7 @@ from beam_curate.images.options import DecodeOptions
 from beam_curate.reasons import READ
 from beam_curate.records import EmbeddedSample, Failure, ImageFacts, Sample, SampleRef
 from beam_curate.transforms.decode_images import DecodeImages
-from beam_curate.transforms.embed_encoded import EmbedEncoded
+from beam_curate.transforms.embed_encoded import EmbedEncoded, _DecodingHandler
 from tests.conftest import encoded, photo
 from tests.support.fake_gpu import Operations
 
@@ -101,6 +102,32 @@ def test_it_gives_what_decoding_and_embedding_give():
     assert sum(row.failure is None for row in together) == 5
     assert counted[0] == counted[1]
     assert counted[1]["beam_curate.decode", "by_dali"] == 3
+
+
+@needs_dali
+def test_out_of_memory_in_the_model_loses_neither_dalis_images_nor_pillows(monkeypatch):
+    model = ClipModelHandler(MODEL, "random", device="cpu", precision="fp32", batch_size=8)
+    step = _DecodingHandler(model, model.decode_options(), "cpu", 1)
+    both = step.load_model()
+    expected = step.run_inference(samples(), both)
+    embed, sizes, kinds = VisualTower.embed, [], set()
+
+    def short_of_memory(tower, images, places=0):
+        sizes.append(places)
+        if places > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        kinds.update(type(image) for image in images)
+        return embed(tower, images, places)
+
+    monkeypatch.setattr(VisualTower, "embed", short_of_memory)
+    found = step.run_inference(samples(), both)
+    both.decoder.close()
+    assert sizes[:3] == [8, 4, 2]
+    assert kinds == {torch.Tensor, np.ndarray}
+    assert [row.failure for row in found] == [row.failure for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        vectors = [np.frombuffer(row.embedding, "<f2").astype(np.float32) for row in (one, other)]
+        assert np.allclose(*vectors, atol=1e-3)
 
 
 @needs_dali
