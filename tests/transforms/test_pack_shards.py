@@ -21,7 +21,7 @@ from beam_curate.runs.parts import read_part_counts
 from beam_curate.runs.placed_rows import Loose
 from beam_curate.runs.score_parts import write_part
 from beam_curate.storage import ranged_reading
-from beam_curate.transforms import place_rows
+from beam_curate.transforms import pack_files, place_rows
 from beam_curate.transforms.pack_shards import PackShards
 from tests.conftest import tar_bytes
 
@@ -103,8 +103,16 @@ def test_a_finished_shard_is_neither_read_nor_written_again(run, monkeypatch, se
     pack(output, 15, seed)
     before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("0*")}
     (output / "summary.json").unlink()
+    sent = []
+
+    def process(writer, element, *side):
+        sent.append(element)
+        return ()
+
+    monkeypatch.setattr(pack_files._WriteFile, "process", process)
     counts = Counts(monkeypatch)
     pack(output, 15, seed)
+    assert sent == []  # nor are rows of the table read for it
     assert counts.read["tar"] == 0
     assert [name for name in counts.written if name[0] == "0"] == []
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("0*")}
