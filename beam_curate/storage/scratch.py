@@ -7,9 +7,9 @@ owners, and nothing is deleted but by them.
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,8 +18,8 @@ _PREFIX: Final = "beam_curate-"
 
 
 def new_name() -> str:
-    """A path for a folder of this process, which is not there yet."""
-    return os.path.join(tempfile.gettempdir(), f"{_PREFIX}{_owner(os.getpid())}-{uuid.uuid4().hex}")
+    """A path for a folder of this process, which is not there yet; short, for each value that waits on disk has it."""
+    return os.path.join(tempfile.gettempdir(), f"{_PREFIX}{_owner(os.getpid())}-{secrets.token_hex(4)}")
 
 
 def make(folder: str) -> None:
