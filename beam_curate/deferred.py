@@ -9,30 +9,58 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-import threading
 import types
 from collections.abc import Mapping, Sequence
+from importlib import _bootstrap
 from typing import Any, Final
+
+_IMPORT: Final[Any] = _bootstrap
+"""Its locks are the same in Python 3.10 to 3.13; there is no public name for them."""
+_RUNNING: Final = "__running__"
 
 
 class _Deferred(types.ModuleType):
-    """A module that has not run."""
+    """A module that has not run, or that runs now.
 
-    _lock: Final = threading.RLock()
+    It runs under the lock that Python's own import takes for it: that lock finds out where two threads wait for each other, each
+    in the middle of a module that the other one needs. A lock of this project's own would let both wait for ever.
+    """
 
     def __getattr__(self, name: str) -> Any:
         """Runs the module, and gives what was asked for."""
         if name == "__path__":  # asked for by each import from it; one that is a package has it already
             raise AttributeError(f"module {self.__name__!r} is not a package")
-        with _Deferred._lock:
-            if type(self) is _Deferred:
-                object.__setattr__(self, "__class__", types.ModuleType)
-                for placed in vars(self).pop("__placed__", ()):
-                    delattr(self, placed)
-                assert self.__spec__ is not None
-                assert self.__spec__.loader is not None
-                self.__spec__.loader.exec_module(self)
-        return getattr(self, name)
+        part = sys.modules.get(f"{self.__name__}.{name}")
+        if part is not None:
+            return part  # another thread has imported it, and not come so far as to name it here
+        lock = _IMPORT._ModuleLockManager(self.__name__)
+        try:
+            lock.__enter__()
+        except _IMPORT._DeadlockError:
+            # As `import` does then: what the other thread has made of the module so far must do.
+            return types.ModuleType.__getattribute__(self, name)
+        try:
+            _run(self)
+        finally:
+            lock.__exit__(None, None, None)
+        return types.ModuleType.__getattribute__(self, name)
+
+
+def _run(module: types.ModuleType) -> None:
+    """Runs a module if it has not run, and is not about to: what it imports may ask for something in it."""
+    own = vars(module)
+    if type(module) is not _Deferred or _RUNNING in own:
+        return
+    for placed in own.pop("__placed__", ()):
+        del own[placed]
+    assert module.__spec__ is not None
+    assert module.__spec__.loader is not None
+    own[_RUNNING] = True
+    try:
+        module.__spec__.loader.exec_module(module)
+    finally:
+        del own[_RUNNING]
+    object.__setattr__(module, "__class__", types.ModuleType)
 
 
 def defer(*names: str) -> None:
@@ -47,17 +75,21 @@ def defer(*names: str) -> None:
         ModuleNotFoundError: There is none of that name.
     """
     for name in names:
-        if name in sys.modules:
-            continue
-        spec = importlib.util.find_spec(name)
-        if spec is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        module = importlib.util.module_from_spec(spec)
-        module.__class__ = _Deferred
-        sys.modules[name] = module
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
+        with _IMPORT._ModuleLockManager(name):
+            if name not in sys.modules:
+                _make_known(name)
+
+
+def _make_known(name: str) -> None:
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    module = importlib.util.module_from_spec(spec)
+    module.__class__ = _Deferred
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
 
 
 def defer_when_imported(functions: Mapping[str, Sequence[str]]) -> None:
