@@ -47,7 +47,7 @@ class _Deferred(types.ModuleType):
 
 
 def _run(module: types.ModuleType) -> None:
-    """Runs a module if it has not run, and is not about to: what it imports may ask for something in it."""
+    """Runs a module, unless it has run or runs now: what it imports may ask for something in it."""
     own = vars(module)
     if type(module) is not _Deferred or _RUNNING in own:
         return

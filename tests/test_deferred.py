@@ -127,6 +127,14 @@ CROSSED = {
     "__init__": "from beam_curate_crossed import part\nvalue = 1\n",
     "part": "import meeting\nmeeting.meet()\nimport beam_curate_crossed\nfound = beam_curate_crossed.value\n",
 }
+# A second is enough for the other thread to come to where it waits; if it does not, nobody waits and the test passes.
+MEETING = """
+import threading, time
+begun = threading.Event()
+def meet():
+    begun.set()
+    time.sleep(1)
+"""
 
 
 def test_two_threads_never_wait_for_each_other_for_ever(tmp_path):
@@ -134,9 +142,7 @@ def test_two_threads_never_wait_for_each_other_for_ever(tmp_path):
     folder.mkdir()
     for name, text in CROSSED.items():
         (folder / f"{name}.py").write_text(text)
-    (tmp_path / "meeting.py").write_text(
-        "import threading\nbegun, meet = threading.Event(), lambda: (begun.set(), time.sleep(1))\nimport time\n"
-    )
+    (tmp_path / "meeting.py").write_text(MEETING)
     run = (
         "import sys, threading\nfrom beam_curate.deferred import defer\ndefer('beam_curate_crossed')\n"
         "import beam_curate_crossed, meeting\nends = []\n"

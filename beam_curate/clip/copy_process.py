@@ -27,6 +27,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 
+from beam_curate.processes import pid_namespace
+
 _LOG = logging.getLogger(__name__)
 GONE: Final = (OSError, EOFError)
 """What is raised where the process has gone. In the middle of an answer it is an OSError without a number."""
@@ -77,7 +79,7 @@ _started: Final[list[Child]] = []
 
 def address(name: str) -> str:
     """The socket's address. Processes in other containers may share the network, and see neither files nor memory from here."""
-    return f"\0{name}-{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"\0{name}-{pid_namespace()}"
 
 
 def start(name: str, build: Callable[[], Any]) -> Child | None:

@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
+from beam_curate.processes import pid_namespace, process_started
+
 STARTING_SECONDS: Final = 600.0
 """For so long a job of a Dataflow template may still be about to start, after the launcher has ended."""
 
@@ -21,7 +23,7 @@ def this_process() -> dict[str, object]:
         "host": socket.gethostname(),
         "machine": _machine(),
         "pid": os.getpid(),
-        "process_started": _process_started(os.getpid()),
+        "process_started": process_started(os.getpid()),
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": int(time.time()),
     }
@@ -31,19 +33,9 @@ def _machine() -> str:
     """What tells where a process number means something: this boot of this kernel, and in it this namespace of processes."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+            return f"{file.read().strip()} pid:[{pid_namespace()}]"
     except OSError:
         return ""
-
-
-def _process_started(pid: int) -> str:
-    """When a process began, in ticks since the machine was started; empty if there is none. Source: proc(5), field 22."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            state, *fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]
 
 
 def is_alive(holder: Holder, mine: Holder) -> bool | None:
@@ -56,7 +48,7 @@ def is_alive(holder: Holder, mine: Holder) -> bool | None:
     launcher: bool | None = None
     if holder.get("machine") and holder.get("machine") == mine["machine"]:
         pid = holder.get("pid")
-        launcher = isinstance(pid, int) and _process_started(pid) == holder.get("process_started")
+        launcher = isinstance(pid, int) and process_started(pid) == holder.get("process_started")
     job = holder.get("job")
     if not isinstance(job, dict):
         return launcher

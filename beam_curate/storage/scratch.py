@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from beam_curate.processes import pid_namespace, process_started
+
 _PREFIX: Final = "beam_curate-"
 
 
@@ -60,20 +62,11 @@ def _start_of(process: int) -> str:
 
 
 def _owner(process: int) -> str:
-    return f"{_namespace()}-{process}-{_began(process)}"
+    return f"{_namespace()}-{process}-{process_started(process)}"
 
 
 def _namespace() -> str:
     try:
-        return str(os.stat("/proc/self/ns/pid").st_ino)
+        return str(pid_namespace())
     except OSError:
         return "unknown"
-
-
-def _began(process: int) -> str:
-    """When a process began, in ticks since the machine did; empty where there is none. Source: proc(5), stat."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""

@@ -368,6 +368,6 @@ def test_a_job_on_a_store_is_refused_while_another_runs(store, conditional, monk
     monkeypatch.setattr(claims, "_held", {})  # as in another process
     with pytest.raises(RunError, match="another job writes there, process"):
         Run(output).begin(WantedRun(Configuration(), [Shard(0, "/s/0.tar", 1)], overwrite=True))
-    monkeypatch.setattr(claim_holders, "_process_started", lambda pid: "")  # it was killed
+    monkeypatch.setattr(claim_holders, "process_started", lambda pid: "")  # it was killed
     assert Run(output).begin(WantedRun(Configuration(), [Shard(0, "/s/0.tar", 1)], resume=True)) is False
     assert sorted(stored(output)) == ["input_shards.parquet", "run.json"]
