@@ -6,22 +6,18 @@ By itself torch does not, on a CPU. Equal images of one batch were found to get 
   than those of the next where the cut is not at its tile's edge: two threads, ViT-B-32-256, 4 images of 65 tokens, up to 2.8e-7
   of a row's length. In its mode AUTO of conditional numerical reproducibility it does not; it reads the mode with its first
   product, and never again. Source: oneMKL Developer Guide, Obtaining Numerically Reproducible Results.
-- GELU, SiLU and sigmoid are computed with vectors, and with other formulas for what is left at the end of each thread's share:
-  of 4096 normal numbers 32% of the GELUs differ, 3% of the sigmoids. Where the shares are whole vectors nothing is left, so a
-  number's value does not depend on its place, and the batch is computed at once; so it is with 1, 2 or 4 threads nearly always.
-  Else, such as with three threads, each image is computed by itself, and all images are then shared out alike.
+- GELU and the like, which beam_curate/clip/activations.py sees to.
 
-What this leaves on a processor that nobody has tried is found by a look: a batch of one image, at all places. Where its rows
-differ, images go through the tower one at a time, each in a call of the same shape.
+What this leaves on a processor that nobody has tried is found by a look: a batch of few images of noise, each at several places.
+Where their rows differ, images go through the tower one at a time, each in a call of the same shape.
 
 The number of images in a call matters too, since libraries choose their kernels by the size of a matrix. A bundle's last batch
-may be computed as a smaller one only where a look at both sizes finds the same bits.
+may be computed as a smaller one only where a look at both sizes finds the same bits: of all images of the look, at all places.
 """
 
 import copy
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -29,44 +25,12 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import nn
 
-from beam_curate.clip.open_clip_parts import transformer
-
 _LOG = logging.getLogger(__name__)
 _MKL_MODE: Final = "MKL_CBWR"
-# Those whose vector and scalar code may differ; ReLU and the like round nothing.
-_CURVED: Final = (nn.ELU, nn.GELU, nn.Mish, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Tanh, transformer.QuickGELU)
-_CURVED_OF_TIMM: Final = ("GELU", "GELUTanh", "Mish", "QuickGELU", "Sigmoid", "Swish", "Tanh")
-# torch gives each thread an equal share of at least this many numbers. Source: ATen/TensorIterator.h, GRAIN_SIZE; for GELU it is
-# less (ATen/native/cpu/Activation.cpp), so that with T times as many all of T threads have a share in any case.
-_GRAIN: Final = 32768
-# Numbers in the longest step of a loop: two vectors of 32, which are bfloat16 in AVX-512 (ATen/native/cpu/Loops.h); twice that.
-_STEP: Final = 128
-
-
-class _AtAnyPlace(nn.Module):
-    """An activation whose value of a number does not depend on where in a batch it stands."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Maps (N, ...) to (N, ...)."""
-        if _in_whole_steps(batch):
-            mapped: torch.Tensor = self.activation(batch)
-            return mapped
-        out = torch.empty_like(batch)
-        for place, image in enumerate(batch):
-            out[place] = self.activation(image)
-        return out
-
-
-def _in_whole_steps(batch: torch.Tensor) -> bool:
-    """Says whether each thread's share of a batch is a whole number of steps, in one piece of memory."""
-    threads = torch.get_num_threads()
-    if batch.numel() < threads * _GRAIN or batch.numel() % (threads * _STEP):
-        return False
-    return batch.is_contiguous() or (batch.ndim == 4 and batch.is_contiguous(memory_format=torch.channels_last))
+# Products of 16-bit numbers are added up in 32 bits and rounded, so that another order of adding shows in one number of some ten
+# thousand: 19,200 tokens' numbers of one image were found equal where other images' were not. So such a tower is looked at with
+# more images.
+_ROUNDS_OF_SHORT_NUMBERS: Final = 4
 
 
 def fix_arithmetic() -> None:
@@ -77,21 +41,11 @@ def fix_arithmetic() -> None:
     os.environ.setdefault(_MKL_MODE, "AUTO")
 
 
-def separate_activations(tower: nn.Module) -> None:
-    """Has the activations of a tower for the CPU give an image the same values at all places of a batch."""
-    timm = sys.modules.get("timm.layers.activations")  # where it is not loaded, no tower is of it
-    curved = (*_CURVED, *(getattr(timm, name) for name in _CURVED_OF_TIMM if timm))
-    for module in list(tower.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, curved) and not isinstance(module, _AtAnyPlace):
-                setattr(module, name, _AtAnyPlace(child))
-
-
 class _Look(NamedTuple):
-    """What a batch of one image has shown: how many places differ from the first one, and the bits of that."""
+    """What a batch of noise has shown: how many places differ from others with the same image, and the marks of each image."""
 
     differ: int
-    bits: list[torch.Tensor]
+    marks: torch.Tensor
 
 
 class IndependentRows:
@@ -100,8 +54,11 @@ class IndependentRows:
     def __init__(self, tower: nn.Module) -> None:
         """Takes the tower to look at, which may have a transformer of many blocks alike; nothing is computed yet."""
         self._tower = _shortened(tower)
-        self._first = _first_block(tower)
+        self._watched = _watched(tower)
+        short = any(values.element_size() < 4 for values in tower.parameters())
+        self._rounds = _ROUNDS_OF_SHORT_NUMBERS if short else 1
         self._looks: dict[int, _Look] = {}
+        self._alike: dict[tuple[int, int], bool] = {}
         self._one: torch.Tensor | None = None
 
     @property
@@ -138,8 +95,9 @@ class IndependentRows:
             return places
         for shape in smaller:
             if shape >= count:
-                look = self._looked(shape, one)
-                if not look.differ and all(map(torch.equal, look.bits, whole.bits)):
+                if (shape, places) not in self._alike:
+                    self._alike[shape, places] = self._as_in(whole, shape, places, one)
+                if self._alike[shape, places]:
                     return shape
         return places
 
@@ -160,34 +118,22 @@ class IndependentRows:
     def _looked(self, places: int, one: torch.Tensor) -> _Look:
         if places not in self._looks:
             if self._one is None:
-                self._one = _noise(one)
+                self._one = one.clone()
             self._looks[places] = self._look(places, self._one)
         return self._looks[places]
 
     def _look(self, places: int, one: torch.Tensor) -> _Look:
-        """Puts one image at all places of a batch that lies in memory as the real ones do."""
-        same = torch.empty_strided(
-            (places, *one.shape[1:]), (one[0].numel(), *one.stride()[1:]), dtype=one.dtype, device=one.device
-        )
-        same.copy_(one.expand_as(same))
-        seen: list[torch.Tensor] = []
-        thread = threading.get_ident()
-
-        def keep(_: nn.Module, __: Any, tokens: torch.Tensor) -> None:
-            if threading.get_ident() == thread:  # others may be in the same block
-                seen.append(tokens)
-
-        hook = self._first.register_forward_hook(keep) if self._first is not None else None
-        try:
-            out = self._tower(same)
-        finally:
-            if hook is not None:
-                hook.remove()
-        # The tokens of the first block too: one bit's difference there may be rounded away in the end, and of another image not.
-        values = [tokens for tokens in seen[:1] if len(tokens) == places]
-        values.append(out[0] if isinstance(out, tuple) else out)
-        bits = [_bits(value.reshape(places, -1)) for value in values]
-        differ = int(torch.stack([(rows != rows[:1]).any(dim=1) for rows in bits]).any(dim=0).sum())
+        """Puts each image at four places of a batch or more, in an order without a pattern."""
+        images = _images(places)
+        order = torch.randperm(places, generator=torch.Generator().manual_seed(places))
+        which = (torch.arange(places) % images)[order]
+        first = torch.stack([(which == image).nonzero()[0, 0] for image in range(images)])
+        differs, marks = torch.zeros(places, dtype=torch.bool), []
+        for turn in range(self._rounds):
+            rows = self._marks(_noise(one, images, turn), which)
+            marks.append(rows[first])
+            differs |= (rows != marks[-1][which]).any(dim=1)
+        differ = int(differs.sum())
         if differ and one.device.type == "cpu":
             _LOG.warning(
                 "In this process the last bits of an embedding depend on the place of the image in its batch: %d of %d places "
@@ -201,26 +147,92 @@ class IndependentRows:
                 "differ from the first",
                 differ, places,
             )  # fmt: skip
-        return _Look(differ, [rows[0].clone() for rows in bits])
+        return _Look(differ, torch.stack(marks))
+
+    def _as_in(self, whole: _Look, shape: int, places: int, one: torch.Tensor) -> bool:
+        """Says whether the images of a look have the same bits in batches of `shape`, at all of their places."""
+        images = _images(places)
+        one = one if self._one is None else self._one
+        for turn, marks in enumerate(whole.marks):
+            noise = _noise(one, images, turn)
+            for start in range(0, images, shape):
+                which = torch.arange(start, start + shape) % images
+                if not torch.equal(self._marks(noise, which), marks[which]):
+                    return False
+        return True
+
+    def _marks(self, noise: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        """Has the tower compute a batch that lies in memory as the real ones do, and says what tells its rows' bits apart.
+
+        Args:
+            noise: (I, ...) images.
+            which: (N,) the image at each place.
+
+        Returns:
+            (N, M) int64 on the CPU: two sums of the bits of each row of what is watched, and of the output.
+        """
+        one = noise[:1]
+        batch = torch.empty_strided(
+            (len(which), *one.shape[1:]), (one[0].numel(), *one.stride()[1:]), dtype=one.dtype, device=one.device
+        )
+        batch.copy_(noise[which.to(noise.device)])
+        seen: list[torch.Tensor] = []
+        thread = threading.get_ident()
+
+        def keep(_: nn.Module, __: Any, tokens: torch.Tensor) -> None:
+            if threading.get_ident() == thread and len(tokens) == len(which):  # other threads may be in the same block
+                seen.append(_row_sums(tokens))
+
+        hooks = [module.register_forward_hook(keep) for module in self._watched]
+        try:
+            out = self._tower(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        seen.append(_row_sums(out[0] if isinstance(out, tuple) else out))
+        return torch.cat(seen, dim=1).cpu()
 
 
-def _bits(rows: torch.Tensor) -> torch.Tensor:
-    """The bits of floating-point numbers, as integers: NaN is then equal to itself."""
-    return rows.view({2: torch.int16, 4: torch.int32}[rows.element_size()])
+def _images(places: int) -> int:
+    """How many images a look at so many places has: each at four or more, since one that moves within a few may not show it."""
+    return max(1, places // 4)
 
 
-def _first_block(tower: nn.Module) -> nn.Module | None:
-    """The first block of open_clip's transformers, whose output is all tokens."""
+def _row_sums(values: torch.Tensor) -> torch.Tensor:
+    """(N, 2) int64 of (N, ...): the sum of each row's bits as integers, and that with weights; equal rows have equal sums."""
+    sums = []
+    for row in values.reshape(len(values), -1):
+        # The bits of numbers, not the numbers: NaN is then equal to itself.
+        bits = row.view({2: torch.int16, 4: torch.int32}[row.element_size()]).to(torch.int64)
+        sums.append(torch.stack([bits.sum(), (bits * torch.arange(len(bits), device=bits.device)).sum()]))
+    return torch.stack(sums)
+
+
+def _watched(tower: nn.Module) -> list[nn.Module]:
+    """What is watched besides the output, where the tower is a transformer of open_clip.
+
+    It is the first block, whose output is all tokens, and the products in it: one bit's difference there may be rounded away in
+    the end, and of another image not.
+    """
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-    return blocks[0] if isinstance(blocks, nn.ModuleList) and len(blocks) > 1 else None
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) < 2:
+        return []
+    return [blocks[0], *(module for module in blocks[0].modules() if isinstance(module, nn.Linear))]
 
 
-def _noise(one: torch.Tensor) -> torch.Tensor:
-    """Noise instead of an image, which may be black, and leave nothing to round; tokens as they are."""
+def _noise(one: torch.Tensor, images: int, turn: int) -> torch.Tensor:
+    """Noise instead of an image, which may be black, and leave nothing to round; of a text, its tokens moved along.
+
+    Args:
+        one: (1, ...) of what the tower takes.
+        images: How many to make.
+        turn: Each turn has others.
+    """
     if not one.is_floating_point():
-        return one
-    numbers = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)) * 64
-    return torch.empty_like(one).copy_(numbers)
+        return torch.cat([one.roll(turn * images + number, dims=-1) for number in range(images)])
+    numbers = torch.randn((images, *one.shape[1:]), generator=torch.Generator().manual_seed(turn)) * 64
+    noise = torch.empty_strided(numbers.shape, (one[0].numel(), *one.stride()[1:]), dtype=one.dtype, device=one.device)
+    return noise.copy_(numbers)
 
 
 def _shortened(tower: nn.Module) -> nn.Module:

@@ -21,10 +21,11 @@ from open_clip.model import _build_text_tower
 from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
+from beam_curate.clip.activations import separate_activations
 from beam_curate.clip.beside import check_text_beside
 from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
 from beam_curate.clip.config import model_config
-from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
+from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic
 from beam_curate.clip.model_description import (
     PRECISIONS,
     QuickGelu,

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from beam_curate.clip.activations import separate_activations
 from beam_curate.clip.checkpoint import read_visual_state
 from beam_curate.clip.config import model_config
 from beam_curate.clip.empty_towers import empty_tower
-from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic, separate_activations
+from beam_curate.clip.independent_rows import IndependentRows, fix_arithmetic
 from beam_curate.clip.model_description import (
     PRECISIONS,
     ModelDescription,

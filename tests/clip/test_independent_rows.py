@@ -14,7 +14,8 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from beam_curate.clip import visual_tower
-from beam_curate.clip.independent_rows import IndependentRows, _in_whole_steps, separate_activations
+from beam_curate.clip.activations import _in_whole_steps, separate_activations
+from beam_curate.clip.independent_rows import IndependentRows
 from beam_curate.clip.text_tower import build_text_tower
 from beam_curate.clip.visual_tower import build_visual_tower
 from beam_curate.clip.weights import find_weights
@@ -182,6 +183,39 @@ def test_a_tail_is_a_smaller_batch_only_where_that_gives_the_same_bits(grain, sh
     assert [rows.shape(count, 32, one) for count in (0, 4, 5, 15, 17)] == shapes
     assert rows.shape(32, 32, one) == 32
     assert rows.shape(1, 1, one) == 1
+
+
+class Rarely(nn.Module):
+    """A tower of 16-bit numbers with a fault that a third of all images of noise do not show, by their first number."""
+
+    def __init__(self, sign, wrong):
+        super().__init__()
+        self.line = nn.Linear(6, 3, dtype=torch.bfloat16)
+        self.sign, self.wrong = sign, wrong
+
+    def forward(self, batch):
+        shown = (batch[:, :1] * self.sign > -32) & self.wrong(len(batch))[:, None]
+        return self.line(batch) * (1 + shown * 2**-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("wrong", [0, 5, 31])
+def test_a_fault_of_one_place_that_few_images_show_is_found(sign, wrong):
+    torch.manual_seed(0)
+    rows = IndependentRows(Rarely(sign, lambda places: torch.arange(places) == wrong))
+    rows.look(32, torch.zeros(1, 6, dtype=torch.bfloat16))
+    assert not rows.all_together
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_a_tail_is_not_smaller_where_few_images_show_that_it_is_not_the_same(sign, wrong):
+    torch.manual_seed(0)
+    rows = IndependentRows(Rarely(sign, lambda places: (torch.arange(places) == wrong) & (places < 32)))
+    assert rows.shape(3, 32, torch.zeros(1, 6, dtype=torch.bfloat16)) == 32
+    assert rows.all_together
 
 
 @torch.inference_mode()
