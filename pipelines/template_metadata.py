@@ -71,6 +71,15 @@ _BEAM: Final = (
         "regexes": [_WHOLE],
     },
     {
+        "name": "element_processing_timeout_minutes",
+        "label": "Minutes for one element",
+        "helpText": "a worker process that works on one element for longer is ended and started again; default: 120 with an "
+        "accelerator, else no limit",
+        "isOptional": True,
+        "paramType": "NUMBER",
+        "regexes": [_WHOLE],
+    },
+    {
         "name": "dataflow_service_options",
         "label": "Dataflow service options",
         "helpText": "such as enable_google_cloud_profiler",

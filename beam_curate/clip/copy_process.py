@@ -32,12 +32,18 @@ from beam_curate.processes import pid_namespace
 _LOG = logging.getLogger(__name__)
 GONE: Final = (OSError, EOFError)
 """What is raised where the process has gone. In the middle of an answer it is an OSError without a number."""
+_SILENT_SECONDS: Final = 1800.0
 _WAITING: Final = 1024  # connections of all workers while the object is built; the next one would wait too
 _UNUSED_SECONDS: Final = 60.0
 _REPORT_SECONDS: Final = 60.0
 _AGAIN_SECONDS: Final = 0.05
 _TOLD_CHARACTERS: Final = 20_000  # nobody may read it, and a connection holds about 200,000
 _CREDENTIALS: Final = struct.Struct("iII")  # process, user, group: struct ucred of unix(7)
+_TIME: Final = struct.Struct("ll")  # seconds and microseconds: struct timeval of socket(7)
+
+
+class NotLoadedError(Exception):
+    """The object could not be built. No item is to blame, so it is none of tower_errors.SAMPLE_ERRORS."""
 
 
 class Link(NamedTuple):
@@ -51,13 +57,26 @@ class Link(NamedTuple):
     connection: Connection
     process: int
 
-    def ask(self, method: str, *given: Any) -> Any:
+    def ask(self, method: str, *given: Any, patience: float = _SILENT_SECONDS) -> Any:
         """Has a method of the object called there, and gives what it returns.
 
+        Args:
+            method: Its name.
+            given: What it takes.
+            patience: For how many seconds its answer is waited for.
+
         Raises:
-            OSError: The process has gone; or EOFError: see GONE.
+            OSError: The process has gone; or EOFError: see GONE. A TimeoutError: it has not answered.
         """
         self.connection.send((method, given))
+        since = time.monotonic()
+        while not self.connection.poll(min(_REPORT_SECONDS, patience)):
+            waited = time.monotonic() - since
+            if waited >= patience:
+                raise TimeoutError(f"process {self.process} has not answered for {waited:.0f} s")
+            _LOG.warning(
+                "Process %d, which serves a copy of the model, has not answered for %d s", self.process, waited
+            )
         return self.connection.recv()
 
 
@@ -122,7 +141,7 @@ def connect(name: str, build: Callable[[], Any], child: Child | None = None, pat
         patience: For how many seconds it is tried again to build an object that could not be built.
 
     Raises:
-        RuntimeError: The object could not be built, in a process that this one has started; has the traceback. Or the process
+        NotLoadedError: The object could not be built, in a process that this one has started; has the traceback. Or the process
             is another user's.
     """
     since = time.monotonic()
@@ -134,7 +153,7 @@ def connect(name: str, build: Callable[[], Any], child: Child | None = None, pat
             if child is not None:
                 why = f"{name} cannot be loaded: {_why(child)}"
                 if time.monotonic() - since >= patience:
-                    raise RuntimeError(why) from error
+                    raise NotLoadedError(why) from error
                 _LOG.warning("%s", why)
                 child = None
         time.sleep(_AGAIN_SECONDS)  # the one that was there is ending, or its starter has not got so far
@@ -144,7 +163,10 @@ def _greeted(name: str, since: float) -> Link:
     with socket.socket(socket.AF_UNIX) as ours:
         ours.connect(address(name))
         if not _of_this_user(ours):
-            raise RuntimeError(f"{name} is a process of another user")
+            raise NotLoadedError(f"{name} is a process of another user")
+        # In the middle of a message too nobody waits for ever for a process that stands still.
+        for wait in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, wait, _TIME.pack(int(_SILENT_SECONDS), 0))
         connection = Connection(ours.detach())
     while not connection.poll(_REPORT_SECONDS):
         _LOG.warning("%s is still being loaded after %d s", name, time.monotonic() - since)

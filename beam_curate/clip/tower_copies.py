@@ -30,12 +30,15 @@ from beam_curate.devices import DeviceFailedError
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_SECONDS: Final = 120.0  # until all processes that have lost a GPU have ended
+# A batch takes seconds, also where some dozens of workers wait for one copy; on a processor an image may take a second or two.
+_ANSWER_SECONDS: Final = 1800.0
+_IMAGE_SECONDS: Final = 10.0
 
 T = TypeVar("T")
 
 
 class CopyGoneError(DeviceFailedError):
-    """The process of a copy has gone."""
+    """The process of a copy has gone, or does not answer."""
 
 
 class _Copy(Generic[T]):
@@ -60,7 +63,7 @@ class _Copy(Generic[T]):
         link: copy_process.Link | None = getattr(self._of_thread, "link", None)
         if link is None or link.process in self._ended:  # as another thread has found out
             child, self._child = self._child, None
-            patience = _PATIENCE_SECONDS if self._ended else 0  # it has been loaded before
+            patience = 0 if self._last is None else _PATIENCE_SECONDS  # it has been loaded before
             link = self._of_thread.link = copy_process.connect(self._name, self._build, child, patience)
             self._last = link.process
             self._ended.discard(link.process)  # the system may give a number again
@@ -74,11 +77,18 @@ class _Copy(Generic[T]):
         return found
 
     def embed(self, items: Sequence[T], places: int) -> npt.NDArray[Any]:
-        """Embeds with the copy: see careful_calls.Tower."""
+        """Embeds with the copy: see careful_calls.Tower.
+
+        Raises:
+            CopyGoneError: Its process has gone, or has not answered for half an hour, or ten seconds an image if that is more.
+            NotLoadedError: It had gone, and cannot be loaded again.
+        """
         given = self._given(items)
         link = self._link()
         try:
-            found = link.ask("embed", given, places)
+            found = link.ask("embed", given, places, patience=max(_ANSWER_SECONDS, _IMAGE_SECONDS * places))
+        except (TimeoutError, BlockingIOError) as error:  # before its answer, or in the middle of it
+            raise CopyGoneError(f"a copy of the model stands still: {error}") from error
         except copy_process.GONE as error:
             self._ended.add(link.process)
             raise CopyGoneError(
@@ -146,7 +156,8 @@ class TowerCopies(Generic[T]):
             copies: How many there are.
 
         Raises:
-            RuntimeError: A copy cannot be loaded, and the message has the traceback of its process; or this is not Linux.
+            NotLoadedError: A copy cannot be loaded; the message has the traceback of its process.
+            RuntimeError: This is not Linux.
         """
         if not hasattr(os, "memfd_create"):
             raise RuntimeError(

@@ -26,7 +26,9 @@ _DISK_GB: Final = 100
 # 5xx: the newest driver that Dataflow offers; its default on older GPUs is a 4xx, and CUDA 12 needs 525 or later.
 _DRIVER: Final = "install-nvidia-driver:5xx"
 _ONE_PROCESS: Final = "no_use_multiple_sdk_containers"
-
+# A GPU that hangs neither answers nor fails. Beam then ends the worker process, and Dataflow starts another one. No step of ours
+# works on one element, or loads a model, for nearly as long. Source: Beam's WorkerOptions and runners/worker/worker_status.py.
+_STILL_MINUTES: Final = 120
 
 Options = TypeVar("Options", bound=ModelOptions)
 
@@ -77,7 +79,7 @@ def dataflow_arguments(options: ModelOptions, rest: Sequence[str]) -> list[str]:
         return list(rest)
     gpu = GPUS[options.accelerator]
     shared = options.model_copies > 1
-    implied = [f"--disk_size_gb={_DISK_GB}"]
+    implied = [f"--disk_size_gb={_DISK_GB}", f"--element_processing_timeout_minutes={_STILL_MINUTES}"]
     if options.gpu_placement == WORKERS:
         implied.append(f"--machine_type={gpu.machine_type}")
         if not _own_accelerator(_beam_options(rest)):

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from beam_curate.clip import copy_process
-from beam_curate.clip.copy_process import connect, start
+from beam_curate.clip.copy_process import NotLoadedError, connect, start
 from beam_curate.clip.served_tower import ServedTower
 from beam_curate.clip.tower_copies import TowerCopies
 from tests.conftest import ROOT
@@ -123,7 +123,7 @@ def test_a_process_that_dies_while_it_loads_is_an_error_of_its_starter_alone(tmp
         other = pool.submit(connect, name, build)
         until(lambda: len(addresses(name)) > 1)
         os.kill(child.process.pid, signal.SIGKILL)
-        with pytest.raises(RuntimeError, match=rf"{name} cannot be loaded: its process has ended with status -9"):
+        with pytest.raises(NotLoadedError, match=rf"{name} cannot be loaded: its process has ended with status -9"):
             connect(name, slow, child)
         assert other.result().ask("describe") == "described"
 
@@ -172,7 +172,7 @@ def test_nobody_else_is_listened_to(name, monkeypatch):
     link = connect(name, build)
     assert link.ask("embed", ["3"], 1).tolist() == [[link.process, 3]]
     monkeypatch.setattr(copy_process.os, "geteuid", lambda: 12345)
-    with pytest.raises(RuntimeError, match=f"{name} is a process of another user"):
+    with pytest.raises(NotLoadedError, match=f"{name} is a process of another user"):
         connect(name, build)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from beam_curate.clip import tower_copies
+from beam_curate.clip import copy_process, tower_copies
 from beam_curate.clip.careful_calls import CarefulCalls
+from beam_curate.clip.copy_process import NotLoadedError
 from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.clip.pixel_files import SharedPixels
 from beam_curate.clip.tower_copies import CopyGoneError, TowerCopies
@@ -28,7 +30,7 @@ from beam_curate.records import DecodedImage, Failure, ImageFacts, SampleRef
 from tests.conftest import ROOT
 from tests.support import forked
 from tests.support.counters import counted
-from tests.support.stub_tower import Shared, Tower, image, turns
+from tests.support.stub_tower import Shared, Tower, image, tower_that_fails_to_load, turns
 
 MODEL = "ViT-S-32-alt"
 SIZE = 224
@@ -186,8 +188,90 @@ def test_a_copy_that_has_lost_its_gpu_is_replaced_and_no_image_fails(pair):
 
 
 def test_a_model_that_does_not_load_is_told():
-    with pytest.raises(RuntimeError, match="ValueError: no such weights"):
+    with pytest.raises(NotLoadedError, match="ValueError: no such weights"):
         TowerCopies(functools.partial(Tower, broken=True), f"copies-{uuid.uuid4().hex}", 1)
+
+
+def in_a_new_thread(call):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_copy_that_is_loaded_again_at_the_second_try_fails_no_image(tmp_path, images):
+    """For a thread that has no connection with it yet, and that is the first to find it killed."""
+    copies = TowerCopies(functools.partial(tower_that_fails_to_load, str(tmp_path)), f"copies-{uuid.uuid4().hex}", 1)
+    os.kill(turns(copies, 1)[0], signal.SIGKILL)
+    (tmp_path / "once").touch()
+    numbers = list(range(1, images + 1))
+    rows = in_a_new_thread(lambda: CarefulCalls(8, "test").embed([image(number) for number in numbers], copies))
+    assert [int(row[1]) for row in rows] == numbers
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_copy_that_cannot_be_loaded_again_is_an_error_and_not_of_the_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(tower_copies, "_PATIENCE_SECONDS", 0)
+    copies = TowerCopies(functools.partial(tower_that_fails_to_load, str(tmp_path)), f"copies-{uuid.uuid4().hex}", 1)
+    os.kill(turns(copies, 1)[0], signal.SIGKILL)
+    for number in range(9):
+        (tmp_path / str(number)).touch()
+    calls = CarefulCalls(8, "test")
+    with pytest.raises(NotLoadedError, match="the disk with the weights is not there"):
+        in_a_new_thread(lambda: calls.embed([image(number) for number in range(1, 5)], copies))
+    assert len(os.listdir(tmp_path)) == 8  # it is tried once, and not for each half of the images
+    for flag in tmp_path.iterdir():
+        flag.unlink()
+    assert [int(row[1]) for row in calls.embed([image(3)], copies)] == [3]
+
+
+STILL = {"stopped": 1, "sleeps in a call": 11, "stops in its answer": 12}
+
+
+@pytest.mark.parametrize("how", STILL)
+def test_a_copy_that_stands_still_is_replaced(pair, monkeypatch, how):
+    before, usual = set(turns(pair, 2)), (tower_copies._ANSWER_SECONDS, copy_process._SILENT_SECONDS)
+
+    def patience(answer, silence):
+        monkeypatch.setattr(tower_copies, "_ANSWER_SECONDS", answer)
+        monkeypatch.setattr(copy_process, "_SILENT_SECONDS", silence)
+
+    def work():
+        patience(usual[0] if how == "stops in its answer" else 0.2, 1)
+        monkeypatch.setattr(tower_copies, "_IMAGE_SECONDS", 0)
+        copy = pair.one()
+        process = copy._link().process
+        if how == "stopped":
+            os.kill(process, signal.SIGSTOP)
+        with pytest.raises(CopyGoneError, match="a copy of the model stands still") as caught:
+            copy.embed([image(STILL[how])], 1)
+        patience(*usual)
+        assert copy.recover(caught.value)
+        return process, copy.embed([image(3)], 1).tolist()
+
+    process, ((other, number),) = in_a_new_thread(work)
+    assert (process in before, other in before, number) == (True, False, 3)
+    assert set(turns(pair, 2)) == before - {process} | {other}
+
+
+def test_a_copy_that_stands_still_fails_no_image_and_is_counted(pair, monkeypatch, caplog):
+    monkeypatch.setattr(tower_copies, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(tower_copies, "_IMAGE_SECONDS", 0)
+    monkeypatch.setattr(copy_process, "_REPORT_SECONDS", 0.05)
+    recover = tower_copies._Copy.recover
+
+    def patient_again(copy, error):
+        monkeypatch.undo()
+        return recover(copy, error)
+
+    calls, copy = CarefulCalls(2, "test"), pair.one()
+    with pytest.MonkeyPatch.context() as patch, counted() as counter:
+        patch.setattr(tower_copies._Copy, "recover", patient_again)
+        forked.in_place_of_new_processes(patch)  # that of the fixture is undone too
+        os.kill(copy._link().process, signal.SIGSTOP)
+        rows = calls.embed([image(1), image(2)], types.SimpleNamespace(one=lambda: copy))
+    assert [int(row[1]) for row in rows] == [1, 2]
+    assert counter("test", "copies_replaced") == 1
+    assert "has not answered for" in caplog.text
 
 
 def test_threads_that_notice_together_replace_a_copy_once(pair):

@@ -434,6 +434,17 @@ def test_a_gpu_on_every_worker(submitted):
 STAGE = ("ReadTarShards", "DecodeImages", "Embed_vit_s_32_alt", "RunInference", "Captions", "ScoreAndFilter")
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_worker_whose_gpu_hangs_is_ended_in_the_end(submitted, case):
+    """By Beam, which ends a worker process; without an accelerator nothing is said."""
+    if case == "template":
+        environment = json.loads(submitted.bucket.read("launch/job_object"))["environment"]
+    else:
+        environment = submitted.body(case)["environment"]
+    limit = environment["sdkPipelineOptions"]["options"].get("element_processing_timeout_minutes")
+    assert limit == (None if case == "run" else 120)
+
+
 def test_a_gpu_on_the_scoring_stage_alone(submitted):
     environment, pool = submitted.body("scoring")["environment"], submitted.pool("scoring")
     assert "serviceOptions" not in environment

@@ -1,6 +1,7 @@
 """A tower for tests of processes, in a module of its own: the processes import it, and nothing heavy with it."""
 
 import os
+import signal
 import struct
 import time
 from multiprocessing.connection import Connection
@@ -48,6 +49,10 @@ class Tower:
             os._exit(3)
         if 10 in first:
             Connection._send_bytes = _half
+        if 11 in first:
+            time.sleep(3600)
+        if 12 in first:
+            Connection._send_bytes = _half_and_stop
         return np.array([(os.getpid(), number) for number in first], np.int64).reshape(len(items), 2)
 
     def _first(self, items):
@@ -63,6 +68,13 @@ def _half(connection, answer):
     whole = struct.pack("!i", len(answer)) + bytes(answer)
     os.write(connection.fileno(), whole[: len(whole) // 2])
     os._exit(3)
+
+
+def _half_and_stop(connection, answer):
+    """Has the process stand still there."""
+    whole = struct.pack("!i", len(answer)) + bytes(answer)
+    os.write(connection.fileno(), whole[: len(whole) // 2])
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def image(number):
@@ -110,4 +122,12 @@ def tower_after(gate):
     open(f"{gate}.{os.getpid()}", "x").close()
     while not os.path.exists(gate):
         time.sleep(0.02)
+    return Tower()
+
+
+def tower_that_fails_to_load(flags):
+    """A tower that is not loaded as often as there are files in a folder, each of which is taken away."""
+    for flag in sorted(os.listdir(flags))[:1]:
+        os.unlink(os.path.join(flags, flag))
+        raise OSError("the disk with the weights is not there")
     return Tower()
