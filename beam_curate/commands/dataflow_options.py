@@ -49,6 +49,7 @@ def with_gpu_defaults(options: Options, given: frozenset[str], rest: Sequence[st
             raise OptionError(
                 f"--gpu_placement {options.gpu_placement} needs a GPU: give --accelerator {', '.join(GPUS)}"
             )
+        _check_own_gpu(options, _beam_options(rest))
         return dataclasses.replace(options, gpu_placement=NOWHERE)
     gpu = GPUS[options.accelerator]
     placement = WORKERS if options.gpu_placement == AUTO else options.gpu_placement
@@ -150,9 +151,36 @@ def _own_accelerator(beam: "PipelineOptions") -> dict[str, str]:
     services: list[str] = beam.view_as(GoogleCloudOptions).dataflow_service_options or []
     for service in services:
         if service.startswith("worker_accelerator="):
-            parts = (part.partition(":") for part in service.removeprefix("worker_accelerator=").split(";"))
-            return {name.strip(): value.strip() for name, _, value in parts}
+            return _parts(service.removeprefix("worker_accelerator="))
     return {}
+
+
+def _parts(accelerator: str) -> dict[str, str]:
+    parts = (part.partition(":") for part in accelerator.split(";"))
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def _check_own_gpu(options: ModelOptions, beam: "PipelineOptions") -> None:
+    """Refuses a GPU that is asked for in Beam's own words alone: nothing would follow from it, and the model might miss it."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    asked = {"--dataflow_service_options=worker_accelerator…": _own_accelerator(beam).get("type", "")}
+    for hint in beam.view_as(StandardOptions).resource_hints or []:
+        if hint.startswith("accelerator="):
+            asked["--resource_hint accelerator=…"] = _parts(hint.removeprefix("accelerator=")).get("type", "")
+    for words, kind in asked.items():
+        names = [name for name, gpu in GPUS.items() if gpu.type == kind]
+        if names:
+            raise OptionError(
+                f"{words} asks for {kind}, and machine, disk, processes, --device, --batch_size and --precision would not "
+                f"follow from it; also give --accelerator {names[0]}"
+                + ("" if "service" in words else ", in place of it")
+            )
+        if kind and options.device != "cuda":
+            raise OptionError(
+                f"{words} asks for {kind}, of which nothing is known here; give --device cuda, so that no worker uses its CPU, "
+                f"and --batch_size, --machine_type, --disk_size_gb=100 and --experiments={_ONE_PROCESS}"
+            )
 
 
 def _check(options: ModelOptions, placement: str, beam: "PipelineOptions") -> None:

@@ -150,6 +150,32 @@ def test_what_cannot_work_is_refused(message):
     assert "\n" not in str(caught.value)
 
 
+OWN = ("--dataflow_service_options=worker_accelerator=type:{};count:1", "--resource_hint=accelerator=type:{};count:1")
+
+
+@pytest.mark.parametrize("words", OWN)
+@pytest.mark.parametrize("name", GPUS)
+def test_a_gpu_in_beams_words_alone_is_refused_with_its_name_here(name, words):
+    with pytest.raises(OptionError, match=f"also give --accelerator {name}(,|$)"):
+        settled(*DATAFLOW, words.format(GPUS[name].type))
+
+
+@pytest.mark.parametrize("words", OWN)
+@pytest.mark.parametrize("kind", ["nvidia-h200-141gb", "nvidia-rtx-pro-6000", "nvidia-tesla-v100", "NVIDIA-L4"])
+def test_a_gpu_that_is_not_known_is_for_those_who_say_that_the_model_runs_on_it(kind, words):
+    with pytest.raises(OptionError, match=f"asks for {kind}, of which nothing is known here; give --device cuda"):
+        settled(*DATAFLOW, words.format(kind))
+    options, arguments = settled(*DATAFLOW, words.format(kind), "--device=cuda", "--batch_size=200")
+    assert (options.device, options.batch_size) == ("cuda", 200)
+    assert arguments == [*DATAFLOW, words.format(kind)]
+
+
+@pytest.mark.parametrize("name", ["nvidia-l4", "L4", "h200", "nvidia-rtx-pro-6000", "a100_80gb", ""])
+def test_other_names_of_a_gpu_are_refused_with_those_that_there_are(name):
+    with pytest.raises(OptionError, match=f"--accelerator.*{name}.*{', '.join(map(repr, GPUS))}"):
+        settled(*DATAFLOW, f"--accelerator={name}")
+
+
 @pytest.mark.parametrize(
     ("words", "device"),
     [
