@@ -168,6 +168,11 @@ def _check_own_gpu(options: ModelOptions, beam: "PipelineOptions") -> None:
     for hint in beam.view_as(StandardOptions).resource_hints or []:
         if hint.startswith("accelerator="):
             asked["--resource_hint accelerator=…"] = _parts(hint.removeprefix("accelerator=")).get("type", "")
+    on_gpu = next((f"--{name} cuda" for name in ("device", "dali_device") if getattr(options, name) == "cuda"), "")
+    if on_gpu and not any(asked.values()) and is_dataflow(str(beam.view_as(StandardOptions).runner)):
+        raise OptionError(
+            f"{on_gpu}, but the workers have no GPU; give --accelerator {', '.join(GPUS)}, or leave it out"
+        )
     for words, kind in asked.items():
         names = [name for name, gpu in GPUS.items() if gpu.type == kind]
         if names:

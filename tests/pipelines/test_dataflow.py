@@ -112,6 +112,8 @@ def test_hints_are_for_dataflow_alone():
 WRONG = {
     "--accelerator l4 is for --runner=DataflowRunner, not for FnApiRunner": ["--runner=FnApiRunner", "--accelerator=l4"],
     "not for the in-process runner": ["--accelerator=l4"],
+    "--device cuda, but the workers have no GPU": [*DATAFLOW, "--device=cuda"],
+    "--dali_device cuda, but the workers have no GPU": [*DATAFLOW, "--decoder=dali", "--dali_device=cuda"],
     "--gpu_placement workers needs a GPU": [*DATAFLOW, "--gpu_placement=workers"],
     "--gpu_placement scoring needs a GPU": ["--gpu_placement=scoring"],
     "asks for a GPU and for no GPU": [*DATAFLOW, "--accelerator=l4", "--gpu_placement=none"],
