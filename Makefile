@@ -28,8 +28,10 @@ $(VENV)/.installed: setup.py pyproject.toml dev.lock
 demo: $(VENV)/.installed  ## build a small dataset from real photographs and curate it
 	$(BIN)/beam-curate demo --folder demo
 
+# Without what Python and pytest compile of the tests and the package each process of a test compiles it anew: it is kept here even
+# where the environment (as in many images) says not to.
 test: $(VENV)/.installed  ## run the tests, in two processes (six minutes on two cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see that they work (three minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests_benchmarks
