@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from beam_curate.commands.curate_options import CurateOptions
-from beam_curate.commands.dataflow_options import dataflow_arguments, with_gpu_defaults
+from beam_curate.commands.dataflow_options import check_precision, dataflow_arguments, with_gpu_defaults
 from beam_curate.commands.duplicate_options import DuplicateOptions, check_keep_by
 from beam_curate.commands.job import TableJob, command, now, versions
 from beam_curate.commands.model_options import check_device, usual_batch_size
@@ -206,7 +206,10 @@ def prepare(options: CurateOptions, given: frozenset[str], beam_options: Pipelin
     plan = ScoringPlan(options, shards, model, heads, keep, screening, own, with_images, second, top)
     if local:
         check_machine(plan)
-    return CurateJob(options, plan, given)
+    job = CurateJob(options, plan, given)
+    if not job.has_table:  # a run that was scored on a T4 may be packed anywhere
+        check_precision(options, runner_name(beam_options))
+    return job
 
 
 def _check_choices(options: CurateOptions, given: frozenset[str]) -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate.clip.model_description import choose_batch_size
 from beam_curate.commands import curate
@@ -24,6 +25,7 @@ from beam_curate.commands.parsing import parse
 from beam_curate.commands.select_options import SelectOptions
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.dataflow_stub import BUCKET, PROJECT, REGION, dataflow, run_commands
+from tests.support.models import MODEL
 
 DATAFLOW = ["--runner=DataflowRunner"]
 
@@ -150,6 +152,24 @@ def test_what_cannot_work_is_refused(message):
     with pytest.raises(OptionError, match=message.replace("(", r"\(")) as caught:
         settled(*WRONG[message])
     assert "\n" not in str(caught.value)
+
+
+def test_fp16_without_a_gpu_is_refused_but_for_packing(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("1.jpg", encoded(photo(1, 64, 48)))]))
+    given = [f"--input={tmp_path}/a.tar", f"--output={tmp_path}/out", *MODEL, "--min_aesthetic=none", "--max_nsfw=none"]
+
+    def prepared(*words):
+        options, rest, named = parse(CurateOptions, [*given, *DATAFLOW, *words], "")
+        options, rest = curate.settled(options, named, rest)
+        return curate.prepare(options, named, PipelineOptions(rest))
+
+    with pytest.raises(OptionError, match=r"--precision fp16, but the workers have no GPU, .* give --accelerator t4, "):
+        prepared("--precision=fp16")
+    assert not (tmp_path / "out").exists()
+    for words in (["--precision=bf16"], ["--precision=fp16", "--accelerator=t4"]):
+        assert not prepared(*words).has_table
+    assert curate.main([*given, "--table_only"]) == 0
+    assert prepared("--precision=fp16", "--resume").has_table  # nothing is left for the model
 
 
 OWN = ("--dataflow_service_options=worker_accelerator=type:{};count:1", "--resource_hint=accelerator=type:{};count:1")
