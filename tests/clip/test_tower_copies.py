@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +226,18 @@ def test_a_copy_that_cannot_be_loaded_again_is_an_error_and_not_of_the_images(tm
     assert [int(row[1]) for row in calls.embed([image(3)], copies)] == [3]
 
 
+def stopped(process):
+    """Stops a process, and waits until none of its threads runs: a signal may come after an answer."""
+    os.kill(process, signal.SIGSTOP)
+    while True:
+        states = [
+            task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{process}/task").glob("*/stat")
+        ]
+        if set(states) == {"T"}:
+            return
+        time.sleep(0.01)
+
+
 STILL = {"stopped": 1, "sleeps in a call": 11, "stops in its answer": 12}
 
 
@@ -241,7 +255,7 @@ def test_a_copy_that_stands_still_is_replaced(pair, monkeypatch, how):
         copy = pair.one()
         process = copy._link().process
         if how == "stopped":
-            os.kill(process, signal.SIGSTOP)
+            stopped(process)
         with pytest.raises(CopyGoneError, match="a copy of the model stands still") as caught:
             copy.embed([image(STILL[how])], 1)
         patience(*usual)
@@ -267,7 +281,7 @@ def test_a_copy_that_stands_still_fails_no_image_and_is_counted(pair, monkeypatc
     with pytest.MonkeyPatch.context() as patch, counted() as counter:
         patch.setattr(tower_copies._Copy, "recover", patient_again)
         forked.in_place_of_new_processes(patch)  # that of the fixture is undone too
-        os.kill(copy._link().process, signal.SIGSTOP)
+        stopped(copy._link().process)
         rows = calls.embed([image(1), image(2)], types.SimpleNamespace(one=lambda: copy))
     assert [int(row[1]) for row in rows] == [1, 2]
     assert counter("test", "copies_replaced") == 1
