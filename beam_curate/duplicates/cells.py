@@ -4,10 +4,10 @@ A row has a home cell and visits the cells whose border with it is near, as said
 has one of these. In a bucket the rows at home in a cell meet each other and its visitors: two visitors meet where one is at home.
 So what is compared depends on the cells alone: more groups, or blocks of a large one, compare nothing twice.
 
-To compare N rows with all K cells, one for every 256 rows, takes N * K products of vectors: N^2 / 256. So a row first looks at the
-groups, and then at the cells of those alone whose score is near that of the best one. How near, the pairs tell by which the border
-is settled: all of them that meet at that border still meet, at their nearest cells. So of other pairs less than one in 20,000 is
-lost, by 95 % (no loss among P pairs bounds its part by 3 / P). Where no pair may be missed a row looks at all cells.
+To compare N rows with all K cells, one for every 256 rows, takes N * K products of vectors: N^2 / 256. So a row first looks at
+the groups, and then at the cells of those alone whose score is near that of the best one. How near, the pairs tell by which the
+border is settled: all of them that meet at that border still meet, at their nearest cells. So of other pairs less than one in
+20,000 is lost, by 95 % (no loss among P pairs bounds its part by 3 / P). Where no pair may be missed a row looks at all cells.
 
 Cells part the data in the few directions of the largest variance, in which near embeddings differ most, too; so many borders are
 near. To even all directions out would give as much weight to those that hold little but noise. So each is stretched by the square
@@ -28,6 +28,8 @@ from beam_curate.duplicates.candidates import Flags, Floats, Places
 from beam_curate.duplicates.clusters import Clusters, rounding_of
 
 _MOST_STRETCHED: Final = 8.0
+_FIRST: Final = 4
+"""In a reach so many times narrower nearly all points find their home."""
 _NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -92,7 +94,7 @@ class Cells:
 
     def homes(self, points: Floats) -> Places:
         """The home of each of (N, M) points: of the cells that it looks at the nearest one."""
-        return self._homes(points, self._looks(points))[0]
+        return self._homes(points, self._looks(points, self.reach))[0]
 
     def visits(self, points: Floats, width: float) -> tuple[Places, Places, Flags]:
         """Which points go to which cells.
@@ -102,17 +104,33 @@ class Cells:
             width: The distance of a border up to which a cell is visited, if it is looked at.
 
         Returns:
-            (V,) places of points, (V,) cells, (V,) whether it is the home: group by group, and in a group by the place of the
-            point. Every point has one home.
+            (V,) places of points, (V,) cells, (V,) whether it is the home. Every point has one home.
         """
-        looks = self._looks(points)
-        homes, own = self._homes(points, looks)
-        found = [_NOWHERE]
+        homes, own = self._homes(points, self._looks(points, self.reach / _FIRST if width else self.reach))
+        looks = self._looks(points, self.reach)
+        row, cell, score = self._visited(points, homes, own, looks, width)
+        # A cell with a higher score than the home lies in a group that was not looked at first. It is the home then.
+        better = np.flatnonzero(score > own[row])
+        if len(better):
+            better = better[np.argsort(score[better], kind="stable")]
+            homes[row[better]] = cell[better]  # the last one of a row counts, the best
+            own[row[better]] = score[better]
+            again = np.zeros(len(points), np.bool_)
+            again[row[better]] = True
+            more = self._visited(points, homes, own, [(place[again[place]], cells) for place, cells in looks], width)
+            row, cell = np.append(row[~again[row]], more[0]), np.append(cell[~again[row]], more[1])
+        return row, cell, cell == homes[row]
+
+    def _visited(
+        self, points: Floats, homes: Places, own: Floats, looks: Sequence[tuple[Places, Places]], width: float
+    ) -> tuple[Places, Places, Floats]:
+        """The visits of points, and their scores, by homes and the scores of these; see `_looks`."""
+        found = [(*_NOWHERE, np.zeros(0, np.float32))]
         for place, cells in looks:
-            row, cell = self.clusters.visited(points[place], homes[place], own[place], cells, width)
-            found.append((place[row], cell))
-        rows, cells = (np.concatenate(column) for column in zip(*found, strict=True))
-        return rows, cells, cells == homes[rows]
+            row, cell, score = self.clusters.visited(points[place], homes[place], own[place], cells, width)
+            found.append((place[row], cell, score))
+        row, cell, score = (np.concatenate(column) for column in zip(*found, strict=True))
+        return row, cell, score
 
     def needed(self, near: "NearPairs") -> Floats:
         """The least width of a border, see `visits`, at which pairs meet; (P,), 0 where both have one home."""
@@ -156,13 +174,13 @@ class Cells:
         found: Floats = best - self._centres.scores(points, groups)
         return found
 
-    def _looks(self, points: Floats) -> Sequence[tuple[Places, Places]]:
+    def _looks(self, points: Floats, reach: float) -> Sequence[tuple[Places, Places]]:
         """Of each group the places of the points that look at it, ascending, and its cells."""
         everyone = np.arange(len(points))
         cells = [np.flatnonzero(self.groups == group) for group in range(self.buckets)]
-        if self.reach == math.inf:
+        if reach == math.inf:
             return [(everyone, mine) for mine in cells]
-        return list(zip(self._centres.within(points, self.reach), cells, strict=True))
+        return list(zip(self._centres.within(points, reach), cells, strict=True))
 
     def _homes(self, points: Floats, looks: Sequence[tuple[Places, Places]]) -> tuple[Places, Floats]:
         """The homes of points, and their scores."""
@@ -186,7 +204,7 @@ class Cells:
             Of each cell the places of the rows that are at home, and of those that visit it, ascending.
         """
         cells = np.flatnonzero(self.groups == group)
-        row, cell = self.clusters.visited(points, homes, self.clusters.scores(points, homes), cells, width)
+        row, cell, _ = self.clusters.visited(points, homes, self.clusters.scores(points, homes), cells, width)
         member = cell == homes[row]
         order = np.lexsort((row, ~member, cell))
         row, cell, member = row[order], cell[order], member[order]

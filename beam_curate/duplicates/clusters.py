@@ -36,7 +36,7 @@ _SCORES: Final = 1 << 16
 """Scores at once, 256 KB: they are gone through several times, in the processor's cache."""
 _FEWEST: Final = 64  # points at once
 _PAIRS: Final = 1 << 14  # of centroids at once
-_NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+_NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 _ROUNDING: Final = 1e-5
 """What float32 may lose in a product of two projected vectors of a length up to 1: 64 roundings of 2^-24, and as much again."""
 
@@ -150,7 +150,9 @@ class Clusters:
         found: Floats = (points * self.stretch * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2
         return found
 
-    def visited(self, points: Floats, homes: Places, own: Floats, among: Places, width: float) -> tuple[Places, Places]:
+    def visited(
+        self, points: Floats, homes: Places, own: Floats, among: Places, width: float
+    ) -> tuple[Places, Places, Floats]:
         """Which of some clusters points go to: to their home, if it is one of these, and to those whose border with it is near.
 
         Args:
@@ -161,11 +163,11 @@ class Clusters:
             width: The distance of a border up to which a cluster is visited.
 
         Returns:
-            (V,) places of points, ascending, and (V,) clusters.
+            (V,) places of points, ascending, (V,) clusters, and (V,) their scores.
         """
         if not width:
             row, place = np.divmod(np.flatnonzero(among[None, :] == homes[:, None]), max(len(among), 1))
-            return row, among[place]
+            return row, among[place], own[row]
         found, rounding = [_NOWHERE], rounding_of(self.stretch)
         # Two centroids are no farther apart than both are from the middle of some. That leaves few to be looked at.
         middle = self.centroids[among].mean(axis=0)
@@ -184,9 +186,9 @@ class Clusters:
                 apart[some] = self._lengths(self.centroids[homes[row[some]]] - self.centroids[cluster[some]])
             near = own[row] - score <= width * apart + rounding
             near |= cluster == homes[row]
-            found.append((row[near], cluster[near]))
-        rows, clusters = (np.concatenate(column) for column in zip(*found, strict=True))
-        return rows, clusters
+            found.append((row[near], cluster[near], score[near]))
+        rows, clusters, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+        return rows, clusters, scores
 
     def _lengths(self, stretched: Floats) -> Floats:
         """The lengths of differences of (N, M) centroids in the measure of borders; (N,)."""

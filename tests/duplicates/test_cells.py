@@ -95,7 +95,7 @@ def test_looking_at_all_groups_is_the_plain_pass_over_all_cells(settled, width):
 
 def test_the_pairs_that_settle_the_reach_still_meet_and_others_nearly_all(settled):
     cells, near, pairs, points = settled
-    looked = sum(len(place) * len(some) for place, some in near._looks(points)) / len(points) / len(cells)
+    looked = sum(len(place) * len(some) for place, some in near._looks(points, near.reach)) / len(points) / len(cells)
     assert looked < 0.5
     assert np.array_equal(near.homes(pairs.points), pairs.homes)
     assert np.array_equal(near.homes(pairs.others), pairs.theirs)
