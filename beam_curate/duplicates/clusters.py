@@ -32,11 +32,11 @@ DIRECTIONS: Final = 64
 _SAMPLE: Final = 64  # points a centroid; faiss warns below 39
 _ITERATIONS: Final = 8
 _BLOCK: Final = 4096
-_SCORES: Final = 1 << 20
-"""Scores at once, 4 MB: they are gone through several times, in the processor's cache."""
+_SCORES: Final = 1 << 16
+"""Scores at once, 256 KB: they are gone through several times, in the processor's cache."""
 _FEWEST: Final = 64  # points at once
 _PAIRS: Final = 1 << 14  # of centroids at once
-_NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+_NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 _ROUNDING: Final = 1e-5
 """What float32 may lose in a product of two projected vectors of a length up to 1: 64 roundings of 2^-24, and as much again."""
 
@@ -67,6 +67,11 @@ def near_first(points: Floats, distance: float, count: int) -> Flags:
         before = np.arange(len(first))[None, :] < np.arange(start, start + len(some))[:, None]
         found[start : start + _BLOCK] = ((half <= distance**2 / 2 + _ROUNDING) & before).any(axis=1)
     return found
+
+
+def rounding_of(stretch: Floats) -> float:
+    """What float32 may lose in a score, see `Clusters.nearest`, where directions are stretched by (M,)."""
+    return _ROUNDING * float(stretch.max()) ** 2
 
 
 @dataclass(frozen=True)
@@ -113,94 +118,104 @@ class Clusters:
 
     def homes(self, points: Floats) -> Places:
         """The home of each of (N, M) points."""
-        found = [np.zeros(0, np.int64)]
-        for _, score, _ in self._scores(points, np.arange(len(self))):
-            found.append(score.argmax(axis=1))
-        return np.concatenate(found)
+        return self.nearest(points, np.arange(len(self)))[0]
 
-    def visits(self, points: Floats, width: float) -> tuple[Places, Places, Flags]:
-        """Which points go to which clusters.
+    def nearest(self, points: Floats, among: Places) -> tuple[Places, Floats]:
+        """The nearest of (C,) clusters to each of (N, M) points; and its score, which is the higher the nearer it is."""
+        place, best = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        for _, score in self._scores(points, among):
+            place.append(score.argmax(axis=1))
+            best.append(score[np.arange(len(score)), place[-1]])
+        return among[np.concatenate(place)], np.concatenate(best)
 
-        Args:
-            points: (N, M)
-            width: The distance of a border up to which a cluster is visited.
-
-        Returns:
-            (V,) places of points, ascending, (V,) clusters, (V,) whether it is the home; every point has one home.
-        """
-        found, among, reach = [_NOWHERE], np.arange(len(self)), self._reach(width)
-        for start, score, some in self._scores(points, among):
-            home = score.argmax(axis=1)
-            row, cluster = self._near(some, home, score, among, width, reach)
-            found.append((row + start, cluster, cluster == home[row]))
-        rows, clusters, homes = (np.concatenate(column) for column in zip(*found, strict=True))
-        return rows, clusters, homes
+    def within(self, points: Floats, reach: float) -> list[Places]:
+        """Of each cluster the places of those of (N, M) points whose score of it is at most `reach` below their best one."""
+        found = [np.zeros((len(self), 0), np.bool_)]
+        for _, score in self._scores(points, np.arange(len(self))):
+            found.append(np.ascontiguousarray((score >= score.max(axis=1, keepdims=True) - np.float32(reach)).T))
+        return [np.flatnonzero(one) for one in np.concatenate(found, axis=1)]
 
     def apart(self, points: Floats, homes: Places, others: Places) -> Floats:
         """How far (N, M) points are from the border of their (N,) home with (N,) other clusters: (N,); 0 where both are one."""
         own, other = self.centroids[homes], self.centroids[others]
         stretched = points * self.stretch
         gap = (((stretched - other) ** 2).sum(axis=1) - ((stretched - own) ** 2).sum(axis=1)) / 2
-        between = np.linalg.norm((own - other) * self.stretch, axis=1)
+        between = self._lengths(own - other)
         found: Floats = np.maximum(gap, 0) / np.maximum(between, 1e-12)
         return found
 
-    def visited(self, points: Floats, homes: Places, among: Places, width: float) -> tuple[Places, Places]:
-        """Which of some clusters points go to.
+    def scores(self, points: Floats, clusters: Places) -> Floats:
+        """The score, see `nearest`, of the cluster at its place for each of (N, M) points; (N,)."""
+        centroids = self.centroids[clusters]
+        found: Floats = (points * self.stretch * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2
+        return found
+
+    def visited(
+        self, points: Floats, homes: Places, own: Floats, among: Places, width: float
+    ) -> tuple[Places, Places, Floats]:
+        """Which of some clusters points go to: to their home, if it is one of these, and to those whose border with it is near.
 
         Args:
             points: (N, M)
             homes: (N,) clusters.
+            own: (N,) the scores of these.
             among: (C,) clusters.
-            width: See `visits`.
+            width: The distance of a border up to which a cluster is visited.
 
         Returns:
-            (V,) places of points, ascending, and (V,) clusters.
+            (V,) places of points, ascending, (V,) clusters, and (V,) their scores.
         """
-        found, reach = [_NOWHERE[:2]], self._reach(width)
-        for start, score, some in self._scores(points, among):
-            row, cluster = self._near(some, homes[start : start + len(some)], score, among, width, reach)
-            found.append((row + start, cluster))
-        rows, clusters = (np.concatenate(column) for column in zip(*found, strict=True))
-        return rows, clusters
-
-    def _near(
-        self, points: Floats, homes: Places, scores: Floats, among: Places, width: float, reach: Floats
-    ) -> tuple[Places, Places]:
-        """The homes of stretched points, and the clusters whose border with them is near, by their scores."""
         if not width:
-            row, place = np.divmod(np.flatnonzero(among[None, :] == homes[:, None]), len(among))
-            return row, among[place]
-        centroids = self.centroids[homes]
-        own = (points * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2
-        rounding = _ROUNDING * float(self.stretch.max()) ** 2
-        # Two centroids are no farther apart than both are from the middle of all. That leaves few to be looked at.
-        looked_at = scores + reach[among] >= (own - reach[homes] - 2 * rounding)[:, None]
-        row, place = np.divmod(np.flatnonzero(looked_at), scores.shape[1])
-        cluster = among[place]
-        apart = np.zeros(len(row), np.float32)
-        for start in range(0, len(row), _PAIRS):
-            some = slice(start, start + _PAIRS)
-            between = (centroids[row[some]] - self.centroids[cluster[some]]) * self.stretch
-            apart[some] = np.sqrt(np.einsum("ij,ij->i", between, between))
-        near = own[row] - scores[row, place] <= width * apart + rounding
-        near |= cluster == homes[row]
-        return row[near], cluster[near]
+            row, place = np.divmod(np.flatnonzero(among[None, :] == homes[:, None]), max(len(among), 1))
+            return row, among[place], own[row]
+        found, rounding = [_NOWHERE], rounding_of(self.stretch)
+        # Two centroids are no farther apart than both are from the middle of some. That leaves few to be looked at.
+        middle = self.centroids[among].mean(axis=0)
+        reach, own_reach = (width * self._lengths(self.centroids[some] - middle) for some in (among, homes))
+        least: Floats = (own - own_reach - 3 * rounding).astype(np.float32)
+        for start, above in self._scores(points, among, reach, least):
+            asking, place = np.divmod(np.flatnonzero(above >= 0), len(among))
+            row, cluster, score = (
+                asking + start,
+                among[place],
+                above[asking, place] + least[asking + start] - reach[place],
+            )
+            apart = np.zeros(len(row), np.float32)
+            for first in range(0, len(row), _PAIRS):
+                some = slice(first, first + _PAIRS)
+                apart[some] = self._lengths(self.centroids[homes[row[some]]] - self.centroids[cluster[some]])
+            near = own[row] - score <= width * apart + rounding
+            near |= cluster == homes[row]
+            found.append((row[near], cluster[near], score[near]))
+        rows, clusters, scores = (np.concatenate(column) for column in zip(*found, strict=True))
+        return rows, clusters, scores
 
-    def _reach(self, width: float) -> Floats:
-        """(K,) distances of the centroids from their mean, in the measure of borders, times their width."""
-        centred = (self.centroids - self.centroids.mean(axis=0)) * self.stretch
-        found: Floats = width * np.sqrt(np.einsum("ij,ij->i", centred, centred))
+    def _lengths(self, stretched: Floats) -> Floats:
+        """The lengths of differences of (N, M) centroids in the measure of borders; (N,)."""
+        wide = stretched * self.stretch
+        found: Floats = np.sqrt(np.einsum("ij,ij->i", wide, wide))
         return found
 
-    def _scores(self, points: Floats, among: Places) -> Iterator[tuple[int, Floats, Floats]]:
-        """By blocks of points, which begin at a place: (B, C) scores of clusters; and the block, stretched.
+    def _scores(
+        self, points: Floats, among: Places, more: Floats | None = None, least: Floats | None = None
+    ) -> Iterator[tuple[int, Floats]]:
+        """By blocks of points, which begin at a place: (B, C) scores of clusters.
 
-        More is nearer; half the difference of two squared distances is the difference of two scores.
+        Half the difference of two squared distances is the difference of two scores. What is added for each cluster and taken off
+        for each point is a part of the product of matrices: to add it afterwards takes as long as the product.
+
+        Args:
+            points: (N, M)
+            among: (C,) clusters.
+            more: (C,) what is added.
+            least: (N,) what is taken off.
         """
         centroids = self.centroids[among]
-        with_half = np.concatenate([centroids, -(centroids**2).sum(axis=1, keepdims=True) / 2], axis=1).T
+        bias = (0 if more is None else more) - (centroids**2).sum(axis=1) / 2
+        with_bias = np.concatenate([centroids, bias[:, None], np.full((len(among), 1), -1, np.float32)], axis=1).T
         block = max(_FEWEST, min(_BLOCK, _SCORES // max(len(among), 1)))
         for start in range(0, len(points), block):
             some = points[start : start + block] * self.stretch
-            yield start, np.concatenate([some, np.ones((len(some), 1), np.float32)], axis=1) @ with_half, some
+            off = np.zeros(len(some), np.float32) if least is None else least[start : start + block]
+            ones = np.ones((len(some), 1), np.float32)
+            yield start, np.concatenate([some, ones, off[:, None]], axis=1) @ with_bias

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised
-from beam_curate.duplicates.cells import Cells
+from beam_curate.duplicates.cells import Cells, NearPairs
 from beam_curate.duplicates.near_vectors import ASKED
 
 _PAIRS: Final = 1 << 16
@@ -26,7 +26,7 @@ _EACH, _DIRECTION, _NEAR = 0.25, 0.0175, 0.85
 """Nanoseconds that a pair takes, and each direction of it, and each dimension of one that is near in these directions. Measured
 with one thread on an AMD EPYC: products of blocks of 4,096 and 128 rows, and pairs of embeddings of 768 dimensions."""
 Visits = tuple[Places, Places, Flags]
-"""See `Clusters.visits`."""
+"""See `Cells.visits`."""
 
 
 def comparisons(cells: int, visits: Visits, crowd: Flags, total: int) -> float:
@@ -34,7 +34,7 @@ def comparisons(cells: int, visits: Visits, crowd: Flags, total: int) -> float:
 
     Args:
         cells: How many there are.
-        visits: Of S rows, see `Clusters.visits`.
+        visits: Of S rows, see `Cells.visits`.
         crowd: (S,) which of them have a near one among the best: at home they ask no others.
         total: The number of rows.
     """
@@ -64,7 +64,7 @@ def compared(visits: Visits, points: Floats, least: int, dim: int, eps: float) -
     More directions take more time for each pair, and leave fewer pairs that are near there only.
 
     Args:
-        visits: Of S rows, see `Clusters.visits`.
+        visits: Of S rows, see `Cells.visits`.
         points: (S, M) of them, in as many directions as there may be, those in which the data varies most first.
         least: In how many at least.
         dim: D, all directions.
@@ -91,10 +91,10 @@ def compared(visits: Visits, points: Floats, least: int, dim: int, eps: float) -
     return min(costs, key=lambda count: costs[count])
 
 
-def needed(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float) -> Floats:
-    """The least width of a border at which each of many near pairs meets, see `Clusters.visits`; (P,).
+def near_pairs(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float) -> NearPairs:
+    """Many near pairs, by which borders are settled.
 
-    The pairs are made up, as a sample has too few: to an embedding one that differs from it in the direction of a third one, as
+    They are made up, as a sample has too few: to an embedding one that differs from it in the direction of a third one, as
     the data itself varies, at cosine similarities spread evenly from 1 - eps to 1. Pairs that differ in random directions differ
     less in those of the cells, and meet at narrower borders.
 
@@ -117,7 +117,7 @@ def needed(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: 
     across = (points[third] - cosine * points[one]) / np.sqrt(1 - cosine**2)
     others = (near * points[one] + np.sqrt(1 - near**2) * across).astype(np.float32)
     # Each point is in many pairs: its home is found once.
-    return cells.needed(points[one], cells.clusters.homes(points)[one], others)
+    return NearPairs(points[one], cells.homes(points)[one], others, cells.homes(others))
 
 
 def narrowest(needed: Floats, part: float) -> float:
@@ -127,7 +127,7 @@ def narrowest(needed: Floats, part: float) -> float:
     a sample that happens to be easy does not make the border too narrow.
 
     Args:
-        needed: (P,) from `needed`.
+        needed: (P,) from `Cells.needed`.
         part: Of all near pairs.
     """
     left_out = int((math.sqrt(1 + len(needed) * part) - 1) ** 2)

@@ -106,9 +106,12 @@ class Settling:
             return Settled(cells, 0.0, points.shape[1], None)
         vectors, points = vectors[::_COUNTED], points[::_COUNTED]  # those that trained no cells
         inside = np.ascontiguousarray(points[:, : cells.directions])
-        needed = forecast.needed(cells, vectors, inside, self.eps)
+        pairs = forecast.near_pairs(cells, vectors, inside, self.eps)
+        needed = cells.needed(pairs)
         exact = EXACT * self.distance
         width = min(forecast.narrowest(needed, MISSED), exact) if border is None else border * self.distance
+        if width < exact and len(needed):
+            cells = cells.looking_for(pairs, width)
         visits = cells.visits(inside, width)
         crowd = near_first(inside, self.distance, _CROWDS)
         buckets = len(once(visits[0], cells.groups[visits[1]])[0]) / len(points)

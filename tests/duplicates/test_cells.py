@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from beam_curate.duplicates.cells import Cells
+from beam_curate.duplicates.cells import Cells, NearPairs
 from beam_curate.duplicates.clusters import Clusters
 
 DIM, COUNT, DISTANCE = 24, 200, 0.3
@@ -34,7 +34,7 @@ def test_within_half_the_distance_no_pair_is_missed_however_directions_are_stret
     pairs = across_borders(cells.clusters, seed)
     apart = cells.clusters.homes(pairs[0]) != cells.clusters.homes(pairs[1])
     assert apart.mean() > 0.5
-    needed = cells.needed(pairs[0], cells.clusters.homes(pairs[0]), pairs[1])
+    needed = cells.needed(NearPairs(pairs[0], cells.homes(pairs[0]), pairs[1], cells.homes(pairs[1])))
     assert needed.max() <= DISTANCE / 2 + 1e-5
     for width in (DISTANCE / 2, DISTANCE / 5, 0):
         met = meet(cells, *pairs, width)
@@ -51,3 +51,58 @@ def meet(cells, points, others, width):
         row, cell, _ = cells.visits(one, width)
         found[row[cell == cells.clusters.homes(other)[row]]] = True
     return found
+
+
+@pytest.fixture(scope="module")
+def settled():
+    """Cells whose rows look at few groups, as a sample settled them, and other rows of the same kind."""
+    rng = np.random.default_rng(5)
+    topics = rng.normal(0, 1, (150, DIM))
+    points = (topics[rng.integers(0, 150, 40_000)] + rng.normal(0, 0.3, (40_000, DIM))).astype(np.float32)
+    cells = Cells.train(points[:20_000], 1200, 40, np.linspace(1, 3, DIM).astype(np.float32))
+    step = rng.normal(0, 1, (20_000, DIM)).astype(np.float32)
+    others = points[:20_000] + 0.4 * step / np.linalg.norm(step, axis=1, keepdims=True)
+    pairs = NearPairs(points[:20_000], cells.homes(points[:20_000]), others, cells.homes(others))
+    return cells, cells.looking_for(pairs, 0.1), pairs, points[20_000:]
+
+
+def by_the_plain_pass(cells, points, width):
+    """Homes and visits by float64, and by comparing with every cell."""
+    stretch, centroids = cells.clusters.stretch.astype(np.float64), cells.clusters.centroids.astype(np.float64)
+    scores = (points * stretch) @ centroids.T - (centroids**2).sum(axis=1) / 2
+    homes = scores.argmax(axis=1)
+    gap = scores.max(axis=1)[:, None] - scores
+    normals = np.linalg.norm((centroids[:, None] - centroids[None]) * stretch, axis=2)
+    return homes, gap - width * normals[homes]
+
+
+@pytest.mark.parametrize("width", [0.0, 0.03, 0.1])
+def test_looking_at_all_groups_is_the_plain_pass_over_all_cells(settled, width):
+    cells, _, _, points = settled
+    homes, beyond = by_the_plain_pass(cells, points[:3000], width)
+    row, cell, home = cells.visits(points[:3000], width)
+    assert np.array_equal(np.sort(row[home]), np.arange(3000))
+    assert np.array_equal(cells.homes(points[:3000]), homes)
+    visited = np.zeros(beyond.shape, np.bool_)
+    visited[row, cell] = True
+    slack = 1e-3
+    assert visited[np.arange(3000), homes].all()
+    visited[np.arange(3000), homes] = False
+    beyond[np.arange(3000), homes] = np.inf
+    assert not (visited & (beyond > slack)).any()
+    assert width == 0 or visited[beyond < -1e-6].all()
+
+
+def test_the_pairs_that_settle_the_reach_still_meet_and_others_nearly_all(settled):
+    cells, near, pairs, points = settled
+    looked = sum(len(place) * len(some) for place, some in near._looks(points, near.reach)) / len(points) / len(cells)
+    assert looked < 0.5
+    assert np.array_equal(near.homes(pairs.points), pairs.homes)
+    assert np.array_equal(near.homes(pairs.others), pairs.theirs)
+    met = [meet(one, pairs.points, pairs.others, 0.1) for one in (cells, near)]
+    assert 0.1 < met[0].mean() < 1
+    assert np.array_equal(*met)
+    assert (near.homes(points) != cells.homes(points)).mean() < 5e-4
+    sets = [set(zip(*(one.tolist() for one in some.visits(points, 0.1)[:2]), strict=True)) for some in (cells, near)]
+    assert len(sets[1] - sets[0]) < 1e-3 * len(sets[0])
+    assert len(sets[0] - sets[1]) < 1e-3 * len(sets[0])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from beam_curate.duplicates import blocks, clusters, forecast, near_vectors, settling
 from beam_curate.duplicates.candidates import FOREIGN, Candidates
+from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.methods import all_methods, method_named, number_of
 from beam_curate.duplicates.methods import perceptual as perceptual_hashes
 from beam_curate.duplicates.methods.exact import Exact
@@ -319,14 +320,13 @@ class TestClusters:
         points = rng.standard_normal((4000, 6)).astype(np.float32) / 4
         moved = rng.standard_normal((4000, 6)).astype(np.float32)
         others = points + 0.1 * moved / np.linalg.norm(moved, axis=1, keepdims=True)
-        found = clusters.Clusters.train(points, 30)
-        met, homes = [], []
+        found = Cells.train(points, 30, 4, np.ones(6, np.float32))
+        met, homes = [], [found.homes(points), found.homes(others)]
         for some in (points, others):
-            row, cluster, home = found.visits(some, 0.05)
-            visited = np.zeros((4000, 30), np.bool_)
+            row, cluster, _ = found.visits(some, 0.05)
+            visited = np.zeros((4000, len(found)), np.bool_)
             visited[row, cluster] = True
             met.append(visited)
-            homes.append(cluster[home])
         assert (homes[0] != homes[1]).sum() > 100
         at = np.arange(4000)
         assert (met[0][at, homes[1]] | met[1][at, homes[0]]).all()

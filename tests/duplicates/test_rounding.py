@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from beam_curate.duplicates.candidates import normalised, widened
+from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, near_matrix
@@ -119,7 +120,7 @@ def test_equal_vectors_are_as_near_to_a_centroid_and_meet():
     method = Semantic(1e-9, 9)
     near = method.nearness(1000, vector_table(vectors))
     assert len(set(near(vectors)[5:].tolist())) == 1
-    clusters = Clusters(centroids, np.ones(centroids.shape[1], np.float32))
+    cells = Cells(Clusters(centroids, np.ones(centroids.shape[1], np.float32)), np.arange(9) // 2)
     for width in (1e-9, 1e-6):
-        row, cluster, _ = clusters.visits(normalised(vectors), width)
+        row, cluster, _ = cells.visits(normalised(vectors), width)
         assert set.intersection(*({*cluster[row == place].tolist()} for place in range(5, 42)))
