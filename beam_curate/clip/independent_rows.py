@@ -42,8 +42,15 @@ def fix_arithmetic() -> None:
 
 
 class _Look(NamedTuple):
-    """What a batch of noise has shown: how many places differ from others with the same image, and the marks of each image."""
+    """What a batch of noise like `one` has shown.
 
+    Attributes:
+        one: (1, ...) of what the tower takes.
+        differ: How many places differ from others with the same image.
+        marks: (turns, I, M) of each image, see `IndependentRows._marks`.
+    """
+
+    one: torch.Tensor
     differ: int
     marks: torch.Tensor
 
@@ -59,7 +66,6 @@ class IndependentRows:
         self._rounds = _ROUNDS_OF_SHORT_NUMBERS if short else 1
         self._looks: dict[int, _Look] = {}
         self._alike: dict[tuple[int, int], bool] = {}
-        self._one: torch.Tensor | None = None
 
     @property
     def all_together(self) -> bool:
@@ -96,7 +102,7 @@ class IndependentRows:
         for shape in smaller:
             if shape >= count:
                 if (shape, places) not in self._alike:
-                    self._alike[shape, places] = self._as_in(whole, shape, places, one)
+                    self._alike[shape, places] = self._as_in(whole, shape)
                 if self._alike[shape, places]:
                     return shape
         return places
@@ -117,14 +123,12 @@ class IndependentRows:
 
     def _looked(self, places: int, one: torch.Tensor) -> _Look:
         if places not in self._looks:
-            if self._one is None:
-                self._one = one.clone()
-            self._looks[places] = self._look(places, self._one)
+            self._looks[places] = self._look(places, one.clone())
         return self._looks[places]
 
     def _look(self, places: int, one: torch.Tensor) -> _Look:
-        """Puts each image at four places of a batch or more, in an order without a pattern."""
-        images = _images(places)
+        """Puts each image at four places of a batch or more, in an order without a pattern: few places alone may be alike."""
+        images = max(1, places // 4)
         order = torch.randperm(places, generator=torch.Generator().manual_seed(places))
         which = (torch.arange(places) % images)[order]
         first = torch.stack([(which == image).nonzero()[0, 0] for image in range(images)])
@@ -147,16 +151,14 @@ class IndependentRows:
                 "differ from the first",
                 differ, places,
             )  # fmt: skip
-        return _Look(differ, torch.stack(marks))
+        return _Look(one, differ, torch.stack(marks))
 
-    def _as_in(self, whole: _Look, shape: int, places: int, one: torch.Tensor) -> bool:
+    def _as_in(self, whole: _Look, shape: int) -> bool:
         """Says whether the images of a look have the same bits in batches of `shape`, at all of their places."""
-        images = _images(places)
-        one = one if self._one is None else self._one
         for turn, marks in enumerate(whole.marks):
-            noise = _noise(one, images, turn)
-            for start in range(0, images, shape):
-                which = torch.arange(start, start + shape) % images
+            noise = _noise(whole.one, len(marks), turn)
+            for start in range(0, len(marks), shape):
+                which = torch.arange(start, start + shape) % len(marks)
                 if not torch.equal(self._marks(noise, which), marks[which]):
                     return False
         return True
@@ -191,11 +193,6 @@ class IndependentRows:
                 hook.remove()
         seen.append(_row_sums(out[0] if isinstance(out, tuple) else out))
         return torch.cat(seen, dim=1).cpu()
-
-
-def _images(places: int) -> int:
-    """How many images a look at so many places has: each at four or more, since one that moves within a few may not show it."""
-    return max(1, places // 4)
 
 
 def _row_sums(values: torch.Tensor) -> torch.Tensor:

@@ -147,7 +147,7 @@ class Cells:
         sides = (near.points, near.homes, near.theirs), (near.others, near.theirs, near.homes)
         reach, meeting = 0.0, np.full(len(near.homes), np.inf, np.float32)
         for (points, homes, others), apart in zip(sides, self._apart(near), strict=True):
-            own, there = self._farther(points, self.groups[homes]), self._farther(points, self.groups[others])
+            own, there = self._farther(points, self.groups[homes], self.groups[others])
             reach = max(reach, float(own.max(initial=0)))
             meeting = np.minimum(meeting, np.where(apart <= width, there, np.inf))
         reach = max(reach, float(meeting[np.isfinite(meeting)].max(initial=0)))
@@ -168,11 +168,10 @@ class Cells:
             self.clusters.apart(near.others, near.theirs, near.homes),
         )
 
-    def _farther(self, points: Floats, groups: Places) -> Floats:
-        """How much lower the score of the group at its place is than that of the nearest one, of each of (N, M) points; (N,)."""
+    def _farther(self, points: Floats, *groups: Places) -> list[Floats]:
+        """How much lower the score of a group at its place is than that of the nearest one, for (N, M) points; of each, (N,)."""
         best = self._centres.nearest(points, np.arange(self.buckets))[1]
-        found: Floats = best - self._centres.scores(points, groups)
-        return found
+        return [best - self._centres.scores(points, some) for some in groups]
 
     def _looks(self, points: Floats, reach: float) -> Sequence[tuple[Places, Places]]:
         """Of each group the places of the points that look at it, ascending, and its cells."""
