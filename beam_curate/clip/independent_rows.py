@@ -47,12 +47,12 @@ class _Look(NamedTuple):
     Attributes:
         one: (1, ...) of what the tower takes.
         differ: How many places differ from others with the same image.
-        marks: (turns, I, M) of each image, see `IndependentRows._marks`.
+        marks: Of each turn, (I, M) of its images, see `IndependentRows._marks`.
     """
 
     one: torch.Tensor
     differ: int
-    marks: torch.Tensor
+    marks: list[torch.Tensor]
 
 
 class IndependentRows:
@@ -151,7 +151,7 @@ class IndependentRows:
                 "differ from the first",
                 differ, places,
             )  # fmt: skip
-        return _Look(one, differ, torch.stack(marks))
+        return _Look(one, differ, marks)
 
     def _as_in(self, whole: _Look, shape: int) -> bool:
         """Says whether the images of a look have the same bits in batches of `shape`, at all of their places."""

@@ -47,7 +47,7 @@ def tower_on_fake_gpu(monkeypatch, model: str) -> Iterator[VisualTower]:
     def there(tensor):
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA)
 
-    look = independent_rows._Look(0, [])
+    look = independent_rows._Look(one=torch.empty(0), differ=0, marks=[])
     monkeypatch.setattr(independent_rows.IndependentRows, "_looked", lambda self, places, one: look)
     monkeypatch.setattr(torch.Tensor, "numpy", lambda self: self)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
