@@ -244,7 +244,7 @@ def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     settling = Semantic(eps, border=border).settling
     sample = draw_rows(settling.sampled(rows), topics, rng)
     began = time.process_time()
-    (axes, cells, width), forecast = settling.spreading(rows, sample)
+    (axes, _, cells, width), forecast = settling.spreading(rows, sample)
     assert forecast is not None
     axes = axes[:, : cells.directions]
     planned = time.process_time() - began

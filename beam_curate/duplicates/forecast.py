@@ -18,13 +18,16 @@ _PAIRS: Final = 1 << 16
 _BLOCK: Final = 1 << 12
 """Pairs whose embeddings are compared at once."""
 _SAME: Final = 1e-6
-MOST_COMPARED: Final = 96
-"""Directions in which pairs are compared first, at most: twice 4 bytes for each of them and each row of a bucket. 128 leave a
-fourth of the pairs, and take as much time."""
+MOST_FIRST: Final = 96
+"""Directions in which all pairs that meet are compared, at most: twice 4 bytes for each of them and each row of a bucket. 128
+leave a fourth of the pairs, and take as much time."""
+MOST_COMPARED: Final = 192
+"""Directions in which those pairs are compared that are near in the first ones, at most: 4 bytes for each, and each row."""
 _STEP: Final = 32
-_EACH, _DIRECTION, _NEAR = 0.25, 0.0175, 0.85
-"""Nanoseconds that a pair takes, and each direction of it, and each dimension of one that is near in these directions. Measured
-with one thread on an AMD EPYC: products of blocks of 4,096 and 128 rows, and pairs of embeddings of 768 dimensions."""
+_EACH, _FIRST, _SECOND, _NEAR, _PROJECTED = 0.9, 0.0135, 0.8, 2.0, 0.013
+"""Nanoseconds that a pair takes, and each of its first directions; each other direction of one that is near in these; each
+dimension of one that is near in all directions; and each dimension of a row in each direction. Measured with one thread on an
+Intel Xeon with AMX: products of blocks of 4,096 and 128 rows, and single pairs of embeddings of 768 dimensions."""
 Visits = tuple[Places, Places, Flags]
 """See `Cells.visits`."""
 
@@ -58,7 +61,7 @@ def comparisons(cells: int, visits: Visits, crowd: Flags, total: int) -> float:
     return float(found.sum()) / max(1, len(crowd) * (len(crowd) - 1)) * total**2 + few
 
 
-def compared(visits: Visits, points: Floats, least: int, dim: int, eps: float) -> int:
+def compared(visits: Visits, points: Floats, least: int, dim: int, met: float, eps: float) -> tuple[int, int]:
     """In how many directions pairs are best compared, before those that are near there are compared in all.
 
     More directions take more time for each pair, and leave fewer pairs that are near there only.
@@ -68,27 +71,36 @@ def compared(visits: Visits, points: Floats, least: int, dim: int, eps: float) -
         points: (S, M) of them, in as many directions as there may be, those in which the data varies most first.
         least: In how many at least.
         dim: D, all directions.
+        met: With how many rows one is compared in a bucket.
         eps: Duplicates have a cosine similarity of at least 1 - eps.
+
+    Returns:
+        In how many all pairs are compared, and in how many those that are near in the first ones; the same if in no others.
     """
     row, cell, home = visits
     order = np.flatnonzero(home)[np.argsort(cell[home], kind="stable")]
     members, there = row[order], cell[order]
     first, last = np.searchsorted(there, cell, "left"), np.searchsorted(there, cell, "right")
     # Each visit with one of those at home in its cell.
-    met = np.flatnonzero(last > first)
-    other = members[first[met] + met % (last - first)[met]]
-    pairs = np.stack([row[met], other])[:, row[met] != other]
+    found = np.flatnonzero(last > first)
+    other = members[first[found] + found % (last - first)[found]]
+    pairs = np.stack([row[found], other])[:, row[found] != other]
     pairs = pairs[:, :: -(-pairs.shape[1] // _PAIRS) or 1]
     squared = np.zeros(pairs.shape[1], np.float32)
-    costs = {}
+    near = {}
     for start in range(0, points.shape[1], _STEP):
         step = points[:, start : start + _STEP]
         squared += ((step[pairs[0]] - step[pairs[1]]) ** 2).sum(axis=1)
-        near = float((squared <= 2 * eps).mean()) if len(squared) else 0.0
-        count = min(start + _STEP, points.shape[1])
-        if count >= least:
-            costs[count] = _EACH + count * _DIRECTION + near * dim * _NEAR
-    return min(costs, key=lambda count: costs[count])
+        near[min(start + _STEP, points.shape[1])] = float((squared <= 2 * eps).mean()) if len(squared) else 0.0
+
+    def cost(steps: tuple[int, int]) -> float:
+        few, more = steps
+        pair = _EACH + few * _FIRST + near[few] * (more - few) * _SECOND + near[more] * dim * _NEAR
+        return pair + dim * more * _PROJECTED / max(met, 1)
+
+    most = max(near)
+    firsts = [count for count in near if least <= count <= MOST_FIRST]
+    return min([(count, count) for count in firsts] + [(count, most) for count in firsts], key=cost)
 
 
 def near_pairs(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float) -> NearPairs:

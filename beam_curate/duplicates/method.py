@@ -155,7 +155,10 @@ class Method(ABC):
         raise NotImplementedError(f"{self.name} compares buckets of any size")
 
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
-        """Pairs to show of some rows with others of the same bucket, whose similarity is in one of `bands`."""
+        """Pairs to show of some rows with others of the same bucket, whose similarity is in one of `bands`.
+
+        Those may be left out that `choose_pairs` leaves out.
+        """
         del few, rows, comparing
         return no_pairs()
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import firsts, scattered
+from beam_curate.duplicates.candidates import Places, firsts, scattered
 from beam_curate.duplicates.edges import Edges
 
 PAIR: Final = np.dtype([("method", "u1"), ("similarity", "<f4"), ("first", "<u8"), ("second", "<u8")])
@@ -52,22 +52,23 @@ def choose_pairs(pairs: Pairs, bands: Mapping[int, Sequence[float]]) -> Pairs:
     """
     chosen = [no_pairs()]
     for method, limits in bands.items():
-        mine = _once(pairs[pairs["method"] == method])
-        # Of the band k: limits[k - 1] > similarity >= limits[k].
-        band = np.searchsorted(-np.asarray(limits, np.float32), -mine["similarity"], side="left")
-        inside = (band > 0) & (band < len(limits))
-        mine, band = mine[inside], band[inside]
-        order = np.lexsort((scattered(mine["first"] ^ scattered(mine["second"])), band))
-        mine, band = mine[order], band[order]
-        place = np.arange(len(band)) - np.searchsorted(band, band)
-        chosen.append(mine[place < EACH])
+        mine = pairs[pairs["method"] == method]
+        chosen.append(mine[chosen_places(mine, limits)])
     return np.concatenate(chosen)
 
 
-def _once(pairs: Pairs) -> Pairs:
-    """Each pair once, by its ids."""
-    ordered = pairs[np.lexsort((pairs["similarity"], pairs["second"], pairs["first"]))]
-    return ordered[firsts(ordered["first"], ordered["second"])]
+def chosen_places(pairs: Pairs, limits: Sequence[float]) -> Places:
+    """Where the pairs stand that are chosen of one method's, see `choose_pairs`; by ids and bands alone."""
+    order = np.lexsort((pairs["similarity"], pairs["second"], pairs["first"]))
+    place = order[firsts(pairs["first"][order], pairs["second"][order])]
+    # Of the band k: limits[k - 1] > similarity >= limits[k].
+    band = np.searchsorted(-np.asarray(limits, np.float32), -pairs["similarity"][place], side="left")
+    inside = (band > 0) & (band < len(limits))
+    place, band = place[inside], band[inside]
+    order = np.lexsort((scattered(pairs["first"][place] ^ scattered(pairs["second"][place])), band))
+    place, band = place[order], band[order]
+    found: Places = place[np.arange(len(band)) - np.searchsorted(band, band) < EACH]
+    return found
 
 
 def some_rows(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:

@@ -40,22 +40,28 @@ class Spreading(NamedTuple):
     """How embeddings are spread and compared.
 
     Attributes:
-        directions: (D, M) in which they are compared first. The cells lie in the first ones of these.
+        directions: (D, M) in which they are compared, before they are in all. The cells lie in the first ones of these.
+        first: In how many of these all pairs are compared; in the others those that are near there.
         cells: Where they meet.
         width: How near the border of a cell is that they visit.
     """
 
     directions: Floats
+    first: int
     cells: Cells
     width: float
 
 
 class Settled(NamedTuple):
-    """What a sample settled: the cells, the width of borders, in how many directions pairs are compared, and what that costs."""
+    """What a sample settled: the cells, the width of borders, in how many directions pairs are compared, and what that costs.
+
+    Attributes:
+        compared: See `forecast.compared`.
+    """
 
     cells: Cells
     width: float
-    compared: int
+    compared: tuple[int, int]
     estimate: Estimate | None
 
 
@@ -88,23 +94,24 @@ class Settling:
             vectors: (S, D) of a sample of them.
         """
         axes = directions(normalised(vectors[:SAMPLE]), forecast.MOST_COMPARED)
-        found = self.settle(total, vectors, project(vectors, axes))
-        axes = np.ascontiguousarray(axes[:, : found.compared])
-        return Spreading(axes, found.cells, found.width), found.estimate
+        found = self.settle(total, vectors, axes)
+        first, compared = found.compared
+        return Spreading(np.ascontiguousarray(axes[:, :compared]), first, found.cells, found.width), found.estimate
 
-    def settle(self, total: int, vectors: npt.NDArray[np.float16], points: Floats) -> Settled:
+    def settle(self, total: int, vectors: npt.NDArray[np.float16], axes: Floats) -> Settled:
         """Settles all but the directions.
 
         Args:
             total: The number of rows.
             vectors: (S, D) of a sample of them.
-            points: (S, M) their projection, in as many directions as may be compared.
+            axes: (D, M) as many directions as may be compared.
         """
         border = EXACT if self.border is None and total <= FEW else self.border
-        cells = self._cells(total, points[:, :DIRECTIONS], border == EXACT)
+        cells = self._cells(total, project(vectors, axes[:, :DIRECTIONS]), border == EXACT)
+        vectors = vectors[::_COUNTED]  # those that trained no cells
+        points = project(vectors, axes)
         if not len(points):
-            return Settled(cells, 0.0, points.shape[1], None)
-        vectors, points = vectors[::_COUNTED], points[::_COUNTED]  # those that trained no cells
+            return Settled(cells, 0.0, (axes.shape[1], axes.shape[1]), None)
         inside = np.ascontiguousarray(points[:, : cells.directions])
         pairs = forecast.near_pairs(cells, vectors, inside, self.eps)
         needed = cells.needed(pairs)
@@ -121,7 +128,8 @@ class Settling:
             buckets * total * vector_row(vectors.shape[1]).itemsize,
             float((needed > width).mean()) if len(needed) else 0.0,
         )
-        compared = forecast.compared(visits, points, cells.directions, vectors.shape[1], self.eps)
+        met = estimate.comparisons / max(total * buckets, 1)
+        compared = forecast.compared(visits, points, cells.directions, vectors.shape[1], met, self.eps)
         return Settled(cells, width, compared, estimate)
 
     def _cells(self, total: int, points: Floats, exact: bool) -> Cells:

@@ -80,7 +80,7 @@ def test_leaders_are_the_best_that_may_answer(monkeypatch):
 def test_four_hundred_thousand_equal_embeddings_make_no_pairs_of_blocks(method):
     vectors = np.ones((400_000, 8), np.float16) / np.float16(8**0.5)
     one_cell = Cells(Clusters(np.zeros((1, 8), np.float32), np.ones(8, np.float32)), np.zeros(1, np.int64))
-    how = Spreading(np.eye(8, dtype=np.float32), one_cell, 0.0)
+    how = Spreading(np.eye(8, dtype=np.float32), 8, one_cell, 0.0)
     rows = np.zeros(len(vectors), method.dtype(how))
     rows["id"], rows["rank"] = np.arange(len(rows)), np.random.default_rng(0).permutation(len(rows))
     rows["vector"] = vectors

@@ -92,22 +92,38 @@ def test_the_border_is_as_narrow_as_the_sample_allows_and_narrower_with_more_row
         assert plan.estimate.comparisons < Semantic(0.01, border=0.5).plan(10**6, vectors).estimate.comparisons
 
 
-@pytest.mark.parametrize(("alike", "compared"), [(0, 64), (32, 64), (64, 96), (96, 128), (128, 64)])
-def test_pairs_are_compared_in_as_many_directions_as_tell_them_apart(alike, compared):
-    """Rows that are the same in some directions, and far apart in those that follow; or in none, which no direction changes."""
-    points = np.zeros((600, 128), np.float32)
-    points[:, alike:] = 0.1 * np.random.default_rng(0).standard_normal((600, 128 - alike))
+@pytest.mark.parametrize(
+    ("alike", "one_in", "met", "compared"),
+    [
+        (0, 1, 1000, (64, 64)),
+        (32, 1, 1000, (64, 64)),
+        (64, 1, 1000, (96, 96)),
+        (96, 1, 1000, (96, 192)),
+        (160, 1, 1000, (96, 192)),
+        (192, 1, 1000, (64, 64)),
+        (160, 10, 1000, (64, 192)),
+        (160, 10, 10, (64, 64)),
+    ],
+)
+def test_pairs_are_compared_in_as_many_directions_as_tell_them_apart(alike, one_in, met, compared):
+    """Rows, or some of them, that are the same in some directions and far apart in the others, if there are others.
+
+    Where a row meets few others, to project it takes longer than to compare these in all dimensions.
+    """
+    points = 0.1 * np.random.default_rng(0).standard_normal((600, 192)).astype(np.float32)
+    points[::one_in, :alike] = 0
     row = np.arange(600)
     visits = np.concatenate([row, row]), np.concatenate([row % 9, (row + 1) % 9]), row.repeat(2) < 0
     visits[2][:600] = True
-    assert forecast.compared(visits, points, 64, 768, 0.05) == compared
+    assert forecast.compared(visits, points, 64, 768, met, 0.05) == compared
 
 
 def test_rows_that_meet_nobody_are_compared_in_the_fewest_directions():
     row = np.arange(40)
-    assert forecast.compared((row, row, row >= 0), np.zeros((40, 128), np.float32), 64, 768, 0.05) == 64
+    visits = row, row, row >= 0
+    assert forecast.compared(visits, np.zeros((40, 192), np.float32), 64, 768, 0, 0.05) == (64, 64)
     none = np.zeros(0, np.int64)
-    assert forecast.compared((none, none, none > 0), np.zeros((0, 24), np.float32), 24, 24, 0.05) == 24
+    assert forecast.compared((none, none, none > 0), np.zeros((0, 24), np.float32), 24, 24, 0, 0.05) == (24, 24)
 
 
 @pytest.mark.parametrize(("part", "left_out"), [(0.0005, 23), (0.001, 51), (0.0, 0), (1e-6, 0)])

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from beam_curate.duplicates.candidates import FOREIGN, by_part, ids_of, part_of, places_of
 from beam_curate.duplicates.edges import EDGE, best_edges
 from beam_curate.duplicates.groups import GroupCounts, complete_groups, with_roots
-from beam_curate.duplicates.pairs import EACH, choose_pairs, no_pairs, pairs_of
 from beam_curate.duplicates.roots import UnfinishedError, finished, first_pointers, follow, send
 
 
@@ -106,29 +105,3 @@ def test_samples_of_the_other_dataset_are_no_members():
     members, counts = members_of(edges)
     assert members[["row", "group", "place"]].tolist() == [(3, int(FOREIGN) + 2, 1)]
     assert (counts.groups, counts.largest[0].size, counts.largest[0].root) == (1, 1, int(FOREIGN) + 2)
-
-
-BANDS = {0: [2.0, 0.9, 0.8, 0.5]}
-
-
-class TestPairs:
-    def made(self, count):
-        first, second = np.random.default_rng(0).integers(0, 60, (2, count)).astype(np.uint64)
-        value = (np.minimum(first, second) * np.uint64(61) + np.maximum(first, second)) % np.uint64(997)
-        return pairs_of(first, second, (value / 997).astype(np.float32))
-
-    def test_a_few_of_each_band(self):
-        chosen = choose_pairs(self.made(500), BANDS)
-        counts = np.histogram(chosen["similarity"], [0, 0.5, 0.8, 0.9, 2])[0]
-        assert counts.tolist() == [0, EACH, EACH, EACH]
-
-    def test_choosing_among_chosen_ones_is_choosing_among_all(self):
-        pairs = self.made(500)
-        once = [choose_pairs(some, BANDS) for some in np.array_split(pairs, 7)]
-        assert np.array_equal(choose_pairs(np.concatenate(once), BANDS), choose_pairs(pairs, BANDS))
-
-    def test_a_pair_that_was_found_twice_is_shown_once_and_none_with_itself(self):
-        first, second = np.array([1, 2, 3], np.uint64), np.array([2, 1, 3], np.uint64)
-        pairs = pairs_of(first, second, np.ones(3, np.float32))
-        assert choose_pairs(pairs, BANDS)[["first", "second"]].tolist() == [(1, 2)]
-        assert len(choose_pairs(no_pairs(), BANDS)) == 0

@@ -274,15 +274,16 @@ class TestSemantic:
         how = Semantic(0.02, 10, border=0.5).plan(1500, table).spreading
         axes = clusters.directions(vectors.astype(np.float32), 160)
         found, passed = [], []
-        for count in (64, 96, 160):
-            how = how._replace(directions=np.concatenate([how.directions[:, :64], axes[:, 64:count]], axis=1))
+        for first, count in ((64, 64), (96, 96), (64, 160), (96, 160), (160, 160)):
+            all_of_them = np.concatenate([how.directions[:, :64], axes[:, 64:count]], axis=1)
+            how = how._replace(directions=all_of_them, first=first)
             spread = Semantic(0.02).spread(Candidates(ids, ranks, table), how)
             buckets = [spread.rows[spread.buckets == bucket] for bucket in range(how.cells.buckets)]
             edges = [Semantic(0.02).compare(bucket, [rows], how).edges for bucket, rows in enumerate(buckets)]
             found.append(partners(np.concatenate(edges)))
-            passed.append(how.directions.shape[1])
-        assert passed == [64, 96, 160]
-        assert found == [expected(ids, ranks, cosine(vectors) >= 1 - 0.02)] * 3
+            passed.append((how.first, how.directions.shape[1]))
+        assert passed == [(64, 64), (96, 96), (64, 160), (96, 160), (160, 160)]
+        assert found == [expected(ids, ranks, cosine(vectors) >= 1 - 0.02)] * 5
 
     def test_cells_lie_in_the_first_of_the_directions_in_which_pairs_are_compared(self):
         vectors, _, _ = embeddings(3000, 160, 300, 0.02)
@@ -290,7 +291,8 @@ class TestSemantic:
             how = Semantic(0.02, 10).plan(10**6, vector_table(rows)).spreading
             assert how.cells.directions == min(dim, clusters.DIRECTIONS)
             assert how.directions.shape[0] == dim
-            assert how.cells.directions <= how.directions.shape[1] <= min(dim, forecast.MOST_COMPARED)
+            assert how.cells.directions <= how.first <= min(dim, forecast.MOST_FIRST)
+            assert how.first <= how.directions.shape[1] <= min(dim, forecast.MOST_COMPARED)
 
     def test_no_rows_at_all(self):
         nothing = vector_table(np.zeros((0, 80), np.float16))

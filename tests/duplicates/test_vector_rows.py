@@ -18,7 +18,7 @@ from beam_curate.transforms.compare_buckets import bucket_key
 DIM = 768
 BYTES = vector_row(DIM).itemsize
 CELLS = Cells(Clusters(np.eye(30, 64, dtype=np.float32), np.ones(64, np.float32)), np.zeros(30, np.int64))
-HOW = Spreading(np.eye(DIM, 64, dtype=np.float32), CELLS, 0.25 * Semantic(1e-6).settling.distance)
+HOW = Spreading(np.eye(DIM, 64, dtype=np.float32), 64, CELLS, 0.25 * Semantic(1e-6).settling.distance)
 
 
 def made(count, dim, first=0, seed=0):

@@ -23,7 +23,7 @@ from beam_curate.duplicates.clusters import Clusters, directions
 from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, similar
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, similarities
-from beam_curate.duplicates.pairs import Pairs, pairs_of
+from beam_curate.duplicates.pairs import Pairs, chosen_places, no_pairs, pairs_of
 from beam_curate.duplicates.settling import EXACT, SAMPLE, Settling, Spreading, once, project
 from beam_curate.duplicates.vector_rows import in_order, vector_row
 
@@ -171,17 +171,24 @@ class Semantic(Method):
         del comparing
         if self.between:
             few, rows = few[may_be_removed(few)], rows[~may_be_removed(rows)]
-        least = 1 - _BANDS[-1] * self.eps
-        found = [pairs_of(few["id"][:0], few["id"][:0], np.zeros(0, np.float32))]
-        mine = normalised(few["vector"])
+        limits = np.asarray(self.bands, np.float32)
+        found, mine = [no_pairs()], normalised(few["vector"])
+        # A product of matrices rounds by the place in it, and rows come in any order. So it only says which pairs are far from a
+        # limit: of the others, and of those to show, which are few, the similarity is computed again.
+        rounding = np.float32(mine.shape[1] * 2.0**-23)
         for start in range(0, len(rows), _BLOCK):
             some = rows[start : start + _BLOCK]
-            # A product of matrices rounds by the place in it, and rows come in any order: it only finds the pairs.
-            near = mine @ normalised(some["vector"]).T >= np.float32(least - mine.shape[1] * 2.0**-23)
+            products = mine @ normalised(some["vector"]).T
+            near = (products >= limits[-1] - rounding) & (few["id"][:, None] != some["id"][None, :])
             row, column = np.divmod(np.flatnonzero(near), len(some))
-            similarity = similarities(few["vector"], row, some["vector"], column)
-            there = similarity >= least
-            found.append(pairs_of(few["id"][row[there]], some["id"][column[there]], similar(similarity[there])))
+            similarity = products[row, column]
+            unsure = (np.abs(similarity[:, None] - limits) <= rounding).any(axis=1)
+            similarity[unsure] = similarities(few["vector"], row[unsure], some["vector"], column[unsure])
+            near_ones = pairs_of(few["id"][row], some["id"][column], similar(similarity))
+            chosen = chosen_places(near_ones, self.bands)
+            row, column = row[chosen], column[chosen]
+            similarity = similar(similarities(few["vector"], row, some["vector"], column))
+            found.append(pairs_of(few["id"][row], some["id"][column], similarity))
         return np.concatenate(found)
 
     @classmethod
@@ -195,7 +202,7 @@ class Semantic(Method):
         rows = in_order(asking, answering, len(comparing.directions))
         heads = rows.heads
         who = Who(rows.asks & may_be_removed(heads), rows.answers & may_stand(heads, self.between))
-        bucket = Bucket(rows.vectors, project(rows.vectors, comparing.directions))
+        bucket = Bucket(rows.vectors, project(rows.vectors, comparing.directions), comparing.first)
         points = bucket.points[:, : comparing.cells.directions]
         cells = comparing.cells.meetings(number, points, heads["cell"], comparing.width)
         found = best_partners(bucket, self.eps, cells, who)
