@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import Candidates, Nearness, Places, Rows
+from beam_curate.duplicates.candidates import Candidates, Flags, Nearness, Places, Rows
 from beam_curate.duplicates.edges import Edges
 from beam_curate.duplicates.pairs import Pairs, no_pairs
 
@@ -60,16 +60,16 @@ class Method(ABC):
     """A way to find duplicates: one file of `methods`, of which nothing else knows.
 
     A plan is made from a sample of the rows, if it asks for one. By it each row goes to some buckets, such that of two rows that
-    are alike both are in one of them. A bucket is compared as a whole, or, if it has more than `block_rows`, in blocks of those
-    that ask and those that answer (`blocks`). Of each row comparing gives one edge at most, to the best row among those compared
-    that is better and alike.
+    are alike both are in one of them. A bucket is compared by one worker, or, if more rows are at home in it than half of
+    `block_rows`, in blocks of those that ask and those that answer (`blocks`). Of each row comparing gives one edge at most, to
+    the best row among those compared that is better and alike.
 
     Attributes:
         name: As users know it.
         place: Of two methods that find an edge the one of the lower place counts: it is the surer one.
         alike: What is alike, in a few words.
         columns: What it reads: columns of the score table, or of HASHES.
-        block_rows: So many rows are compared at once; None: a bucket of any size streams by.
+        block_rows: So many rows are in memory at once; None: a bucket of any size streams by.
         option: The name of the option that says how near duplicates are; empty if they are equal.
         measure: What a report shows of a pair, see `measured`.
         bands: Similarities, falling, between which pairs are shown.
@@ -149,6 +149,11 @@ class Method(ABC):
             pieces: Its rows; they can be gone through again.
             comparing: Of the plan.
         """
+
+    def at_home(self, bucket: int, rows: Rows, comparing: Any) -> Flags:
+        """Which rows of a bucket are compared with all of it. The others are compared with these alone: they may stream by."""
+        del bucket, comparing
+        return np.ones(len(rows), np.bool_)
 
     def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """The edges from rows of a bucket that ask to better ones of those that answer; a row may be in both blocks."""

@@ -58,7 +58,9 @@ class Partners(NamedTuple):
     comparisons: int
 
 
-def best_partners(bucket: Bucket, eps: float, cells: Iterable[tuple[Places, Places]], who: Who) -> Partners:
+def best_partners(
+    bucket: Bucket, eps: float, cells: Iterable[tuple[Places, Places]], who: Who, again: bool = False
+) -> Partners:
     """For each row that asks, the first row before it that answers, meets it, and has a similarity of at least 1 - eps.
 
     Args:
@@ -66,12 +68,12 @@ def best_partners(bucket: Bucket, eps: float, cells: Iterable[tuple[Places, Plac
         eps: See above.
         cells: Places of rows that meet each other, and of those that meet these but not each other, ascending both.
         who: Who asks whom.
+        again: Whether those that meet each other have met before, and now meet the visitors alone.
     """
     search = _Search(bucket, eps)
     for members, visitors in cells:
-        everyone = np.concatenate([members, visitors])
-        everyone.sort()
-        search.meet(everyone[who.asks[everyone]], members[who.answers[members]])
+        asking = visitors if again else np.sort(np.concatenate([members, visitors]))
+        search.meet(asking[who.asks[asking]], members[who.answers[members]])
         search.meet(members[who.asks[members]], visitors[who.answers[visitors]])
     row = np.flatnonzero(search.of < len(search.of))
     of = search.of[row]

@@ -47,9 +47,9 @@ class CompareBuckets(beam.PTransform):
 
     In: PCollection[tuple[int, Iterable[BucketRows]]], see `bucket_key`. Out: FoundEdges.
 
-    A bucket of more rows than its method compares at once goes to as many workers as there are pairs of blocks of it, see
-    `duplicates.blocks`. Of each row at most one edge a bucket, pair of blocks and method is sent, and one is left: it does not
-    matter in which order things come.
+    A bucket in which more rows are at home than its method compares at once goes to as many workers as there are pairs of blocks
+    of it, see `duplicates.blocks`. Of each row at most one edge a bucket, pair of blocks and method is sent, and one is left: it
+    does not matter in which order things come.
 
     Attributes:
         search: What is looked for.
@@ -136,7 +136,7 @@ class _Comparing(beam.DoFn):
 
 
 class _CompareBuckets(_Comparing):
-    """Compares small buckets; of large ones it makes pairs of blocks."""
+    """Compares buckets; of those in which very many rows are at home it makes pairs of blocks."""
 
     def process(self, bucket: tuple[int, Iterable[BucketRows]], comparing: Sequence[Any]) -> Iterator[Any]:
         key, packed = bucket
@@ -145,13 +145,20 @@ class _CompareBuckets(_Comparing):
         pieces = _Pieces(packed, method.dtype(comparing[place]))
         held = _held(pieces, method.block_rows)
         yield from self._shown(number, method, pieces if held is None else held, comparing[place])
-        if held is None and method.block_rows is not None:
+        if held is None and self._crowded(in_method, method, pieces, comparing[place]):
             yield from self._in_blocks(key, method, pieces, comparing[place])
         else:
             rows = pieces if held is None else held
             yield from self.found(number, method.compare(in_method, rows, comparing[place]))
         self._compared.inc()
         PROGRESS.add(compared=1)
+
+    def _crowded(self, bucket: int, method: Method, pieces: Iterable[Rows], comparing: Any) -> bool:
+        """Whether so many rows are at home in a bucket that they are not held together, with visitors beside them."""
+        if method.block_rows is None:
+            return False
+        home = sum(int(method.at_home(bucket, piece, comparing).sum()) for piece in pieces)
+        return home > method.block_rows // 2
 
     def _in_blocks(self, key: int, method: Method, pieces: Iterable[Rows], comparing: Any) -> Iterator[Any]:
         """Asks the leaders of a large bucket; sends pairs of blocks of those left."""

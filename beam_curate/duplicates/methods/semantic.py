@@ -10,7 +10,7 @@ one is removed; the pairs inside single k-means clusters are those looked at the
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import Candidates, Floats, Nearness, Rows, embeddings, normalised
+from beam_curate.duplicates.candidates import Candidates, Flags, Floats, Nearness, Rows, embeddings, normalised
 from beam_curate.duplicates.clusters import Clusters, directions
-from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand
+from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand, no_edges
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, similar
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, similarities
 from beam_curate.duplicates.pairs import Pairs, chosen_places, no_pairs, pairs_of
@@ -159,12 +159,21 @@ class Semantic(Method):
 
     def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
         """See Method."""
-        held = list(pieces)
-        return self._compared(bucket, held, held, comparing)
+        edges, comparisons = [no_edges()], 0
+        for turn, rows in enumerate(self._turns(bucket, pieces, comparing)):
+            found = self._compared(bucket, rows, rows, comparing, again=turn > 0)
+            edges.append(found.edges)
+            comparisons += found.comparisons
+        return Compared(np.concatenate(edges), comparisons)
 
     def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """See Method."""
         return self._compared(bucket, [asking], [answering], comparing)
+
+    def at_home(self, bucket: int, rows: Rows, comparing: Any) -> Flags:
+        """See Method."""
+        home: Flags = comparing.cells.groups[rows["cell"]] == bucket
+        return home
 
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
@@ -196,8 +205,30 @@ class Semantic(Method):
         """See Method."""
         return f"a cosine similarity of {similarity:.4f} to"
 
+    def _turns(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Iterator[list[Rows]]:
+        """The rows of a bucket, as many as are held at once: each time all that are at home in it, and some of the visitors."""
+        most = self.block_rows or 0
+        if sum(map(len, pieces)) <= most:
+            yield list(pieces)
+            return
+        home = [piece[self.at_home(bucket, piece, comparing)] for piece in pieces]
+        room = most - sum(map(len, home))
+        turn: list[Rows] = []
+        for piece in pieces:
+            visitors = piece[~self.at_home(bucket, piece, comparing)]
+            if turn and sum(map(len, turn)) + len(visitors) > room:
+                yield home + turn
+                turn = []
+            turn.append(visitors)
+        yield home + turn
+
     def _compared(
-        self, number: int, asking: Sequence[Rows], answering: Sequence[Rows], comparing: Spreading
+        self,
+        number: int,
+        asking: Sequence[Rows],
+        answering: Sequence[Rows],
+        comparing: Spreading,
+        again: bool = False,
     ) -> Compared:
         rows = in_order(asking, answering, len(comparing.directions))
         heads = rows.heads
@@ -205,5 +236,5 @@ class Semantic(Method):
         bucket = Bucket(rows.vectors, project(rows.vectors, comparing.directions), comparing.first)
         points = bucket.points[:, : comparing.cells.directions]
         cells = comparing.cells.meetings(number, points, heads["cell"], comparing.width)
-        found = best_partners(bucket, self.eps, cells, who)
+        found = best_partners(bucket, self.eps, cells, who, again)
         return Compared(edges_between(heads, found.row, found.of, found.similarity), found.comparisons)
