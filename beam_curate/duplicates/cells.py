@@ -28,6 +28,8 @@ from beam_curate.duplicates.candidates import Flags, Floats, Places
 from beam_curate.duplicates.clusters import Clusters, rounding_of
 
 _MOST_STRETCHED: Final = 8.0
+_MOST_CELLS: Final = 2.0
+"""A group of so many times its share of cells is cut: where points lie close to each other k-means makes large ones."""
 _FIRST: Final = 4
 """In a reach so many times narrower nearly all points find their home."""
 _NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -84,13 +86,13 @@ class Cells:
         homes = coarse.homes(points)
         ends = np.cumsum(np.bincount(homes, minlength=len(coarse))) * (count / max(len(points), 1))
         each = np.maximum(np.diff(np.rint(ends), prepend=0), 1).astype(np.int64)
-        found, number = [], []
+        found: list[Floats] = []
         for group, cells in enumerate(each.tolist()):
             mine = points[homes == group]
             centroids = Clusters.train(mine, cells).centroids if cells > 1 else coarse.centroids[group : group + 1]
-            found.append(centroids)
-            number.append(np.full(len(centroids), group))
-        return Cells(Clusters(np.concatenate(found), stretch), np.concatenate(number))
+            found += _cut(centroids, _MOST_CELLS * count / groups)
+        numbers = np.repeat(np.arange(len(found)), [len(centroids) for centroids in found])
+        return Cells(Clusters(np.concatenate(found), stretch), numbers)
 
     def homes(self, points: Floats) -> Places:
         """The home of each of (N, M) points: of the cells that it looks at the nearest one."""
@@ -211,6 +213,15 @@ class Cells:
         for start, stop in pairwise([*starts.tolist(), len(cell)]):
             inside = start + int(member[start:stop].sum())
             yield row[start:inside], row[inside:stop]
+
+
+def _cut(centroids: Floats, most: float) -> list[Floats]:
+    """(K, M) cells in groups of no more than so many, if they are not all in one place."""
+    halves = (
+        Clusters.train(centroids, 2).homes(centroids) if len(centroids) > max(1, most) else np.zeros(len(centroids))
+    )
+    parts = [centroids[halves == half] for half in np.unique(halves)]
+    return parts if len(parts) < 2 else [group for part in parts for group in _cut(part, most)]
 
 
 def stretch_of(points: Floats) -> Floats:
