@@ -49,6 +49,24 @@ def best_edges(edges: Edges) -> Edges:
     return ordered[firsts(ordered["row"])]
 
 
+def partners_places(rows: Rows, edges: Edges) -> Places:
+    """Of (N,) rows, the best one first, how many are better than the partner that one has by edges, one a row; N without one.
+
+    Rows and partners need not be among both.
+    """
+    ids, ranks = np.append(edges["of"], rows["id"]), np.append(edges["of_rank"], rows["rank"])
+    order = np.lexsort((ids, ~ranks))
+    better = np.empty(len(order), np.int64)
+    better[order] = np.cumsum(order >= len(edges))
+    by_row = np.argsort(edges["row"])
+    found = np.full(len(rows), len(rows), np.int64)
+    place = np.searchsorted(edges["row"][by_row], rows["id"])
+    has = np.flatnonzero(place < len(edges))
+    has = has[edges["row"][by_row[place[has]]] == rows["id"][has]]
+    found[has] = better[by_row[place[has]]]
+    return found
+
+
 def may_be_removed(rows: Rows) -> Flags:
     """Says which rows are of our dataset: those of the other one are never duplicates."""
     return (rows["id"] & FOREIGN) == 0

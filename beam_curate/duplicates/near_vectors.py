@@ -59,7 +59,7 @@ class Partners(NamedTuple):
 
 
 def best_partners(
-    bucket: Bucket, eps: float, cells: Iterable[tuple[Places, Places]], who: Who, again: bool = False
+    bucket: Bucket, eps: float, cells: Iterable[tuple[Places, Places]], who: Who, known: Places | None = None
 ) -> Partners:
     """For each row that asks, the first row before it that answers, meets it, and has a similarity of at least 1 - eps.
 
@@ -68,14 +68,15 @@ def best_partners(
         eps: See above.
         cells: Places of rows that meet each other, and of those that meet these but not each other, ascending both.
         who: Who asks whom.
-        again: Whether those that meet each other have met before, and now meet the visitors alone.
+        known: If those that meet each other have met before, and now meet visitors alone: (N,) how many rows are better than the
+            partner that one has, N if it has none.
     """
-    search = _Search(bucket, eps)
+    search = _Search(bucket, eps, known)
     for members, visitors in cells:
-        asking = visitors if again else np.sort(np.concatenate([members, visitors]))
+        asking = visitors if known is not None else np.sort(np.concatenate([members, visitors]))
         search.meet(asking[who.asks[asking]], members[who.answers[members]])
         search.meet(members[who.asks[members]], visitors[who.answers[visitors]])
-    row = np.flatnonzero(search.of < len(search.of))
+    row = np.flatnonzero(search.of < (len(search.of) if known is None else known))
     of = search.of[row]
     similarity = similarities(bucket.vectors, row, bucket.vectors, of).astype(np.float32)
     similarity[similarity > _EQUAL] = 1
@@ -85,7 +86,7 @@ def best_partners(
 class _Search:
     """Rows, and the best partner of each so far: the lowest place, N without one."""
 
-    def __init__(self, bucket: Bucket, eps: float) -> None:
+    def __init__(self, bucket: Bucket, eps: float, known: Places | None) -> None:
         self._vectors, self._eps = bucket.vectors, eps
         self._lengths = _lengths(bucket.vectors)
         first = bucket.points[:, : bucket.first]
@@ -94,7 +95,7 @@ class _Search:
         self._points = np.concatenate([first, -half, np.ones_like(half)], axis=1)
         self._more = bucket.points[:, bucket.first :]
         self._least = np.float32(-eps - _LOSS)
-        self.of: Places = np.full(len(half), len(half), np.int64)
+        self.of: Places = np.full(len(half), len(half), np.int64) if known is None else known.copy()
         self.comparisons = 0
 
     def meet(self, asking: Places, answering: Places) -> None:

@@ -106,3 +106,22 @@ def test_the_pairs_that_settle_the_reach_still_meet_and_others_nearly_all(settle
     sets = [set(zip(*(one.tolist() for one in some.visits(points, 0.1)[:2]), strict=True)) for some in (cells, near)]
     assert len(sets[1] - sets[0]) < 1e-3 * len(sets[0])
     assert len(sets[0] - sets[1]) < 1e-3 * len(sets[0])
+
+
+def test_a_group_is_not_much_larger_than_its_share_where_points_lie_close_to_each_other():
+    """Nine tenths of the points lie in one dense cloud, of which k-means makes few groups."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(0, 1, (12_000, DIM)).astype(np.float32)
+    points[1_200:] *= 0.05
+    cells = Cells.train(points, 240, 12, np.ones(DIM, np.float32))
+    sizes = np.bincount(cells.groups)
+    assert sizes.min() > 0
+    assert sizes.max() <= 40
+    assert np.bincount(Clusters.train(points, 12).homes(points)).max() > 10_000
+    assert np.bincount(cells.groups[cells.homes(points)]).max() < 3_500
+
+
+def test_cells_that_lie_in_one_place_are_not_cut_without_end():
+    cells = Cells.train(np.ones((500, DIM), np.float32), 50, 2, np.ones(DIM, np.float32))
+    assert len(cells) >= 50
+    assert cells.homes(np.ones((3, DIM), np.float32)).tolist() == [cells.homes(np.ones((1, DIM), np.float32))[0]] * 3

@@ -191,6 +191,27 @@ class TestSemantic:
         edges, _ = search(method, ids, ranks, vector_table(vectors), 1, block_rows)
         assert partners(edges) == expected(ids, ranks, cosine(vectors) >= 1 - 0.02)
 
+    @pytest.mark.parametrize("between", [False, True])
+    @pytest.mark.parametrize("most", [450, 600])
+    def test_visitors_of_a_bucket_stream_by(self, most, between, monkeypatch):
+        """In turns with all that are at home: what is found is the same, and no pair is compared in two turns."""
+        vectors, ids, ranks = embeddings(1500, 24, 300, 0.02)
+        if between:
+            ids[750:] |= FOREIGN
+            ranks[750:] = 2**64 - 1
+        monkeypatch.setattr(settling, "HOME_ROWS", 150)
+        monkeypatch.setattr(near_vectors, "ASKED", 1)  # so no row asks a worse one
+        method = Semantic(0.2, n_clusters=30, border=0.5, between=between)
+        whole, compared = search(method, ids, ranks, vector_table(vectors), 40)
+        turns = []
+        monkeypatch.setattr(Semantic, "block_rows", most)
+        one_turn = Semantic._compared
+        monkeypatch.setattr(Semantic, "_compared", lambda *given, **named: turns.append(1) or one_turn(*given, **named))
+        found, again = search(method, ids, ranks, vector_table(vectors), 40)
+        assert len(turns) > 10  # in ten buckets
+        assert partners(found) == partners(whole) == expected(ids, ranks, cosine(vectors) >= 1 - 0.2)
+        assert compared <= again < 1.18 * compared  # who is at home may ask one before a better one has come
+
     @pytest.mark.parametrize("block_rows", [None, 200])
     def test_only_pairs_between_the_datasets(self, block_rows):
         vectors, ids, ranks = embeddings(1200, 16, 300, 0.02)

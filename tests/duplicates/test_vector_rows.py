@@ -1,9 +1,11 @@
 """Rows with an embedding: put in order as records are, and held twice at most."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from apache_beam.pvalue import TaggedOutput
 
 from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.clusters import Clusters
@@ -85,3 +87,30 @@ def test_a_bucket_lies_in_memory_twice_and_its_projection_some_times(compare, ti
     peak(compare, few)  # what is imported at first use
     each = (peak(compare, many) - peak(compare, few)) / (many - few)
     assert 1 < each / BYTES < times
+
+
+class Pieces:
+    """Rows of a bucket in pieces from the disk, which can be gone through again: one in thirty is at home in the bucket."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __iter__(self):
+        return (BucketRows(made(64, DIM, first).tobytes()) for first in range(0, self.count, 64))
+
+
+def test_of_a_bucket_of_visitors_no_more_lie_in_memory_however_many_there_are(monkeypatch):
+    monkeypatch.setattr(Semantic, "block_rows", 2048)
+    how = HOW._replace(cells=replace(HOW.cells, groups=np.minimum(np.arange(30), 1)))
+
+    def streamed(count):
+        buckets = compare_buckets._CompareBuckets([Semantic(1e-6)])
+        buckets.start_bundle()
+        yield from buckets.process((bucket_key(number_of(Semantic), 0), Pieces(count)), [how])
+        yield from buckets.finish_bundle()
+
+    few, many = 8192, 24576
+    peak(streamed, few)
+    # Of those at home, a thirtieth, and of what is found there is more.
+    assert (peak(streamed, many) - peak(streamed, few)) / (many - few) / BYTES < 0.3
+    assert not [one for one in streamed(few) if isinstance(one, TaggedOutput) and one.tag == compare_buckets._BLOCKS]

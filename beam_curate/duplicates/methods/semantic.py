@@ -20,7 +20,15 @@ import pyarrow as pa
 
 from beam_curate.duplicates.candidates import Candidates, Flags, Floats, Nearness, Rows, embeddings, normalised
 from beam_curate.duplicates.clusters import Clusters, directions
-from beam_curate.duplicates.edges import edges_between, may_be_removed, may_stand, no_edges
+from beam_curate.duplicates.edges import (
+    Edges,
+    best_edges,
+    edges_between,
+    may_be_removed,
+    may_stand,
+    no_edges,
+    partners_places,
+)
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, similar
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, similarities
 from beam_curate.duplicates.pairs import Pairs, chosen_places, no_pairs, pairs_of
@@ -159,12 +167,12 @@ class Semantic(Method):
 
     def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
         """See Method."""
-        edges, comparisons = [no_edges()], 0
-        for turn, rows in enumerate(self._turns(bucket, pieces, comparing)):
-            found = self._compared(bucket, rows, rows, comparing, again=turn > 0)
-            edges.append(found.edges)
+        edges, comparisons = None, 0
+        for rows in self._turns(bucket, pieces, comparing):
+            found = self._compared(bucket, rows, rows, comparing, edges)
+            edges = found.edges if edges is None else best_edges(np.concatenate([edges, found.edges]))
             comparisons += found.comparisons
-        return Compared(np.concatenate(edges), comparisons)
+        return Compared(no_edges() if edges is None else edges, comparisons)
 
     def compare_blocks(self, bucket: int, asking: Rows, answering: Rows, comparing: Any) -> Compared:
         """See Method."""
@@ -228,13 +236,15 @@ class Semantic(Method):
         asking: Sequence[Rows],
         answering: Sequence[Rows],
         comparing: Spreading,
-        again: bool = False,
+        known: Edges | None = None,
     ) -> Compared:
+        """Compares rows that ask with those that answer; known are the edges of those at home if these were compared before."""
         rows = in_order(asking, answering, len(comparing.directions))
         heads = rows.heads
         who = Who(rows.asks & may_be_removed(heads), rows.answers & may_stand(heads, self.between))
         bucket = Bucket(rows.vectors, project(rows.vectors, comparing.directions), comparing.first)
         points = bucket.points[:, : comparing.cells.directions]
         cells = comparing.cells.meetings(number, points, heads["cell"], comparing.width)
-        found = best_partners(bucket, self.eps, cells, who, again)
+        better = None if known is None else partners_places(heads, known)
+        found = best_partners(bucket, self.eps, cells, who, better)
         return Compared(edges_between(heads, found.row, found.of, found.similarity), found.comparisons)
