@@ -24,9 +24,11 @@ def pytest_configure(config: pytest.Config | None = None) -> None:
     """Quickens Beam and writing; a process that a test starts, and that takes something from here, may need no Beam."""
     if config is not None and config.getoption("numprocesses", None):
         return  # the tests run in others, and this one only listens
-    from tests.support import quick_beam, quick_bundles, quick_files, quick_garbage, quick_threads, quick_workers
+    from tests.support import quick_garbage
 
-    quick_garbage.look_no_more()
+    quick_garbage.look_no_more()  # before Beam is loaded
+    from tests.support import quick_beam, quick_bundles, quick_files, quick_threads, quick_workers
+
     quick_beam.quicken()
     quick_bundles.quicken()
     quick_files.quicken()

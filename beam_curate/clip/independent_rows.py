@@ -31,6 +31,7 @@ _MKL_MODE: Final = "MKL_CBWR"
 # thousand: 19,200 tokens' numbers of one image were found equal where other images' were not. So such a tower is looked at with
 # more images.
 _ROUNDS_OF_SHORT_NUMBERS: Final = 4
+_WINDOW_STEP: Final = 1009  # numbers; a prime, so that no patch of an image is the patch of another one
 
 
 def fix_arithmetic() -> None:
@@ -134,7 +135,7 @@ class IndependentRows:
         first = torch.stack([(which == image).nonzero()[0, 0] for image in range(images)])
         differs, marks = torch.zeros(places, dtype=torch.bool), []
         for turn in range(self._rounds):
-            rows = self._marks(_noise(one, images, turn), which)
+            rows = self._marks(one, _noise(one, images, turn), which)
             marks.append(rows[first])
             differs |= (rows != marks[-1][which]).any(dim=1)
         differ = int(differs.sum())
@@ -159,25 +160,23 @@ class IndependentRows:
             noise = _noise(whole.one, len(marks), turn)
             for start in range(0, len(marks), shape):
                 which = torch.arange(start, start + shape) % len(marks)
-                if not torch.equal(self._marks(noise, which), marks[which]):
+                if not torch.equal(self._marks(whole.one, noise, which), marks[which]):
                     return False
         return True
 
-    def _marks(self, noise: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    def _marks(self, one: torch.Tensor, noise: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
         """Has the tower compute a batch that lies in memory as the real ones do, and says what tells its rows' bits apart.
 
         Args:
-            noise: (I, ...) images.
+            one: (1, ...) of what the tower takes.
+            noise: (I, M) images, see `_noise`.
             which: (N,) the image at each place.
 
         Returns:
             (N, M) int64 on the CPU: two sums of the bits of each row of what is watched, and of the output.
         """
-        one = noise[:1]
-        batch = torch.empty_strided(
-            (len(which), *one.shape[1:]), (one[0].numel(), *one.stride()[1:]), dtype=one.dtype, device=one.device
-        )
-        batch.copy_(noise[which.to(noise.device)])
+        shape, strides = (len(which), *one.shape[1:]), (noise.shape[1], *one.stride()[1:])
+        batch = noise.index_select(0, which.to(noise.device)).as_strided(shape, strides)
         seen: list[torch.Tensor] = []
         thread = threading.get_ident()
 
@@ -197,11 +196,13 @@ class IndependentRows:
 
 def _row_sums(values: torch.Tensor) -> torch.Tensor:
     """(N, 2) int64 of (N, ...): the sum of each row's bits as integers, and that with weights; equal rows have equal sums."""
+    rows = values.reshape(len(values), -1)
+    weights = torch.arange(rows.shape[1], device=rows.device)
     sums = []
-    for row in values.reshape(len(values), -1):
+    for row in rows:
         # The bits of numbers, not the numbers: NaN is then equal to itself.
         bits = row.view({2: torch.int16, 4: torch.int32}[row.element_size()]).to(torch.int64)
-        sums.append(torch.stack([bits.sum(), (bits * torch.arange(len(bits), device=bits.device)).sum()]))
+        sums.append(torch.stack([bits.sum(), (bits * weights).sum()]))
     return torch.stack(sums)
 
 
@@ -224,12 +225,15 @@ def _noise(one: torch.Tensor, images: int, turn: int) -> torch.Tensor:
         one: (1, ...) of what the tower takes.
         images: How many to make.
         turn: Each turn has others.
+
+    Returns:
+        (I, M) images, each as its numbers lie in memory: windows of one sequence, for noise takes longer to make than to copy.
     """
     if not one.is_floating_point():
         return torch.cat([one.roll(turn * images + number, dims=-1) for number in range(images)])
-    numbers = torch.randn((images, *one.shape[1:]), generator=torch.Generator().manual_seed(turn)) * 64
-    noise = torch.empty_strided(numbers.shape, (one[0].numel(), *one.stride()[1:]), dtype=one.dtype, device=one.device)
-    return noise.copy_(numbers)
+    size = one[0].numel()
+    sequence = torch.randn(size + (images - 1) * _WINDOW_STEP, generator=torch.Generator().manual_seed(turn)) * 64
+    return sequence.to(one.device, one.dtype).unfold(0, size, _WINDOW_STEP)
 
 
 def _shortened(tower: nn.Module) -> nn.Module:

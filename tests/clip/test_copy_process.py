@@ -6,8 +6,6 @@ import logging
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -19,7 +17,7 @@ from beam_curate.clip import copy_process
 from beam_curate.clip.copy_process import NotLoadedError, connect, start
 from beam_curate.clip.served_tower import ServedTower
 from beam_curate.clip.tower_copies import TowerCopies
-from tests.conftest import ROOT
+from tests.support import forked
 from tests.support.stub_tower import Tower, image, tower_after, turns
 
 PATIENCE_SECONDS = 120
@@ -45,7 +43,8 @@ def name():
 
 
 def worker(name, *, end="", gate="", **more):
-    return subprocess.Popen([sys.executable, "-c", WORKER, name, end, gate], cwd=ROOT, text=True, **more)
+    """It has the libraries loaded when it begins; the processes of its copies are new ones."""
+    return forked.Forked(WORKER, name, end, gate, **more)
 
 
 def until(true):
@@ -72,9 +71,9 @@ def addresses(name):
 @pytest.mark.parametrize("end", ["", str(int(signal.SIGKILL)), str(int(signal.SIGTERM))])
 def test_nothing_is_left_however_a_worker_ends(tmp_path, name, end):
     before = set(os.listdir("/dev/shm"))
-    with worker(name, end=end, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}) as process:
-        served = process.communicate(timeout=PATIENCE_SECONDS)[0].split()
-    assert process.returncode == -int(end or 0)
+    process = worker(name, end=end, env={**os.environ, "TMPDIR": str(tmp_path)})
+    served = process.stdout.read().split()
+    assert process.close() == -int(end or 0)
     assert len(set(served)) == 2
     until(lambda: not any(map(running, served)) and not addresses(name))
     assert os.listdir(tmp_path) == []
@@ -87,7 +86,7 @@ def test_a_worker_that_is_killed_while_it_loads_is_followed_by_another(tmp_path,
     def loading():
         return {int(path.suffix[1:]) for path in tmp_path.glob("gate.*")}
 
-    with worker(name, gate=str(gate)) as first, ThreadPoolExecutor(1) as pool:
+    with contextlib.closing(worker(name, gate=str(gate))) as first, ThreadPoolExecutor(1) as pool:
         until(lambda: len(loading()) == 2)  # both at once
         orphans = loading()
         follower = pool.submit(TowerCopies, functools.partial(tower_after, str(gate)), name, 2)

@@ -1,5 +1,6 @@
 """Embeddings depend on their image alone: float32, before they are rounded, at every place of a batch and with any neighbours."""
 
+import functools
 import json
 import logging
 import os
@@ -58,11 +59,17 @@ def add_models():
         open_clip.add_model_config(pathlib.Path(folder))
 
 
+@functools.cache
+def built(name, precision):
+    """A tower of these, which looks at each size of a batch by itself."""
+    add_models()
+    return build_visual_tower(find_weights(name, "random"), precision=precision, device="cpu")
+
+
 def differing(name, precision, batch, threads):
     """At how many places of a batch, or with how many kinds of neighbours, an image has another embedding than elsewhere."""
     torch.set_num_threads(threads)
-    add_models()
-    tower = build_visual_tower(find_weights(name, "random"), precision=precision, device="cpu")
+    tower = built(name, precision)
     numbers = np.random.default_rng(batch)
     size = tower.describe().image_size
     image, *others = numbers.integers(0, 256, (4, size, size, 3), dtype=np.uint8)

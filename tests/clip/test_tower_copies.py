@@ -5,8 +5,6 @@ import dataclasses
 import functools
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -29,7 +27,6 @@ from beam_curate.devices import DeviceFailedError
 from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, Failure, ImageFacts, SampleRef
-from tests.conftest import ROOT
 from tests.support import forked
 from tests.support.counters import counted
 from tests.support.stub_tower import Shared, Tower, image, tower_that_fails_to_load, turns
@@ -52,10 +49,7 @@ from tests.support.stub_tower import Tower, turns
 if __name__ == "__main__":
     print(os.getpid(), *turns(TowerCopies(Tower, {name!r}, 2), 2))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
-    )
-    worker, *theirs = map(int, done.stdout.split())
+    worker, *theirs = map(int, forked.run(code).stdout.split())
     assert set(theirs) == {first, second}
     assert worker not in {os.getpid(), first, second}
     assert turns(copies, 2) == [first, second]  # the worker's end did not end them

@@ -64,6 +64,7 @@ def flags(folder, made, command):
         "train": (export, [f"--input={made}/run", f"--output={folder}/train", "--format=tfrecord", "--samples_per_file=4"]),
         "new": (select, [f"--scores={folder}/run", f"--output={folder}/new"]),
         "newer": (select, [f"--scores={folder}/best", f"--output={folder}/newer", f"--duplicates={folder}/unique"]),
+        "taken": (export, [f"--input={folder}/run", f"--output={folder}/taken", "--format=webdataset"]),
         "exported": (export, [f"--input={folder}/best", f"--output={folder}/exported", "--format=webdataset"]),
     }[command]  # fmt: skip
 
@@ -95,11 +96,11 @@ def refused(capsys, folder, made, command, *more):
 def test_each_damage_of_a_state_file_is_named(folder, made, capsys, name, damage):
     path = folder / "run" / name
     path.write_bytes(DAMAGES[damage])
-    commands = ["new", "exported"] if name == "summary.json" else ["new"]
+    commands = ["new", "taken"] if name == "summary.json" else ["new"]
     if (name, damage) == ("run.json", "inner types"):
         commands = []  # an object with a configuration, as far as a source must have one
     for command in commands:
-        line = refused(capsys, folder, made, "new")
+        line = refused(capsys, folder, made, command)
         assert str(path) in line or f"{folder}/run" in line
         assert " with --" in line or "give " in line
         assert not (folder / command).exists()

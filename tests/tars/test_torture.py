@@ -407,8 +407,11 @@ def gzip_bomb(gigabytes):
 
 
 def zstd_bomb(gigabytes):
+    """Its blocks are alike too; it has its end."""
     packer = zstandard.ZstdCompressor().compressobj()
-    return b"".join([*map(packer.compress, bomb_stream(gigabytes)), packer.flush()])
+    pieces = itertools.islice(bomb_stream(gigabytes), 4)
+    first = [packer.compress(piece) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for piece in pieces]
+    return b"".join(first) + first[-1] * ((gigabytes << 6) - 2) + packer.flush()
 
 
 def read_compressed_bombs():
