@@ -8,6 +8,7 @@ import contextlib
 import fnmatch
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -98,6 +99,25 @@ def make_parent(path: str) -> None:
     for each in reversed(missing):
         os.makedirs(each, exist_ok=True)
         sync_folder(os.path.dirname(each) or ".")
+
+
+def why_not_writable(folder: str) -> str:
+    """Why no file can be made in a local folder, which need not be there yet; empty if one can, or if it is not local.
+
+    It is tried, since the rights of a folder do not tell all: a disk may be read-only, or another machine's. Nothing is left.
+    """
+    if scheme(folder):
+        return ""
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        return f"{there} is no folder"
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        return f"{there} cannot be written to: {os.strerror(error.errno or 0)}"
+    return ""
 
 
 def sync_folder(folder: str) -> None:
