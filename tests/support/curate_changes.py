@@ -35,6 +35,12 @@ GPUS = {
 }
 """The same, on Dataflow alone."""
 
+REFUSED_WITH_A_GPU = {"the device": "with --device cpu would leave the GPU idle; leave one of them out"}
+COPIES_WITH_DALI = (
+    "--model_copies 2 with --decoder dali: each worker process, one a core, would have a DALI of its own on the GPU"
+)
+"""What `curate` says there of a change, and of these two."""
+
 NO_CHANGE = {
     "input and output": ["input", "output", "overwrite", "samples_per_shard"],
     "which model, and how it sees": ["model_dir", "clip_model", "pretrained", "quick_gelu", "preprocess", "exif_orientation"],
