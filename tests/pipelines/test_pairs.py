@@ -34,7 +34,7 @@ from tests.support.curate_changes import CHANGES, GPUS, HIDES, NO_CHANGE, REFUSE
 from tests.support.models import LARGER_SMALL, MODEL, SMALL
 
 MOST_PIXELS, FEW_PIXELS = "--max_pixels=200000", "--max_pixels=100000"
-TOGETHER = together(8)
+TOGETHER = together(10)
 _SECOND = LARGER_SMALL.replace("-", "_")
 
 
