@@ -36,6 +36,8 @@ from tests.support.models import LARGER_SMALL, MODEL, SMALL
 MOST_PIXELS, FEW_PIXELS = "--max_pixels=200000", "--max_pixels=100000"
 TOGETHER = together(10)
 _SECOND = LARGER_SMALL.replace("-", "_")
+DECODERS = {}
+"""DALI's of the plain loop, by the model."""
 
 
 def picture(number, width, height=50, kind="JPEG"):
@@ -84,6 +86,8 @@ def folder(tmp_path_factory):
         forked.in_place_of_new_processes(patch)
         patch.syspath_prepend(str(ROOT / "examples"))
         yield folder
+    while DECODERS:
+        DECODERS.popitem()[1].close()
 
 
 def caption(key):
@@ -178,9 +182,10 @@ def target(model, decoder):
     return ClipModelHandler(model, "random").decode_options(decoder=decoder)
 
 
-@functools.cache
 def dali(model):
-    return DaliDecoder(target(model, "dali"), "cpu", 1)
+    if model not in DECODERS:
+        DECODERS[model] = DaliDecoder(target(model, "dali"), "cpu", 1)
+    return DECODERS[model]
 
 
 @functools.cache
