@@ -32,7 +32,9 @@ from beam_curate.processes import pid_namespace
 _LOG = logging.getLogger(__name__)
 GONE: Final = (OSError, EOFError)
 """What is raised where the process has gone. In the middle of an answer it is an OSError without a number."""
-_SILENT_SECONDS: Final = 1800.0
+SILENT_SECONDS: Final = 1800.0
+"""How long a process may be silent, before an answer and in the middle of one. A batch takes seconds, also where some dozens of
+workers wait for one copy."""
 _WAITING: Final = 1024  # connections of all workers while the object is built; the next one would wait too
 _UNUSED_SECONDS: Final = 60.0
 _REPORT_SECONDS: Final = 60.0
@@ -57,7 +59,7 @@ class Link(NamedTuple):
     connection: Connection
     process: int
 
-    def ask(self, method: str, *given: Any, patience: float = _SILENT_SECONDS) -> Any:
+    def ask(self, method: str, *given: Any, patience: float = SILENT_SECONDS) -> Any:
         """Has a method of the object called there, and gives what it returns.
 
         Args:
@@ -166,7 +168,7 @@ def _greeted(name: str, since: float) -> Link:
             raise NotLoadedError(f"{name} is a process of another user")
         # In the middle of a message too nobody waits for ever for a process that stands still.
         for wait in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            ours.setsockopt(socket.SOL_SOCKET, wait, _TIME.pack(int(_SILENT_SECONDS), 0))
+            ours.setsockopt(socket.SOL_SOCKET, wait, _TIME.pack(int(SILENT_SECONDS), 0))
         connection = Connection(ours.detach())
     while not connection.poll(_REPORT_SECONDS):
         _LOG.warning("%s is still being loaded after %d s", name, time.monotonic() - since)

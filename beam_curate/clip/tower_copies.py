@@ -30,9 +30,7 @@ from beam_curate.devices import DeviceFailedError
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_SECONDS: Final = 120.0  # until all processes that have lost a GPU have ended
-# A batch takes seconds, also where some dozens of workers wait for one copy; on a processor an image may take a second or two.
-_ANSWER_SECONDS: Final = 1800.0
-_IMAGE_SECONDS: Final = 10.0
+_IMAGE_SECONDS: Final = 10.0  # on a processor an image may take a second or two
 
 T = TypeVar("T")
 
@@ -86,7 +84,7 @@ class _Copy(Generic[T]):
         given = self._given(items)
         link = self._link()
         try:
-            found = link.ask("embed", given, places, patience=max(_ANSWER_SECONDS, _IMAGE_SECONDS * places))
+            found = link.ask("embed", given, places, patience=max(copy_process.SILENT_SECONDS, _IMAGE_SECONDS * places))
         except (TimeoutError, BlockingIOError) as error:  # before its answer, or in the middle of it
             raise CopyGoneError(f"a copy of the model stands still: {error}") from error
         except copy_process.GONE as error:

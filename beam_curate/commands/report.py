@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import apache_beam as beam
 
     from beam_curate.commands.launch import build_pipeline, pipeline_options, run_and_wait
-    from beam_curate.commands.source_run import finished_run, refuse_written_over
+    from beam_curate.commands.source_run import finished_run, refuse_unwritable, refuse_written_over
     from beam_curate.report.writing import plan_of_run
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs = [("run", run), *([("against", against)] if against else [])]
             read = [shard.path for _, each in runs for shard in each.input_shards]
             refuse_written_over(options.report, [(name, each.folder) for name, each in runs], read)
+        else:
+            refuse_unwritable("run", options.run, run.folder)
         path = absolute(options.report) if options.report else ""
         other = against.folder if against else ""
         shards = plan_of_run(summary, run.folder, other)[1]

@@ -168,3 +168,21 @@ def refuse_written_over(report: str, folders: Iterable[tuple[str, str]], read: I
         raise OptionError(f"--report {report} is the file {taken}, which is read; give another path")
     if os.path.isdir(path):
         raise OptionError(f"--report {report} is a folder; give the path of a file, such as preview.html")
+    refuse_unwritable("report", report, os.path.dirname(path))
+
+
+def refuse_unwritable(option: str, given: str, folder: str) -> None:
+    """Refuses a folder for a report in which no file can be made, before any work.
+
+    Args:
+        option: The option that names it.
+        given: Its value.
+        folder: The folder.
+
+    Raises:
+        OptionError: It names the option and the remedy.
+    """
+    from beam_curate.storage.files import why_not_writable
+
+    if why := why_not_writable(folder):
+        raise OptionError(f"--{option} {given}: {why}; give a --report where a file can be written")

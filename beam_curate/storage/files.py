@@ -42,6 +42,7 @@ from beam_curate.storage.operations import (
     size_of,
     status_of,
     sync_folder,
+    why_not_writable,
 )
 from beam_curate.storage.retrying import STORAGE_ERRORS, Attempts, InterruptedTransferError
 
@@ -66,6 +67,7 @@ __all__ = [
     "remove_empty_temporary",
     "size_of",
     "status_of",
+    "why_not_writable",
     "write_atomic",
     "write_json",
 ]

@@ -4,13 +4,13 @@ import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from braceexpand import braceexpand
 
 from beam_curate.records import Shard
 from beam_curate.storage.files import absolute, match, open_read
-from beam_curate.storage.local_files import leads_nowhere, local_matches, local_size
+from beam_curate.storage.local_files import leads_nowhere, local_matches
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.patterns import GLOB, literal
 from beam_curate.storage.schemes import SchemeError
@@ -95,8 +95,7 @@ def _matching(pattern: str) -> dict[str, int]:
     if scheme(pattern):
         return match([pattern])[0]
     found: dict[str, int] = {}
-    for path in local_matches(pattern):
-        size = local_size(path)
+    for path, size in local_matches(pattern).items():
         if size is not None:
             found[path] = size
         elif os.path.lexists(path):  # not gone since it was listed
@@ -126,16 +125,20 @@ def _sizes(paths: list[str]) -> dict[str, int]:
     for path in paths:
         by_folder[posixpath.dirname(path)].append(path)
     sizes: dict[str, int] = {}
-    for path in paths:
-        if path.endswith("/") if scheme(path) else os.path.isdir(path):
-            raise InputError(f"`input` {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")
+    _refuse_folder(path for path in paths if scheme(path) and path.endswith("/"))
     for folder, members in by_folder.items():
         several = len(members) >= _LIST_FOLDER_FROM
         patterns = [f"{literal(folder)}/*"] if several else [literal(path) for path in members]
         for files in match(patterns):
             sizes.update(files)
     missing = [path for path in paths if path not in sizes]
+    _refuse_folder(path for path in missing if not scheme(path) and os.path.isdir(path))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"`input` names files that do not exist: {', '.join(missing[:3])}{more}")
     return {path: sizes[path] for path in paths}
+
+
+def _refuse_folder(folders: Iterable[str]) -> None:
+    for path in folders:
+        raise InputError(f"`input` {path!r} is a folder; give the shards in it: {posixpath.join(path, '*.tar')!r}")

@@ -8,7 +8,7 @@ import errno
 import functools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from beam_curate.storage.patterns import pattern_regex, plain
@@ -38,15 +38,39 @@ def local_files(folder: str, *, must_list: bool) -> Iterator[str]:
         if found is None or (found.st_dev, found.st_ino) in seen:
             continue
         seen.add((found.st_dev, found.st_ino))
-        entries = _entries(here, must_list=must_list)
-        yield from (entry.path for entry in entries if not _is_folder_here(entry))
-        folders = [entry for entry in reversed(entries) if _is_folder_here(entry)]
+        folders = list[os.DirEntry[str]]()
+        for entry in _entries(here, must_list=must_list):
+            if _is_folder_here(entry):
+                folders.append(entry)
+            else:
+                yield entry.path
+        folders.reverse()
         own += [entry.path for entry in folders if not entry.is_symlink()]
         linked += [entry.path for entry in folders if entry.is_symlink()]
 
 
-def local_matches(pattern: str) -> Sequence[str]:
-    """The paths that match a pattern, folders left out, ascending: files, links that lead nowhere, pipes and devices.
+def files_in(folder: str, name: str) -> dict[str, int]:
+    """Paths and sizes of the files in a folder whose names match a pattern, ascending; empty if there is no such folder.
+
+    Args:
+        folder: Where to look; a bracket in it is a bracket.
+        name: A name with wildcards.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    if not _is_folder(folder):
+        return {}
+    regex = pattern_regex(name)
+    entries = (entry for entry in _entries(folder, must_list=True) if regex.fullmatch(entry.name))
+    sizes = {entry.path: local_size(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)}
+    return {path: size for path, size in sizes.items() if size is not None}
+
+
+def local_matches(pattern: str) -> dict[str, int | None]:
+    """The paths that match a pattern, folders left out, ascending, with the sizes of files.
+
+    None is the size of links that lead nowhere, pipes and devices.
 
     `*`, `?` and `[…]` also match links to folders, and `**` looks behind them as `local_files` does. A link that leads nowhere
     and matches a folder of the pattern is among them, since nobody knows what lay behind it.
@@ -69,7 +93,12 @@ def local_matches(pattern: str) -> Sequence[str]:
         paths = [path for here in found for path in local_files(here or "/", must_list=True)]
     else:
         paths = [path for here in found for path in _named(here, last)]
-    return sorted({*nowhere, *(path for path in paths if regex.fullmatch(path) and not _is_folder(path))})
+    sizes: dict[str, int | None] = dict.fromkeys(nowhere)
+    for path in filter(regex.fullmatch, paths):
+        status = _status(path)
+        if not _of_folder(status):
+            sizes[path] = _size(status)
+    return {path: sizes[path] for path in sorted(sizes)}
 
 
 def local_size(path: str) -> int | None:
@@ -78,8 +107,7 @@ def local_size(path: str) -> int | None:
     Raises:
         StorageError: It cannot be told.
     """
-    found = _status(path)
-    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+    return _size(_status(path))
 
 
 def leads_nowhere(path: str) -> bool:
@@ -89,8 +117,15 @@ def leads_nowhere(path: str) -> bool:
 
 def _is_folder(path: str) -> bool:
     """Whether there is a folder at a path, or behind a link there."""
-    found = _status(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+    return _of_folder(_status(path))
+
+
+def _of_folder(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _size(status: os.stat_result | None) -> int | None:
+    return status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
 
 
 def _status(path: str) -> os.stat_result | None:

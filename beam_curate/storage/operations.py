@@ -5,15 +5,15 @@ the file.
 """
 
 import contextlib
-import fnmatch
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam_curate.storage.local_files import local_files, local_matches, local_size
+from beam_curate.storage.local_files import files_in, local_files, local_matches
 from beam_curate.storage.object_stores import GCS, S3, delete_gcs, scheme
 from beam_curate.storage.patterns import literal, pattern_regex
 from beam_curate.storage.ranged_reading import open_stream
@@ -100,6 +100,25 @@ def make_parent(path: str) -> None:
         sync_folder(os.path.dirname(each) or ".")
 
 
+def why_not_writable(folder: str) -> str:
+    """Why no file can be made in a local folder, which need not be there yet; empty if one can, or if it is not local.
+
+    It is tried, since the rights of a folder do not tell all: a disk may be read-only, or another machine's. Nothing is left.
+    """
+    if scheme(folder):
+        return ""
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        return f"{there} is no folder"
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        return f"{there} cannot be written to: {os.strerror(error.errno or 0)}"
+    return ""
+
+
 def sync_folder(folder: str) -> None:
     """Brings the names in a local folder to the disk.
 
@@ -127,7 +146,7 @@ def match(patterns: Sequence[str]) -> list[dict[str, int]]:
 
 def _files(pattern: str) -> dict[str, int]:
     if not scheme(pattern):
-        return {path: size for path in local_matches(pattern) if (size := local_size(path)) is not None}
+        return {path: size for path, size in local_matches(pattern).items() if size is not None}
     # Beam's `*` leaves out names with a backslash; its `**` does not, and lists the same.
     ours = pattern_regex(pattern)
     found = _matching(re.sub(r"\*+", "**", pattern), pattern)
@@ -154,7 +173,7 @@ def files_under(output: str, pattern: str) -> dict[str, int]:
         return _matching(join(literal(output), pattern))
     # Beam would walk through everything below the folder, and take a bracket in its name for a pattern.
     path = join(output, pattern)
-    return retried("listing", path, lambda: _local_files(os.path.dirname(path), os.path.basename(path)))
+    return files_in(os.path.dirname(path), os.path.basename(path))
 
 
 def all_files(folder: str, *, must_list: bool = False) -> Iterator[str]:
@@ -176,19 +195,6 @@ def all_files(folder: str, *, must_list: bool = False) -> Iterator[str]:
         yield from (path for path, size in found.items() if not _is_marker(path, size))
         return
     yield from local_files(folder, must_list=must_list)
-
-
-def _local_files(folder: str, pattern: str) -> dict[str, int]:
-    if not os.path.isdir(folder):
-        return {}
-    found = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if fnmatch.fnmatchcase(entry.name, pattern):
-                with contextlib.suppress(FileNotFoundError):  # gone since it was listed
-                    if entry.is_file():
-                        found[entry.path] = entry.stat().st_size
-    return found
 
 
 def delete(paths: list[str]) -> None:

@@ -237,22 +237,19 @@ STILL = {"stopped": 1, "sleeps in a call": 11, "stops in its answer": 12}
 
 @pytest.mark.parametrize("how", STILL)
 def test_a_copy_that_stands_still_is_replaced(pair, monkeypatch, how):
-    before, usual = set(turns(pair, 2)), (tower_copies._ANSWER_SECONDS, copy_process._SILENT_SECONDS)
-
-    def patience(answer, silence):
-        monkeypatch.setattr(tower_copies, "_ANSWER_SECONDS", answer)
-        monkeypatch.setattr(copy_process, "_SILENT_SECONDS", silence)
+    before, usual = set(turns(pair, 2)), copy_process.SILENT_SECONDS
 
     def work():
-        patience(usual[0] if how == "stops in its answer" else 0.2, 1)
-        monkeypatch.setattr(tower_copies, "_IMAGE_SECONDS", 0)
+        monkeypatch.setattr(copy_process, "SILENT_SECONDS", 1)
+        if how != "stops in its answer":  # the wait for its beginning does not end before the one for its end
+            monkeypatch.setattr(tower_copies, "_IMAGE_SECONDS", 0)
         copy = pair.one()
         process = copy._link().process
         if how == "stopped":
             stopped(process)
         with pytest.raises(CopyGoneError, match="a copy of the model stands still") as caught:
             copy.embed([image(STILL[how])], 1)
-        patience(*usual)
+        monkeypatch.setattr(copy_process, "SILENT_SECONDS", usual)
         assert copy.recover(caught.value)
         return process, copy.embed([image(3)], 1).tolist()
 
@@ -262,7 +259,7 @@ def test_a_copy_that_stands_still_is_replaced(pair, monkeypatch, how):
 
 
 def test_a_copy_that_stands_still_fails_no_image_and_is_counted(pair, monkeypatch, caplog):
-    monkeypatch.setattr(tower_copies, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(copy_process, "SILENT_SECONDS", 0.2)
     monkeypatch.setattr(tower_copies, "_IMAGE_SECONDS", 0)
     monkeypatch.setattr(copy_process, "_REPORT_SECONDS", 0.05)
     recover = tower_copies._Copy.recover

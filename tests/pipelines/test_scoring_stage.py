@@ -4,18 +4,28 @@ For each option that changes the graph, alone and all together, on the pipeline 
 its greedy fusion, which puts steps of different environments into different stages.
 """
 
+import re
+
 import apache_beam as beam
 import pytest
+from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+from apache_beam.pipeline import PipelineVisitor
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
+from beam_curate.clip.caption_handler import CaptionHandler
+from beam_curate.clip.handler import ClipModelHandler
 from beam_curate.commands import curate
 from beam_curate.commands.curate_options import CurateOptions
+from beam_curate.commands.options import OptionError
 from beam_curate.commands.parsing import parse
+from beam_curate.transforms.decode_images import DecodeImages
+from beam_curate.transforms.embed_encoded import EmbedEncoded
 from tests.conftest import ROOT, encoded, photo, tar_bytes
+from tests.support import curate_changes
 from tests.support.models import LARGER_SMALL, MODEL, SECOND_SMALL
 
 HINT = "beam:resources:accelerator:v1"
@@ -65,8 +75,8 @@ def no_cloud(monkeypatch):
     monkeypatch.setattr(PipelineOptionsValidator, "validate", lambda self: [])
 
 
-def submitted(source, words):
-    """The pipeline that a command line comes to, as a runner gets it."""
+def built(source, words):
+    """The pipeline that a command line comes to."""
     given = [f"--input={source}", f"--output={source.parent}/out", *MODEL, "--min_aesthetic=none", "--max_nsfw=none"]
     options, rest, named = parse(CurateOptions, [*given, *DATAFLOW, *words], "")
     options, rest = curate.settled(options, named, rest)
@@ -74,7 +84,12 @@ def submitted(source, words):
     job = curate.prepare(options, named, beam_options)
     root = beam.Pipeline(FnApiRunner(), options=beam_options)
     job.build(root, {})
-    return root.to_runner_api()
+    return root
+
+
+def submitted(source, words):
+    """The same, as a runner gets it."""
+    return built(source, words).to_runner_api()
 
 
 def leaves(pipeline):
@@ -116,3 +131,45 @@ def test_a_gpu_on_every_worker_is_no_hint(source, case):
     pipeline = submitted(source, CASES[case])
     assert not [env for env in pipeline.components.environments.values() if HINT in env.resource_hints]
     assert len({each.environment_id for each in leaves(pipeline).values() if each.environment_id}) == 1
+
+
+class Models(PipelineVisitor):
+    """The handlers of all models of a pipeline, and the steps that decode."""
+
+    def __init__(self, root):
+        self.handlers, self.decoders = [], []
+        root.visit(self)
+
+    def enter_composite_transform(self, node):
+        step = node.transform
+        if isinstance(step, DecodeImages):
+            self.decoders.append(step)
+        if isinstance(step, EmbedEncoded):
+            self.decoders.append(step)
+            self.handlers.append(step.handler)
+        elif isinstance(step, RunInference) and isinstance(step._model_handler, ClipModelHandler | CaptionHandler):
+            self.handlers.append(step._model_handler)
+
+
+@pytest.mark.parametrize("gpu", curate_changes.GPUS)
+def test_with_a_gpu_each_change_is_refused_or_comes_to_all_models(source, gpu):
+    """No pixel can be computed here; where and how each model would run, the handlers tell."""
+    for name, words in curate_changes.CHANGES.items():
+        given = [*curate_changes.GPUS[gpu], *words]
+        if why := curate_changes.REFUSED_WITH_A_GPU.get(name):
+            with pytest.raises(OptionError, match=re.escape(why)):
+                built(source, given)
+            continue
+        found = Models(built(source, given))
+        assert len(found.handlers) == 1 + (name in ("captions", "a second model")), name
+        assert {each._device for each in found.handlers} == {"cuda"}, name
+        assert {each._precision for each in found.handlers} == {"bf16"}, name
+        assert {each._calls.shape for each in found.handlers} == {3 if name == "batches" else 2}, name
+        copies = {getattr(each, "copies", getattr(each, "_copies", None)) for each in found.handlers}
+        assert copies == {2 if name == "copies" else 0}, name
+        (decoder,) = found.decoders
+        assert isinstance(decoder, EmbedEncoded) == (name == "DALI"), name
+        assert decoder.dali_device == {"DALI": "cuda", "DALI on the host": "cpu"}.get(name, "auto"), name
+        assert decoder.threads == {"copies": 1, "decoding threads": 2}.get(name, 0), name
+    with pytest.raises(OptionError, match=re.escape(curate_changes.COPIES_WITH_DALI)):
+        built(source, [*curate_changes.GPUS[gpu], *curate_changes.CHANGES["copies"], *curate_changes.CHANGES["DALI"]])

@@ -1,7 +1,10 @@
 """Two runs over the same input in one page: what only one of them keeps."""
 
+import errno
 import json
+import os
 import re
+import tempfile
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,6 +16,7 @@ from beam_curate.report import data as report_data
 from beam_curate.report.changes import BOTH, HERE, NEITHER, THERE
 from beam_curate.report.writing import plan_of_run, write_report
 from beam_curate.runs.state_files import read_summary
+from beam_curate.transforms.collect_figures import CollectFigures
 from tests.conftest import encoded, photo
 from tests.report.test_report import MODEL, Page, run
 
@@ -86,6 +90,37 @@ def test_the_report_of_a_run_is_written_again(two, capsys):
     assert report.main([f"--run={two[0]}"]) == 0
     assert (two[0] / "report.html").read_bytes() == before
     assert f"look at {two[0]}/report.html" in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_one_line_before_any_work(two, tmp_path, monkeypatch, capfd):
+    """No row is read, and no worker of Beam has an error to log."""
+    monkeypatch.setattr(CollectFigures, "expand", None)
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    dry = [f"--scores={two[0]}", "--min_aesthetic=5", "--dry_run"]
+    with monkeypatch.context() as patch:
+        for folder, why in (
+            (f"{tmp_path}/file", f"{tmp_path}/file is no folder"),
+            ("/proc", "/proc cannot be written to: "),
+            (f"{tmp_path}/new/below", f"{tmp_path} cannot be written to: Read-only file system"),
+        ):
+            if folder.startswith(f"{tmp_path}/new"):  # for whoever runs the tests may write to it
+                patch.setattr(tempfile, "TemporaryFile", read_only)
+            for command, flags in ((report.main, [f"--run={two[0]}"]), (select.main, dry)):
+                assert command([*flags, f"--report={folder}/page.html"]) == 2
+                (line,) = capfd.readouterr().err.splitlines()
+                assert line.startswith(f"error: --report {folder}/page.html: {why}")
+                assert line.endswith("; give a --report where a file can be written")
+        assert report.main([f"--run={two[0]}"]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith(
+            f"error: --run {two[0]}: {two[0]} cannot be written to: Read-only file system; give a --report "
+        )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def read_only(**given):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), given["dir"])
 
 
 def test_what_cannot_be_compared_or_written_is_refused(two, scored, tmp_path, capsys):

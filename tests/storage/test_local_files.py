@@ -1,5 +1,6 @@
 """Listing local disks leaves nothing out: what cannot be looked at, or read, is named."""
 
+import collections
 import errno
 import glob
 import os
@@ -11,7 +12,7 @@ import pytest
 from beam_curate.storage import local_files as local
 from beam_curate.storage import retrying
 from beam_curate.storage.listing import InputError, list_shards
-from beam_curate.storage.operations import all_files
+from beam_curate.storage.operations import all_files, files_under
 from beam_curate.storage.walking import NO_FILE, files_below
 
 
@@ -83,6 +84,55 @@ def test_what_stands_for_an_image_and_is_none_is_told_by_its_size(folder):
     os.mkfifo(folder / "pipe.jpg")
     sizes = {os.path.basename(path): size for path, size in files_below(str(folder))}
     assert (sizes["gone.jpg"], sizes["pipe.jpg"], sizes["a.tar"]) == (0, NO_FILE, 3)
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often each path is looked at (`stat`) or listed (`scandir`), by the name of the call."""
+    counts = {"stat": collections.Counter(), "scandir": collections.Counter()}
+
+    def counting(name, real):
+        def look(path, *args, **more):
+            counts[name][str(path)] += 1
+            return real(path, *args, **more)
+
+        return look
+
+    for name in counts:
+        monkeypatch.setattr(local.os, name, counting(name, getattr(os, name)))
+    return counts
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.tar", "**.tar", "{d,e}/*.tar", "{a,1,.b}.tar", "many/{00..19}.tar", "sp*/?.tar"]
+)
+def test_each_file_that_an_input_names_is_looked_at_once(folder, looks, pattern):
+    tree(folder, *(f"many/{number:02d}.tar" for number in range(20)))
+    shards = list_shards(f"{folder}/{pattern}")
+    files = {shard.path for shard in shards}
+    links = {f"{folder}/file.tar"} if pattern == "**.tar" else set()  # the walk asks whether a folder is behind it
+    assert {path: looks["stat"][path] for path in files} == {path: 1 + (path in links) for path in files}
+    assert all(shard.size == 3 for shard in shards)
+    assert set(looks["scandir"].values()) <= {1}
+
+
+def test_the_files_of_a_folder_of_ours_are_looked_at_once_and_no_other(folder, looks):
+    found = files_under(str(folder), "*.tar")
+    assert [*found.items()] == [(f"{folder}/{name}.tar", 3) for name in (".b", "1", "a", "file")]
+    assert {path: looks["stat"][path] for path in found} == dict.fromkeys(found, 1)
+    assert looks["scandir"] == {str(folder): 1}
+    assert not any(looks["stat"][f"{folder}/{name}"] for name in ("d", "e", "elsewhere", "again"))
+
+
+def test_a_file_of_a_folder_of_ours_that_the_disk_fails_to_look_at_is_asked_for_again_and_not_left_out(
+    folder, monkeypatch
+):
+    wanted = files_under(str(folder), "*.tar")
+    Disk(monkeypatch, folder / "a.tar", errno.EIO, 1)
+    assert files_under(str(folder), "*.tar") == wanted
+    Disk(monkeypatch, folder / "a.tar", errno.EIO, -1)
+    with pytest.raises(retrying.StorageError, match=re.escape(f"{folder}/a.tar")):
+        files_under(str(folder), "*.tar")
 
 
 class Disk:
