@@ -107,7 +107,7 @@ class Settling:
             axes: (D, M) as many directions as may be compared.
         """
         border = EXACT if self.border is None and total <= FEW else self.border
-        cells = self._cells(total, project(vectors, axes[:, :DIRECTIONS]), border == EXACT)
+        cells = self._cells(total, project(vectors, axes), border == EXACT)
         vectors = vectors[::_COUNTED]  # those that trained no cells
         points = project(vectors, axes)
         if not len(points):
@@ -120,7 +120,7 @@ class Settling:
         if width < exact and len(needed):
             cells = cells.looking_for(pairs, width)
         visits = cells.visits(inside, width)
-        crowd = near_first(inside, self.distance, _CROWDS)
+        crowd = near_first(points, self.distance, _CROWDS)
         buckets = len(once(visits[0], cells.groups[visits[1]])[0]) / len(points)
         estimate = Estimate(
             buckets,
@@ -133,10 +133,16 @@ class Settling:
         return Settled(cells, width, compared, estimate)
 
     def _cells(self, total: int, points: Floats, exact: bool) -> Cells:
-        """The cells of so many rows, by the (S, M) points of a sample; exact: for borders at which no pair may be missed."""
+        """The cells of so many rows, in the first directions.
+
+        Args:
+            total: The number of rows.
+            points: (S, M) of a sample, in more directions: rows that are near in the first ones alone are no crowd.
+            exact: For borders at which no pair may be missed.
+        """
         distinct = points[np.arange(len(points)) % _COUNTED > 0] if len(points) > 1 else points
         crowd = near_first(distinct, self.distance, _CROWDS)
-        distinct = distinct[~crowd]  # a crowd takes one cell, however large it is
+        distinct = distinct[~crowd, :DIRECTIONS]  # a crowd takes one cell, however large it is
         count = self.cells_for(total)
         groups = min(-(-total // HOME_ROWS) or 1, count)
         # Wide borders of stretched cells reach more of them, and more than is saved where no pair may be missed.

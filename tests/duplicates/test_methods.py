@@ -253,6 +253,21 @@ class TestSemantic:
         spread = method.spread(Candidates(ids, ranks, table), method.plan(4000, table).spreading)
         assert (np.bincount(spread.rows["id"].astype(int))[:3000] <= 2).all()
 
+    def test_rows_that_are_near_in_few_directions_alone_are_no_crowd(self):
+        """Nearly all are near in the directions of the cells, and none in all: they have as many cells as are wanted, not one."""
+        rng = np.random.default_rng(0)
+        vectors = rng.standard_normal((6000, 256)) / 32
+        vectors[:, 0] += 1
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+        method = Semantic(0.1, n_clusters=40, border=0.1)
+        how = method.plan(10**6, vector_table(vectors)).spreading
+        points = settling.project(vectors[:400], how.directions[:, :64])
+        assert (((points[:, None] - points[None]) ** 2).sum(axis=2) < method.settling.distance**2).mean() > 0.9
+        assert (cosine(vectors[:400]) < 1 - 0.1).sum() == 400 * 399
+        assert len(how.cells) >= 35
+        homes = np.bincount(how.cells.homes(settling.project(vectors, how.directions[:, :64])))
+        assert homes.max() < 6 * homes.mean()
+
     def test_the_plan_depends_on_the_sample_alone(self):
         vectors, _, _ = embeddings(2000, 80, 100, 0.01)
         plans = [Semantic(0.01, 5).plan(10**6, vector_table(vectors)) for _ in range(2)]
