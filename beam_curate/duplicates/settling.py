@@ -107,9 +107,9 @@ class Settling:
             axes: (D, M) as many directions as may be compared.
         """
         border = EXACT if self.border is None and total <= FEW else self.border
-        cells = self._cells(total, project(vectors, axes), border == EXACT)
-        vectors = vectors[::_COUNTED]  # those that trained no cells
         points = project(vectors, axes)
+        cells = self._cells(total, points, border == EXACT)
+        vectors, points = vectors[::_COUNTED], points[::_COUNTED]  # those that trained no cells
         if not len(points):
             return Settled(cells, 0.0, (axes.shape[1], axes.shape[1]), None)
         inside = np.ascontiguousarray(points[:, : cells.directions])
