@@ -118,5 +118,6 @@ def written(output: Path) -> dict[str, bytes]:
 def assert_same(output: Path, expected: dict[str, bytes]) -> None:
     """Compares a run with the local one, byte for byte."""
     found = written(output)
-    assert found.keys() == expected.keys()
-    assert [name for name in found if found[name] != expected[name]] == []
+    assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())
+    differing = [name for name in found if found[name] != expected[name]]
+    assert not differing, differing

@@ -13,6 +13,9 @@ Where their rows differ, images go through the tower one at a time, each in a ca
 
 The number of images in a call matters too, since libraries choose their kernels by the size of a matrix. A bundle's last batch
 may be computed as a smaller one only where a look at both sizes finds the same bits: of all images of the look, at all places.
+
+In 16 bits most differences are rounded away, and those of one embedding in some hundred are not. So such a tower's products are
+looked at by themselves besides, with numbers that leave nothing but the rounding: see beam_curate/clip/product_order.py.
 """
 
 import copy
@@ -25,11 +28,13 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import nn
 
+from beam_curate.clip.product_order import ProductOrder
+from beam_curate.clip.row_sums import row_sums
+
 _LOG = logging.getLogger(__name__)
 _MKL_MODE: Final = "MKL_CBWR"
-# Products of 16-bit numbers are added up in 32 bits and rounded, so that another order of adding shows in one number of some ten
-# thousand: 19,200 tokens' numbers of one image were found equal where other images' were not. So such a tower is looked at with
-# more images.
+# What computes in 32 bits and rounds to 16 shows a difference in one number of some ten thousand: 19,200 tokens' numbers of one
+# image were found equal where other images' were not. So such a tower is looked at with more images.
 _ROUNDS_OF_SHORT_NUMBERS: Final = 4
 _WINDOW_STEP: Final = 1009  # numbers; a prime, so that no patch of an image is the patch of another one
 
@@ -49,11 +54,13 @@ class _Look(NamedTuple):
         one: (1, ...) of what the tower takes.
         differ: How many places differ from others with the same image.
         marks: Of each turn, (I, M) of its images, see `IndependentRows._marks`.
+        products: What its products have shown, of a tower of 16-bit numbers.
     """
 
     one: torch.Tensor
     differ: int
     marks: list[torch.Tensor]
+    products: ProductOrder
 
 
 class IndependentRows:
@@ -63,8 +70,8 @@ class IndependentRows:
         """Takes the tower to look at, which may have a transformer of many blocks alike; nothing is computed yet."""
         self._tower = _shortened(tower)
         self._watched = _watched(tower)
-        short = any(values.element_size() < 4 for values in tower.parameters())
-        self._rounds = _ROUNDS_OF_SHORT_NUMBERS if short else 1
+        self._short = any(values.element_size() < 4 for values in tower.parameters())
+        self._rounds = _ROUNDS_OF_SHORT_NUMBERS if self._short else 1
         self._looks: dict[int, _Look] = {}
         self._alike: dict[tuple[int, int], bool] = {}
 
@@ -138,7 +145,8 @@ class IndependentRows:
             rows = self._marks(one, _noise(one, images, turn), which)
             marks.append(rows[first])
             differs |= (rows != marks[-1][which]).any(dim=1)
-        differ = int(differs.sum())
+        products = self._products(one, places)
+        differ = int((differs | products.differing(places)).sum())
         if differ and one.device.type == "cpu":
             _LOG.warning(
                 "In this process the last bits of an embedding depend on the place of the image in its batch: %d of %d places "
@@ -152,7 +160,7 @@ class IndependentRows:
                 "differ from the first",
                 differ, places,
             )  # fmt: skip
-        return _Look(one, differ, marks)
+        return _Look(one, differ, marks, products)
 
     def _as_in(self, whole: _Look, shape: int) -> bool:
         """Says whether the images of a look have the same bits in batches of `shape`, at all of their places."""
@@ -162,10 +170,18 @@ class IndependentRows:
                 which = torch.arange(start, start + shape) % len(marks)
                 if not torch.equal(self._marks(whole.one, noise, which), marks[which]):
                     return False
-        return True
+        return self._products(whole.one, shape).same(whole.products)
+
+    def _products(self, one: torch.Tensor, places: int) -> ProductOrder:
+        """Has the tower of 16-bit numbers compute a batch, and says in which order its products are added up."""
+        products = ProductOrder()
+        if self._short:
+            with products:
+                self._tower(_batch(one, _noise(one, 1, 0), torch.zeros(places, dtype=torch.int64)))
+        return products
 
     def _marks(self, one: torch.Tensor, noise: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        """Has the tower compute a batch that lies in memory as the real ones do, and says what tells its rows' bits apart.
+        """Has the tower compute a batch, and says what tells its rows' bits apart.
 
         Args:
             one: (1, ...) of what the tower takes.
@@ -175,14 +191,13 @@ class IndependentRows:
         Returns:
             (N, M) int64 on the CPU: two sums of the bits of each row of what is watched, and of the output.
         """
-        shape, strides = (len(which), *one.shape[1:]), (noise.shape[1], *one.stride()[1:])
-        batch = noise.index_select(0, which.to(noise.device)).as_strided(shape, strides)
+        batch = _batch(one, noise, which)
         seen: list[torch.Tensor] = []
         thread = threading.get_ident()
 
         def keep(_: nn.Module, __: Any, tokens: torch.Tensor) -> None:
             if threading.get_ident() == thread and len(tokens) == len(which):  # other threads may be in the same block
-                seen.append(_row_sums(tokens))
+                seen.append(row_sums(tokens))
 
         hooks = [module.register_forward_hook(keep) for module in self._watched]
         try:
@@ -190,32 +205,26 @@ class IndependentRows:
         finally:
             for hook in hooks:
                 hook.remove()
-        seen.append(_row_sums(out[0] if isinstance(out, tuple) else out))
+        seen.append(row_sums(out[0] if isinstance(out, tuple) else out))
         return torch.cat(seen, dim=1).cpu()
-
-
-def _row_sums(values: torch.Tensor) -> torch.Tensor:
-    """(N, 2) int64 of (N, ...): the sum of each row's bits as integers, and that with weights; equal rows have equal sums."""
-    rows = values.reshape(len(values), -1)
-    weights = torch.arange(rows.shape[1], device=rows.device)
-    sums = []
-    for row in rows:
-        # The bits of numbers, not the numbers: NaN is then equal to itself.
-        bits = row.view({2: torch.int16, 4: torch.int32}[row.element_size()]).to(torch.int64)
-        sums.append(torch.stack([bits.sum(), (bits * weights).sum()]))
-    return torch.stack(sums)
 
 
 def _watched(tower: nn.Module) -> list[nn.Module]:
     """What is watched besides the output, where the tower is a transformer of open_clip.
 
-    It is the first block, whose output is all tokens, and the products in it: one bit's difference there may be rounded away in
-    the end, and of another image not.
+    It is the first block, whose output is all tokens: one bit's difference there may be rounded away in the end, and of another
+    image not.
     """
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if not isinstance(blocks, nn.ModuleList) or len(blocks) < 2:
         return []
-    return [blocks[0], *(module for module in blocks[0].modules() if isinstance(module, nn.Linear))]
+    return [blocks[0]]
+
+
+def _batch(one: torch.Tensor, noise: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """The batch of these images, in memory as the real ones lie: see `_marks`."""
+    shape, strides = (len(which), *one.shape[1:]), (noise.shape[1], *one.stride()[1:])
+    return noise.index_select(0, which.to(noise.device)).as_strided(shape, strides)
 
 
 def _noise(one: torch.Tensor, images: int, turn: int) -> torch.Tensor:

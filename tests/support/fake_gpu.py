@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from beam_curate.clip import independent_rows, visual_tower
+from beam_curate.clip.product_order import ProductOrder
 from beam_curate.clip.visual_tower import VisualTower, build_visual_tower
 from beam_curate.clip.weights import find_weights
 
@@ -47,8 +48,9 @@ def tower_on_fake_gpu(monkeypatch, model: str) -> Iterator[VisualTower]:
     def there(tensor):
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA)
 
-    look = independent_rows._Look(one=torch.empty(0), differ=0, marks=[])
+    look = independent_rows._Look(one=torch.empty(0), differ=0, marks=[], products=ProductOrder())
     monkeypatch.setattr(independent_rows.IndependentRows, "_looked", lambda self, places, one: look)
+    monkeypatch.setattr(independent_rows.IndependentRows, "_as_in", lambda self, whole, shape: True)
     monkeypatch.setattr(torch.Tensor, "numpy", lambda self: self)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: "the model's")

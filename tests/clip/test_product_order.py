@@ -1,0 +1,123 @@
+"""Another order of adding up is found where 16 bits hide it; what is found is compared with many plain products."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from beam_curate.clip.independent_rows import IndependentRows
+from beam_curate.clip.product_order import ProductOrder
+
+ATEN = torch.ops.aten
+
+
+class Kernels(TorchDispatchMode):
+    """A library that begins the sums of some rows with another term.
+
+    Args:
+        which: These rows, of a batch of so many: (M,) bool.
+    """
+
+    def __init__(self, which):
+        super().__init__()
+        self.which = which
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is ATEN.linear.default:
+            rows, weights, bias = args
+            return (self.product(rows.float(), weights.float().T) + bias).to(rows.dtype)
+        if func is ATEN.conv2d.default:
+            rows, weights, bias = args[:3]
+            patches = functional.unfold(rows.float(), weights.shape[2:]).permute(0, 2, 1)
+            out = self.product(patches, weights.float().flatten(1).T) + bias
+            return out.permute(0, 2, 1).unflatten(2, [size - 2 for size in rows.shape[2:]]).to(rows.dtype)
+        return func(*args, **(kwargs or {}))
+
+    def product(self, rows, weights):
+        """(M, ..., E) float32, one term after the other."""
+        shape = (len(rows), *[1] * (rows.dim() - 1))
+        out, other = (torch.zeros(*rows.shape[:-1], weights.shape[1]) for _ in range(2))
+        terms = rows.shape[-1]
+        for term in range(terms):
+            out += rows[..., term, None] * weights[term]
+            later = (term + 5) % terms
+            other += rows[..., later, None] * weights[later]
+        return torch.where(self.which(len(rows)).view(shape), other, out)
+
+
+def line():
+    return nn.Linear(64, 8, dtype=torch.bfloat16)
+
+
+def picture():
+    return nn.Sequential(nn.Conv2d(16, 8, 3, dtype=torch.bfloat16), nn.Flatten())
+
+
+TOWERS = [(line, (1, 64)), (picture, (1, 16, 5, 5))]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("tower", "shape"), TOWERS, ids=["line", "picture"])
+def test_a_tail_is_whole_where_a_smaller_product_is_added_up_in_another_order(tower, shape):
+    torch.manual_seed(0)
+    tower, one = tower(), torch.zeros(shape, dtype=torch.bfloat16)
+    noise = torch.randn(4, *shape[1:]).bfloat16()
+    with Kernels(lambda rows: torch.full((rows,), rows < 16)):
+        # Few images do not show it.
+        assert torch.equal(tower(noise), tower(noise.repeat(4, *[1] * (noise.dim() - 1)))[:4])
+        rows = IndependentRows(tower)
+        assert [rows.shape(count, 32, one) for count in (1, 5, 9, 16)] == [16] * 4
+        assert rows.all_together
+    with Kernels(lambda rows: torch.zeros(rows, dtype=torch.bool)):
+        rows = IndependentRows(tower)
+        assert [rows.shape(count, 32, one) for count in (1, 5, 9, 16)] == [4, 8, 16, 16]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("wrong", [0, 3, 7])
+@pytest.mark.parametrize(("tower", "shape"), TOWERS, ids=["line", "picture"])
+def test_images_go_alone_where_one_place_is_added_up_in_another_order(tower, shape, wrong, caplog):
+    torch.manual_seed(0)
+    tower, one = tower(), torch.zeros(shape, dtype=torch.bfloat16)
+    with Kernels(lambda rows: torch.arange(rows) == wrong), caplog.at_level(logging.WARNING):
+        rows = IndependentRows(tower)
+        rows.look(8, one)
+    assert not rows.all_together
+    assert " of 8 places differ from the first" in caplog.text
+
+
+@torch.inference_mode()
+def test_the_tower_computes_what_it_computes_without_a_look():
+    torch.manual_seed(0)
+    tower, batch = (
+        nn.Sequential(line(), nn.GELU(), nn.Linear(8, 3, dtype=torch.bfloat16)),
+        torch.randn(5, 64).bfloat16(),
+    )
+    plain = tower(batch)
+    with ProductOrder():
+        assert torch.equal(tower(batch), plain)
+
+
+def order(rows, inner, outer):
+    """What the product of a layer shows."""
+    with torch.inference_mode(), ProductOrder() as found:
+        functional.linear(torch.zeros(rows, inner).bfloat16(), torch.zeros(outer, inner).bfloat16())
+    return found
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("inner", "outer"), [(384, 384), (384, 1536), (1536, 384), (768, 512)])
+def test_products_that_are_said_to_be_the_same_give_the_same_numbers(inner, outer):
+    """Of two thousand rows, in the products of whatever processor this is: not by ours, but by plain products."""
+    numbers = torch.Generator().manual_seed(1)
+    rows = torch.randn(2048, inner, generator=numbers).bfloat16()
+    weights = torch.randn(outer, inner, generator=numbers).bfloat16()
+    whole = torch.cat([functional.linear(part, weights) for part in rows.split(32)])
+    for size in (1, 2, 4, 8, 16):
+        found = order(size, inner, outer)
+        assert not found.differing(size).any()
+        if found.same(order(32, inner, outer)):
+            assert torch.equal(torch.cat([functional.linear(part, weights) for part in rows.split(size)]), whole)
