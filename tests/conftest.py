@@ -9,10 +9,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as curate sets it: a thre
 # As a tower sets it before it multiplies; some test here may have multiplied in this process before (see clip/independent_rows).
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
+import contextlib
 import io
 import pathlib
 import sys
 import tarfile
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -65,12 +67,25 @@ def assets() -> pathlib.Path:
 @pytest.fixture
 def two_threads():
     """torch with two threads for one test, as it has where the other tests' one is not set."""
+    with torch_threads(2):
+        yield
+
+
+@contextlib.contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """torch with so many threads, as in a process that has had no others."""
     import torch
 
+    from beam_curate.clip.batch_parts import _torch_threads
+
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(number)
+    _torch_threads.cache_clear()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _torch_threads.cache_clear()
 
 
 def photo(seed: int, width: int = 96, height: int = 64, mode: str = "RGB") -> Image.Image:

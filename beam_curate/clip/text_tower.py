@@ -22,6 +22,7 @@ from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
 from beam_curate.clip.activations import separate_activations
+from beam_curate.clip.batch_parts import BatchParts
 from beam_curate.clip.beside import check_text_beside
 from beam_curate.clip.checkpoint import WeightsError, read_logit_scale, read_text_state
 from beam_curate.clip.config import model_config
@@ -134,13 +135,20 @@ class TextTower:
                 f"the tokenizer of {self.source.clip_model} gives token {int(tokens.max())}, but the text tower knows "
                 f"{self._module.vocab_size}: its configuration needs another vocab_size or hf_tokenizer_name"
             )
+        tokens = tokens.to(self._device)
+
+        def filled(places: int) -> torch.Tensor:
+            return torch.cat([tokens[:-1], tokens[-1:].expand(places - len(part), -1)])
+
         with torch.inference_mode():
-            tokens = tokens.to(self._device)
-            shape = self._independent.shape(len(part), places, tokens[:1])
-            tokens = torch.cat([tokens[:-1], tokens[-1:].expand(shape - len(part), -1)])
-            features = self._independent.call(self._features, tokens)
-            result: npt.NDArray[np.float32] = features[: len(part)].cpu().numpy()
+            parts = BatchParts(self._independent, places, self._device)
+            rows = parts.compute(len(part), tokens[:1], filled, self._rows)
+            result: npt.NDArray[np.float32] = rows.cpu().numpy()
             return result
+
+    def _rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(N, D) float32 of (N, T) tokens."""
+        return self._independent.call(self._features, tokens)
 
     def _features(self, tokens: torch.Tensor) -> torch.Tensor:
         """(N, D) float32, L2-normalised, of tokens."""

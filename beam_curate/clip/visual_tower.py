@@ -7,6 +7,7 @@ relative positions of the timm towers EVA, EVA02, PE-Core, Swin, vit_relpos) los
 the normal way and then filled: their peak memory has the fp32 tower in it besides the weights.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from beam_curate.clip.activations import separate_activations
+from beam_curate.clip.batch_parts import BatchParts
 from beam_curate.clip.checkpoint import read_visual_state
 from beam_curate.clip.config import model_config
 from beam_curate.clip.empty_towers import empty_tower
@@ -111,8 +113,9 @@ class VisualTower:
                 as that makes a difference: see IndependentRows.shape.
 
         Returns:
-            (N, D) float16, L2-normalised rows in the order of the input. A row depends on its image and on `places` alone:
-            not on the other images, nor on its place (on a GPU a warning tells where it does). A degenerate row is NaN.
+            (N, D) float16, L2-normalised rows in the order of the input. On one machine a row depends on its image and on
+            `places` alone: not on the other images, nor on its place (on a GPU a warning tells where it does). A degenerate row
+            is NaN.
 
         Raises:
             TypeError: If an image has another shape or type.
@@ -139,25 +142,28 @@ class VisualTower:
             places: The size of a whole batch.
         """
         if self._device.type == "cpu":
-            with torch.inference_mode():
-                self._independent.look(places, self._one)
+            BatchParts(self._independent, places, self._device).look(self._one)
 
     def _expected(self) -> str:
         size = self._description.image_size
         return f"(N, {size}, {size}, 3)"
 
     def _embed(self, images: Images, places: int) -> npt.NDArray[np.float16]:
+        parts = BatchParts(self._independent, places, self._device)
         with torch.inference_mode():
-            shape = self._independent.shape(len(images), places, self._one)
-            # (N, S, S, 3) seen as (N, 3, S, S) is torch's channels-last layout: nothing is copied.
-            batch = self._on_device(images, shape).permute(0, 3, 1, 2)
-            if self._folded:
-                batch = batch.to(self._dtype) - self._shift
-            else:
-                batch = ((batch.float() - self._shift) / self._scale).to(self._dtype)
-            features = self._independent.call(self._features, batch)[: len(images)]
-            result: npt.NDArray[np.float16] = features.to(torch.float16).cpu().numpy()
+            rows = parts.compute(len(images), self._one, functools.partial(self._on_device, images), self._rows)
+            result: npt.NDArray[np.float16] = rows.cpu().numpy()
             return result
+
+    def _rows(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, D) float16 of (N, S, S, 3) uint8."""
+        # Seen as (N, 3, S, S) they have torch's channels-last layout: nothing is copied.
+        batch = pixels.permute(0, 3, 1, 2)
+        if self._folded:
+            batch = batch.to(self._dtype) - self._shift
+        else:
+            batch = ((batch.float() - self._shift) / self._scale).to(self._dtype)
+        return self._independent.call(self._features, batch).to(torch.float16)
 
     def _on_device(self, images: Images, shape: int) -> torch.Tensor:
         """(shape, S, S, 3) uint8 on the device: the images, wherever they are, and black ones."""

@@ -20,6 +20,7 @@ from beam_curate.clip.independent_rows import IndependentRows
 from beam_curate.clip.text_tower import build_text_tower
 from beam_curate.clip.visual_tower import build_visual_tower
 from beam_curate.clip.weights import find_weights
+from tests.conftest import torch_threads
 from tests.support import forked
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
@@ -68,8 +69,11 @@ def built(name, precision):
 
 def differing(name, precision, batch, threads):
     """At how many places of a batch, or with how many kinds of neighbours, an image has another embedding than elsewhere."""
-    torch.set_num_threads(threads)
-    tower = built(name, precision)
+    with torch_threads(threads):
+        return _differing(built(name, precision), batch)
+
+
+def _differing(tower, batch):
     numbers = np.random.default_rng(batch)
     size = tower.describe().image_size
     image, *others = numbers.integers(0, 256, (4, size, size, 3), dtype=np.uint8)
@@ -292,9 +296,7 @@ def test_the_look_goes_through_two_blocks_alone_and_changes_nothing():
 @pytest.mark.parametrize("activation", [nn.GELU(), QuickGELU(), nn.SiLU(), nn.Sigmoid(), nn.GELU("tanh")])
 def test_activations_are_the_same_at_all_places(activation, dtype, threads):
     torch.manual_seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         module = nn.Sequential(nn.Identity(), activation)
         separate_activations(module)
         separate_activations(module)  # a second time does nothing
@@ -304,8 +306,6 @@ def test_activations_are_the_same_at_all_places(activation, dtype, threads):
             out = module(batch)
             assert torch.equal(out, out[:1].expand_as(out))
             torch.testing.assert_close(out, activation(batch))
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.inference_mode()
@@ -315,9 +315,7 @@ def test_activations_are_the_same_at_all_places(activation, dtype, threads):
 def test_activations_are_applied_to_the_whole_batch_only_where_places_do_not_matter(activation, dtype, threads):
     """Numbers that are shuffled give the same values where the batch is computed at once, and it is whenever that holds."""
     torch.manual_seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for length, whole in ((threads * 128 * 300, True), (threads * 128 * 300 + 16, False), (128 * 129, False)):
             batch, order = torch.randn(length).to(dtype), torch.randperm(length)
             assert _in_whole_steps(batch) == whole
@@ -327,8 +325,6 @@ def test_activations_are_applied_to_the_whole_batch_only_where_places_do_not_mat
         assert _in_whole_steps(pictures)
         assert _in_whole_steps(pictures.contiguous(memory_format=torch.channels_last))
         assert not _in_whole_steps(pictures.transpose(1, 2))
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_towers_for_the_cpu_have_all_their_activations_separated():

@@ -94,11 +94,11 @@ def test_a_run_reads_the_weights_once_in_a_thread_and_hashes_them_once(tmp_path,
 
 
 def test_a_model_loaded_ahead_has_been_looked_at_and_gives_the_same_bits(monkeypatch):
-    threads = []
+    looks = []
     real = IndependentRows._look
 
     def look(self, *arguments):
-        threads.append(threading.current_thread())
+        looks.append(self)
         return real(self, *arguments)
 
     monkeypatch.setattr(IndependentRows, "_look", look)
@@ -106,10 +106,12 @@ def test_a_model_loaded_ahead_has_been_looked_at_and_gives_the_same_bits(monkeyp
     handler = ClipModelHandler(MODEL, "random", device="cpu", batch_size=4)
     handler.load_ahead()
     ahead = handler.load_model()
+    assert len(looks) == 1
     size = ahead.describe().image_size
     rows = ahead.embed(pixels[:, :size, :size].copy(), 4)
-    assert len(threads) == 1
-    assert threads[0] is not threading.main_thread()
-    late = handler.load_model().embed(pixels[:, :size, :size].copy(), 4)
-    assert threads[1:] == [threading.main_thread()]
-    np.testing.assert_array_equal(rows.view(np.uint16), late.view(np.uint16))
+    assert looks == [ahead._independent]
+    late = handler.load_model()
+    assert len(looks) == 1
+    late_rows = late.embed(pixels[:, :size, :size].copy(), 4)
+    assert looks[1:] == [late._independent]
+    np.testing.assert_array_equal(rows.view(np.uint16), late_rows.view(np.uint16))

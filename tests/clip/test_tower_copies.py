@@ -27,6 +27,7 @@ from beam_curate.devices import DeviceFailedError
 from beam_curate.images.resizing import Target
 from beam_curate.reasons import INFER, INFERENCE_ERROR
 from beam_curate.records import DecodedImage, Failure, ImageFacts, SampleRef
+from tests.conftest import torch_threads
 from tests.support import forked
 from tests.support.counters import counted
 from tests.support.stub_tower import Shared, Tower, image, tower_that_fails_to_load, turns
@@ -329,10 +330,8 @@ def samples():
 @pytest.fixture
 def one_thread():
     """torch with one thread in this process, as a copy has: other numbers of threads may give other last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 def test_the_handler_embeds_with_them_as_without(one_thread):
