@@ -98,22 +98,23 @@ class ProductOrder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place = _MATRICES.get(func) or _CONVOLUTIONS[func]
         rows, weights, made = args[place.rows], args[place.weights], list(args)
         kind = (func, rows.shape, rows.stride(), weights.shape, weights.stride())
-        # A product of two batches, as in attention, is one for each image; a channel's own convolution has nothing to cancel.
-        if kind in self._seen or (func in _MATRICES and weights.dim() != 2) or weights.shape[1 - place.columns] == 1:
+        matrices = func in _MATRICES
+        # A product of two batches, as in attention, is one for each image; a convolution of each channel adds up too little.
+        if kind in self._seen or (weights.dim() != 2 if matrices else weights.shape[1] != rows.shape[1]):
             return
         self._seen.add(kind)
         numbers = torch.Generator().manual_seed(len(self._marks))
         order = torch.randperm(weights.shape[1 - place.columns], generator=numbers)
-        columns = _cancelling(weights.movedim(place.columns, 0).shape[1:], -1, order, numbers, weights.dtype)
+        columns = _cancelling(weights.movedim(place.columns, 0).shape[1:], -1, order, numbers, weights)
         values = columns[torch.arange(weights.shape[place.columns]) % _CONTENTS].movedim(0, place.columns)
         made[place.weights] = _like(weights, values)
-        together = rows.shape[:-1] if func in _MATRICES else rows.shape[:1]  # dimensions of rows, which have others
-        contents = _cancelling(rows.shape[len(together) :], 1, order, numbers, rows.dtype)
+        together = rows.shape[:-1] if matrices else rows.shape[:1]  # the dimensions along which rows lie
+        contents = _cancelling(rows.shape[len(together) :], 1, order, numbers, rows)
         total = math.prod(together)
         count = max(1, min(_CONTENTS, total // 4))
         which = torch.arange(total) % count
         which = which[torch.randperm(total, generator=torch.Generator().manual_seed(total))]
-        made[place.rows] = _like(rows, contents[which].view(rows.shape))
+        made[place.rows] = _like(rows, contents[which.to(rows.device)].view(rows.shape))
         if place.bias is not None and len(args) > place.bias and args[place.bias] is not None:
             made[place.bias] = torch.zeros_like(args[place.bias])
         sums = row_sums(func(*made, **kwargs).reshape(total, -1)).cpu()
@@ -123,14 +124,14 @@ class ProductOrder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _cancelling(
-    shape: Sequence[int], sign: int, order: torch.Tensor, numbers: torch.Generator, dtype: torch.dtype
+    shape: Sequence[int], sign: int, order: torch.Tensor, numbers: torch.Generator, like: torch.Tensor
 ) -> torch.Tensor:
-    """(C, *shape) noise; half of it along the first dimension of `shape` is the other half times `sign`, in the same order."""
+    """(C, *shape) noise, as `like` is; along the first dimension of `shape` one half is the other times `sign`."""
     half = [_CONTENTS, shape[0] // 2, *shape[1:]]
     noise = torch.randn(half, generator=numbers)
     noise *= torch.exp2(torch.randint(-_SPREAD, _SPREAD + 1, half, generator=numbers))
     odd = torch.zeros(_CONTENTS, shape[0] % 2, *shape[1:])
-    return torch.cat([noise, noise * sign, odd], dim=1)[:, order].to(dtype)
+    return torch.cat([noise, noise * sign, odd], dim=1)[:, order].to(like)
 
 
 def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

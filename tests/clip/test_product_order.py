@@ -101,6 +101,23 @@ def test_the_tower_computes_what_it_computes_without_a_look():
         assert torch.equal(tower(batch), plain)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 8, 3, groups=8, dtype=torch.bfloat16),
+        nn.Conv2d(8, 4, 3, groups=2, bias=False, dtype=torch.bfloat16),
+        nn.Conv2d(7, 4, 3, bias=False, dtype=torch.bfloat16),
+        nn.Conv2d(1, 4, 3, dtype=torch.bfloat16),
+    ],
+)
+def test_other_convolutions_are_computed_too(layer):
+    batch = torch.randn(5, layer.in_channels, 6, 6).bfloat16()
+    with ProductOrder() as found:
+        assert torch.equal(layer(batch), layer(batch.clone()))
+    assert not found.differing(5).any()
+
+
 def order(rows, inner, outer):
     """What the product of a layer shows."""
     with torch.inference_mode(), ProductOrder() as found:
