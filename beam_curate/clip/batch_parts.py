@@ -15,9 +15,9 @@ import torch
 
 from beam_curate.clip.independent_rows import IndependentRows
 
-_LEAST: Final = (
-    8  # images of a part: the weights are read from memory for each part, and few images do not pay for that
-)
+# Images of a part: each part reads the weights from memory, and fewer images do not pay for that.
+_LEAST: Final = 8
+_STARTING_SECONDS: Final = 600.0
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def _torch_threads(process: int) -> int:
 @functools.cache
 def _pool(process: int, parts: int, cores: int) -> ThreadPoolExecutor:
     """The threads of this process: those of the process that it was forked from are not there."""
-    started = threading.Barrier(parts + 1)
+    started = threading.Barrier(parts + 1, timeout=_STARTING_SECONDS)
 
     def begin() -> None:
         torch.get_num_threads()  # the first use in a thread sets the number there, and would do so later
