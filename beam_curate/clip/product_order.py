@@ -50,7 +50,7 @@ _ATTENTION: Final = _aten._native_multi_head_attention.default
 _ATTENTION_WEIGHTS: Final = (5, 7)
 
 
-class ProductOrder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ProductOrder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class has no types
     """While it is entered, each kind of product in this thread is computed once more, with terms that cancel.
 
     What the thread calls gives what it gives without this.
@@ -58,7 +58,7 @@ class ProductOrder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         """Notes nothing yet."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # nor has this
         self._marks: list[torch.Tensor] = []  # of each kind, (C, 2): what tells the results of C different rows apart
         self._differing: list[torch.Tensor] = []  # of each kind, (M,): the result is not that of the first row like it
         self._seen: set[tuple[Any, ...]] = set()

@@ -92,10 +92,8 @@ def test_images_go_alone_where_one_place_is_added_up_in_another_order(tower, sha
 @torch.inference_mode()
 def test_the_tower_computes_what_it_computes_without_a_look():
     torch.manual_seed(0)
-    tower, batch = (
-        nn.Sequential(line(), nn.GELU(), nn.Linear(8, 3, dtype=torch.bfloat16)),
-        torch.randn(5, 64).bfloat16(),
-    )
+    tower = nn.Sequential(line(), nn.GELU(), nn.Linear(8, 3, dtype=torch.bfloat16))
+    batch = torch.randn(5, 64).bfloat16()
     plain = tower(batch)
     with ProductOrder():
         assert torch.equal(tower(batch), plain)
