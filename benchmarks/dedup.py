@@ -14,7 +14,8 @@ The baseline of the recall is single assignment, with as many clusters as this s
 the truth is every row compared with every better one. Each search runs in a process of its own, whose peak memory is told.
 
 `--simulate` draws so many rows, or 100,000 of them, makes the cells from a sample as the search does, and counts what they visit
-and which pairs meet, without the time for the rest.
+and which pairs meet, without the time for the rest. Near pairs are made up apart from the sample, one for each row, in all
+dimensions, at similarities spread evenly over those of duplicates: how many of these do not meet is what is missed.
 `--variants` are pHashes of one
 picture of which so many bits are unstable, 2^13 and 2^16 of them: the worst case of a web crawl, plain surfaces and logos.
 """
@@ -82,10 +83,15 @@ def _plant(vectors: np.ndarray, before: np.ndarray, eps: float, isotropic: bool,
     towards = rng.standard_normal((count, DIM)).astype(np.float32)
     if not isotropic:
         towards = before[rng.choice(len(before), count)] + 1e-3 * towards
-    towards -= (towards * source).sum(axis=1, keepdims=True) * source
-    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-    angle = np.arccos(rng.uniform(1 - 2 * eps, 1, count)).astype(np.float32)[:, None]
-    vectors[:count] = np.cos(angle) * source + np.sin(angle) * towards
+    vectors[:count] = turned(source, towards, rng.uniform(1 - 2 * eps, 1, count))
+
+
+def turned(source: np.ndarray, towards: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """Rows, (N, DIM), of these cosine similarities to others, turned from these towards third ones."""
+    across = towards - (towards * source).sum(axis=1, keepdims=True) * source
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    angle = np.arccos(similarity).astype(np.float32)[:, None]
+    return np.cos(angle) * source + np.sin(angle) * across
 
 
 def _part(shard: Shard, vectors: np.ndarray, aesthetic: np.ndarray) -> pa.Table:
@@ -250,11 +256,15 @@ def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     planned = time.process_time() - began
     done, drawn, spent = 0, min(rows, DRAWN), 0.0
     members, visitors, visits = np.zeros(len(cells)), np.zeros(len(cells)), 0
+    missed = 0
     while done < drawn:
-        points = project(draw_rows(min(PER_PART, drawn - done), topics, rng), axes)
+        vectors = draw_rows(min(PER_PART, drawn - done), topics, rng)
+        points = project(vectors, axes)
         began = time.process_time()
-        _, cell, home = cells.visits(points, width)
+        row, cell, home = cells.visits(points, width)
         spent += time.process_time() - began
+        near = turned(normalised(vectors), normalised(vectors[::-1]), rng.uniform(1 - eps, 1, len(vectors)))
+        missed += len(vectors) - int(meeting((row, cell, home), cells.visits(near @ axes, width)).sum())
         members += np.bincount(cell[home], minlength=len(cells))
         visitors += np.bincount(cell[~home], minlength=len(cells))
         visits += len(cell)
@@ -262,13 +272,23 @@ def simulate(rows: int, eps: float, border: float | None, seed: int) -> None:
     each = 1e6 * spent / drawn
     pairs = float((members * ((members - 1) / 2 + visitors)).sum()) / drawn * (rows / drawn)
     print(
-        f"{rows:12,} rows, eps {eps}, border {width / settling.distance:.3f}, seed {seed}: "
+        f"{rows:12,} rows, eps {eps}, width {width / settling.distance:.3f}, seed {seed}: "
         f"{len(cells):6} cells in {cells.buckets:4} buckets, "
         f"{visits / drawn:6.2f} cells and {forecast.visits:5.2f} buckets visited by a row ({each:.0f} us CPU), "
         f"{pairs:9,.0f} pairs for each row, compared with {forecast.comparisons / rows:9,.0f} (forecast); "
-        f"planned in {planned:.1f} s CPU",
+        f"{missed / drawn:.3%} of {drawn:,} near pairs missed; planned in {planned:.1f} s CPU",
         flush=True,
     )
+
+
+def meeting(visits: tuple[np.ndarray, ...], others: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Which rows meet the other one at their place, by the cells that each of both visits, see `Cells.visits`; (N,)."""
+    found = np.zeros(int(visits[2].sum()), np.bool_)
+    for (row, cell, _), (other, there, home) in ((visits, others), (others, visits)):
+        homes = np.zeros(len(found), np.int64)
+        homes[other[home]] = there[home]
+        found[row[cell == homes[row]]] = True
+    return found
 
 
 def measure_variants(unstable: int) -> None:
