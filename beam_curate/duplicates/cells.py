@@ -11,9 +11,8 @@ border is settled: all of them that meet at that border still meet, at their nea
 
 Cells part the data in the few directions of the largest variance, in which near embeddings differ most, too; so many borders are
 near. To even all directions out would give as much weight to those that hold little but noise. So each is stretched by the square
-root of what would even it out. How far a row is from a border is still measured in the directions as they are, or, where the
-sample decides the border, by how much near pairs differ in each. They differ most where the data varies most: so a border across
-other directions is visited from less far. This is this project's own choice, by `benchmarks/dedup.py --simulate` and `--recall`.
+root of what would even it out. How far a row is from a border is still measured in the directions as they are. This is this
+project's own choice, by `benchmarks/dedup.py --simulate` and `--recall`.
 """
 
 import math
@@ -29,12 +28,8 @@ from beam_curate.duplicates.candidates import Flags, Floats, Places
 from beam_curate.duplicates.clusters import Clusters, rounding_of
 
 _MOST_STRETCHED: Final = 8.0
-_MOST: Final = 2.0
-"""A group of so many times its share of cells is cut, and a cell of so many times its share of points: where points lie close to
-each other k-means makes large ones."""
-_MEASURED: Final = 0.75
-"""The power of how much near pairs differ in a direction, by which borders are measured: 0 is the distance as it is, 1 what is
-best if all pairs differ as those do by which a border is settled. This project's own choice, see above."""
+_MOST_CELLS: Final = 2.0
+"""A group of so many times its share of cells is cut: where points lie close to each other k-means makes large ones."""
 _FIRST: Final = 4
 """In a reach so many times narrower nearly all points find their home."""
 _NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -77,15 +72,14 @@ class Cells:
         return int(self.groups.max()) + 1
 
     @staticmethod
-    def train(points: Floats, count: int, groups: int, stretch: Floats, most: float = _MOST) -> "Cells":
+    def train(points: Floats, count: int, groups: int, stretch: Floats) -> "Cells":
         """Clusters points in groups, and those of a group in cells, of which it has more the more of the points it has.
 
         Args:
             points: (N, M)
-            count: How many cells are wanted; there are more where large ones are cut.
+            count: How many cells are wanted.
             groups: How many groups are wanted, no more than cells.
             stretch: See above.
-            most: A cell that has more than so many times its share of the points is cut.
         """
         points = points * stretch
         coarse = Clusters.train(points, groups)
@@ -96,15 +90,9 @@ class Cells:
         for group, cells in enumerate(each.tolist()):
             mine = points[homes == group]
             centroids = Clusters.train(mine, cells).centroids if cells > 1 else coarse.centroids[group : group + 1]
-            found.append(_evened(mine, centroids, len(points) / count, most))
-        # A cell at the edge of its group may be nearer to the middle of another one: there a point finds it in fewer groups.
-        centroids, even = np.concatenate(found), np.ones(points.shape[1], np.float32)
-        nearest = Clusters(np.stack([some.mean(axis=0) for some in found]), even).homes(centroids)
-        grouped = [_cut(centroids[nearest == group], _MOST * count / groups) for group in np.unique(nearest)]
-        parts = [part for some in grouped for part in some]
-        return Cells(
-            Clusters(np.concatenate(parts), stretch), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        )
+            found += _cut(centroids, _MOST_CELLS * count / groups)
+        numbers = np.repeat(np.arange(len(found)), [len(centroids) for centroids in found])
+        return Cells(Clusters(np.concatenate(found), stretch), numbers)
 
     def homes(self, points: Floats) -> Places:
         """The home of each of (N, M) points: of the cells that it looks at the nearest one."""
@@ -150,19 +138,6 @@ class Cells:
         """The least width of a border, see `visits`, at which pairs meet; (P,), 0 where both have one home."""
         found: Floats = np.minimum(*self._apart(near))
         return found
-
-    def measured_by(self, near: "NearPairs") -> "Cells":
-        """These cells, with borders that are measured by how much pairs differ in each direction."""
-        if not len(near.homes):
-            return self
-        differ = np.sqrt(((near.points - near.others) ** 2).mean(axis=0))
-        part = np.maximum(differ / max(float(differ.max()), 1e-12), _MOST_STRETCHED**-2) ** _MEASURED
-        return replace(self, clusters=replace(self.clusters, measure=part.astype(np.float32)))
-
-    def exact_width(self, distance: float) -> float:
-        """The width of borders, see `visits`, at which no pair of points up to a distance apart is missed."""
-        measure = self.clusters.measure
-        return distance / 2 / (1.0 if measure is None else float(measure.min()))
 
     def looking_for(self, near: "NearPairs", width: float) -> "Cells":
         """These cells, with the least reach at which all points of pairs find their homes, and all pairs that meet still do.
@@ -238,17 +213,6 @@ class Cells:
         for start, stop in pairwise([*starts.tolist(), len(cell)]):
             inside = start + int(member[start:stop].sum())
             yield row[start:inside], row[inside:stop]
-
-
-def _evened(points: Floats, centroids: Floats, share: float, most: float) -> Floats:
-    """Centroids of which none has more than `most` times its share of (N, M) points, unless these lie in one place; (K, M)."""
-    homes = Clusters(centroids, np.ones(points.shape[1], np.float32)).homes(points)
-    count = np.bincount(homes, minlength=len(centroids))
-    large = count > most * share
-    found = [centroids[~large]]
-    for cell in np.flatnonzero(large).tolist():
-        found.append(Clusters.train(points[homes == cell], round(count[cell] / share)).centroids)
-    return np.concatenate(found)
 
 
 def _cut(centroids: Floats, most: float) -> list[Floats]:

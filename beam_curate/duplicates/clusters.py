@@ -15,10 +15,6 @@ Directions may be stretched before, to S x, so that borders lie otherwise. What 
 and what counts is how far the point as it is lies from the plane as it is. That is the distance of the stretched ones, divided by
 |S n|, where n is the stretched plane's normal of length 1.
 
-Near points differ more in some directions than in others. Where a share of them may be missed, a border that crosses a direction
-in which they differ little need not be visited from as far: so the distance from a border can be measured as a multiple of how
-much near points differ across it. With a factor W for each direction it is that of the stretched ones, divided by |W S n|.
-
 Source: Abbas et al., SemDeDup, 2023 (arXiv 2303.09540), for the clusters; the borders are this project's own.
 """
 
@@ -85,13 +81,10 @@ class Clusters:
     Attributes:
         centroids: (K, M) float32, stretched.
         stretch: (M,) by how much each direction is stretched, at least 1.
-        measure: (M,) how much near points differ in each direction, 1 where they differ most: by it the distance from a border
-            is measured. None: as it is, so that half the distance of near points misses none.
     """
 
     centroids: Floats
     stretch: Floats
-    measure: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -199,7 +192,7 @@ class Clusters:
 
     def _lengths(self, stretched: Floats) -> Floats:
         """The lengths of differences of (N, M) centroids in the measure of borders; (N,)."""
-        wide = stretched * (self.stretch if self.measure is None else self.stretch * self.measure)
+        wide = stretched * self.stretch
         found: Floats = np.sqrt(np.einsum("ij,ij->i", wide, wide))
         return found
 

@@ -114,10 +114,8 @@ class Settling:
             return Settled(cells, 0.0, (axes.shape[1], axes.shape[1]), None)
         inside = np.ascontiguousarray(points[:, : cells.directions])
         pairs = forecast.near_pairs(cells, vectors, inside, self.eps)
-        # What is asked for is a part of the distance as it is.
-        cells = cells.measured_by(pairs) if border is None else cells
         needed = cells.needed(pairs)
-        exact = cells.exact_width(self.distance)
+        exact = EXACT * self.distance
         width = min(forecast.narrowest(needed, MISSED), exact) if border is None else border * self.distance
         if width < exact and len(needed):
             cells = cells.looking_for(pairs, width)
@@ -149,8 +147,6 @@ class Settling:
         groups = min(-(-total // HOME_ROWS) or 1, count)
         # Wide borders of stretched cells reach more of them, and more than is saved where no pair may be missed.
         even = np.ones(distinct.shape[1], np.float32) if exact else stretch_of(distinct)
-        if exact or self.n_clusters:
-            return Cells.train(distinct, count, groups, even, math.inf)
         return Cells.train(distinct, count, groups, even)
 
 

@@ -1,7 +1,5 @@
 """Cells: which near points meet, however directions are stretched and wherever centroids are."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -46,18 +44,6 @@ def test_within_half_the_distance_no_pair_is_missed_however_directions_are_stret
     assert not meet(cells, *pairs, DISTANCE / 5).all()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_at_the_exact_width_no_pair_is_missed_however_borders_are_measured(seed):
-    rng = np.random.default_rng(seed)
-    centroids = rng.normal(0, 0.15, (COUNT, DIM)).astype(np.float32)
-    measure = rng.uniform(0.2, 1, DIM).astype(np.float32)
-    measure[3] = 1
-    cells = Cells(Clusters(centroids, np.ones(DIM, np.float32), measure), np.zeros(COUNT, np.int64))
-    pairs = across_borders(cells.clusters, seed)
-    assert not meet(cells, *pairs, DISTANCE / 2 * 0.6).all()
-    assert meet(cells, *pairs, cells.exact_width(DISTANCE)).all()
-
-
 def meet(cells, points, others, width):
     """Which points meet the one of the others at their place, by their visits."""
     found = np.zeros(len(points), np.bool_)
@@ -86,16 +72,13 @@ def by_the_plain_pass(cells, points, width):
     scores = (points * stretch) @ centroids.T - (centroids**2).sum(axis=1) / 2
     homes = scores.argmax(axis=1)
     gap = scores.max(axis=1)[:, None] - scores
-    measure = 1.0 if cells.clusters.measure is None else cells.clusters.measure
-    normals = np.linalg.norm((centroids[:, None] - centroids[None]) * stretch * measure, axis=2)
+    normals = np.linalg.norm((centroids[:, None] - centroids[None]) * stretch, axis=2)
     return homes, gap - width * normals[homes]
 
 
-@pytest.mark.parametrize("measure", [None, np.linspace(0.1, 1, DIM).astype(np.float32)], ids=["as_it_is", "measured"])
 @pytest.mark.parametrize("width", [0.0, 0.03, 0.1])
-def test_looking_at_all_groups_is_the_plain_pass_over_all_cells(settled, width, measure):
+def test_looking_at_all_groups_is_the_plain_pass_over_all_cells(settled, width):
     cells, _, _, points = settled
-    cells = replace(cells, clusters=replace(cells.clusters, measure=measure))
     homes, beyond = by_the_plain_pass(cells, points[:3000], width)
     row, cell, home = cells.visits(points[:3000], width)
     assert np.array_equal(np.sort(row[home]), np.arange(3000))
@@ -136,37 +119,6 @@ def test_a_group_is_not_much_larger_than_its_share_where_points_lie_close_to_eac
     assert sizes.max() <= 40
     assert np.bincount(Clusters.train(points, 12).homes(points)).max() > 10_000
     assert np.bincount(cells.groups[cells.homes(points)]).max() < 3_500
-
-
-def test_a_cell_is_not_much_larger_than_its_share_where_points_lie_close_to_each_other():
-    """Half of the points lie in one cloud, of which k-means makes few cells; others, of the same kind, find their homes there."""
-    rng = np.random.default_rng(0)
-    points = rng.normal(0, 1, (12_000, DIM)).astype(np.float32)
-    points[::2] *= 0.2
-    even = np.ones(DIM, np.float32)
-    sizes = [
-        np.bincount(Cells.train(points[:9_000], 300, 4, even, *most).homes(points[9_000:])).max()
-        for most in ((), (np.inf,))
-    ]
-    share = 3_000 / 300
-    assert sizes[0] < 4 * share
-    assert sizes[1] > 6 * share
-
-
-def test_borders_measured_as_pairs_differ_let_as_many_meet_with_fewer_visits():
-    """Points vary less and less in further directions, and so do pairs; against borders as they are, of the same cells."""
-    rng = np.random.default_rng(0)
-    spread = (np.arange(1, DIM + 1) ** -0.5).astype(np.float32)
-    points, step, others = (rng.normal(0, 1, (20_000, DIM)).astype(np.float32) * spread for _ in range(3))
-    plain = Cells.train(points, 300, 4, spread**-0.5)
-    near = points + 0.4 * step
-    pairs = NearPairs(points, plain.homes(points), near, plain.homes(near))
-    visits = []
-    for cells in (plain, plain.measured_by(pairs)):
-        width = float(np.quantile(cells.needed(pairs), 0.999))
-        assert 0.998 < meet(cells, points, near, width).mean() < 1
-        visits.append(len(cells.visits(others, width)[0]))
-    assert visits[1] < 0.9 * visits[0]
 
 
 def test_cells_that_lie_in_one_place_are_not_cut_without_end():
