@@ -30,7 +30,7 @@ demo: $(VENV)/.installed  ## build a small dataset from real photographs and cur
 
 # Without what Python and pytest compile of the tests and the package each process of a test compiles it anew: it is kept here even
 # where the environment (as in many images) says not to.
-test: $(VENV)/.installed  ## run the tests, in two processes (six minutes on two cores)
+test: $(VENV)/.installed  ## run the tests, in two processes (6 to 15 minutes on two cores)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see that they work (three minutes)

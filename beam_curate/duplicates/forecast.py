@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised
 from beam_curate.duplicates.cells import Cells, NearPairs
+from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.near_vectors import ASKED
 
 _PAIRS: Final = 1 << 16
@@ -18,6 +19,9 @@ _PAIRS: Final = 1 << 16
 _BLOCK: Final = 1 << 12
 """Pairs whose embeddings are compared at once."""
 _SAME: Final = 1e-6
+KINDS: Final = (None, 512, 16)
+"""Of how many points of the sample in the mean the kinds of rows are by which borders are settled: all, large ones, small ones. A
+point of the smallest sample is in 16 pairs."""
 MOST_FIRST: Final = 96
 """Directions in which all pairs that meet are compared, at most: twice 4 bytes for each of them and each row of a bucket. 128
 leave a fourth of the pairs, and take as much time."""
@@ -103,7 +107,9 @@ def compared(visits: Visits, points: Floats, least: int, dim: int, met: float, e
     return min([(count, count) for count in firsts] + [(count, most) for count in firsts], key=cost)
 
 
-def near_pairs(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float) -> NearPairs:
+def near_pairs(
+    cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float, kind: int | None
+) -> NearPairs:
     """Many near pairs, by which borders are settled.
 
     They are made up, as a sample has too few: to an embedding one that differs from it in the direction of a third one, as
@@ -115,9 +121,10 @@ def near_pairs(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, e
         vectors: (S, D) of some rows.
         points: (S, M) their projection.
         eps: See above.
+        kind: The third one is of the kind of the first: of a cluster of so many points in the mean. None: any. Rows of a kind may
+            vary in other directions than all rows do.
     """
-    place = np.arange(_PAIRS)
-    one, third = place % len(points), (place + 1 + place // len(points)) % len(points)
+    one, third = _others(points, len(points) if kind is None else kind)
     unit = normalised(vectors)
     cosine = np.zeros(_PAIRS, np.float32)
     for start in range(0, _PAIRS, _BLOCK):
@@ -130,6 +137,20 @@ def near_pairs(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, e
     others = (near * points[one] + np.sqrt(1 - near**2) * across).astype(np.float32)
     # Each point is in many pairs: its home is found once.
     return NearPairs(points[one], cells.homes(points)[one], others, cells.homes(others))
+
+
+def _others(points: Floats, kind: int) -> tuple[Places, Places]:
+    """(P,) rows by their (S, M) points, and (P,) others of their clusters, of so many points in the mean; as evenly as may be.
+
+    A row that is alone in its cluster comes with itself.
+    """
+    kinds = Clusters.train(points, -(-len(points) // kind)).homes(points)
+    order = np.argsort(kinds, kind="stable")
+    first, last = (np.searchsorted(kinds[order], kinds[order], side) for side in ("left", "right"))
+    place = np.arange(_PAIRS)
+    one, step = place % len(points), 1 + place // len(points)
+    size = (last - first)[one]
+    return order[one], order[first[one] + (one - first[one] + step) % size]
 
 
 def narrowest(needed: Floats, part: float) -> float:

@@ -27,7 +27,7 @@ class Spread(NamedTuple):
 class Estimate(NamedTuple):
     """What a search will cost, by its sample: buckets that a row goes to, pairs that are compared, bytes that are shuffled.
 
-    And the part of the pairs that are alike which it will miss.
+    And the part of the pairs that are alike which it will miss at most, by how pairs of the sample differ.
     """
 
     visits: float

@@ -158,7 +158,7 @@ def told(method: Method, total: int, estimate: Estimate) -> str:
     hours = estimate.comparisons * SECONDS_EACH / 3600
     seconds = math.ceil(hours * 3600)
     time = f"{hours:,.1f} hours" if hours >= 1 else f"{seconds:,} second{'' if seconds == 1 else 's'}"
-    many = f"about {estimate.missed:.1%}" if estimate.missed > MOST_MISSED else "less than one in a thousand"
+    many = f"up to {estimate.missed:.1%}" if estimate.missed > MOST_MISSED else "less than one in a thousand"
     return (
         f"{method.name}: {total:,} rows in {estimate.visits:.1f} buckets each, {estimate.shuffled / 1e9:,.1f} GB to shuffle, "
         f"about {estimate.comparisons:.2g} comparisons ({time} of one core); it misses {many} of the near pairs"

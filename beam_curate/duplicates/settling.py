@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from beam_curate.duplicates import forecast
 from beam_curate.duplicates.candidates import Floats, Places, firsts, normalised
-from beam_curate.duplicates.cells import Cells, stretch_of
+from beam_curate.duplicates.cells import Cells, NearPairs, stretch_of
 from beam_curate.duplicates.clusters import DIRECTIONS, directions, near_first
 from beam_curate.duplicates.method import Estimate
 from beam_curate.duplicates.vector_rows import vector_row
@@ -18,7 +18,8 @@ EXACT: Final = 0.5
 """The width of a border, as a part of the distance of duplicates, that misses no pair."""
 MISSED: Final = 0.0005
 """The part of the near pairs that a border which the sample decides may miss: half of one in a thousand, as pairs of real data
-may be harder than those that are made up (tests/duplicates/test_methods.py, and `benchmarks/dedup.py --recall`)."""
+may be harder than those that are made up (tests/duplicates/test_methods.py, and `benchmarks/dedup.py --recall`). It holds for
+pairs that differ as all rows do, and for such that differ as rows of a kind do."""
 FEW: Final = 1 << 14
 """So many rows are compared in seconds: the border is exact."""
 HOME_ROWS: Final = 1 << 15
@@ -113,12 +114,13 @@ class Settling:
         if not len(points):
             return Settled(cells, 0.0, (axes.shape[1], axes.shape[1]), None)
         inside = np.ascontiguousarray(points[:, : cells.directions])
-        pairs = forecast.near_pairs(cells, vectors, inside, self.eps)
-        needed = cells.needed(pairs)
+        pairs = [forecast.near_pairs(cells, vectors, inside, self.eps, kind) for kind in forecast.KINDS]
+        needed = [cells.needed(some) for some in pairs]
         exact = EXACT * self.distance
-        width = min(forecast.narrowest(needed, MISSED), exact) if border is None else border * self.distance
-        if width < exact and len(needed):
-            cells = cells.looking_for(pairs, width)
+        enough = max(forecast.narrowest(some, MISSED) for some in needed)
+        width = min(enough, exact) if border is None else border * self.distance
+        if width < exact and any(map(len, needed)):
+            cells = cells.looking_for(NearPairs(*map(np.concatenate, zip(*pairs, strict=True))), width)
         visits = cells.visits(inside, width)
         crowd = near_first(points, self.distance, _CROWDS)
         buckets = len(once(visits[0], cells.groups[visits[1]])[0]) / len(points)
@@ -126,7 +128,7 @@ class Settling:
             buckets,
             forecast.comparisons(len(cells), visits, crowd, total),
             buckets * total * vector_row(vectors.shape[1]).itemsize,
-            float((needed > width).mean()) if len(needed) else 0.0,
+            max((float((some > width).mean()) for some in needed if len(some)), default=0.0),
         )
         met = estimate.comparisons / max(total * buckets, 1)
         compared = forecast.compared(visits, points, cells.directions, vectors.shape[1], met, self.eps)

@@ -5,6 +5,7 @@ import pytest
 
 from beam_curate.duplicates import forecast, settling
 from beam_curate.duplicates.candidates import Candidates, normalised
+from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.method import Estimate
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch, told
@@ -48,14 +49,80 @@ def with_twins(rows, eps):
     return np.concatenate([wide, near * wide + np.sqrt(1 - near**2) * across]).astype(np.float16)
 
 
+def of_kinds(rows, kinds=40, dim=64, wide=16):
+    """Embeddings of kinds that vary each in directions of its own, (rows, dim), others to turn them towards, and their kinds."""
+    rng = np.random.default_rng(4)
+    kind = rng.integers(0, kinds, rows)
+    middles = rng.standard_normal((kinds, dim)) / 4
+    axes = [np.linalg.qr(rng.standard_normal((dim, wide)))[0] for _ in range(kinds)]
+    found, others = np.zeros((2, rows, dim), np.float32)
+    for number in range(kinds):
+        mine = np.flatnonzero(kind == number)
+        found[mine] = normalised(
+            (middles[number] + rng.standard_normal((len(mine), wide)) @ axes[number].T / 4).astype(np.float16)
+        )
+        others[mine] = found[rng.permutation(mine)]
+    return found, others, kind, axes
+
+
+def turned(vectors, others, eps):
+    """A near one to each vector, that differs from it in the direction of the other one."""
+    across = others - (vectors * others).sum(axis=1, keepdims=True) * vectors
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
+    near = np.random.default_rng(5).uniform(1 - eps, 1, (len(vectors), 1)).astype(np.float32)
+    return near * vectors + np.sqrt(1 - near**2) * across
+
+
+def met(cells, points, others, width):
+    """Which points meet the other one at their place."""
+    found = np.zeros(len(points), np.bool_)
+    for one, other in ((points, others), (others, points)):
+        row, cell, _ = cells.visits(one, width)
+        found[row[cell == cells.homes(other)[row]]] = True
+    return found
+
+
+def test_hardly_a_pair_is_missed_where_rows_of_a_kind_vary_in_directions_of_their_own():
+    """Pairs that differ as rows of one kind do differ more there than such as differ as all rows do."""
+    vectors, others, _, _ = of_kinds(15_000)
+    near = turned(vectors, others, 0.02)
+    rows = np.random.default_rng(6).permutation(np.concatenate([vectors, near]))
+    plan = Semantic(0.02).plan(len(rows), vector_table(rows.astype(np.float16)))
+    how = plan.spreading
+    axes = how.directions[:, : how.cells.directions]
+    assert met(how.cells, vectors @ axes, near @ axes, how.width).mean() > 0.999
+    assert how.width < 0.4 * Semantic(0.02).settling.distance  # and not by comparing all with all
+
+
+def test_pairs_of_a_kind_differ_as_their_kind_does():
+    vectors, _, kind, axes = of_kinds(4000)
+    cells = Cells.train(vectors, 30, 2, np.ones(64, np.float32))
+    inside = []
+    for size in (None, 16):
+        pairs = forecast.near_pairs(cells, vectors.astype(np.float16), vectors, 0.02, size)
+        assert len(pairs.homes) > 60_000
+        similarity = (pairs.points * pairs.others).sum(axis=1) / np.linalg.norm(pairs.others, axis=1)
+        assert similarity.min() > 0.98 - 1e-3
+        number = {vector.tobytes(): place for place, vector in enumerate(vectors)}
+        whose = kind[[number[point.tobytes()] for point in pairs.points[:2000]]]
+        apart = (pairs.others - pairs.points)[1:2000]  # the two of the first pair are equal
+        part = [
+            np.linalg.norm(one @ axes[mine]) / np.linalg.norm(one) for one, mine in zip(apart, whose[1:], strict=True)
+        ]
+        inside.append(np.median(part))
+    assert inside[0] < 0.8
+    assert inside[1] > 0.95
+
+
 @pytest.mark.parametrize(
     ("border", "least", "most"), [(0.0, 0.01, 0.3), (0.1, 0.001, 0.05), (None, 0, 1e-3), (0.5, 0, 0)]
 )
 def test_what_a_search_misses_is_told(border, least, most, monkeypatch):
     monkeypatch.setattr(settling, "FEW", 0)
     eps, rows = 0.02, 4000
-    vectors = with_twins(2 * rows, eps)
-    sample, vectors = vectors[:rows], np.delete(vectors[rows:], slice(rows, 2 * rows), axis=0)
+    first, others, _, _ = of_kinds(2 * rows, kinds=8)
+    sample, first, others = first[:rows].astype(np.float16), first[rows:], others[rows:]
+    vectors = np.concatenate([first, turned(first, others, eps - 1e-3)]).astype(np.float16)
     ids = np.arange(2 * rows, dtype=np.uint64)
     method = Semantic(eps, n_clusters=60, border=border)
     plan = method.plan(2 * rows, vector_table(sample))
@@ -64,7 +131,7 @@ def test_what_a_search_misses_is_told(border, least, most, monkeypatch):
     edges = np.concatenate([one.edges for one in found])
     missed = 1 - np.isin(ids[rows:], edges["row"]).mean()
     assert least <= missed <= most
-    assert plan.estimate.missed == pytest.approx(missed, rel=0.2, abs=1e-3)
+    assert 0.8 * missed - 1e-3 <= plan.estimate.missed <= 1.5 * missed + 1e-3
 
 
 def test_a_border_that_misses_more_than_one_in_a_thousand_is_warned_of(caplog, monkeypatch):
@@ -143,6 +210,6 @@ def test_the_time_of_a_search_is_told_at_ten_nanoseconds_a_comparison(comparison
     assert f"({time} of one core)" in told(Semantic(0.01), 10**6, Estimate(1.4, comparisons, 2e9))
 
 
-@pytest.mark.parametrize(("missed", "words"), [(0.0009, "less than one in a thousand"), (0.12, "about 12.0%")])
+@pytest.mark.parametrize(("missed", "words"), [(0.0009, "less than one in a thousand"), (0.12, "up to 12.0%")])
 def test_the_part_that_is_missed_is_told(missed, words):
     assert f"misses {words} of the near pairs" in told(Semantic(0.01), 10**6, Estimate(1.4, 1e9, 2e9, missed))
