@@ -8,7 +8,8 @@
 The embeddings are made up: topics of very different sizes around a common direction, of 768 dimensions in which they vary less
 and less (as 1 / sqrt(i)), as float16. One row in twenty is a near duplicate of a row of an earlier part, at a cosine similarity
 drawn evenly from 1 - 2 eps to 1, and differs from it in the direction of a third row: in the directions in which the data itself
-varies, which is the worst case for clusters. `--isotropic` takes any direction.
+varies, which is the worst case for clusters. `--isotropic` takes any direction. With `--own_directions` each topic varies most in
+directions of its own, and near duplicates differ as rows of their topic do.
 
 The baseline of the recall is single assignment, with as many clusters as this search makes and with 100, NeMo Curator's default;
 the truth is every row compared with every better one. Each search runs in a process of its own, whose peak memory is told.
@@ -57,32 +58,46 @@ DRAWN = 100_000  # rows that a simulation looks at
 NEAR = 20  # one row in so many is a near duplicate
 
 
-def make_table(folder: Path, rows: int, eps: float, isotropic: bool) -> None:
-    """Writes a score table of made-up rows."""
+def make_table(folder: Path, rows: int, eps: float, isotropic: bool, own: bool = False) -> None:
+    """Writes a score table of made-up rows; `own`: topics vary in directions of their own."""
     rng = np.random.default_rng(0)
     spread = np.arange(1, DIM + 1, dtype=np.float32) ** -0.5
     topics = rng.standard_normal((max(20, rows // 50), DIM), np.float32) * spread
     per_part = min(PER_PART, rows // 10)
     shards = [Shard(number, f"/made-up/{number:05d}.tar", 1) for number in range(rows // per_part)]
     Run(str(folder)).begin(WantedRun(Configuration(), shards))
-    before = None
+    before, topics_before = None, None
     for shard in shards:
-        vectors = topics[rng.zipf(1.3, per_part) % len(topics)]
-        vectors = vectors + 0.8 * spread * rng.standard_normal((per_part, DIM), np.float32)
+        topic = rng.zipf(1.3, per_part) % len(topics)
+        widths = spread[(np.arange(DIM) + 37 * topic[:, None]) % DIM] if own else spread
+        vectors = topics[topic] + 0.8 * widths * rng.standard_normal((per_part, DIM), np.float32)
         vectors[:, 0] += np.sqrt((spread**2).sum())
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         if before is not None:
-            _plant(vectors, before, eps, isotropic, rng)
-        before = vectors
+            _plant(vectors, before, eps, isotropic, rng, topics_before if own else None)
+        before, topics_before = vectors, topic
         write_part(str(folder), shard.index, shard.path, _part(shard, vectors, rng.random(per_part, np.float32)))
 
 
-def _plant(vectors: np.ndarray, before: np.ndarray, eps: float, isotropic: bool, rng: np.random.Generator) -> None:
+def _plant(
+    vectors: np.ndarray,
+    before: np.ndarray,
+    eps: float,
+    isotropic: bool,
+    rng: np.random.Generator,
+    topics: np.ndarray | None,
+) -> None:
     count = len(vectors) // NEAR
-    source = before[rng.choice(len(before), count, replace=False)]
+    chosen = rng.choice(len(before), count, replace=False)
+    source = before[chosen]
     towards = rng.standard_normal((count, DIM)).astype(np.float32)
     if not isotropic:
-        towards = before[rng.choice(len(before), count)] + 1e-3 * towards
+        third = rng.choice(len(before), count)
+        if topics is not None:  # one of the same topic
+            order = np.argsort(topics, kind="stable")
+            first, last = (np.searchsorted(topics[order], topics[chosen], side) for side in ("left", "right"))
+            third = order[first + third % (last - first)]
+        towards = before[third] + 1e-3 * towards
     vectors[:count] = turned(source, towards, rng.uniform(1 - 2 * eps, 1, count))
 
 
@@ -190,14 +205,14 @@ def truth(source: Path, eps: float) -> set[tuple[int, int]]:
     return found
 
 
-def measure_recall(rows: int, eps: float, isotropic: bool, folder: Path) -> None:
+def measure_recall(rows: int, eps: float, isotropic: bool, own: bool, folder: Path) -> None:
     """Prints the recall of this search, of its exact border, and of single assignment."""
     source, output = folder / "scores", folder / "found"
-    make_table(source, rows, eps, isotropic)
+    make_table(source, rows, eps, isotropic, own)
     began = time.process_time()
     expected = truth(source, eps)
     print(f"each row with all better ones: {time.process_time() - began:.1f} s CPU", flush=True)
-    kind = "any direction" if isotropic else "the data's directions"
+    kind = "any direction" if isotropic else "their topic's directions" if own else "the data's directions"
     print(f"{rows:,} rows, eps {eps}, near duplicates in {kind}; {len(expected):,} rows have a better one", flush=True)
     for name, border, n_clusters in (
         ("this search, border by the sample", None, 0),
@@ -327,6 +342,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0, help="of a simulation")
     parser.add_argument("--isotropic", action="store_true")
+    parser.add_argument("--own_directions", action="store_true", help="for --recall")
     for name in ("search", "output"):
         parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
     parser.add_argument("--border", type=float, help=argparse.SUPPRESS)
@@ -344,7 +360,7 @@ def main() -> None:
             measure_variants(int(unstable))
     with tempfile.TemporaryDirectory(prefix="beam-curate-bench-") as folder:
         if options.recall:
-            measure_recall(options.recall, options.eps, options.isotropic, Path(folder))
+            measure_recall(options.recall, options.eps, options.isotropic, options.own_directions, Path(folder))
         if options.rows:
             measure_growth([int(size) for size in options.rows.split(",")], options.eps, Path(folder))
 
