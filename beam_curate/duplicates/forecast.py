@@ -107,25 +107,28 @@ def compared(visits: Visits, points: Floats, least: int, dim: int, met: float, e
     return min([(count, count) for count in firsts] + [(count, most) for count in firsts], key=cost)
 
 
-def near_pairs(
-    cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float, kind: int | None
-) -> NearPairs:
-    """Many near pairs, by which borders are settled.
+def near_pairs(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float) -> list[NearPairs]:
+    """Many near pairs, by which borders are settled, for each of KINDS.
 
     They are made up, as a sample has too few: to an embedding one that differs from it in the direction of a third one, as
     the data itself varies, at cosine similarities spread evenly from 1 - eps to 1. Pairs that differ in random directions differ
-    less in those of the cells, and meet at narrower borders.
+    less in those of the cells, and meet at narrower borders. The third one is of the kind of the first: of a cluster of so many
+    points in the mean, or any. Rows of a kind may vary in other directions than all rows do.
 
     Args:
         cells: Where rows meet.
         vectors: (S, D) of some rows.
         points: (S, M) their projection.
         eps: See above.
-        kind: The third one is of the kind of the first: of a cluster of so many points in the mean. None: any. Rows of a kind may
-            vary in other directions than all rows do.
     """
-    one, third = _others(points, len(points) if kind is None else kind)
-    unit = normalised(vectors)
+    # Each point is in many pairs: its home is found once.
+    unit, homes = normalised(vectors), cells.homes(points)
+    return [_pairs_of(cells, unit, points, homes, eps, kind or len(points)) for kind in KINDS]
+
+
+def _pairs_of(cells: Cells, unit: Floats, points: Floats, homes: Places, eps: float, kind: int) -> NearPairs:
+    """See `near_pairs`; (S, D) of length 1, (S,) homes, and the size of a kind."""
+    one, third = _others(points, kind)
     cosine = np.zeros(_PAIRS, np.float32)
     for start in range(0, _PAIRS, _BLOCK):
         some = slice(start, start + _BLOCK)
@@ -135,8 +138,7 @@ def near_pairs(
     near = (1 - eps * (np.arange(len(one)) * 0.6180339887 % 1))[:, None]
     across = (points[third] - cosine * points[one]) / np.sqrt(1 - cosine**2)
     others = (near * points[one] + np.sqrt(1 - near**2) * across).astype(np.float32)
-    # Each point is in many pairs: its home is found once.
-    return NearPairs(points[one], cells.homes(points)[one], others, cells.homes(others))
+    return NearPairs(points[one], homes[one], others, cells.homes(others))
 
 
 def _others(points: Floats, kind: int) -> tuple[Places, Places]:

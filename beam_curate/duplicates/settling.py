@@ -114,7 +114,7 @@ class Settling:
         if not len(points):
             return Settled(cells, 0.0, (axes.shape[1], axes.shape[1]), None)
         inside = np.ascontiguousarray(points[:, : cells.directions])
-        pairs = [forecast.near_pairs(cells, vectors, inside, self.eps, kind) for kind in forecast.KINDS]
+        pairs = forecast.near_pairs(cells, vectors, inside, self.eps)
         needed = [cells.needed(some) for some in pairs]
         exact = EXACT * self.distance
         enough = max(forecast.narrowest(some, MISSED) for some in needed)

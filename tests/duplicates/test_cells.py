@@ -5,6 +5,7 @@ import pytest
 
 from beam_curate.duplicates.cells import Cells, NearPairs
 from beam_curate.duplicates.clusters import Clusters
+from tests.support.made_duplicates import meet
 
 DIM, COUNT, DISTANCE = 24, 200, 0.3
 
@@ -42,15 +43,6 @@ def test_within_half_the_distance_no_pair_is_missed_however_directions_are_stret
         assert not met[needed > width + 1e-3].any()
     assert meet(cells, *pairs, DISTANCE / 2).all()
     assert not meet(cells, *pairs, DISTANCE / 5).all()
-
-
-def meet(cells, points, others, width):
-    """Which points meet the one of the others at their place, by their visits."""
-    found = np.zeros(len(points), np.bool_)
-    for one, other in ((points, others), (others, points)):
-        row, cell, _ = cells.visits(one, width)
-        found[row[cell == cells.clusters.homes(other)[row]]] = True
-    return found
 
 
 @pytest.fixture(scope="module")

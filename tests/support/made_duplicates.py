@@ -101,3 +101,12 @@ def cosine(vectors):
 def partners(edges):
     """By row what it is a duplicate of."""
     return dict(zip(edges["row"].tolist(), edges["of"].tolist(), strict=True))
+
+
+def meet(cells, points, others, width):
+    """Which points meet the one of the others at their place, by their visits."""
+    found = np.zeros(len(points), np.bool_)
+    for one, other in ((points, others), (others, points)):
+        row, cell, _ = cells.visits(one, width)
+        found[row[cell == cells.clusters.homes(other)[row]]] = True
+    return found
