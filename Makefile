@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x8
 	--custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-benchmarks test-image lock docs templates check format bench goals clean engines test-engines test-faults
+.PHONY: help demo test test-commands test-benchmarks test-image lock docs templates check format bench goals clean engines test-engines test-faults
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "  make %-17s%s\n", $$1, $$2}'
@@ -30,8 +30,13 @@ demo: $(VENV)/.installed  ## build a small dataset from real photographs and cur
 
 # Without what Python and pytest compile of the tests and the package each process of a test compiles it anew: it is kept here even
 # where the environment (as in many images) says not to.
-test: $(VENV)/.installed  ## run the tests, in two processes (6 to 15 minutes on two cores)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test: $(VENV)/.installed  ## run the tests of the library, in two processes (3 to 5 minutes on two cores)
+	$(PYTEST) --ignore tests/pipelines
+
+test-commands: $(VENV)/.installed  ## run whole commands, as users do, and the README's lines (3 to 6 minutes)
+	$(PYTEST) tests/pipelines
 
 test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see that they work (three minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests_benchmarks

@@ -16,8 +16,8 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import ROOT
+from tests.pipelines.test_readme import PHOTOS, checkout, models
 from tests.support.blocks import run
-from tests.test_readme import PHOTOS, checkout, models
 
 __all__ = ["checkout", "models"]  # fixtures
 
