@@ -25,6 +25,8 @@ from beam_curate.transforms.group_rows import GroupRows
 _BUCKET_BITS: Final = 40
 _HELD_EDGES: Final = 1 << 19
 """Edges wait in memory, 33 bytes each, until there are so many or the bundle ends: then those of one part go together."""
+_HOME: Final = 3 / 4
+"""Of the rows that are held at once so many may be at home: the rest is for visitors, which come in turns."""
 _BLOCKS: Final = "blocks"
 _PAIRS: Final = "pairs"
 
@@ -158,7 +160,7 @@ class _CompareBuckets(_Comparing):
         if method.block_rows is None:
             return False
         home = sum(int(method.at_home(bucket, piece, comparing).sum()) for piece in pieces)
-        return home > method.block_rows // 2
+        return home > _HOME * method.block_rows
 
     def _in_blocks(self, key: int, method: Method, pieces: Iterable[Rows], comparing: Any) -> Iterator[Any]:
         """Asks the leaders of a large bucket; sends pairs of blocks of those left."""

@@ -15,6 +15,7 @@ from beam_curate.duplicates.methods import perceptual as perceptual_hashes
 from beam_curate.duplicates.methods.exact import Exact
 from beam_curate.duplicates.methods.perceptual import MOST_DISTANCE, Perceptual
 from beam_curate.duplicates.methods.semantic import Semantic
+from beam_curate.transforms import compare_buckets
 from tests.support.made_duplicates import (
     cosine,
     embeddings,
@@ -282,9 +283,25 @@ class TestSemantic:
         monkeypatch.setattr(settling, "HOME_ROWS", 1 << 15)
         vectors, _, _ = embeddings(8000, 24, 10, 0.05)
         plan = Semantic().plan(10**6, vector_table(vectors))
-        assert plan.buckets == 31
+        assert 31 <= plan.buckets <= 42  # where there are too many cells in one it is cut
         assert len(plan.spreading.cells) == pytest.approx(3907, rel=0.05)
         assert Semantic(n_clusters=9).plan(10**6, vector_table(vectors)).buckets == 9
+
+    def test_a_bucket_of_a_topic_is_no_crowd(self, monkeypatch):
+        """Where a fourth of all rows is one topic its buckets are large. As pairs of blocks they would take several times as long."""
+        monkeypatch.setattr(settling, "HOME_ROWS", 1 << 15)
+        monkeypatch.setattr(settling, "CELL_ROWS", 1 << 10)
+        total, spread = 10**6, np.arange(1, 65) ** -0.5
+        rng = np.random.default_rng(1)
+        topics = rng.standard_normal((300, 64)) * spread
+        vectors = topics[rng.zipf(1.3, 24_000) % 300] + 0.8 * spread * rng.standard_normal((24_000, 64))
+        vectors[:, 0] += 3
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+        how = Semantic(0.05, border=0.1).plan(total, vector_table(vectors[:8000])).spreading
+        assert np.bincount(how.cells.groups).max() <= 1.5 * settling.Settling(0.05, 0, 0.1).cells_for(total) / 31
+        homes = how.cells.homes(settling.project(vectors[8000:], how.directions[:, :64]))  # of rows that no cell was made of
+        home = np.bincount(how.cells.groups[homes]) * total / 16_000
+        assert 1 << 15 < home.max() < compare_buckets._HOME * Semantic.block_rows
 
     def test_the_sample_is_bounded(self):
         assert [Semantic().sampled(rows) for rows in (100, 10**6, 10**7, 10**10)] == [1 << 15, 62512, 1 << 18, 1 << 18]
