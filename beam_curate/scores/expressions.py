@@ -40,9 +40,7 @@ _MAX_DEPTH: Final = 200
 _LARGEST: Final = 1e308
 
 # White space as str.split takes it. Arrow's `\s` is that of ASCII alone, and captions of the web are full of no-break spaces.
-_WORD: Final = (
-    r"[^\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
-)
+_WORD: Final = r"[^\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
 
 _COMPARISONS: Final[dict[type[ast.cmpop], Callable[..., Any]]] = {
     ast.Lt: pc.less,
