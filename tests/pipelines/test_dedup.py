@@ -16,7 +16,8 @@ from beam_curate.commands import curate, dedup, select
 from beam_curate.duplicates.candidates import normalised
 from beam_curate.duplicates.finding import SUMMARY, read_findings
 from beam_curate.duplicates.table import part_name, read_part
-from tests.conftest import encoded, photo, tar_bytes
+from tests.conftest import encoded, tar_bytes
+from tests.conftest import photo as made_photo
 from tests.support.models import MODEL
 
 NUMBERS = itertools.count()
@@ -367,7 +368,7 @@ class TestSelecting:
     def test_a_search_that_has_not_seen_all_samples_is_not_applied(self, tmp_path, capsys, first):
         """Samples that had failed when the search was made are in no group: their copies would stay."""
         for shard in range(2):
-            members = [(f"{shard}{n}.jpg", encoded(photo(n, 60 + 60 * n, 70))) for n in range(3)]
+            members = [(f"{shard}{n}.jpg", encoded(made_photo(n, 60 + 60 * n, 70))) for n in range(3)]
             (tmp_path / f"{shard}.tar").write_bytes(tar_bytes(members))
         data = [f"--input={tmp_path}/?.tar", f"--output={tmp_path}/run", *MODEL, *OFF]
         search = [f"--scores={tmp_path}/run", "--methods=exact", "--candidates=all", "--table_only"]
