@@ -117,6 +117,11 @@ class Run:
         return (self._mark.scores or self.folder) if self.is_begun else self.folder
 
     @property
+    def retried(self) -> Sequence[str]:
+        """The reasons of failure whose samples were being scored again when it was stopped."""
+        return self._mark.retry if self.is_begun else ()
+
+    @property
     def summary(self) -> Summary:
         """What it ended with; of an export see `export_summary`."""
         return read_summary(self.folder)
