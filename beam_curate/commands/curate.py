@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,8 +98,17 @@ class CurateJob(TableJob):
         return (
             pack(root, self.plan, self.output, about)
             if self.has_table
-            else score_and_pack(root, self.plan, self.output, about)
+            else score_and_pack(root, self.plan, self.output, about, self.retried)
         )
+
+    @property
+    def retried(self) -> Sequence[str]:
+        """The reasons whose samples are scored again: those of the option, and those of a retry that was stopped."""
+        from beam_curate.runs.run import Run
+
+        named = self.options.retried_reasons
+        goes_on = self.options.resume or named
+        return tuple(dict.fromkeys([*named, *Run(self.output).retried])) if goes_on else ()
 
     @property
     def notes(self) -> list[str]:

@@ -7,6 +7,7 @@ beam-curate pack --input 'train-*.parquet' --output packed/
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -142,6 +143,7 @@ class PackJob(Job):
         from beam_curate.commands.outcome import print_counts
         from beam_curate.runs.run import Run
         from beam_curate.storage.files import join
+        from beam_curate.storage.listing import spelled
 
         output, summary = self.options.output, Run(self.output).pack_summary
         counts, classes = summary.pack, summary.classes
@@ -157,9 +159,8 @@ class PackJob(Job):
         if not counts.packed:
             print(f"error: {printable(self._why_nothing(counts))}", file=sys.stderr)
             return 1
-        print(
-            f"next: beam-curate curate --input '{printable(join(output, '*.tar'))}' --output curated/ --model_dir models/"
-        )
+        shards = shlex.quote(printable(join(spelled(output), "*.tar")))
+        print(f"next: beam-curate curate --input {shards} --output curated/ --model_dir models/")
         return 0
 
 

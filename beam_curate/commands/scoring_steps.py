@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def score_and_pack(
-    root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, object]
+    root: beam.Pipeline, plan: ScoringPlan, output: str, about: Mapping[str, object], retry: Sequence[str] = ()
 ) -> beam.PCollection[Summary]:
     """What is left of the run, to shards and summary.
 
@@ -24,6 +24,7 @@ def score_and_pack(
         plan: What is scored by what.
         output: The run's folder.
         about: What to add to the summary.
+        retry: Reasons of failure: the samples that failed for one of them are scored again.
     """
     from apache_beam.ml.inference.base import RunInference
 
@@ -71,7 +72,7 @@ def score_and_pack(
         plan.image_scores,
         plan.own.of_embeddings,
     )
-    run = root | ContinueRun(output, options.retried_reasons, scoring_hints=hints)
+    run = root | ContinueRun(output, retry, scoring_hints=hints)
     samples = run.pending | ReadTarShards(
         image_extension=options.image_extension or None,
         max_member_bytes=options.max_member_bytes,

@@ -26,6 +26,8 @@ SUMMARY: Final = f"{FOLDER}/summary.json"
 """Written last: the mark of a complete duplicates table."""
 _EXAMPLES: Final = ("against", "largest", "pairs")
 """What of a SearchResult is neither a rule nor a number."""
+_OF_THE_TABLE: Final = ("rows", "judged")
+"""What tells of the score table that was searched, and not of the rule."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class SearchResult:
         largest_group: The size of the largest group.
         parts: How many parts the duplicates table has.
         input: A digest of the input of the score table, see `input_digest`.
+        rows: How many rows the score table had; None in tables of version 0.1.0.
+        judged: How many of them had an embedding: neither failed nor screened out; None likewise.
         against: The other dataset.
         largest: Some of the largest groups.
         pairs: Pairs of several similarities.
@@ -111,13 +115,16 @@ class SearchResult:
     against: OtherDataset | None
     largest: Sequence[FoundGroup]
     pairs: Sequence[FoundPair]
+    rows: int | None = None
+    judged: int | None = None
     more: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def rule(self) -> DuplicateRule:
         """As a run that applies the table notes it."""
         said = to_json(self)
-        return DuplicateRule.of_table({name: value for name, value in said.items() if name not in _EXAMPLES})
+        left = (*_EXAMPLES, *_OF_THE_TABLE)
+        return DuplicateRule.of_table({name: value for name, value in said.items() if name not in left})
 
     def value(self, method: type[Method]) -> float | None:
         """That of a method's option; None if it has none, or was not among the methods."""
@@ -170,12 +177,14 @@ def place(row: int) -> RowPlace:
     return RowPlace(bool(row & int(FOREIGN)), int(shard_index[0]), int(index[0]))
 
 
-def finish_search(output: str, parts: int, findings: Findings, search: DuplicateSearch) -> SearchResult:
+def finish_search(
+    output: str, parts: Sequence[tuple[int, int]], findings: Findings, search: DuplicateSearch
+) -> SearchResult:
     """Writes what was looked for and found.
 
     Args:
         output: Folder of the duplicates table.
-        parts: The number of its parts.
+        parts: For each part of the score table, how many rows it has, and how many of them have an embedding.
         findings: What was found.
         search: What was looked for.
     """
@@ -189,7 +198,9 @@ def finish_search(output: str, parts: int, findings: Findings, search: Duplicate
         duplicates=sum(findings.by_method.values()),
         by_method=findings.named,
         largest_group=max((group.size for group in groups.largest), default=0),
-        parts=parts,
+        parts=len(parts),
+        rows=sum(rows for rows, _ in parts),
+        judged=sum(judged for _, judged in parts),
         input=input_digest(search.selection.table.scores),
         # Where it lies, and what it was: a table written again in its place has other samples.
         against=None if other is None else OtherDataset(other.scores, other.verdicts, input=input_digest(other.scores)),

@@ -16,7 +16,7 @@ from beam_curate.duplicates.methods import method_named
 from beam_curate.duplicates.search import DROP
 from beam_curate.duplicates.table import DuplicatesError, read_part
 from beam_curate.records import Removed, record
-from beam_curate.runs.configuration import DuplicateRule
+from beam_curate.runs.configuration import DuplicateRule, Funnel
 from beam_curate.selection.rejudging import Selection, passing, read_rows
 from beam_curate.storage.files import absolute
 
@@ -38,12 +38,14 @@ class Duplicates:
     rule: DuplicateRule | None = None
 
 
-def find_table(folder: str, scores: str) -> Duplicates:
+def find_table(folder: str, scores: str, funnel: Funnel | None = None) -> Duplicates:
     """The finished duplicates table in a folder, which must be of the same input as a score table.
 
     Args:
         folder: Where it lies.
         scores: Folder of the run that has the score table.
+        funnel: Its counts: samples that had failed in the table that was searched, and have not here, are in no group. None:
+            they are not compared.
 
     Raises:
         DuplicatesError: It is not; the message says what to do.
@@ -57,6 +59,12 @@ def find_table(folder: str, scores: str) -> Duplicates:
     if found.input != input_digest(scores):
         raise DuplicatesError(
             f"`duplicates` {folder} lists duplicates of other input shards than those of the score table"
+        )
+    if funnel is not None and found.rows is not None and (found.rows, found.judged) != (funnel.input, funnel.judged):
+        raise DuplicatesError(
+            f"`duplicates` {folder} was searched in a table of {found.rows} samples, {found.judged} of which had an embedding; "
+            f"the score table has {funnel.input} and {funnel.judged}: samples were scored again since, which the search has not "
+            "seen; search again"
         )
     return Duplicates(place, found.action, found.rule)
 

@@ -48,7 +48,7 @@ def read_request(spec: str) -> Request:
     if any(pattern.lower().endswith(_SHARDS) for pattern in patterns):
         raise InputError(f"`input` {spec!r} names shards; they need no packing: give them to beam-curate curate")
     if len(patterns) > 1 and _is_folder(spec):
-        raise InputError(f"`input` {spec!r}: a comma separates several names; rename the folder")
+        raise InputError(f"`input` {spec!r}: a comma separates several names; write it as \\, in a name")
     places = [_place(pattern) for pattern in patterns]
     if not places:
         raise InputError("`input` names nothing; give a folder of images, a glob, or a table")

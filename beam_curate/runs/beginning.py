@@ -74,8 +74,9 @@ def begin(output: str, wanted: WantedRun) -> bool:
             release(output)
 
 
-def _run_file(wanted: WantedRun, mark: str) -> RunFile:
-    return RunFile(wanted.configuration, wanted.kind, wanted.scores, len(wanted.shards), mark)
+def _run_file(wanted: WantedRun, mark: str, begun: Sequence[str] = ()) -> RunFile:
+    retry = list(dict.fromkeys([*begun, *wanted.retry]))
+    return RunFile(wanted.configuration, wanted.kind, wanted.scores, len(wanted.shards), mark, retry)
 
 
 def _check_new(output: str, goes_on: bool) -> None:
@@ -116,7 +117,7 @@ def _continue(output: str, wanted: WantedRun) -> bool:
         _check_not_read(output, [shard.path for shard in wanted.shards], of_the_table())
         delete_matching(output, of_the_table())
     if wanted.retry or run.scores != wanted.scores:
-        write_run_file(output, _run_file(wanted, run.mark))
+        write_run_file(output, _run_file(wanted, run.mark, run.retry))
     return exists(join(output, SUMMARY))
 
 

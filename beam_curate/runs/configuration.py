@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from beam_curate.reasons import NOT_KEPT_BY_SCREEN
 from beam_curate.runs.division import Division
 from beam_curate.runs.old_configuration import grouped, rule_of_table
 from beam_curate.storage.json_records import of_json, to_json
@@ -39,6 +40,11 @@ class Funnel:
     rejected: int
     kept: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> int:
+        """The samples that have an embedding: they neither failed nor were screened out."""
+        return self.input - self.failed - self.reasons.get(NOT_KEPT_BY_SCREEN, 0)
 
 
 @dataclass(frozen=True)

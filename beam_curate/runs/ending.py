@@ -8,6 +8,7 @@ from beam_curate.runs.configuration import Funnel
 from beam_curate.runs.division import Division
 from beam_curate.runs.parts import table_digest
 from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
+from beam_curate.runs.state_files import settle_retry
 from beam_curate.runs.summary import AccountingError, Summary, check_files, funnel, skipped_members, summary_of
 from beam_curate.runs.wids import wids_index
 from beam_curate.storage.files import write_json
@@ -28,6 +29,7 @@ def finish_table(output: str, parts: Iterable[ScorePart], input_shards: int, abo
     """
     _, table = _of_the_table(parts, input_shards)
     said = {"table_only": True, **table, "output_shards": 0, "output_bytes": 0, **about}
+    settle_retry(output)
     write_json(output, SUMMARY, said)
     return summary_of(said)
 
@@ -67,6 +69,7 @@ def finish_run(
     summary = summary_of(said)
     write_lists(output, files, index(files))
     before(summary)
+    settle_retry(output)
     write_json(output, SUMMARY, said)
     return summary
 

@@ -117,6 +117,11 @@ class Run:
         return (self._mark.scores or self.folder) if self.is_begun else self.folder
 
     @property
+    def retried(self) -> Sequence[str]:
+        """The reasons of failure whose samples were being scored again when it was stopped."""
+        return self._mark.retry if self.is_begun else ()
+
+    @property
     def summary(self) -> Summary:
         """What it ended with; of an export see `export_summary`."""
         return read_summary(self.folder)
@@ -170,6 +175,12 @@ class Run:
 
     # --- whether it is whole, and the same
 
+    def table_of_end(self, ended: Summary) -> TablePlace:
+        """As `table`, but with verdicts if the run has ended with some: files of it may be gone since, even all verdicts."""
+        configuration = ended.configuration
+        searched = configuration.duplicates is not None and configuration.duplicates.found is None
+        return self._place(True) if searched or configuration.rules.need_the_whole_table else self.table
+
     def check_table(self) -> None:
         """Checks that a finished run has the score table, and the verdicts on it, with which it ended.
 
@@ -177,12 +188,8 @@ class Run:
             ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard;
                 or one of at most 1,000 is not the one of the run's end.
         """
-        table, summary = self.table, self.summary
-        configuration = summary.configuration
-        searched = configuration.duplicates is not None and configuration.duplicates.found is None
-        if not table.verdicts and (searched or configuration.rules.need_the_whole_table):
-            table = TablePlace(self.folder, self.folder)  # all its verdicts are gone
-        whole_run.check_table(table, summary.table)
+        ended = self.summary
+        whole_run.check_table(self.table_of_end(ended), ended.table)
 
     def check_files(self) -> None:
         """Checks that the output files of a finished run, export or packing are there, with what lies beside each.

@@ -4,7 +4,7 @@ Each reader names a file that is damaged (empty, cut, of another shape) and a re
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +33,7 @@ class RunFile:
         scores: The folder whose score table is judged; empty: the run's own.
         input_shards: How many there are.
         mark: What each part of its table, or of its verdicts, has in its metadata, see `own_parts`; empty in runs of before.
+        retry: The reasons of failure whose samples are being scored again; none when the run has come to its end.
     """
 
     configuration: Configuration
@@ -40,6 +41,7 @@ class RunFile:
     scores: str = ""
     input_shards: int = 0
     mark: str = ""
+    retry: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,14 @@ def write_run_file(output: str, file: RunFile, shards: Sequence[Shard] | None = 
         with atomic_output(output, INPUT_SHARDS) as stream:
             columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
             pq.write_table(pa.table(columns, _SHARDS), stream)
-    said = {name: value for name, value in to_json(file).items() if value != ""}
+    said = {name: value for name, value in to_json(file).items() if value not in ("", [])}
     write_json(output, RUN, said)
+
+
+def settle_retry(output: str) -> None:
+    """Notes that no failed samples are left to be scored again. A pipeline of the user's own may have left no run.json."""
+    if exists(join(output, RUN)) and (file := read_run_file(output)).retry:
+        write_run_file(output, replace(file, retry=()))
 
 
 def read_summary(run: str) -> Summary:

@@ -18,7 +18,8 @@ class WantedRun:
         overwrite: Delete the files of the run that is there.
         retry: Reasons of failure: continue the run, complete or not, and score again the samples that failed for one of
             them. The limits that failed them may have changed. Duplicates and verdicts on the whole table are deleted, for they
-            may change; output files whose plan still holds stay.
+            may change; output files whose plan still holds stay. They are noted until the run's end (`Run.retried`): a retry
+            that was stopped goes on with `resume` as well.
         scores: The folder of the run whose score table this one judges, for one that has only verdicts of its own. It is
             noted, and a run that is continued may name another: the table was moved.
         reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.

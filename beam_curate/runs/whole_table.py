@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_curate.records import KEPT
+from beam_curate.runs.configuration import Funnel
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.storage.files import absolute
@@ -31,13 +32,15 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
         DamagedFileError: A file that says what the run is is damaged.
     """
     run = Run(absolute(folder))
-    place, found = run.table, run.judged_parts
+    found = run.judged_parts
     if not found:
         raise ScoreTableError(f"{folder} holds no score table: {part_name(0)} is missing; give the folder of a run")
     if not run.is_finished:
         raise ScoreTableError(
             f"the run in {folder} is not finished: it has no summary.json; continue it with `resume`, or read {FOLDER}/ as it is"
         )
+    ended = run.summary
+    place = run.table_of_end(ended)
 
     def read(number: int) -> pa.Table:
         with place.open(number) as part:
@@ -45,13 +48,12 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
         whole = pa.concat_tables(list(pool.map(read, sorted(found))))
-    _check_counts(run, whole)
+    _check_counts(run, ended.funnel, whole)
     return whole if columns is None else whole.select(list(columns))
 
 
-def _check_counts(run: Run, rows: pa.Table) -> None:
+def _check_counts(run: Run, funnel: Funnel, rows: pa.Table) -> None:
     """Raises if these are not the rows, or not the verdicts, that the run ended with: files of it are gone."""
-    funnel = run.summary.funnel
     counts = {"input": (rows.num_rows, funnel.input)}
     if "status" in rows.column_names:
         counts["kept"] = (pc.sum(pc.equal(rows.column("status"), KEPT)).as_py() or 0, funnel.kept)

@@ -8,7 +8,7 @@ columns. Nothing is ever evaluated as Python: a node that is not listed here is 
     format in ("JPEG", "PNG"), format not in (...)
     caption is None, caption is not None
     length(caption)       characters of a text
-    words(caption)        words, separated by white space
+    words(caption)        words, separated by white space of any kind (no-break and ideographic spaces too), as by str.split
     lower(key)            a text in lower case
     min(width, 512), max(a, b), abs(a)
 
@@ -39,6 +39,9 @@ _MAX_DEPTH: Final = 200
 
 _LARGEST: Final = 1e308
 
+# White space as str.split takes it. Arrow's `\s` is that of ASCII alone, and captions of the web are full of no-break spaces.
+_WORD: Final = r"[^\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+
 _COMPARISONS: Final[dict[type[ast.cmpop], Callable[..., Any]]] = {
     ast.Lt: pc.less,
     ast.LtE: pc.less_equal,
@@ -56,7 +59,7 @@ _ARITHMETIC: Final[dict[type[ast.operator], Callable[..., Any]]] = {
 # Name: kinds of the arguments, kind of the result, kernel.
 _FUNCTIONS: Final[dict[str, tuple[tuple[str, ...], str, Callable[..., Any]]]] = {
     "length": ((TEXT,), NUMBER, lambda text: pc.cast(pc.utf8_length(text), pa.float64())),
-    "words": ((TEXT,), NUMBER, lambda text: pc.cast(pc.count_substring_regex(text, r"\S+"), pa.float64())),
+    "words": ((TEXT,), NUMBER, lambda text: pc.cast(pc.count_substring_regex(text, _WORD), pa.float64())),
     "lower": ((TEXT,), TEXT, pc.utf8_lower),
     "abs": ((NUMBER,), NUMBER, pc.abs),
     "min": ((NUMBER, NUMBER), NUMBER, lambda a, b: pc.min_element_wise(a, b, skip_nulls=False)),

@@ -5,6 +5,7 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from braceexpand import braceexpand
 
@@ -18,7 +19,7 @@ from beam_curate.texts import decode_text
 
 # `\` is a character of object names; only before what braces are made of it says that this is one.
 _BACKSLASH = re.compile(r"\\(?![{},])")
-_COMMA_OUTSIDE_BRACES = re.compile(r",(?![^{]*\})")
+_MARKS = re.compile(r"\\[{},]|[{},]")
 # From this many named paths in one folder, one listing of the folder is cheaper than a look at each.
 _LIST_FOLDER_FROM = 16
 
@@ -28,18 +29,35 @@ class InputError(ValueError):
 
 
 def split_patterns(spec: str) -> list[str]:
-    """The patterns of a comma list with its braces expanded (`a{0..1}.tar,b.tar` → a0.tar, a1.tar, b.tar).
+    r"""The patterns of a comma list with its braces expanded (`a{0..1}.tar,b.tar` → a0.tar, a1.tar, b.tar).
+
+    `\,`, `\{` and `\}` are these characters themselves.
 
     Raises:
         InputError: A brace is not closed.
     """
     patterns: list[str] = []
-    for part in filter(None, (part.strip() for part in _COMMA_OUTSIDE_BRACES.split(spec))):
+    for part in filter(None, map(str.strip, _split(spec))):
         try:
             patterns += braceexpand(_BACKSLASH.sub(r"\\\\", part))
         except ValueError as error:
             raise InputError(f"`input` {part!r}: {error}; close the brace") from error
     return patterns
+
+
+def _split(spec: str) -> list[str]:
+    """The parts of a comma list: a comma in braces divides what these hold, and one after a backslash nothing."""
+    ends, depth = [-1], 0
+    for mark in _MARKS.finditer(spec):
+        if mark[0] == "," and not depth:
+            ends.append(mark.start())
+        depth = max(0, depth + {"{": 1, "}": -1}.get(mark[0], 0))
+    return [spec[last + 1 : end] for last, end in pairwise([*ends, len(spec)])]
+
+
+def spelled(path: str) -> str:
+    """A path as an input names it and nothing else: the opposite of `split_patterns` and of patterns."""
+    return re.sub(r"[{},]", r"\\\g<0>", literal(path))
 
 
 def list_files(spec: str) -> list[str]:
@@ -87,6 +105,7 @@ def list_named(patterns: Sequence[str]) -> list[Shard]:
             raise InputError(f"`input` {pattern!r} matches no file; check the path and the wildcard")
         found.update(shards)
     found.update(_sizes(named))
+    _refuse_no_text(found)
     return [Shard(index, path, found[path]) for index, path in enumerate(sorted(found))]
 
 
@@ -137,6 +156,16 @@ def _sizes(paths: list[str]) -> dict[str, int]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise InputError(f"`input` names files that do not exist: {', '.join(missing[:3])}{more}")
     return {path: sizes[path] for path in paths}
+
+
+def _refuse_no_text(paths: Iterable[str]) -> None:
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"`input` names {path!r}, which is not UTF-8, so no table can hold it; rename it"
+            ) from error
 
 
 def _refuse_folder(folders: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from beam_curate.duplicates.pairs import PAIR
 from beam_curate.duplicates.roots import POINTER
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.records import ScorePart
+from beam_curate.runs.summary import funnel
 from beam_curate.transforms.compare_buckets import FoundEdges
 from beam_curate.transforms.find_roots import FindRoots
 
@@ -76,7 +77,7 @@ class JoinDuplicates(beam.PTransform):
         )
         written = (
             {
-                "part": self.parts | "PartByShard" >> beam.Map(lambda part: (part.shard_index, part.shard)),
+                "part": self.parts | "PartByShard" >> beam.Map(_told),
                 "members": members,
                 "keys": keys,
             }
@@ -89,7 +90,7 @@ class JoinDuplicates(beam.PTransform):
             | "Finish"
             >> beam.Map(
                 lambda _, parts, by_method, groups, pairs: finish_search(
-                    output, len(parts), Findings(by_method, groups, np.frombuffer(pairs, PAIR)), search
+                    output, parts, Findings(by_method, groups, np.frombuffer(pairs, PAIR)), search
                 ),
                 beam.pvalue.AsList(written),
                 beam.pvalue.AsDict(methods),
@@ -97,6 +98,11 @@ class JoinDuplicates(beam.PTransform):
                 beam.pvalue.AsSingleton(found.pairs),
             )
         )
+
+
+def _told(part: ScorePart) -> tuple[int, tuple[str, int, int]]:
+    """Of a part its shard's index and path, how many rows it has, and how many of them have an embedding."""
+    return part.shard_index, (part.shard, part.rows, funnel([part]).judged)
 
 
 def _to_roots(part: int, joined: Mapping[str, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
@@ -154,16 +160,20 @@ def _look_up(
         yield shard_index, (ask, wanted, rows.column("key").take(place).to_pylist(), path)
 
 
-def _write(output: str, shard_index: int, joined: Mapping[str, Iterable[Any]]) -> int:
-    """Writes a shard's part of the duplicates table; one without rows as well, so that all parts are there."""
-    (shard,) = joined["part"]
+def _write(output: str, shard_index: int, joined: Mapping[str, Iterable[Any]]) -> tuple[int, int]:
+    """Writes a shard's part of the duplicates table; one without rows as well, so that all parts are there.
+
+    Returns:
+        How many rows its part of the score table has, and how many of them have an embedding.
+    """
+    ((shard, rows, judged),) = joined["part"]
     names: dict[tuple[bool, int, int], tuple[str, str]] = {}
     for ask, index, keys, path in joined["keys"]:
         names |= {(*ask, row): (key, path) for row, key in zip(index.tolist(), keys, strict=True)}
     members = next(iter(joined["members"]), None)
     if members is None:
         table.write_part(output, shard_index, table.SCHEMA.empty_table())
-        return shard_index
+        return rows, judged
     own = [names[False, shard_index, row][0] for row in places_of(members["row"])[1].tolist()]
     of_shard, of_index = places_of(members["of"])
     foreign = ((members["of"] & FOREIGN) != 0).tolist()
@@ -174,4 +184,4 @@ def _write(output: str, shard_index: int, joined: Mapping[str, Iterable[Any]]) -
     of = [None if is_root else name for is_root, name in zip(root, of, strict=True)]
     keys, shards = [name and name[0] for name in of], [name and name[1] for name in of]
     table.write_part(output, shard_index, table.to_table(members, own, shard, keys, shards))
-    return shard_index
+    return rows, judged

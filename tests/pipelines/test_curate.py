@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from beam_curate.commands import curate
 from beam_curate.commands.demo_data import build_demo_dataset
-from beam_curate.transforms import decode_images
+from beam_curate.transforms import decode_images, write_score_table
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.support.models import MODEL, SMALL
 
@@ -295,6 +295,45 @@ def test_retry_failed_deletes_the_shards_that_there_are_not_any_more(tmp_path):
     assert curate.main([*flags, f"--retry_failed={row['reason']}"]) == 0
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["00000.tar", "00001.tar", "7.tar"]
     assert not list((tmp_path / "out").glob("00005*"))
+
+
+@pytest.mark.parametrize("then", [["--resume"], ["--retry_failed=corrupt_image"]])
+def test_a_retry_that_was_stopped_goes_on_with_resume(tmp_path, monkeypatch, capsys, then):
+    """The run is not complete before each sample of the reasons that were given has been tried."""
+    big = [encoded(photo(n, 200, 150)) for n in range(3)]
+    for n in range(3):
+        (tmp_path / f"{n}.tar").write_bytes(tar_bytes([(f"{n}.jpg", big[n]), (f"{n}b.jpg", encoded(photo(9 + n)))]))
+    command = [
+        f"--input={tmp_path}/?.tar",
+        *MODEL,
+        "--min_aesthetic=none",
+        "--max_nsfw=none",
+        f"--output={tmp_path}/out",
+    ]
+    assert curate.main([*command, "--max_pixels=20000"]) == 0
+    command.append("--max_pixels=100000")
+    decoded, decode = [], decode_images.decode_sizes
+    monkeypatch.setattr(decode_images, "decode_sizes", lambda data, *how: decoded.append(data) or decode(data, *how))
+    written, write = [], write_score_table.write_part
+
+    def once(*part, **more):
+        written.append(part[1])
+        if len(written) == 2:
+            raise RuntimeError("stopped")
+        return write(*part, **more)
+
+    monkeypatch.setattr(write_score_table, "write_part", once)
+    with pytest.raises(RuntimeError, match="stopped"):
+        curate.main([*command, "--retry_failed=too_many_pixels"])
+    left = [data for n, data in enumerate(big) if n != written[0]]
+    decoded.clear()
+    assert curate.main([*command, *then]) == 0
+    assert sorted(decoded) == sorted(left)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["funnel"]["failed"] == 0
+    # It has come to its end: a file that is made again is no reason to look for failed samples.
+    assert "retry" not in json.loads((tmp_path / "out" / "run.json").read_text())
+    assert curate.main([*command, "--resume"]) == 0
+    assert sorted(decoded) == sorted(left)
 
 
 def test_retry_failed_scores_only_those_samples_again(tmp_path, capsys, monkeypatch):

@@ -16,7 +16,8 @@ from beam_curate.commands import curate, dedup, select
 from beam_curate.duplicates.candidates import normalised
 from beam_curate.duplicates.finding import SUMMARY, read_findings
 from beam_curate.duplicates.table import part_name, read_part
-from tests.conftest import tar_bytes
+from tests.conftest import encoded, tar_bytes
+from tests.conftest import photo as made_photo
 from tests.support.models import MODEL
 
 NUMBERS = itertools.count()
@@ -360,6 +361,32 @@ class TestSelecting:
         assert select.main([f"--scores={table}", f"--output={never}", f"--duplicates={table}"]) == 2
         assert "no finished duplicates table" in capsys.readouterr().err
         assert not never.exists()
+
+    @pytest.mark.parametrize(
+        "first", [["--max_pixels=10000"], ["--screen=width < 150"]], ids=["failed", "screened out"]
+    )
+    def test_a_search_that_has_not_seen_all_samples_is_not_applied(self, tmp_path, capsys, first):
+        """Samples that had failed when the search was made are in no group: their copies would stay."""
+        for shard in range(2):
+            members = [(f"{shard}{n}.jpg", encoded(made_photo(n, 60 + 60 * n, 70))) for n in range(3)]
+            (tmp_path / f"{shard}.tar").write_bytes(tar_bytes(members))
+        data = [f"--input={tmp_path}/?.tar", f"--output={tmp_path}/run", *MODEL, *OFF]
+        search = [f"--scores={tmp_path}/run", "--methods=exact", "--candidates=all", "--table_only"]
+        chosen = [f"--scores={tmp_path}/run", f"--output={tmp_path}/best"]
+        again = ["--retry_failed=too_many_pixels"] if first == ["--max_pixels=10000"] else ["--overwrite"]
+        assert curate.main([*data, *first]) == 0
+        assert dedup.main([*search, f"--output={tmp_path}/groups"]) == 0
+        assert curate.main([*data, *again]) == 0
+        capsys.readouterr()
+        assert select.main([*chosen, f"--duplicates={tmp_path}/groups"]) == 2
+        said = capsys.readouterr().err
+        assert "was searched in a table of 6 samples, 4 of which had an embedding; the score table has 6 and 6" in said
+        assert not (tmp_path / "best").exists()
+        assert dedup.main([*search, f"--output={tmp_path}/groups", "--overwrite"]) == 0
+        assert select.main([*chosen, f"--duplicates={tmp_path}/groups"]) == 0
+        table = read_score_table(str(tmp_path / "best"), ["status", "sha256"]).to_pylist()
+        kept = [row["sha256"] for row in table if row["status"] == "kept"]
+        assert len(kept) == len(set(kept)) == 3
 
     def test_only_what_another_dataset_has(self, table, other):
         flags = ["--methods=perceptual", f"--against={other}", "--against_action=keep", "--table_only"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 import datasets
 import pyarrow as pa
@@ -15,6 +16,7 @@ from beam_curate.commands import curate, pack
 from beam_curate.intake.images import Images
 from beam_curate.intake.request import read_request
 from beam_curate.progress import PROGRESS, samples_seen
+from beam_curate.storage.listing import list_shards
 from tests.conftest import encoded, photo, tar_bytes
 
 
@@ -40,6 +42,13 @@ def photos(tmp_path_factory):
     (folder / "empty.png").touch()
     (folder / "notes.md").touch()
     return folder
+
+
+@pytest.mark.parametrize("name", ["a,b", "it's [1] {2}"])
+def test_the_command_that_comes_next_names_the_shards_whatever_the_folder_is_called(photos, tmp_path, capsys, name):
+    assert pack.main([f"--input={photos}", f"--output={tmp_path}/{name}"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: "))
+    assert [shard.path for shard in list_shards(words[words.index("--input") + 1])] == [f"{tmp_path}/{name}/00000.tar"]
 
 
 def test_a_folder_of_photographs(photos, tmp_path, capsys, monkeypatch):
@@ -178,7 +187,7 @@ WRONG = [
     (["--input={photos}/*.jpg", "--class_folders"], "--class_folders needs one folder"),
     (["--input={photos}/x"], "there is no folder "),
     (["--input={photos}/*.gif"], "there is no image (.jpg, .png, .webp, …); give the tables that are there"),
-    (["--input={photos}/a,b"], "a comma separates several names; rename the folder"),
+    (["--input={photos}/a,b"], r"a comma separates several names; write it as \, in a name"),
     (["--input={photos}/tables.csv"], "give the tables that are there: '{photos}/tables.csv/*.parquet'"),
     (["--input={photos}/tars"], "shards need no packing: give beam-curate curate --input '{photos}/tars/*.tar'"),
     (["--input={photos}/phone"], "make JPEGs of the pictures that are there, such as {photos}/phone/IMG_1.HEIC"),

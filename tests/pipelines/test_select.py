@@ -416,6 +416,17 @@ def test_the_bytes_of_a_dry_run_are_those_of_the_shards(table):
     assert tally.size == sum(path.stat().st_size for path in shards) - ends
 
 
+@pytest.mark.parametrize("columns", [["key", "reason"], ["aesthetic"], ["status"]])
+def test_a_table_whose_verdicts_are_gone_is_refused_whatever_is_read(scored_once, columns):
+    """The table itself has verdicts too: those of before the choice among all rows."""
+    run = copied(scored_once(*OFF, "--top=aesthetic=5"), f"gone-{columns[-1]}")
+    whole = read_score_table(str(run), columns)
+    assert whole.num_rows == 36
+    shutil.rmtree(run / "verdicts")
+    with pytest.raises(score_table.ScoreTableError, match=r"verdicts/part-00000\.parquet is missing"):
+        read_score_table(str(run), columns)
+
+
 def test_a_stopped_selection_goes_on(table):
     flags = ["--top_fraction=aesthetic=0.5"]
     output = selected(table, "stopped", *flags)

@@ -207,3 +207,11 @@ def test_no_rows():
 )  # fmt: skip
 def test_bounds_are_of_comparisons_with_numbers_that_all_must_hold(text, found):
     assert bounds(text) == found
+
+
+def test_words_are_what_python_splits_at_any_white_space():
+    """Of every character there is: captions of the web have no-break spaces, those of East Asia ideographic ones."""
+    texts = [f"a{chr(code)}b" for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    keeps = parse_expression("words(caption) == 2", KINDS).keeps({"caption": pa.array(texts)}, len(texts)).to_pylist()
+    assert keeps == [len(text.split()) == 2 for text in texts]
+    assert sum(keeps) == 29

@@ -1,3 +1,4 @@
+import os
 import re
 
 import boto3
@@ -8,7 +9,7 @@ from apache_beam.utils import retry
 
 from beam_curate.commands import pack
 from beam_curate.storage import schemes
-from beam_curate.storage.listing import InputError, list_shards, split_patterns
+from beam_curate.storage.listing import InputError, list_shards, spelled, split_patterns
 from beam_curate.storage.schemes import SchemeError, check_scheme
 
 
@@ -95,6 +96,31 @@ def test_every_file_can_be_named(name, tmp_path):
     listing.write_text(f"{tmp_path}/{name}\n{tmp_path}/other.tar\n")
     assert names(str(listing)) == sorted([name, "other.tar"])
     assert names(f"{tmp_path}/*.tar") == sorted([name, "other.tar"])
+
+
+@pytest.mark.parametrize("folder", ["plain", "a,b", "{1}", "a}b,{", "x[1],y", "back\\\\,slash", "*?"])
+def test_a_backslash_makes_a_comma_or_a_brace_a_part_of_a_name(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    for name in ("0,1.tar", "2.tar", "{3}.tar"):
+        (tmp_path / folder / name).write_bytes(b"x")
+    root = spelled(f"{tmp_path}/{folder}")
+    assert names(f"{root}/*.tar") == ["0,1.tar", "2.tar", "{3}.tar"]
+    assert names(f"{root}/0\\,1.tar, {root}/\\{{3\\}}.tar") == ["0,1.tar", "{3}.tar"]
+    assert names(f"{root}/{{0\\,1,2}}.tar") == ["0,1.tar", "2.tar"]
+    (tmp_path / "list.txt").write_text(f"{root}/0\\,1.tar\n")
+    assert names(f"{tmp_path}/list.txt") == ["0,1.tar"]
+
+
+def test_a_name_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"x")
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.tar", "wb") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"caf\\udce9\.tar', which is not UTF-8, so no table can hold it; rename it"):
+        list_shards(f"{tmp_path}/*.tar")
+
+
+def test_braces_may_hold_braces():
+    assert split_patterns("{a,{b,c}}.tar,d") == ["a.tar", "b.tar", "c.tar", "d"]
 
 
 def test_many_names_in_a_folder_with_a_bracket(tmp_path):
