@@ -1,6 +1,7 @@
 """The programs of docs/exploring.md: the page shows the files of examples/, and each of them runs on a run."""
 
 import ast
+import gzip
 import json
 import re
 import runpy
@@ -133,6 +134,25 @@ OF_FIFTYONE = {
         },
     },
 }
+
+
+def test_fiftyone_gets_the_images_that_links_point_to(tmp_path, monkeypatch):
+    plain = tmp_path / "in.tar"
+    plain.write_bytes(tar_bytes([(f"{n}.jpg", encoded(photo(n))) for n in range(2)]))
+    with tarfile.open(plain, "a") as archive:
+        for name, kind, target in (("2.jpg", tarfile.LNKTYPE, "0.jpg"), ("3.jpg", tarfile.SYMTYPE, "1.jpg")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+    (tmp_path / "in.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    run = curated(f"{plain},{plain}.gz", tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["to_fiftyone", str(run), str(tmp_path / "for-fiftyone")])
+    runpy.run_path(str(ROOT / "examples" / "to_fiftyone.py"))
+    found = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "for-fiftyone").rglob("*.jpg")}
+    assert list(found.values()).count(encoded(photo(0))) == list(found.values()).count(encoded(photo(1))) == 4
+    plain.write_bytes(plain.read_bytes().replace(encoded(photo(0)), encoded(photo(0))[:-3] + b"abc"))
+    with pytest.raises(SystemExit, match="no longer as it was scored"):
+        runpy.run_path(str(ROOT / "examples" / "to_fiftyone.py"))
 
 
 @pytest.mark.parametrize(("more", "number"), [((), 6), (("2",), 2)])
