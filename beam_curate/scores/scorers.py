@@ -236,7 +236,7 @@ def run_embeddings(scorer: EmbeddingsScorer, embeddings: npt.NDArray[np.float16]
         embeddings: (N, D) float16. With N = 0 the scorer is not called.
 
     Returns:
-        By column, in the order of `columns`: new (N,) float32 arrays. NaN where there is no score, or an infinite or a masked one.
+        By column, in the order of `columns`: new (N,) float32 arrays. NaN where there is no score, an infinite or a masked one.
 
     Raises:
         TypeError: The result is not a mapping, or a column holds no numbers. The message names scorer and column.

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from tfrecord import tfrecord_loader
 
 import beam_curate
 from beam_curate import Division, Export, ExportFiles, ListParts, PackShards, Reencoding, Run
@@ -199,6 +200,20 @@ def test_datasets_loads_the_folder_of_a_run(run, tmp_path, monkeypatch):
     tars = load_dataset(str(one_kind), cache_dir=cache)["train"]
     assert [key for key in keys if key[1] in "045" and key != "15"] == [key for key in tars["__key__"] if key != "15"]
     assert tars[0]["jpg"].size == (120, 90)
+
+
+def test_a_member_that_only_later_shards_have_is_exported(tmp_path, capsys):
+    (tmp_path / "0.tar").write_bytes(b"no tar at all")
+    (tmp_path / "1.tar").write_bytes(tar_bytes([("a.jpg", encoded(photo(1)))]))
+    (tmp_path / "2.tar").write_bytes(tar_bytes([("b.jpg", encoded(photo(2))), ("b.json", b'{"n": 1}')]))
+    run = curated(tmp_path / "*.tar", tmp_path / "run", "--samples_per_shard=1")
+    flags = ["--format=tfrecord", "--fields=caption,.json"]
+    once = selected(run, tmp_path / "once", *flags)
+    assert data_files(once) == data_files(exported(run, tmp_path / "twice", *flags))
+    (record,) = (
+        each for each in tfrecord_loader(str(once / "00000.tfrecord"), None) if each["image/source_id"] == b"b"
+    )
+    assert bytes(record["member/json"]) == b'{"n": 1}'
 
 
 def as_datasets_reads(folder, output, members):
