@@ -64,7 +64,7 @@ EXTRAS_REQUIRE = {
         "apache-beam[aws]==2.77.*",
         # daft, duckdb and polars: each reads the score table by a Parquet reader of its own, and users have them.
         "daft>=0.5",
-        "datasets>=3",
+        "datasets>=4.7",
         # What apache-beam[yaml] has beside a pandas older than ours, which only some of its readers and writers need.
         "docstring-parser>=0.15,<1",
         "duckdb>=1.3",

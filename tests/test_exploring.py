@@ -1,9 +1,11 @@
 """The programs of docs/exploring.md: the page shows the files of examples/, and each of them runs on a run."""
 
 import ast
+import gzip
 import json
 import re
 import runpy
+import tarfile
 
 import jsonschema
 import pytest
@@ -72,6 +74,44 @@ def test_what_goes_to_the_hub_comes_back_by_pack(finished, tmp_path, monkeypatch
     assert back == {str(n): encoded(photo(n)) for n in range(6)}
 
 
+def test_photographs_of_a_camera_go_to_the_hub_with_all_that_is_known_of_them(tmp_path, monkeypatch):
+    """Extensions in capitals, formats side by side, fields and types that the first five samples do not have."""
+    from datasets import Dataset
+
+    facts = [{"n": 1}] * 6 + [{"n": "two", "more": [1, {}]}]
+    members = [
+        (f"{n}.{end}", data)
+        for n, fact in enumerate(facts)
+        for end, data in (("png" if n == 3 else "JPG", encoded(photo(n))), ("json", json.dumps(fact).encode()))
+    ]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    run = curated(tmp_path / "in.tar", tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["to_huggingface", str(run)])
+    runpy.run_path(str(ROOT / "examples" / "to_huggingface.py"))
+    written = Dataset.from_parquet(f"{run}-hub.parquet", cache_dir=str(tmp_path / "cache"))
+    assert [row["json"] for row in written] == facts
+    assert [(row["JPG"] or row["png"]).size for row in written] == [photo(0).size] * 7
+    assert pack.main([f"--input={run}-hub.parquet", f"--output={tmp_path / 'out'}", "--image_column=JPG"]) == 0
+    packed = json.loads((tmp_path / "out" / "summary.json").read_text())["pack"]
+    assert (packed["packed"], packed["failed"]) == (6, 1)  # the PNG is in the other column
+    with tarfile.open(tmp_path / "out" / "00000.tar") as archive:
+        found = [json.load(archive.extractfile(member))["json"] for member in archive if member.name.endswith(".json")]
+    assert found == [fact for n, fact in enumerate(facts) if n != 3]
+
+
+def test_a_run_whose_card_names_the_rows_has_no_images_for_the_hub(tmp_path, monkeypatch):
+    members = [
+        (f"{n}.{end}", data)
+        for n in range(2)
+        for end, data in (("jpg", encoded(photo(n))), ("json", b"{}"), ("x", b""))
+    ]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    run = curated(tmp_path / "in.tar", tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["to_huggingface", str(run)])
+    with pytest.raises(SystemExit, match="datasets reads no images there"):
+        runpy.run_path(str(ROOT / "examples" / "to_huggingface.py"))
+
+
 # docs.voxel51.com, "Importing datasets", FiftyOneImageClassificationDataset: labels by the path below data/ without extension.
 OF_FIFTYONE = {
     "type": "object",
@@ -94,6 +134,25 @@ OF_FIFTYONE = {
         },
     },
 }
+
+
+def test_fiftyone_gets_the_images_that_links_point_to(tmp_path, monkeypatch):
+    plain = tmp_path / "in.tar"
+    plain.write_bytes(tar_bytes([(f"{n}.jpg", encoded(photo(n))) for n in range(2)]))
+    with tarfile.open(plain, "a") as archive:
+        for name, kind, target in (("2.jpg", tarfile.LNKTYPE, "0.jpg"), ("3.jpg", tarfile.SYMTYPE, "1.jpg")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+    (tmp_path / "in.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    run = curated(f"{plain},{plain}.gz", tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["to_fiftyone", str(run), str(tmp_path / "for-fiftyone")])
+    runpy.run_path(str(ROOT / "examples" / "to_fiftyone.py"))
+    found = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "for-fiftyone").rglob("*.jpg")}
+    assert list(found.values()).count(encoded(photo(0))) == list(found.values()).count(encoded(photo(1))) == 4
+    plain.write_bytes(plain.read_bytes().replace(encoded(photo(0)), encoded(photo(0))[:-3] + b"abc"))
+    with pytest.raises(SystemExit, match="no longer as it was scored"):
+        runpy.run_path(str(ROOT / "examples" / "to_fiftyone.py"))
 
 
 @pytest.mark.parametrize(("more", "number"), [((), 6), (("2",), 2)])

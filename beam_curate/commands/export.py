@@ -117,6 +117,7 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
     """
     del given, beam_options
     from beam_curate.export.end import Export
+    from beam_curate.export.fields import looked_at
     from beam_curate.runs.finished_run import RunNotUsableError, read_samples_table
     from beam_curate.runs.run import Run
     from beam_curate.storage.files import absolute
@@ -127,14 +128,17 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
         raise OptionError(
             f"--output {options.output} is the folder of --input; give another one: the run stays as it is"
         )
+
+    def suffixes(place: int) -> set[str]:
+        samples = read_samples_table(source, run.shards[place], ["key", "members"]).column("members").to_pylist()
+        return {member["suffix"] for sample in samples for member in sample}
+
     try:
         run = Run(source).packed
-        first = read_samples_table(source, run.shards[0], ["key", "members"])
+        scored = run.summary.configuration.scored  # what could be scored can be encoded
+        format = options.chosen_format(run.schema, map(suffixes, looked_at(len(run.shards))), scored.max_pixels)
     except RunNotUsableError as error:
         raise OptionError(f"--input {options.input}: {error}") from error
-    suffixes = {member["suffix"] for sample in first.column("members").to_pylist() for member in sample}
-    scored = run.summary.configuration.scored  # what could be scored can be encoded
-    format = options.chosen_format(run.schema, suffixes, scored.max_pixels)
     size = sum(shard.size for shard in run.shards)
     options.check_file_size(format, "samples_per_file", options.samples_per_file, run.total, size)
     export = Export(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -98,12 +98,14 @@ class FormatOptions(CheckedOptions):
         """The names of --fields."""
         return comma_list(self.fields)
 
-    def chosen_format(self, schema: pa.Schema, suffixes: Iterable[str], max_pixels: object) -> PreparedSamples:
+    def chosen_format(
+        self, schema: pa.Schema, suffixes: Iterable[Collection[str]], max_pixels: object
+    ) -> PreparedSamples:
         """The format that the options describe.
 
         Args:
             schema: Columns of the rows that there are.
-            suffixes: Extensions of members of some of the samples, to tell a mistake by.
+            suffixes: Extensions of members by shard, to tell a mistake by; see `export.fields.choose_fields`.
             max_pixels: Images of more pixels fail; a number, or the usual limit.
 
         Raises:

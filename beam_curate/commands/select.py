@@ -198,8 +198,13 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
     except ExpressionError as error:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
+<<<<<<< HEAD
     duplicates = find_table(options.duplicates, table.scores, summary.funnel) if options.duplicates else None
     format = _format(options, selection, scored.max_pixels) if options.asks_for_format else None
+=======
+    duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
+    format = _format(options, selection, len(shards), scored.max_pixels) if options.asks_for_format else None
+>>>>>>> prom2
     if format is not None:
         samples, size = summary.funnel.input, sum(shard.size for shard in shards)
         options.check_file_size(format, "samples_per_shard", options.samples_per_shard, samples, size)
@@ -218,17 +223,22 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
     return job
 
 
-def _format(options: SelectOptions, selection: Selection, max_pixels: object) -> PreparedSamples:
+def _format(options: SelectOptions, selection: Selection, shards: int, max_pixels: object) -> PreparedSamples:
     """The format of the options, for rows of the table with the scores that the selection adds."""
     import pyarrow as pa
 
+    from beam_curate.export.fields import looked_at
+
+    def suffixes(shard: int) -> set[str]:
+        with selection.table.open(shard) as part:
+            samples = part.read(["members"]).column("members").to_pylist()
+        return {member["suffix"] for sample in samples for member in sample}
+
     with selection.table.open(0) as part:
         schema = part.schema
-        samples = part.read(["members"]).column("members").to_pylist()
     for name in selection.added:
         schema = schema.insert(schema.get_field_index("embedding"), pa.field(name, pa.float32()))
-    suffixes = {member["suffix"] for sample in samples for member in sample}
-    return options.chosen_format(schema.remove_metadata(), suffixes, max_pixels)
+    return options.chosen_format(schema.remove_metadata(), map(suffixes, looked_at(shards)), max_pixels)
 
 
 def _check_report(job: SelectJob, source: str) -> None:

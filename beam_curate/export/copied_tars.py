@@ -57,7 +57,7 @@ class CopiedTars:
         for number, (row, members) in enumerate(samples):
             for suffix, data in members:
                 writing.write_member(out, f"{row['key']}.{suffix}", data)
-            suffixes = {suffix.lower() for suffix, _ in members}
+            suffixes = {suffix for suffix, _ in members}
             alike = alike and (not number or suffixes == found)
             found |= suffixes
         writing.write_end(out)

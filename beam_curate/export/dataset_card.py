@@ -25,6 +25,9 @@ _SIZES: Final = (
     (10**12, "n>1T"),
 )  # fmt: skip
 
+_KINDS: Final = {"txt": "string", "json": "json", "cls": "int64"}
+"""Features of members, as `datasets` decodes them. `json`, since its version 4.7, holds any value."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -81,14 +84,15 @@ def _configuration(
 ) -> tuple[str, dict[str, object] | None]:
     """What load_dataset reads, and the features of it.
 
-    That is the tars, if their extensions tell the features or all samples have the same, which `datasets` demands where it has
-    to look for them; else the rows beside them, as beside TFRecord files, of which it has no reader. Not both: `datasets` takes
-    one kind of files for all configurations of a data set.
+    That is the tars, if their extensions tell the features, or if `datasets` may look for them: it demands that all samples have
+    the same extensions, and takes the fields of the first five .json members for those of all. Else the rows beside them, as
+    beside TFRecord files, of which it has no reader. Not both: `datasets` takes one kind of files for all configurations of a
+    data set.
     """
     members = sorted({suffix for file in files for suffix in file.members})
     features = _member_features(members)
     alike = all(file.alike and file.members == members for file in files if file.samples)
-    if format.indexed and (features or alike):
+    if format.indexed and (features or (alike and "json" not in map(_last, members))):
         split = {"name": "train", "num_bytes": summary.output_bytes, "num_examples": samples}
         return f"[0-9]*.{format.extension}", {**features, "splits": [split]}
     schema = format.table_schema
@@ -100,15 +104,22 @@ def _configuration(
 def _member_features(members: Sequence[str]) -> dict[str, object]:
     """The features of the tars, where the extensions tell them; else nothing, and `datasets` looks into the tars.
 
-    It decodes members such as .json to what is in them, which may differ from sample to sample.
+    It calls a member by its extension as that stands there, in capitals or not, and decodes it by what is behind the last dot.
+
+    Args:
+        members: Extensions.
     """
     kinds = {
-        suffix: "image" if suffix in IMAGE_EXTENSIONS else "string" if suffix == "txt" else "" for suffix in members
+        suffix: "image" if _last(suffix) in IMAGE_EXTENSIONS else _KINDS.get(_last(suffix), "") for suffix in members
     }
     if not all(kinds.values()):
         return {}
     own = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
     return {"features": [*({"name": name, "dtype": kind} for name, kind in kinds.items()), *own]}
+
+
+def _last(suffix: str) -> str:
+    return suffix.rpartition(".")[2].lower()
 
 
 def hub_type(kind: pa.DataType) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What of a sample is exported beside its image: columns of its row, and members."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,8 @@ ALL: Final = "*"
 FIXED: Final = ("key", "shard", "shard_index", "index", "image", "width", "height", "format", "size", "sha256")
 """Columns that every exported table has: who the sample is, where it was scored, and the image as it is here."""
 
+_LOOKS: Final = 16
+"""A damaged shard, or one of another kind, does not tell what the others have. To look at all of them takes long."""
 # The verdict of a kept row says nothing, and the spans are those in the raw source.
 _NEVER: Final = ("status", "step", "reason", "error_message", "members", "links")
 
@@ -49,22 +51,35 @@ class Fields:
         return pa.schema([*chosen, *(ORIGINALS if reencodes else [])])
 
 
+def looked_at(shards: int) -> list[int]:
+    """The places of the shards in which members are looked for: the first one, and others evenly spread to the last one."""
+    return sorted({number * (shards - 1) // max(1, _LOOKS - 1) for number in range(_LOOKS)}) if shards else []
+
+
 def choose_fields(
-    names: Sequence[str], columns: Sequence[str], suffixes: Iterable[str], *, all_members: bool
+    names: Sequence[str], columns: Sequence[str], suffixes: Iterable[Collection[str]], *, all_members: bool
 ) -> Fields:
     """Reads the names that a user gave: columns, `.members`, and `*`.
 
     Args:
         names: As given.
         columns: Of the run's tables.
-        suffixes: Extensions of members of some of the run's samples, to tell a mistake by.
+        suffixes: Extensions of members, to tell a mistake by, of one shard after the other: read until each name is found.
         all_members: Whether `*` takes all members, and not only columns.
 
     Raises:
         ValueError: There is no such column or member; one line with what there is.
     """
     usual = [name for name in columns if name not in (*FIXED, *_NEVER, EMBEDDING)]
-    known = sorted({suffix.lower() for suffix in suffixes})
+    wanted = {name[1:].lower() for name in names if name.startswith(".")}
+    found: set[str] = set()
+    looks = 0
+    for of_shard in suffixes:
+        looks += 1
+        found |= {suffix.lower() for suffix in of_shard}
+        if wanted <= found:
+            break
+    known = sorted(found)
     chosen: list[str] = []
     members: list[str] = []
     for name in names:
@@ -72,7 +87,9 @@ def choose_fields(
             chosen += usual
         elif name.startswith("."):
             if name[1:].lower() not in known:
-                raise ValueError(f"no sample of the first shard has a member {name}; there are: .{', .'.join(known)}")
+                where = "the first shard" if looks == 1 else f"the {looks} shards that were looked at"
+                there = ", ".join(f".{suffix}" for suffix in known) or "none"
+                raise ValueError(f"no sample of {where} has a member {name}; there are: {there}")
             members.append(name[1:].lower())
         elif name in (*usual, EMBEDDING, *FIXED) and name in columns:
             chosen.append(name)

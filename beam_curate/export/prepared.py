@@ -170,7 +170,7 @@ class PreparedSamples(ABC):
                 )
                 continue
             add(place, outcome)
-            suffixes = {suffix.lower() for suffix, _ in outcome.members}
+            suffixes = {suffix for suffix, _ in outcome.members}
             alike = alike and (not kept or suffixes == found)
             found |= suffixes
             kept.append(place)

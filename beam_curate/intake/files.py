@@ -16,7 +16,7 @@ from beam_curate.intake.columns import is_table
 from beam_curate.intake.entries import Entry, failed
 from beam_curate.intake.naming import UNREAD_EXTENSIONS, is_image, is_text, key_of, split_name
 from beam_curate.intake.reasons import NO_CLASS
-from beam_curate.reasons import DUPLICATE_KEY
+from beam_curate.reasons import DUPLICATE_KEY, DUPLICATE_MEMBER
 from beam_curate.records import record
 from beam_curate.storage.patterns import pattern_regex
 from beam_curate.storage.walking import NO_FILE, files_below
@@ -138,6 +138,12 @@ def joined(files: Iterable[FoundFile], class_folders: bool = False) -> Iterator[
             yield failed(image.path, image.path, NO_CLASS, "it lies beside the class folders, not in one", key)
             continue
         beside = {file.suffix: file.path for file in ordered if not file.is_image and file.stem == image.stem}
+        last = {suffix.lower(): path for suffix, path in beside.items()}
+        hidden = next((path for suffix, path in beside.items() if last[suffix.lower()] != path), "")
+        if hidden:  # WebDataset's readers take both for one member, and stop there
+            message = f"{hidden} and {last[split_name(hidden).extension]} have one extension to them; rename one"
+            yield failed(image.path, image.path, DUPLICATE_MEMBER, message, key)
+            continue
         yield Entry(
             image.path, image.path, key, image.path, image.suffix, size=image.size, beside=beside, folder=folder
         )

@@ -32,7 +32,7 @@ class Written:
 
     Attributes:
         table: A row for each sample that was written, in their order, for the Parquet file beside.
-        members: The extensions of the samples' members, lower-cased, ascending.
+        members: The extensions of the samples' members as they stand in the file, ascending: to `datasets` JPG is not jpg.
         alike: Whether each sample has all of them.
         reencoded: How many images were encoded again.
         failures: The samples that could not be written.

@@ -236,7 +236,7 @@ def run_embeddings(scorer: EmbeddingsScorer, embeddings: npt.NDArray[np.float16]
         embeddings: (N, D) float16. With N = 0 the scorer is not called.
 
     Returns:
-        By column, in the order of `columns`: new (N,) float32 arrays. NaN where there is no score, or an infinite one.
+        By column, in the order of `columns`: new (N,) float32 arrays. NaN where there is no score, an infinite or a masked one.
 
     Raises:
         TypeError: The result is not a mapping, or a column holds no numbers. The message names scorer and column.
@@ -289,4 +289,6 @@ def _numbers(values: Any, rows: int, what: str) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
         scores = array.astype(np.float32)
     scores[np.isinf(scores)] = np.nan
+    if isinstance(values, np.ma.MaskedArray):  # what is behind a mask is no score
+        scores[np.ma.getmaskarray(values)] = np.nan
     return scores

@@ -1,12 +1,15 @@
 """Formats: a selection writes in one pass what export writes of it, failures keep the files before them, every run has a card."""
 
+import io
 import json
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from tfrecord import tfrecord_loader
 
 import beam_curate
 from beam_curate import Division, Export, ExportFiles, ListParts, PackShards, Reencoding, Run
@@ -17,6 +20,7 @@ from beam_curate.runs import output_files
 from beam_curate.runs.finished_run import RunNotUsableError, read_run
 from beam_curate.tars.sources import SourceReader
 from beam_curate.transforms import pack_files, place_rows
+from tests.conftest import encoded, photo, tar_bytes
 from tests.support.exporting_runs import awkward, curated
 
 
@@ -188,14 +192,95 @@ def test_datasets_loads_the_folder_of_a_run(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     cache = str(tmp_path / "cache")
     keys = [row["key"] for path in sorted(run.glob("[0-9]*.parquet")) for row in pq.read_table(path).to_pylist()]
-    # JPEG, PNG, WebP and GIF beside .json members: no features tell them, so the rows are loaded.
-    assert load_dataset(str(run), cache_dir=cache)["train"]["key"] == keys
+    # JPEG, PNG, WebP and GIF beside .json members: their extensions tell the features.
+    assert load_dataset(str(run), cache_dir=cache)["train"]["__key__"] == keys
     one_kind = selected(
         run, tmp_path / "jpeg", "--keep=format == 'JPEG' and key != '06' and key != '16' and key != '26'"
     )
     tars = load_dataset(str(one_kind), cache_dir=cache)["train"]
     assert [key for key in keys if key[1] in "045" and key != "15"] == [key for key in tars["__key__"] if key != "15"]
     assert tars[0]["jpg"].size == (120, 90)
+
+
+def test_a_member_that_only_later_shards_have_is_exported(tmp_path, capsys):
+    (tmp_path / "0.tar").write_bytes(b"no tar at all")
+    (tmp_path / "1.tar").write_bytes(tar_bytes([("a.jpg", encoded(photo(1)))]))
+    (tmp_path / "2.tar").write_bytes(tar_bytes([("b.jpg", encoded(photo(2))), ("b.json", b'{"n": 1}')]))
+    run = curated(tmp_path / "*.tar", tmp_path / "run", "--samples_per_shard=1")
+    flags = ["--format=tfrecord", "--fields=caption,.json"]
+    once = selected(run, tmp_path / "once", *flags)
+    assert data_files(once) == data_files(exported(run, tmp_path / "twice", *flags))
+    (record,) = (
+        each for each in tfrecord_loader(str(once / "00000.tfrecord"), None) if each["image/source_id"] == b"b"
+    )
+    assert bytes(record["member/json"]) == b'{"n": 1}'
+
+
+def as_datasets_reads(folder, output, members):
+    """What `datasets` makes of the samples of a run: read at once, and streamed."""
+    from datasets import load_dataset
+
+    (folder / "in.tar").write_bytes(tar_bytes(members))
+    run = curated(folder / "in.tar", output)
+    whole = load_dataset(str(run), split="train", cache_dir=str(folder / "cache"))
+    streamed = load_dataset(str(run), split="train", streaming=True, cache_dir=str(folder / "cache"))
+    assert list(whole) == list(streamed)
+    return run, list(whole)
+
+
+@pytest.mark.parametrize("beside", ["txt", "json", "npy"])
+def test_datasets_finds_images_with_extensions_in_capitals(tmp_path, monkeypatch, beside):
+    """Cameras write .JPG. To `datasets` that is another member than .jpg, and one that a sample lacks is None."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    data = {"txt": b"a text", "json": b'{"a": 1}', "npy": npy(np.zeros(3))}[beside]
+    endings = ["JPG", "Jpg"] if beside != "npy" else ["JPG"]
+    members = [
+        (f"{n}.{end}", image)
+        for n in range(6)
+        for end, image in ((endings[n % len(endings)], encoded(photo(n))), (beside, data))
+    ]
+    _, rows = as_datasets_reads(tmp_path, tmp_path / "run", members)
+    assert [row[endings[n % len(endings)]].size for n, row in enumerate(rows)] == [(96, 64)] * 6
+    assert all(row[beside] for row in rows)
+
+
+CHANGING = [{"n": 1, "boxes": [], "error": None, "x": "a", "at": 0}] * 6 + [
+    {"n": 1.5, "boxes": [[0.25, 1]], "error": "late", "x": 7, "more": {"deep": [{"b": None}]}},
+    [1, "a list"],
+    "a text",
+]
+"""Fields and types that the first five samples do not tell of, as in DataComp's `face_bboxes`."""
+
+
+def test_datasets_gives_json_members_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    bodies = [json.dumps(value).encode() for value in CHANGING]
+    members = [
+        (f"{n}.{end}", data)
+        for n, body in enumerate(bodies)
+        for end, data in (("jpg", encoded(photo(n))), ("json", body))
+    ]
+    _, rows = as_datasets_reads(tmp_path, tmp_path / "run", members)
+    assert [row["json"] for row in rows] == CHANGING
+
+
+def test_datasets_does_not_guess_what_is_in_json_members_beside_others(tmp_path, monkeypatch):
+    """It would have to look for the shape of the arrays, and with it for the fields of .json: the rows are named."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    bodies = [json.dumps(value).encode() for value in CHANGING]
+    members = [
+        (f"{n}.{end}", data)
+        for n, body in enumerate(bodies)
+        for end, data in (("jpg", encoded(photo(n))), ("json", body), ("npy", npy(np.arange(3.0))))
+    ]
+    _, rows = as_datasets_reads(tmp_path, tmp_path / "run", members)
+    assert [row["key"] for row in rows] == [str(n) for n in range(len(CHANGING))]
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def test_a_readme_of_the_users_own_stays(run, tmp_path):

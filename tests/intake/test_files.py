@@ -54,6 +54,14 @@ def test_a_second_image_of_a_name_is_a_failed_row(tmp_path):
     assert str(tmp_path / "a.jpg") in rows[2].failure.message
 
 
+def test_files_beside_an_image_whose_extensions_differ_in_case_alone_are_a_failed_row(tmp_path):
+    """WebDataset lower-cases extensions: its reader raises at the second one, and the rest of the shard is not read."""
+    rows, groups = entries(Place(tree(tmp_path, "a.jpg", "a.txt", "a.TXT", "a.json", "b.jpg", "b.TXT", "b.Json")))
+    assert [(row.key, row.failure and row.failure.reason) for row in rows] == [("a", "duplicate_member"), ("b", None)]
+    assert all(str(tmp_path / name) in rows[0].failure.message for name in ("a.txt", "a.TXT"))
+    assert sum(map(alone, groups)) == 0
+
+
 def test_what_is_no_row_is_counted(tmp_path):
     folder = tree(
         tmp_path, "a.jpg", ".b.jpg", "d/._c.jpg", "d/IMG_1.HEIC", "raw.nef", "x.py", "noext", "z.txt", "metadata.csv"

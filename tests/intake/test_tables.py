@@ -246,6 +246,20 @@ def test_values_that_json_has_no_place_for(tmp_path):
     assert rows[1].failure.message == "a value of it cannot be written as JSON: date value out of range"
 
 
+def test_json_in_parquet_is_no_text(tmp_path):
+    """As `datasets` writes its feature Json."""
+    values = [{"a": [1, {"b": None}]}, "a text", None, [1.5]]
+    kind = pa.json_(pa.string())
+    column = pa.array([None if value is None else json.dumps(value) for value in values], kind)
+    deep = pa.ListArray.from_arrays([0, 1, 2, 2, 4], pa.array(['{"c": 1}', "2", "3", "[]"], kind))
+    table = pa.table({"path": ["a.jpg"] * 4, "json": column, "deep": deep, "text": ['{"a": 1}'] * 4})
+    pq.write_table(table, tmp_path / "t.parquet")
+    rows = [json.loads(row.texts["json"]) for row in entries(tmp_path / "t.parquet", Columns(path="path"))]
+    assert [row["json"] for row in rows] == values
+    assert [row["deep"] for row in rows] == [[{"c": 1}], [2], [], [3, []]]
+    assert {row["text"] for row in rows} == {'{"a": 1}'}
+
+
 @pytest.mark.parametrize(
     ("table", "named", "why"),
     [

@@ -485,7 +485,10 @@ def test_a_selection_is_exported_too(run):
         (["--image_format=gif"], "--image_format: invalid choice: 'gif'"),
         (["--fields="], "--fields is empty"),
         (["--fields=captoin"], "--fields captoin: there is no column 'captoin' to export; did you mean caption?"),
-        (["--fields=.jsn"], "--fields .jsn: no sample of the first shard has a member .jsn; there are: .gif"),
+        (
+            ["--fields=.jsn"],
+            "--fields .jsn: no sample of the 5 shards that were looked at has a member .jsn; there are: .gif",
+        ),
         (["--resume", "--overwrite"], "exclude each other"),
         (["--shufle_seed=1"], "did you mean --shuffle_seed"),
     ],

@@ -269,6 +269,16 @@ def test_numbers_of_any_type_become_float32_in_the_order_of_the_columns(modules,
     assert (scores["first"].tolist(), scores["second"].tolist()) == ([1.0, 0.0, 3.0], [1.0, 0.0, 1.0])
 
 
+def test_what_a_mask_hides_is_no_score(modules):
+    """As numpy.ma and scipy.stats.mstats give it: numpy.asarray shows what is behind the mask."""
+    scorer = load_scorer("own_scorers:Images")
+    some = np.ma.masked_array([1.0, 99.0, 3.0, 4.0], [False, True, False, False])
+    scorer.result = {"first": some, "second": np.ma.masked_array([1, 2, 3, 4])}
+    scores = run_images(scorer, pixels(4))
+    np.testing.assert_array_equal(scores["first"], np.array([1, np.nan, 3, 4], np.float32))
+    np.testing.assert_array_equal(scores["second"], np.array([1, 2, 3, 4], np.float32))
+
+
 def test_nan_and_infinity_are_no_score(modules):
     scorer = load_scorer("own_scorers:Images")
     scorer.result = {"first": np.array([np.nan, np.inf, 1e300, 5.0]), "second": [-np.inf, 0, 1, 2]}
