@@ -198,13 +198,8 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
     except ExpressionError as error:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
-<<<<<<< HEAD
     duplicates = find_table(options.duplicates, table.scores, summary.funnel) if options.duplicates else None
-    format = _format(options, selection, scored.max_pixels) if options.asks_for_format else None
-=======
-    duplicates = find_table(options.duplicates, table.scores) if options.duplicates else None
     format = _format(options, selection, len(shards), scored.max_pixels) if options.asks_for_format else None
->>>>>>> prom2
     if format is not None:
         samples, size = summary.funnel.input, sum(shard.size for shard in shards)
         options.check_file_size(format, "samples_per_shard", options.samples_per_shard, samples, size)

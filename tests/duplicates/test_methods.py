@@ -288,7 +288,7 @@ class TestSemantic:
         assert Semantic(n_clusters=9).plan(10**6, vector_table(vectors)).buckets == 9
 
     def test_a_bucket_of_a_topic_is_no_crowd(self, monkeypatch):
-        """Where a fourth of all rows is one topic its buckets are large. As pairs of blocks they would take several times as long."""
+        """Of a topic of a fourth of all rows the buckets are large. As pairs of blocks they would take several times as long."""
         monkeypatch.setattr(settling, "HOME_ROWS", 1 << 15)
         monkeypatch.setattr(settling, "CELL_ROWS", 1 << 10)
         total, spread = 10**6, np.arange(1, 65) ** -0.5
