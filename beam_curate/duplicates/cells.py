@@ -194,7 +194,9 @@ class Cells:
             homes[place[better]], best[place[better]] = home[better], score[better]
         return homes, best
 
-    def meetings(self, group: int, points: Floats, homes: Places, width: float) -> Iterator[tuple[Places, Places]]:
+    def meetings(
+        self, group: int, points: Floats, homes: Places, width: float, met: Flags | None = None
+    ) -> Iterator[tuple[Places, Places]]:
         """Which rows of a bucket meet.
 
         Args:
@@ -202,12 +204,18 @@ class Cells:
             points: (N, M) of its rows.
             homes: (N,) their home cells.
             width: See `visits`.
+            met: (N,) which of them, at home in the bucket, have met each other before: they visit no cell.
 
         Yields:
             Of each cell the places of the rows that are at home, and of those that visit it, ascending.
         """
         cells = np.flatnonzero(self.groups == group)
-        row, cell, _ = self.clusters.visited(points, homes, self.clusters.scores(points, homes), cells, width)
+        asked = np.arange(len(points)) if met is None else np.flatnonzero(~met)
+        their, at = points[asked], homes[asked]
+        row, cell, _ = self.clusters.visited(their, at, self.clusters.scores(their, at), cells, width)
+        row = asked[row]
+        if met is not None:
+            row, cell = np.append(row, np.flatnonzero(met)), np.append(cell, homes[met])
         member = cell == homes[row]
         order = np.lexsort((row, ~member, cell))
         row, cell, member = row[order], cell[order], member[order]

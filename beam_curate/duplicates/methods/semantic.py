@@ -244,7 +244,8 @@ class Semantic(Method):
         who = Who(rows.asks & may_be_removed(heads), rows.answers & may_stand(heads, self.between))
         bucket = Bucket(rows.vectors, project(rows.vectors, comparing.directions), comparing.first)
         points = bucket.points[:, : comparing.cells.directions]
-        cells = comparing.cells.meetings(number, points, heads["cell"], comparing.width)
         better = None if known is None else partners_places(heads, known)
+        met = None if known is None else self.at_home(number, heads, comparing)
+        cells = comparing.cells.meetings(number, points, heads["cell"], comparing.width, met)
         found = best_partners(bucket, self.eps, cells, who, better)
         return Compared(edges_between(heads, found.row, found.of, found.similarity), found.comparisons)
