@@ -39,7 +39,7 @@ test-commands: $(VENV)/.installed  ## run whole commands, as users do, and the R
 	$(PYTEST) tests/pipelines
 
 test-benchmarks: $(VENV)/.installed  ## run the benchmarks on tiny input, to see that they work (three minutes)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests_benchmarks
+	$(PYTEST) tests_benchmarks
 
 test-image: $(VENV)/.installed  ## run the install steps of the Dockerfile in a scratch environment (10 GB, minutes)
 	TEST_IMAGE=1 $(BIN)/python -m pytest tests/pipelines/test_docker.py

@@ -216,16 +216,16 @@ def test_a_member_that_only_later_shards_have_is_exported(tmp_path, capsys):
     assert bytes(record["member/json"]) == b'{"n": 1}'
 
 
-def as_datasets_reads(folder, output, members):
+def as_datasets_reads(folder, members):
     """What `datasets` makes of the samples of a run: read at once, and streamed."""
     from datasets import load_dataset
 
     (folder / "in.tar").write_bytes(tar_bytes(members))
-    run = curated(folder / "in.tar", output)
+    run = curated(folder / "in.tar", folder / "run")
     whole = load_dataset(str(run), split="train", cache_dir=str(folder / "cache"))
     streamed = load_dataset(str(run), split="train", streaming=True, cache_dir=str(folder / "cache"))
     assert list(whole) == list(streamed)
-    return run, list(whole)
+    return list(whole)
 
 
 @pytest.mark.parametrize("beside", ["txt", "json", "npy"])
@@ -239,7 +239,7 @@ def test_datasets_finds_images_with_extensions_in_capitals(tmp_path, monkeypatch
         for n in range(6)
         for end, image in ((endings[n % len(endings)], encoded(photo(n))), (beside, data))
     ]
-    _, rows = as_datasets_reads(tmp_path, tmp_path / "run", members)
+    rows = as_datasets_reads(tmp_path, members)
     assert [row[endings[n % len(endings)]].size for n, row in enumerate(rows)] == [(96, 64)] * 6
     assert all(row[beside] for row in rows)
 
@@ -252,28 +252,25 @@ CHANGING = [{"n": 1, "boxes": [], "error": None, "x": "a", "at": 0}] * 6 + [
 """Fields and types that the first five samples do not tell of, as in DataComp's `face_bboxes`."""
 
 
+def changing_members(**beside):
+    """An image and a .json for each of CHANGING, and the same other members beside each."""
+    return [
+        (f"{n}.{end}", data)
+        for n, value in enumerate(CHANGING)
+        for end, data in {"jpg": encoded(photo(n)), "json": json.dumps(value).encode(), **beside}.items()
+    ]
+
+
 def test_datasets_gives_json_members_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    bodies = [json.dumps(value).encode() for value in CHANGING]
-    members = [
-        (f"{n}.{end}", data)
-        for n, body in enumerate(bodies)
-        for end, data in (("jpg", encoded(photo(n))), ("json", body))
-    ]
-    _, rows = as_datasets_reads(tmp_path, tmp_path / "run", members)
+    rows = as_datasets_reads(tmp_path, changing_members())
     assert [row["json"] for row in rows] == CHANGING
 
 
 def test_datasets_does_not_guess_what_is_in_json_members_beside_others(tmp_path, monkeypatch):
     """It would have to look for the shape of the arrays, and with it for the fields of .json: the rows are named."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    bodies = [json.dumps(value).encode() for value in CHANGING]
-    members = [
-        (f"{n}.{end}", data)
-        for n, body in enumerate(bodies)
-        for end, data in (("jpg", encoded(photo(n))), ("json", body), ("npy", npy(np.arange(3.0))))
-    ]
-    _, rows = as_datasets_reads(tmp_path, tmp_path / "run", members)
+    rows = as_datasets_reads(tmp_path, changing_members(npy=npy(np.arange(3.0))))
     assert [row["key"] for row in rows] == [str(n) for n in range(len(CHANGING))]
 
 
