@@ -207,7 +207,7 @@ class Cells:
             met: (N,) which of them, at home in the bucket, have met each other before: they visit no cell.
 
         Yields:
-            Of each cell the places of the rows that are at home, and of those that visit it, ascending.
+            Places of rows that ask, and of those asked, ascending both: in a cell those at home ask all, and all ask them.
         """
         cells = np.flatnonzero(self.groups == group)
         asked = np.arange(len(points)) if met is None else np.flatnonzero(~met)
@@ -221,8 +221,9 @@ class Cells:
         row, cell, member = row[order], cell[order], member[order]
         starts = np.searchsorted(cell, cells)
         for start, stop in pairwise([*starts.tolist(), len(cell)]):
-            inside = start + int(member[start:stop].sum())
-            yield row[start:inside], row[inside:stop]
+            members, visitors = row[start:stop][member[start:stop]], row[start:stop][~member[start:stop]]
+            yield np.sort(row[start:stop]) if met is None else visitors, members
+            yield members, visitors
 
 
 def _cut(centroids: Floats, most: float) -> list[Floats]:

@@ -59,23 +59,20 @@ class Partners(NamedTuple):
 
 
 def best_partners(
-    bucket: Bucket, eps: float, cells: Iterable[tuple[Places, Places]], who: Who, known: Places | None = None
+    bucket: Bucket, eps: float, meetings: Iterable[tuple[Places, Places]], who: Who, known: Places | None = None
 ) -> Partners:
     """For each row that asks, the first row before it that answers, meets it, and has a similarity of at least 1 - eps.
 
     Args:
         bucket: (N,) rows.
         eps: See above.
-        cells: Places of rows that meet each other, and of those that meet these but not each other, ascending both.
+        meetings: Places of rows, and of others that they are compared with, ascending both.
         who: Who asks whom.
-        known: If those that meet each other have met before, and now meet visitors alone: (N,) how many rows are better than the
-            partner that one has, N if it has none.
+        known: (N,) of partners that rows have from earlier meetings: how many rows are better than such a one, N without one.
     """
     search = _Search(bucket, eps, known)
-    for members, visitors in cells:
-        asking = visitors if known is not None else np.sort(np.concatenate([members, visitors]))
-        search.meet(asking[who.asks[asking]], members[who.answers[members]])
-        search.meet(members[who.asks[members]], visitors[who.answers[visitors]])
+    for asking, answering in meetings:
+        search.meet(asking[who.asks[asking]], answering[who.answers[answering]])
     row = np.flatnonzero(search.of < (len(search.of) if known is None else known))
     of = search.of[row]
     similarity = similarities(bucket.vectors, row, bucket.vectors, of).astype(np.float32)

@@ -246,6 +246,6 @@ class Semantic(Method):
         points = bucket.points[:, : comparing.cells.directions]
         better = None if known is None else partners_places(heads, known)
         met = None if known is None else self.at_home(number, heads, comparing)
-        cells = comparing.cells.meetings(number, points, heads["cell"], comparing.width, met)
-        found = best_partners(bucket, self.eps, cells, who, better)
+        meetings = comparing.cells.meetings(number, points, heads["cell"], comparing.width, met)
+        found = best_partners(bucket, self.eps, meetings, who, better)
         return Compared(edges_between(heads, found.row, found.of, found.similarity), found.comparisons)
