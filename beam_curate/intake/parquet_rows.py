@@ -1,16 +1,13 @@
 """Rows of Parquet tables, read forward by row groups: all columns but those with bytes, as JSON has them."""
 
-import datetime
-import decimal
 import json
-import math
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from beam_curate.intake.columns import Columns, columns_of_schema
+from beam_curate.intake.plain_values import plain, plain_row
 from beam_curate.intake.reasons import BAD_ROW, UNREADABLE_TABLE
 from beam_curate.intake.text_rows import TableError
 from beam_curate.storage.parquet_reading import ParquetFile
@@ -18,7 +15,6 @@ from beam_curate.storage.retrying import StorageError
 
 _ROWS: Final = 256
 """Rows that are held at a time; their images are not read here."""
-_JSON: Final = "extension<arrow.json"
 
 
 class ParquetRow(NamedTuple):
@@ -83,47 +79,10 @@ def damage(error: Exception) -> str:
 
 def _row(row: pa.RecordBatch, image: str) -> ParquetRow:
     try:
-        (values,) = row.to_pylist()
-        values = {name: parsed(value, row.schema.field(name).type) for name, value in values.items()}
+        values = plain_row(row)
         if image:
             name = (values.pop(image, None) or {}).get("path")
             values = {**values, **({image: name} if name else {})}
         return ParquetRow(values, json.dumps(plain(values), ensure_ascii=False) if values else "")
     except (TypeError, ValueError, OverflowError) as error:  # such as a date that Python has no place for
         return ParquetRow({}, reason=BAD_ROW, problem=f"a value of it cannot be written as JSON: {error}")
-
-
-def parsed(value: Any, kind: pa.DataType) -> Any:
-    """A value of Parquet with what stands as JSON in it: `datasets` writes values without a type of their own as text of JSON.
-
-    Args:
-        value: As pyarrow gives it.
-        kind: Its type.
-
-    Raises:
-        ValueError: It is not JSON.
-    """
-    if value is None:
-        return None
-    if str(kind).startswith(_JSON):  # pa.JsonType, where pyarrow has it
-        return json.loads(value)
-    if pa.types.is_struct(kind):
-        return {name: parsed(inner, kind.field(name).type) for name, inner in value.items()}
-    if pa.types.is_map(kind):
-        return [(name, parsed(inner, kind.item_type)) for name, inner in value]
-    if isinstance(value, list) and hasattr(kind, "value_type"):
-        return [parsed(inner, kind.value_type) for inner in value]
-    return value
-
-
-def plain(value: Any) -> Any:
-    """A value of Parquet as JSON has it: dates and decimals as text, NaN and infinities as null."""
-    if isinstance(value, dict):
-        return {str(name): plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)):
-        return value.isoformat() if hasattr(value, "isoformat") else str(value)
-    return value

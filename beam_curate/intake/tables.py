@@ -13,7 +13,8 @@ import pyarrow as pa
 from beam_curate.intake.columns import PARQUET, Columns
 from beam_curate.intake.entries import NO_GROUP, Entry, failed
 from beam_curate.intake.naming import is_image, is_text, key_of, split_name
-from beam_curate.intake.parquet_rows import damage, parquet_rows, plain
+from beam_curate.intake.parquet_rows import damage, parquet_rows
+from beam_curate.intake.plain_values import plain
 from beam_curate.intake.reasons import BAD_ROW, IS_URL, NO_PATH, UNREADABLE_TABLE
 from beam_curate.intake.text_rows import text_rows
 from beam_curate.records import record

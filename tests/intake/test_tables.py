@@ -246,6 +246,44 @@ def test_values_that_json_has_no_place_for(tmp_path):
     assert rows[1].failure.message == "a value of it cannot be written as JSON: date value out of range"
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "text"),
+    [
+        (pa.time64("ns"), 1, "00:00:00.000000001"),
+        (pa.time64("ns"), 1000, "00:00:00.000001"),
+        (pa.timestamp("ns"), 1, "1970-01-01T00:00:00.000000001"),
+        (pa.timestamp("ns"), -1, "1969-12-31T23:59:59.999999999"),
+        (pa.timestamp("ns"), 10**9, "1970-01-01T00:00:01"),
+        (pa.timestamp("ns", "Asia/Kathmandu"), 10**18 + 1, "2001-09-09T07:31:40.000000001+05:45"),
+        (pa.timestamp("ns", "-03:00"), 1, "1969-12-31T21:00:00.000000001-03:00"),
+        (pa.duration("ns"), 1500, "0:00:00.000001500"),
+        (pa.duration("ns"), -1, "-1 day, 23:59:59.999999999"),
+        (pa.duration("ns"), 10**9, "0:00:01"),
+    ],
+)
+def test_nanoseconds_are_kept_whether_pandas_is_installed_or_not(tmp_path, kind, count, text):
+    value, lists = pa.array([count], pa.int64()).cast(kind), pa.array([[count, None]], pa.list_(pa.int64()))
+    columns = {
+        "value": value,
+        "list": lists.cast(pa.list_(kind)),
+        "pair": pa.array([[count, count]], pa.list_(pa.int64(), 2)).cast(pa.list_(kind, 2)),
+        "struct": pa.StructArray.from_arrays([value, pa.array(["t"])], ["at", "name"]),
+        "map": pa.MapArray.from_arrays([0, 1], pa.array(["k"]), value),
+        "none": pa.array([None], kind),
+    }
+    pq.write_table(pa.table({"path": ["a.jpg"], **columns}), tmp_path / "t.parquet")
+    (row,) = entries(tmp_path / "t.parquet", Columns(path="path"))
+    assert json.loads(row.texts["json"]) == {
+        "path": "a.jpg",
+        "value": text,
+        "list": [text, None],
+        "pair": [text, text],
+        "struct": {"at": text, "name": "t"},
+        "map": [["k", text]],
+        "none": None,
+    }
+
+
 def test_json_in_parquet_is_no_text(tmp_path):
     """As `datasets` writes its feature Json."""
     values = [{"a": [1, {"b": None}]}, "a text", None, [1.5]]
