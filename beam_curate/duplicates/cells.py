@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,8 @@ rows a group has some more than its share of a sample tells: of made-up ones at 
 98,304 on a bucket is a crowd, and compared in blocks, which takes several times as long, see transforms.compare_buckets."""
 _FIRST: Final = 4
 """In a reach so many times narrower nearly all points find their home."""
+_ROWS: Final = 1 << 13
+"""Points that find their cells at once: 15 MB of distances from 450 groups."""
 _NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -62,6 +64,10 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Workers are sent no more than the attributes."""
+        return Cells, (self.clusters, self.groups, self.reach)
 
     @property
     def directions(self) -> int:
@@ -98,7 +104,8 @@ class Cells:
 
     def homes(self, points: Floats) -> Places:
         """The home of each of (N, M) points: of the cells that it looks at the nearest one."""
-        return self._homes(points, self._looks(points, self.reach))[0]
+        asking = self.clusters.asking(points)
+        return self._homes(asking, self._looks(asking, self.reach))[0]
 
     def visits(self, points: Floats, width: float) -> tuple[Places, Places, Flags]:
         """Which points go to which cells.
@@ -110,29 +117,37 @@ class Cells:
         Returns:
             (V,) places of points, (V,) cells, (V,) whether it is the home. Every point has one home.
         """
-        homes, own = self._homes(points, self._looks(points, self.reach / _FIRST if width else self.reach))
-        looks = self._looks(points, self.reach)
-        row, cell, score = self._visited(points, homes, own, looks, width)
+        found = [(*_NOWHERE, np.zeros(0, np.bool_))]
+        for start in range(0, len(points), _ROWS):
+            row, cell, home = self._visits(self.clusters.asking(points[start : start + _ROWS]), width)
+            found.append((row + start, cell, home))
+        row, cell, home = (np.concatenate(column) for column in zip(*found, strict=True))
+        return row, cell, home
+
+    def _visits(self, asking: Floats, width: float) -> tuple[Places, Places, Flags]:
+        """See `visits`; points as `Clusters.asking` has them."""
+        homes, own = self._homes(asking, self._looks(asking, self.reach / _FIRST if width else self.reach))
+        looks = self._looks(asking, self.reach)
+        row, cell, score = self._visited(asking, homes, own, looks, width)
         # A cell with a higher score than the home lies in a group that was not looked at first. It is the home then.
         better = np.flatnonzero(score > own[row])
         if len(better):
             better = better[np.argsort(score[better], kind="stable")]
             homes[row[better]] = cell[better]  # the last one of a row counts, the best
             own[row[better]] = score[better]
-            again = np.zeros(len(points), np.bool_)
+            again = np.zeros(len(asking), np.bool_)
             again[row[better]] = True
-            more = self._visited(points, homes, own, [(place[again[place]], cells) for place, cells in looks], width)
+            more = self._visited(asking, homes, own, [place[again[place]] for place in looks], width)
             row, cell = np.append(row[~again[row]], more[0]), np.append(cell[~again[row]], more[1])
         return row, cell, cell == homes[row]
 
     def _visited(
-        self, points: Floats, homes: Places, own: Floats, looks: Sequence[tuple[Places, Places]], width: float
+        self, asking: Floats, homes: Places, own: Floats, looks: Sequence[Places], width: float
     ) -> tuple[Places, Places, Floats]:
         """The visits of points, and their scores, by homes and the scores of these; see `_looks`."""
         found = [(*_NOWHERE, np.zeros(0, np.float32))]
-        for place, cells in looks:
-            row, cell, score = self.clusters.visited(points[place], homes[place], own[place], cells, width)
-            found.append((place[row], cell, score))
+        for place, cells, far in zip(looks, self._members, self.clusters.reaches(homes, self._middles), strict=True):
+            found.append(self.clusters.visited(asking, place, homes[place], own[place], cells, width, far[place]))
         row, cell, score = (np.concatenate(column) for column in zip(*found, strict=True))
         return row, cell, score
 
@@ -158,6 +173,16 @@ class Cells:
         return replace(self, reach=reach + rounding_of(self.clusters.stretch))
 
     @cached_property
+    def _members(self) -> Sequence[Places]:
+        """The cells of each group."""
+        return [np.flatnonzero(self.groups == group) for group in range(self.buckets)]
+
+    @cached_property
+    def _middles(self) -> Floats:
+        """(G, M) of the groups, as they are in `Clusters.visited`."""
+        return np.stack([self.clusters.middle(cells) for cells in self._members])
+
+    @cached_property
     def _centres(self) -> Clusters:
         """Those of the groups."""
         sums = np.zeros((self.buckets, self.directions))
@@ -174,22 +199,21 @@ class Cells:
 
     def _farther(self, points: Floats, *groups: Places) -> list[Floats]:
         """How much lower the score of a group at its place is than that of the nearest one, for (N, M) points; of each, (N,)."""
-        best = self._centres.nearest(points, np.arange(self.buckets))[1]
+        asking = self._centres.asking(points)
+        best = self._centres.nearest(asking, np.arange(len(points)), np.arange(self.buckets))[1]
         return [best - self._centres.scores(points, some) for some in groups]
 
-    def _looks(self, points: Floats, reach: float) -> Sequence[tuple[Places, Places]]:
-        """Of each group the places of the points that look at it, ascending, and its cells."""
-        everyone = np.arange(len(points))
-        cells = [np.flatnonzero(self.groups == group) for group in range(self.buckets)]
+    def _looks(self, asking: Floats, reach: float) -> Sequence[Places]:
+        """Of each group the places of the points that look at its cells, ascending."""
         if reach == math.inf:
-            return [(everyone, mine) for mine in cells]
-        return list(zip(self._centres.within(points, reach), cells, strict=True))
+            return [np.arange(len(asking))] * self.buckets
+        return self._centres.within(asking, reach)
 
-    def _homes(self, points: Floats, looks: Sequence[tuple[Places, Places]]) -> tuple[Places, Floats]:
+    def _homes(self, asking: Floats, looks: Sequence[Places]) -> tuple[Places, Floats]:
         """The homes of points, and their scores."""
-        homes, best = np.zeros(len(points), np.int64), np.full(len(points), -np.inf, np.float32)
-        for place, cells in looks:
-            home, score = self.clusters.nearest(points[place], cells)
+        homes, best = np.zeros(len(asking), np.int64), np.full(len(asking), -np.inf, np.float32)
+        for place, cells in zip(looks, self._members, strict=True):
+            home, score = self.clusters.nearest(asking, place, cells)
             better = score > best[place]
             homes[place[better]], best[place[better]] = home[better], score[better]
         return homes, best
@@ -209,11 +233,10 @@ class Cells:
         Yields:
             Places of rows that ask, and of those asked, ascending both: in a cell those at home ask all, and all ask them.
         """
-        cells = np.flatnonzero(self.groups == group)
-        asked = np.arange(len(points)) if met is None else np.flatnonzero(~met)
-        their, at = points[asked], homes[asked]
-        row, cell, _ = self.clusters.visited(their, at, self.clusters.scores(their, at), cells, width)
-        row = asked[row]
+        cells, middle = self._members[group], self._middles[group : group + 1]
+        place = np.arange(len(points)) if met is None else np.flatnonzero(~met)
+        own, (far,) = self.clusters.scores(points[place], homes[place]), self.clusters.reaches(homes[place], middle)
+        row, cell, _ = self.clusters.visited(self.clusters.asking(points), place, homes[place], own, cells, width, far)
         if met is not None:
             row, cell = np.append(row, np.flatnonzero(met)), np.append(cell, homes[met])
         member = cell == homes[row]

@@ -20,6 +20,7 @@ Source: Abbas et al., SemDeDup, 2023 (arXiv 2303.09540), for the clusters; the b
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -35,7 +36,8 @@ _BLOCK: Final = 4096
 _SCORES: Final = 1 << 16
 """Scores at once, 256 KB: they are gone through several times, in the processor's cache."""
 _FEWEST: Final = 64  # points at once
-_PAIRS: Final = 1 << 14  # of centroids at once
+_PAIRS: Final = 1 << 11
+"""Pairs of centroids at once: 1 MB of them."""
 _NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 _ROUNDING: Final = 1e-5
 """What float32 may lose in a product of two projected vectors of a length up to 1: 64 roundings of 2^-24, and as much again."""
@@ -89,6 +91,10 @@ class Clusters:
     def __len__(self) -> int:
         return len(self.centroids)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Workers are sent no more than the attributes."""
+        return Clusters, (self.centroids, self.stretch)
+
     @staticmethod
     def train(points: Floats, count: int) -> "Clusters":
         """Finds centroids by k-means.
@@ -116,22 +122,29 @@ class Clusters:
         kmeans.train(np.ascontiguousarray(points, np.float32))
         return Clusters(np.ascontiguousarray(kmeans.centroids, np.float32), even)
 
+    def asking(self, points: Floats) -> Floats:
+        """(N, M) points as they are scored, made once for all the clusters that they are scored for: (N, M + 2)."""
+        found = np.ones((len(points), points.shape[1] + 2), np.float32)
+        np.multiply(points, self.stretch, out=found[:, :-2])
+        found[:, -1] = 0
+        return found
+
     def homes(self, points: Floats) -> Places:
         """The home of each of (N, M) points."""
-        return self.nearest(points, np.arange(len(self)))[0]
+        return self.nearest(self.asking(points), np.arange(len(points)), np.arange(len(self)))[0]
 
-    def nearest(self, points: Floats, among: Places) -> tuple[Places, Floats]:
-        """The nearest of (C,) clusters to each of (N, M) points; and its score, which is the higher the nearer it is."""
-        place, best = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-        for _, score in self._scores(points, among):
-            place.append(score.argmax(axis=1))
-            best.append(score[np.arange(len(score)), place[-1]])
-        return among[np.concatenate(place)], np.concatenate(best)
+    def nearest(self, asking: Floats, place: Places, among: Places) -> tuple[Places, Floats]:
+        """The nearest of (C,) clusters to the points at (P,) places; and its score, which is the higher the nearer it is."""
+        home, best = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        for _, score in self._scores(asking, place, among):
+            home.append(score.argmax(axis=1))
+            best.append(score[np.arange(len(score)), home[-1]])
+        return among[np.concatenate(home)], np.concatenate(best)
 
-    def within(self, points: Floats, reach: float) -> list[Places]:
-        """Of each cluster the places of those of (N, M) points whose score of it is at most `reach` below their best one."""
+    def within(self, asking: Floats, reach: float) -> list[Places]:
+        """Of each cluster the places of those points whose score of it is at most `reach` below their best one."""
         found = [np.zeros((len(self), 0), np.bool_)]
-        for _, score in self._scores(points, np.arange(len(self))):
+        for _, score in self._scores(asking, np.arange(len(asking)), np.arange(len(self))):
             found.append(np.ascontiguousarray((score >= score.max(axis=1, keepdims=True) - np.float32(reach)).T))
         return [np.flatnonzero(one) for one in np.concatenate(found, axis=1)]
 
@@ -150,45 +163,65 @@ class Clusters:
         found: Floats = (points * self.stretch * centroids).sum(axis=1) - (centroids**2).sum(axis=1) / 2
         return found
 
+    def reaches(self, clusters: Places, middles: Floats) -> Floats:
+        """How far clusters are at most from (G, M) stretched points, in the measure of borders; (G, N)."""
+        mine, theirs = self._wide[clusters], middles * self.stretch
+        lengths = (theirs**2).sum(axis=1)[:, None] + (mine**2).sum(axis=1)[None, :]
+        # What float32 may lose: M + 2 roundings of 2^-24 of a sum of squares, and as much again.
+        squared = np.float32(1 + len(self.stretch) * 2.0**-22) * lengths - 2 * (theirs @ mine.T)
+        found: Floats = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
+        return found
+
     def visited(
-        self, points: Floats, homes: Places, own: Floats, among: Places, width: float
+        self, asking: Floats, place: Places, homes: Places, own: Floats, among: Places, width: float, far: Floats
     ) -> tuple[Places, Places, Floats]:
         """Which of some clusters points go to: to their home, if it is one of these, and to those whose border with it is near.
 
         Args:
-            points: (N, M)
-            homes: (N,) clusters.
-            own: (N,) the scores of these.
+            asking: (N, M + 2) points, see `asking`.
+            place: (P,) places of those that go.
+            homes: (P,) clusters.
+            own: (P,) the scores of these.
             among: (C,) clusters.
             width: The distance of a border up to which a cluster is visited.
+            far: (P,) how far the homes are at most from the middle of these clusters, see `middle` and `reaches`.
 
         Returns:
-            (V,) places of points, ascending, (V,) clusters, and (V,) their scores.
+            (V,) places of points, (V,) clusters, and (V,) their scores.
         """
         if not width:
-            row, place = np.divmod(np.flatnonzero(among[None, :] == homes[:, None]), max(len(among), 1))
-            return row, among[place], own[row]
+            row, which = np.divmod(np.flatnonzero(among[None, :] == homes[:, None]), max(len(among), 1))
+            return place[row], among[which], own[row]
         found, rounding = [_NOWHERE], rounding_of(self.stretch)
         # Two centroids are no farther apart than both are from the middle of some. That leaves few to be looked at.
-        middle = self.centroids[among].mean(axis=0)
-        reach, own_reach = (width * self._lengths(self.centroids[some] - middle) for some in (among, homes))
-        least: Floats = (own - own_reach - 3 * rounding).astype(np.float32)
-        for start, above in self._scores(points, among, reach, least):
-            asking, place = np.divmod(np.flatnonzero(above >= 0), len(among))
-            row, cluster, score = (
-                asking + start,
-                among[place],
-                above[asking, place] + least[asking + start] - reach[place],
-            )
+        reach = width * self._lengths(self.centroids[among] - self.middle(among))
+        least: Floats = (own - width * far - 3 * rounding).astype(np.float32)
+        for start, above in self._scores(asking, place, among, reach, least):
+            row, which = np.divmod(np.flatnonzero(above >= 0), len(among))
+            score = above[row, which] + least[row + start] - reach[which]
+            row, cluster = row + start, among[which]
             apart = np.zeros(len(row), np.float32)
             for first in range(0, len(row), _PAIRS):
                 some = slice(first, first + _PAIRS)
-                apart[some] = self._lengths(self.centroids[homes[row[some]]] - self.centroids[cluster[some]])
+                between = self._wide[homes[row[some]]]
+                between -= self._wide[cluster[some]]
+                apart[some] = np.sqrt(np.einsum("ij,ij->i", between, between))
             near = own[row] - score <= width * apart + rounding
             near |= cluster == homes[row]
-            found.append((row[near], cluster[near], score[near]))
+            found.append((place[row[near]], cluster[near], score[near]))
         rows, clusters, scores = (np.concatenate(column) for column in zip(*found, strict=True))
         return rows, clusters, scores
+
+    def middle(self, among: Places) -> Floats:
+        """Of (C,) clusters, (M,) stretched."""
+        found: Floats = self.centroids[among].mean(axis=0)
+        return found
+
+    @cached_property
+    def _wide(self) -> Floats:
+        """(K, M) centroids in the measure of borders."""
+        found: Floats = self.centroids * self.stretch
+        return found
 
     def _lengths(self, stretched: Floats) -> Floats:
         """The lengths of differences of (N, M) centroids in the measure of borders; (N,)."""
@@ -197,25 +230,26 @@ class Clusters:
         return found
 
     def _scores(
-        self, points: Floats, among: Places, more: Floats | None = None, least: Floats | None = None
+        self, asking: Floats, place: Places, among: Places, more: Floats | None = None, least: Floats | None = None
     ) -> Iterator[tuple[int, Floats]]:
-        """By blocks of points, which begin at a place: (B, C) scores of clusters.
+        """By blocks of points, which begin at a place among these: (B, C) scores of clusters.
 
         Half the difference of two squared distances is the difference of two scores. What is added for each cluster and taken off
         for each point is a part of the product of matrices: to add it afterwards takes as long as the product.
 
         Args:
-            points: (N, M)
+            asking: (N, M + 2) points, see `asking`.
+            place: (P,) places of those that are scored.
             among: (C,) clusters.
             more: (C,) what is added.
-            least: (N,) what is taken off.
+            least: (P,) what is taken off.
         """
         centroids = self.centroids[among]
         bias = (0 if more is None else more) - (centroids**2).sum(axis=1) / 2
         with_bias = np.concatenate([centroids, bias[:, None], np.full((len(among), 1), -1, np.float32)], axis=1).T
         block = max(_FEWEST, min(_BLOCK, _SCORES // max(len(among), 1)))
-        for start in range(0, len(points), block):
-            some = points[start : start + block] * self.stretch
-            off = np.zeros(len(some), np.float32) if least is None else least[start : start + block]
-            ones = np.ones((len(some), 1), np.float32)
-            yield start, np.concatenate([some, ones, off[:, None]], axis=1) @ with_bias
+        for start in range(0, len(place), block):
+            some = asking[place[start : start + block]]
+            if least is not None:
+                some[:, -1] = least[start : start + block]
+            yield start, some @ with_bias

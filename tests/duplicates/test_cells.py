@@ -1,5 +1,7 @@
 """Cells: which near points meet, however directions are stretched and wherever centroids are."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -87,7 +89,10 @@ def test_looking_at_all_groups_is_the_plain_pass_over_all_cells(settled, width):
 
 def test_the_pairs_that_settle_the_reach_still_meet_and_others_nearly_all(settled):
     cells, near, pairs, points = settled
-    looked = sum(len(place) * len(some) for place, some in near._looks(points, near.reach)) / len(points) / len(cells)
+    looks = near._looks(near.clusters.asking(points), near.reach)
+    looked = (
+        sum(len(place) * (near.groups == group).sum() for group, place in enumerate(looks)) / len(points) / len(cells)
+    )
     assert looked < 0.5
     assert np.array_equal(near.homes(pairs.points), pairs.homes)
     assert np.array_equal(near.homes(pairs.others), pairs.theirs)
@@ -98,6 +103,30 @@ def test_the_pairs_that_settle_the_reach_still_meet_and_others_nearly_all(settle
     sets = [set(zip(*(one.tolist() for one in some.visits(points, 0.1)[:2]), strict=True)) for some in (cells, near)]
     assert len(sets[1] - sets[0]) < 1e-3 * len(sets[0])
     assert len(sets[0] - sets[1]) < 1e-3 * len(sets[0])
+
+
+def test_workers_are_sent_cells_and_not_what_is_computed_from_them(settled):
+    before = [pickle.loads(pickle.dumps(near)) for near in settled[:2]]
+    sizes = [len(pickle.dumps(near)) for near in before]
+    for near in before:
+        near.visits(settled[3], 0.1)
+        next(near.meetings(0, settled[3], near.homes(settled[3]), 0.1))
+    assert [len(pickle.dumps(near)) for near in before] == sizes
+    again = pickle.loads(pickle.dumps(before[1]))
+    for told, expected in zip(again.visits(settled[3], 0.1), settled[1].visits(settled[3], 0.1), strict=True):
+        assert np.array_equal(told, expected)
+
+
+def test_how_far_a_cell_is_from_a_point_is_never_told_as_too_near():
+    rng = np.random.default_rng(8)
+    stretch = rng.uniform(1, 8, 64).astype(np.float32)
+    for scale in (1e-3, 1.0):
+        centroids = (stretch * (1 + scale * rng.normal(0, 1, (300, 64)))).astype(np.float32)
+        told = Clusters(centroids, stretch).reaches(np.arange(300), centroids[:40])
+        wide = centroids.astype(np.float64) * stretch
+        exact = np.linalg.norm(wide[:40, None] - wide[None], axis=2)
+        assert (told >= exact).all()
+        assert (told <= exact + 0.02 * np.linalg.norm(wide, axis=1).max()).all()
 
 
 def test_a_group_is_not_much_larger_than_its_share_where_points_lie_close_to_each_other():
