@@ -5,22 +5,32 @@ worker that lived on would fail one bundle after another in milliseconds, and us
 off its text and the name of its class: torch is not imported for it.
 """
 
+import contextlib
 import logging
 import os
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Final, NoReturn
 
 _LOG = logging.getLogger(__name__)
 # torch's allocator has an error of its own for it. The libraries that allocate past it say it in these words: CUDA's driver
 # (as an AcceleratorError, a plain RuntimeError before torch 2.8), cuBLAS for a handle, cuDNN and DALI.
+#
+# NOT_INITIALIZED is what cuBLAS and cuDNN say where there is no memory for the handle that each thread makes with its first
+# product; they say the same of a GPU that is lost, see clip.on_device.memory_error. And where there is no workspace for a
+# convolution, torch goes on to the next engine of cuDNN, and at the end says that there is none. Source: ATen/native/cudnn/
+# Conv_v8.cpp, try_configs, which catches c10::OutOfMemoryError.
 _OUT_OF_MEMORY: Final = re.compile(
-    r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED|CUDA allocation failed|"
-    r"Can't allocate \d+ bytes"
+    r"out of memory|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_\w*ALLOC\w*_FAILED|"
+    r"unable to find an engine to execute this computation|CUDA allocation failed|Can't allocate \d+ bytes"
 )
+# The last three are of CUDA's first use in a process, which then finds none for as long as it lives. Source: c10/cuda/
+# CUDAFunctions.cpp, device_count_impl. A driver that is missing or too old is another thing: no new process would find it.
 _FAILED: Final = re.compile(
-    r"CUDA (driver |runtime )?(API )?error|device-side assert|CUBLAS_STATUS_\w+|CUDNN_STATUS_\w+|cuDNN error|CUDA_ERROR_"
+    r"CUDA (driver |runtime )?(API )?error|device-side assert|CUBLAS_STATUS_\w+|CUDNN_STATUS_\w+|cuDNN error|CUDA_ERROR_|"
+    r"CUDA unknown error|CUDA driver initialization failed|Unexpected error from cudaGetDeviceCount"
 )
 # What a library says of a call that it does not take, on a sound device.
 _OF_THE_CALL: Final = re.compile(r"_STATUS_(NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM|ARCH_MISMATCH)")
@@ -60,6 +70,16 @@ def give_up_device(error: BaseException) -> None:
     """
     if device_failed(error) and any(_WORKER in word for word in sys.orig_argv):
         _end(error)
+
+
+@contextlib.contextmanager
+def given_up_if_lost() -> Iterator[None]:
+    """Around the load of a model: ends the process as `give_up_device` does, or raises the block's error."""
+    try:
+        yield
+    except RuntimeError as error:
+        give_up_device(error)
+        raise
 
 
 def _end(error: BaseException) -> NoReturn:

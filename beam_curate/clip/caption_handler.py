@@ -19,6 +19,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from beam_curate.clip.careful_calls import CarefulCalls
 from beam_curate.clip.prompts import caption_similarity
+from beam_curate.devices import given_up_if_lost
 from beam_curate.records import EmbeddedSample, Failure
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class CaptionHandler(ModelHandler[EmbeddedSample, EmbeddedSample, "TextTower | T
             quick_gelu=self._quick_gelu,
         )
         if not self._copies:
-            return build()
+            with given_up_if_lost():
+                return build()
         from beam_curate.clip.tower_copies import TowerCopies
 
         return TowerCopies(build, f"beam-curate-{self._id}", self._copies)

@@ -18,6 +18,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from beam_curate.clip.careful_calls import CarefulCalls, Row
 from beam_curate.clip.loading_ahead import load_ahead, loaded
+from beam_curate.devices import given_up_if_lost
 from beam_curate.images.options import DecodeOptions
 from beam_curate.records import DecodedImage, EmbeddedSample, Failure, Sample
 
@@ -188,7 +189,8 @@ class ClipModelHandler(ModelHandler[DecodedImage, Embedded, "VisualTower | Tower
     def load_model(self) -> "VisualTower | TowerCopies[Pixels]":
         """Fetches the weights if need be, and builds the tower, or its copies."""
         if not self.copies:
-            return loaded(self._load)
+            with given_up_if_lost():
+                return loaded(self._load)
         from beam_curate.clip.tower_copies import TowerCopies
 
         return TowerCopies(self._load, f"beam-curate-{self._id}", self.copies)

@@ -50,7 +50,7 @@ class HostBuffer(threading.local):
         if not cuda:
             return batch
         there = batch.to(self._device, non_blocking=True)
-        self._sent = self._sent or torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._sent = self._sent or torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # see cuda.wait_for
         self._sent.record(torch.cuda.current_stream(self._device))
         return there
 

@@ -34,6 +34,7 @@ from beam_curate.clip.model_description import (
     choose_precision,
     decide_quick_gelu,
 )
+from beam_curate.clip.on_device import memory_error, on_host
 from beam_curate.clip.quick_gelu import fold_quick_gelu, scaled
 from beam_curate.clip.tower_weights import random_state
 from beam_curate.clip.weights import WeightsSource, fetch_weights
@@ -124,8 +125,7 @@ class TextTower:
             message = str(error)
         else:
             return np.concatenate([np.empty((0, self.embed_dim), np.float32), *parts])
-        torch.cuda.empty_cache()  # see VisualTower.embed
-        raise torch.cuda.OutOfMemoryError(message)
+        raise memory_error(message, self._device)  # see VisualTower.embed
 
     def _call(self, part: list[str], places: int) -> npt.NDArray[np.float32]:
         """Embeds up to `places` texts, filled up with empty ones as far as that makes a difference."""
@@ -143,7 +143,7 @@ class TextTower:
         with torch.inference_mode():
             parts = BatchParts(self._independent, places, self._device)
             rows = parts.compute(len(part), tokens[:1], filled, self._rows)
-            result: npt.NDArray[np.float32] = rows.cpu().numpy()
+            result: npt.NDArray[np.float32] = on_host(rows).numpy()
             return result
 
     def _rows(self, tokens: torch.Tensor) -> torch.Tensor:

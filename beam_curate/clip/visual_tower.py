@@ -32,6 +32,7 @@ from beam_curate.clip.model_description import (
     choose_precision,
     describe_source,
 )
+from beam_curate.clip.on_device import memory_error, on_host
 from beam_curate.clip.open_clip_parts import transformer
 from beam_curate.clip.pixel_buffers import HostBuffer
 from beam_curate.clip.pixel_files import PixelFile
@@ -130,8 +131,7 @@ class VisualTower:
                 raise
             message = str(error)
         # A new error, without the old one's frames, which hold what was allocated as long as somebody keeps the error.
-        torch.cuda.empty_cache()
-        raise torch.cuda.OutOfMemoryError(message)
+        raise memory_error(message, self._device)
 
     def look(self, places: int) -> None:
         """Does what the first call with a whole batch does before it computes: see IndependentRows.
@@ -152,7 +152,7 @@ class VisualTower:
         parts = BatchParts(self._independent, places, self._device)
         with torch.inference_mode():
             rows = parts.compute(len(images), self._one, functools.partial(self._on_device, images), self._rows)
-            result: npt.NDArray[np.float16] = rows.cpu().numpy()
+            result: npt.NDArray[np.float16] = on_host(rows).numpy()
             return result
 
     def _rows(self, pixels: torch.Tensor) -> torch.Tensor:

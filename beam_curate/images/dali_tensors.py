@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from beam_curate.cuda import wait_for
 from beam_curate.images.dali_plans import Plan
 
 
@@ -28,7 +29,7 @@ def tensors(resized: Any, plans: Sequence[Plan], stream: Any) -> list[Any]:
         finally:
             # Before DALI's next run writes over what is copied; or frees it, where memory has run out on the way.
             if stream is not None:
-                stream.synchronize()
+                wait_for(stream)
 
 
 def upright_tensor(picture: Any, number: int) -> Any:

@@ -69,6 +69,9 @@ def test_nothing_is_overwritten_before_the_gpu_has_read_it(monkeypatch):
     begun, empty = [], torch.empty
 
     class Event:
+        def __init__(self, blocking):
+            assert blocking  # whoever waits for it sleeps
+
         def record(self, stream):
             self.behind, begun[:] = list(begun), []
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from tests.support.fake_gpu import CUDA, Operations, tower_on_fake_gpu
+from tests.support.fake_gpu import CUDA, Operations, made_up_events, tower_on_fake_gpu, without_pinning
 
 MODEL, SIZE, BLOCKS = "ViT-S-32-alt", 224, 12
 
@@ -32,6 +32,26 @@ def test_a_batch_on_the_device_comes_back_once_and_nothing_else_crosses(tower, c
         found = tower.embed([picture() for _ in range(count)], places)
     assert (found.shape[0], found.device.type, found.dtype) == (count, "cpu", torch.float16)
     assert operations.moved == [("cuda", "cpu")]
+
+
+def test_a_thread_sleeps_while_the_gpu_computes(tower, monkeypatch):
+    """And it asks for its rows right behind them, before other threads queue batches of theirs in the same stream."""
+    waits = []
+    made_up_events(monkeypatch, waits)
+    pinned = without_pinning(monkeypatch)
+    copied = []
+    copy_ = torch.Tensor.copy_
+
+    def copy(there, rows, non_blocking=False):
+        if rows.device == CUDA:  # and not torch's own, of which nothing is known but the shape
+            copied.append((any(there is each for each in pinned), non_blocking, list(waits)))
+        return copy_(there, rows)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: pytest.fail("it would keep a core busy"))
+    tower.embed([picture() for _ in range(4)], 4)
+    assert copied == [(True, True, [])]
+    assert waits == [("sleeping", "the model's")]
 
 
 def test_images_of_both_places_cross_once_and_the_order_is_kept(tower, monkeypatch):

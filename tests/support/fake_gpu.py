@@ -15,6 +15,36 @@ from beam_curate.clip.weights import find_weights
 CUDA = torch.device("cuda:0")
 
 
+def made_up_events(monkeypatch, waits: list) -> None:
+    """Puts events in the place of CUDA's that note each wait for them: `sleeping` or `busy`, and for which stream."""
+
+    class Event:
+        def __init__(self, blocking=False):
+            self._how, self._stream = "sleeping" if blocking else "busy", None
+
+        def record(self, stream):
+            self._stream = stream
+
+        def synchronize(self):
+            waits.append((self._how, self._stream))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+
+
+def without_pinning(monkeypatch) -> list:
+    """Has memory that CUDA is to pin be ordinary memory; gives the list of what was asked for."""
+    empty, pinned = torch.empty, []
+
+    def unpinned(*shape, pin_memory=False, **how):
+        made = empty(*shape, **how)
+        if pin_memory:
+            pinned.append(made)
+        return made
+
+    monkeypatch.setattr(torch, "empty", unpinned)
+    return pinned
+
+
 class Operations(TorchDispatchMode):
     """What torch was asked to do in the block.
 
@@ -54,6 +84,8 @@ def tower_on_fake_gpu(monkeypatch, model: str) -> Iterator[VisualTower]:
     monkeypatch.setattr(torch.Tensor, "numpy", lambda self: self)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: "the model's")
+    made_up_events(monkeypatch, [])
+    without_pinning(monkeypatch)
     with FakeTensorMode():
         for module in tower._module.modules():
             for name, tensor in [*module._parameters.items()]:

@@ -24,7 +24,7 @@ from beam_curate.records import EmbeddedSample, Failure, ImageFacts, Sample, Sam
 from beam_curate.transforms.decode_images import DecodeImages
 from beam_curate.transforms.embed_encoded import EmbedEncoded, _DecodingHandler
 from tests.conftest import encoded, photo
-from tests.support.fake_gpu import Operations
+from tests.support.fake_gpu import Operations, made_up_events
 
 INSTALLED = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 needs_dali = pytest.mark.skipif(
@@ -175,8 +175,13 @@ def steps(monkeypatch):
     steps = Operations()
 
     class Stream:
-        def synchronize(self):
-            steps.names.append("wait")
+        pass
+
+    class Waits(list):
+        def append(self, waited):
+            steps.names.append(f"wait {waited[0]}")
+
+    made_up_events(monkeypatch, Waits())
 
     @contextlib.contextmanager
     def within(stream):
@@ -198,7 +203,11 @@ def test_memory_that_runs_out_in_between_does_not_leave_a_copy_that_reads_what_d
 
     with steps, pytest.raises(torch.cuda.OutOfMemoryError):
         dali_tensors.tensors([Resized(), Full()], [], steps.Stream())
-    assert [name for name in steps.names if name != "aten.arange.default"][-3:] == ["aten.clone.default", "wait", "out"]
+    assert [name for name in steps.names if name != "aten.arange.default"][-3:] == [
+        "aten.clone.default",
+        "wait sleeping",
+        "out",
+    ]
 
 
 @needs_dali
@@ -238,7 +247,7 @@ def test_what_dali_decoded_is_copied_in_a_stream_that_the_model_does_not_use(ste
     with steps:
         (plain,), (turned,) = dali_tensors.tensors([Resized()], [Plan(facts, 1), Plan(facts, 3)], steps.Stream())
     names = [name.removeprefix("aten.").removesuffix(".default") for name in steps.names]
-    names = [name for name in names if name in ("in Stream", "clone", "flip", "wait", "out")]
-    assert names == ["in Stream", "clone", "flip", "wait", "out"]
+    names = [name for name in names if name in ("in Stream", "clone", "flip", "wait sleeping", "out")]
+    assert names == ["in Stream", "clone", "flip", "wait sleeping", "out"]
     assert plain.flatten().tolist() == list(range(12))
     assert turned.flatten().tolist() == [21, 22, 23, 18, 19, 20, 15, 16, 17, 12, 13, 14]
