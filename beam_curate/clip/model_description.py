@@ -11,6 +11,7 @@ from beam_curate.clip.config import model_config
 from beam_curate.clip.open_clip_parts import tags
 from beam_curate.clip.preprocessing import AUTO, KEYS, Preprocess, decide_preprocessing
 from beam_curate.clip.weights import WeightsSource, fetch_weights, find_weights
+from beam_curate.cuda import device_count, problem
 from beam_curate.images.resizing import Target
 
 QuickGelu: TypeAlias = bool | Literal["auto"]
@@ -180,12 +181,12 @@ def choose_device(device: str) -> torch.device:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ValueError(f"device={device!r}: give auto, cpu, cuda or cuda:N")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if device_count() else "cpu")
     chosen = torch.device(device)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+    if chosen.type == "cuda" and (chosen.index or 0) >= device_count():
         raise RuntimeError(
-            f"device={device!r}, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here: check "
-            "the driver and that torch is a CUDA build, or give device='cpu'"
+            f"device={device!r}, but torch {torch.__version__} can use {device_count()} CUDA devices here: "
+            f"{problem() or 'there are no more'}; or give device='cpu'"
         )
     return chosen
 
@@ -204,9 +205,9 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
             able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
             native = any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
             return torch.bfloat16 if native else torch.float32
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16
-        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
+        # torch.cuda.is_bf16_supported tells the same of the first GPU, whichever is asked for.
+        generation, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if generation >= 8 else torch.float16 if generation == 7 else torch.float32
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}: give auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type == "cpu":

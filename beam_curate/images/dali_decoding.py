@@ -35,6 +35,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
+from beam_curate.cuda import device_count
 from beam_curate.devices import device_failed, give_up_device, out_of_memory
 from beam_curate.images import exif
 from beam_curate.images.dali_plans import MAX_BATCH, Plan, chunks, plan_image, region
@@ -235,9 +236,7 @@ class DaliDecoder:
 
 def _device_id(device: str) -> int | None:
     """Gives the number of the GPU, or None for the processor."""
-    import torch
-
-    count = torch.cuda.device_count()
+    count = device_count()
     if device == "cpu" or (device == "auto" and not count):
         return None
     number = int(device.partition(":")[2] or 0)

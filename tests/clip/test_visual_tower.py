@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -361,13 +362,33 @@ def test_devices_and_precisions():
 
 
 @pytest.mark.parametrize(
-    ("bf16", "capability", "expected_type"),
-    [(True, (8, 0), torch.bfloat16), (False, (7, 5), torch.float16), (False, (6, 1), torch.float32)],
+    ("capability", "expected_type"),
+    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
 )
-def test_auto_precision_on_gpus(monkeypatch, bf16, capability, expected_type):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", torch.device("cuda")) == expected_type
+def test_auto_precision_is_that_of_the_gpu_asked_for(monkeypatch, capability, expected_type):
+    """And not of the first one, which is another one here."""
+    found = {torch.device("cuda:1"): capability, torch.device("cuda:0"): (8, 0) if capability < (8, 0) else (7, 5)}
+    first = found[torch.device("cuda:0")]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: first >= (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", found.__getitem__)
+    assert choose_precision("auto", torch.device("cuda:1")) == expected_type
+
+
+@pytest.mark.parametrize("why", ["The NVIDIA driver on your system is too old (found version 12040).", ""])
+def test_a_gpu_that_cuda_cannot_use_is_none(monkeypatch, why):
+    """As on a machine whose driver is too old for torch's CUDA: its management library (NVML) sees the GPU."""
+
+    def init():
+        if why:
+            raise RuntimeError(f"{why}\nMore lines.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not why)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert choose_device("auto").type == ("cpu" if why else "cuda")
+    with pytest.raises(RuntimeError, match=re.escape(f"can use {0 if why else 1} CUDA devices here: {why}")) as raised:
+        choose_device("cuda:1")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("able", "expected_type"), [({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)])
@@ -405,6 +426,8 @@ def test_real_vit_b_32_gives_the_published_embeddings(assets, precision):
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         torch.AcceleratorError("CUDA error: out of memory"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     ],

@@ -10,6 +10,7 @@ import threading
 import apache_beam as beam
 import numpy as np
 import pytest
+import torch
 from apache_beam.testing.util import assert_that
 from PIL import Image, ImageOps
 
@@ -327,6 +328,16 @@ def test_several_models_are_served_from_one_decoding():
 def test_a_device_that_is_absent_is_an_error():
     with pytest.raises(RuntimeError, match="'cuda:99', but CUDA sees"):
         dali_decoding.DaliDecoder(OPTIONS, "cuda:99")
+
+
+@needs_dali
+def test_a_gpu_that_cuda_cannot_use_is_none(monkeypatch):
+    """As on a machine whose driver is too old for torch's CUDA, where the driver's library still counts it."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert dali_decoding._device_id("auto") is None
+    with pytest.raises(RuntimeError, match="'cuda', but CUDA sees 0 devices here"):
+        dali_decoding.DaliDecoder(OPTIONS, "cuda")
 
 
 @needs_dali

@@ -184,6 +184,20 @@ def test_a_wrong_option_is_one_line_and_no_work(tiny, capsys, arguments, message
     assert not (tiny / "out").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("more", [[], ["--precision=bf16", "--batch_size=2"]])
+def test_a_gpu_that_only_its_driver_knows_is_one_line_and_no_work(tiny, monkeypatch, capsys, more):
+    """A driver that is too old for torch's CUDA: it counts the GPU, and no model can be loaded there."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    base = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL]
+    assert curate.main([*base, "--device=cuda", *more]) == 2
+    error = capsys.readouterr().err
+    assert "--device cuda: " in error
+    assert "can use 0 CUDA devices here: Found no NVIDIA driver on your system" in error
+    assert error.count("\n") == 1
+    assert not (tiny / "out").exists()
+
+
 def test_a_head_of_another_width_is_refused(tiny, assets, capsys):
     head = assets / "heads" / "sac_logos_ava1-l14-linearMSE.safetensors"
     base = [f"--input={tiny}/a.tar", f"--output={tiny}/out", *MODEL, f"--aesthetic_head={head}"]
