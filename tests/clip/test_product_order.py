@@ -5,9 +5,12 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from beam_curate.clip import row_sums
 from beam_curate.clip.independent_rows import IndependentRows
 from beam_curate.clip.product_order import ProductOrder
 
@@ -136,3 +139,58 @@ def test_products_that_are_said_to_be_the_same_give_the_same_numbers(inner, oute
         assert not found.differing(size).any()
         if found.same(order(32, inner, outer)):
             assert torch.equal(torch.cat([functional.linear(part, weights) for part in rows.split(size)]), whole)
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of tensors that are in memory at the same time.
+
+    Attributes:
+        most: At the peak.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.most, self._made = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        here = {each.untyped_storage()._cdata for each in args if isinstance(each, torch.Tensor)}
+        if isinstance(out, torch.Tensor) and out.untyped_storage()._cdata not in here:
+            self._made.append((StorageWeakRef(out.untyped_storage()), out.untyped_storage().nbytes()))
+        self._made = [(storage, size) for storage, size in self._made if not storage.expired()]
+        self.most = max(self.most, sum(size for _, size in self._made))
+        return out
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("places", [64, 16])
+def test_a_look_fits_where_a_batch_fits(monkeypatch, places):
+    """On a GPU whose memory a batch nearly fills, the batch would be halved for good because of the look."""
+    monkeypatch.setattr(row_sums, "_NUMBERS_AT_ONCE", 1 << 12)
+    tower = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(inplace=True), nn.Linear(1024, 64)).bfloat16()
+    batch = torch.randn(places, 64, 64).bfloat16()
+    with Held() as call:
+        tower(batch)
+    rows = IndependentRows(tower)
+    with Held() as look:
+        rows.look(places, batch[:1])
+    with Held() as smaller:
+        rows.shape(1, places, batch[:1])
+    assert max(look.most, smaller.most) <= 1.1 * call.most + 4 * batch.nbytes
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("device", "function"), [("cpu", "aten.matmul.default"), ("cuda", "aten.linear.default")])
+def test_attention_is_looked_at_by_the_products_that_its_device_computes(monkeypatch, device, function):
+    """torch's fast path: see its sources; on a GPU, a made-up one here, the bias is a part of the product."""
+    seen = []
+    monkeypatch.setattr(ProductOrder, "_look_at", lambda self, product: seen.append(product))
+    with FakeTensorMode():
+        attention = nn.MultiheadAttention(64, 4, batch_first=True, device=device, dtype=torch.bfloat16).eval()
+        tokens = torch.empty(8, 5, 64, device=device, dtype=torch.bfloat16)
+        with ProductOrder():
+            attention(tokens, tokens, tokens, need_weights=False)
+        assert [(str(each.func), each.shape) for each in seen] == [(function, (8, 5, 64))] * 2
+        if device == "cuda":
+            biases = [(tuple(each.args[1].shape), tuple(each.args[2].shape)) for each in seen]
+            assert biases == [((192, 64), (192,)), ((64, 64), (64,))]
