@@ -35,7 +35,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
-from beam_curate.cuda import device_count
+from beam_curate.cuda import device_count, wait_for
 from beam_curate.devices import device_failed, give_up_device, out_of_memory
 from beam_curate.images import exif
 from beam_curate.images.dali_plans import MAX_BATCH, Plan, chunks, plan_image, region
@@ -110,7 +110,7 @@ class DaliDecoder:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="dali")
         self._as_tensors = as_tensors
-        self._stream = stream_of_its_own(self._device) if as_tensors and self._device is not None else None
+        self._stream = stream_of_its_own(self._device) if self._device is not None else None
         self._pipeline: Any = None
         self._turn.submit(self._self_test).result()
 
@@ -186,10 +186,13 @@ class DaliDecoder:
             regions = [region(plan.facts, plan.orientation, target) for plan in plans]
             self._pipeline.feed_input(f"start{number}", [np.array(start, np.float32) for start, _ in regions])
             self._pipeline.feed_input(f"end{number}", [np.array(end, np.float32) for _, end in regions])
-        resized = self._pipeline.run()
+        # Without a stream DALI waits for the GPU itself, and by an event that keeps a core busy (dali/core/cuda_event_pool.h).
+        resized = self._pipeline.run(self._stream)
         if self._as_tensors:
             yield from tensors(resized, plans, self._stream)
             return
+        if self._stream is not None:
+            wait_for(self._stream)
         arrays = [(each if self._device is None else each.as_cpu()).as_array() for each in resized]
         for pictures, plan in zip(zip(*arrays, strict=True), plans, strict=True):
             # A copy in any case: the next run overwrites DALI's buffer.

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import importlib.util
 import pathlib
@@ -25,6 +26,7 @@ from beam_curate.records import Failure, ImageFacts, Sample, SampleRef
 from beam_curate.transforms.decode_images import DecodeImages, decode_sample
 from tests.conftest import ROOT, encoded, photo, tar_bytes
 from tests.images.test_bmp_kinds import PALETTES, RLE4, bmp, repeated
+from tests.support.fake_gpu import made_up_events
 from tests.support.kinds import picture
 from tests.support.tiffs import Tiff, write_tiff
 
@@ -285,6 +287,28 @@ def test_a_device_that_fails_is_loud_and_not_a_slow_pillow(monkeypatch):
             decoder.decode([encoded(photo(1))] * 2)
         assert runs.count(text) == most  # what has lost the GPU is not halved; the other is, down to the self-test
     assert [str(error) for error in told] == list(dict.fromkeys(runs))
+    decoder.close()
+
+
+@needs_dali
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_the_thread_sleeps_while_the_gpu_decodes(monkeypatch, as_tensors):
+    """DALI's results come in a stream, which is waited for before they are read; DALI's own wait keeps a core busy."""
+    decoder = dali_decoding.DaliDecoder(OPTIONS, "cpu", 1, as_tensors=as_tensors)
+    waits, streams, run = [], [], decoder._pipeline.run
+
+    def in_stream(*stream):
+        streams.append((*stream, list(waits)))
+        return run()
+
+    made_up_events(monkeypatch, waits)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    monkeypatch.setattr(decoder, "_stream", "its own")
+    monkeypatch.setattr(decoder._pipeline, "run", in_stream)
+    (found,) = decoder.decode([encoded(photo(1))]).images
+    assert isinstance(found, tuple)
+    assert streams == [("its own", [])]
+    assert waits == [("sleeping", "its own")]
     decoder.close()
 
 
