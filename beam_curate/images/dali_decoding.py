@@ -35,8 +35,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from PIL import Image
 
-from beam_curate.cuda import device_count, wait_for
-from beam_curate.devices import device_failed, give_up_device, out_of_memory
+from beam_curate.cuda import device_count, problem, wait_for
+from beam_curate.devices import device_failed, give_up_device, given_up_if_lost, out_of_memory
 from beam_curate.images import exif
 from beam_curate.images.dali_plans import MAX_BATCH, Plan, chunks, plan_image, region
 from beam_curate.images.dali_tensors import stream_of_its_own, tensors
@@ -106,11 +106,12 @@ class DaliDecoder:
         self._options = options
         self._targets = tuple(targets) or (options.target,)
         self._threads = threads or usable_cores()
-        self._device = _device_id(device)
+        with given_up_if_lost():
+            self._device = _device_id(device)
+            self._stream = None if self._device is None else stream_of_its_own(self._device)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._turn = ThreadPoolExecutor(1, thread_name_prefix="dali")
         self._as_tensors = as_tensors
-        self._stream = stream_of_its_own(self._device) if self._device is not None else None
         self._pipeline: Any = None
         self._turn.submit(self._self_test).result()
 
@@ -244,7 +245,8 @@ def _device_id(device: str) -> int | None:
         return None
     number = int(device.partition(":")[2] or 0)
     if number >= count:
-        raise RuntimeError(f"dali_device is {device!r}, but CUDA sees {count} devices here; use cpu, or auto")
+        why = problem() or "there are no more"
+        raise RuntimeError(f"dali_device is {device!r}, but CUDA sees {count} devices here: {why}; use cpu, or auto")
     return number
 
 

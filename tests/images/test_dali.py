@@ -15,7 +15,7 @@ import torch
 from apache_beam.testing.util import assert_that
 from PIL import Image, ImageOps
 
-from beam_curate import reasons
+from beam_curate import devices, reasons
 from beam_curate.clip.visual_tower import build_visual_tower
 from beam_curate.clip.weights import find_weights
 from beam_curate.commands import curate
@@ -362,6 +362,29 @@ def test_a_gpu_that_cuda_cannot_use_is_none(monkeypatch):
     assert dali_decoding._device_id("auto") is None
     with pytest.raises(RuntimeError, match="'cuda', but CUDA sees 0 devices here"):
         dali_decoding.DaliDecoder(OPTIONS, "cuda")
+
+
+@needs_dali
+@pytest.mark.parametrize(
+    "lost", ["CUDA unknown error - this may be due to …", "CUDA error: uncorrectable ECC error", ""]
+)
+def test_a_worker_ends_when_its_gpu_is_lost_before_dali_uses_it(monkeypatch, lost):
+    """With what torch says of the first use of CUDA, and of the first stream; a driver that is too old stays so."""
+    ended = []
+
+    def fail(*_):
+        raise RuntimeError(lost or "The NVIDIA driver on your system is too old (found version 12040).")
+
+    first_use = not lost.startswith("CUDA error")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: not first_use)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", fail)
+    monkeypatch.setattr(torch.cuda, "Stream", fail)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "apache_beam.runners.worker.sdk_worker_main"])
+    monkeypatch.setattr(devices, "_end", lambda error: ended.append(str(error)))
+    with pytest.raises(RuntimeError, match=re.escape(lost) or "too old"):
+        dali_decoding.DaliDecoder(OPTIONS, "cuda")
+    assert len(ended) == bool(lost)
 
 
 @needs_dali
