@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from beam_curate.clip import text_tower
+from beam_curate.clip.text_tower import build_text_tower
+from beam_curate.clip.weights import find_weights
 from tests.support.fake_gpu import CUDA, Operations, made_up_events, tower_on_fake_gpu, without_pinning
 
 MODEL, SIZE, BLOCKS = "ViT-S-32-alt", 224, 12
@@ -52,6 +55,15 @@ def test_a_thread_sleeps_while_the_gpu_computes(tower, monkeypatch):
     tower.embed([picture() for _ in range(4)], 4)
     assert copied == [(True, True, [])]
     assert waits == [("sleeping", "the model's")]
+
+
+def test_rows_of_texts_come_back_in_the_same_way(monkeypatch):
+    """Where a thread sleeps: see above; there is no made-up GPU for texts."""
+    tower = build_text_tower(find_weights(MODEL, "random"), precision="fp32", device="cpu")
+    came = []
+    monkeypatch.setattr(text_tower, "on_host", lambda rows: came.append(rows) or rows)
+    found = tower.embed(["a photo", "a cat"], 2)
+    assert [rows.tolist() for rows in came] == [found.tolist()]
 
 
 def test_images_of_both_places_cross_once_and_the_order_is_kept(tower, monkeypatch):
