@@ -59,7 +59,7 @@ def usual_precisions(device: str) -> list[str]:
     """The precisions that are for a device: a GPU before Ampere only emulates bf16, and a CPU is slow in fp16."""
     if device == "cpu":
         return ["fp32", "bf16"]
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    native = model_description.choose_precision("auto", torch.device(device)) == torch.bfloat16
     return [each for each in PRECISIONS if native or each != "bf16"]
 
 

@@ -271,11 +271,11 @@ def test_as_many_bundles_as_threads_run_at_the_same_time(gpu, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("native", "usual", "chosen"), [(True, ["fp32", "bf16", "fp16"], "bf16"), (False, ["fp32", "fp16"], "fp16")]
+    ("capability", "usual", "chosen"),
+    [((8, 9), ["fp32", "bf16", "fp16"], "bf16"), ((7, 5), ["fp32", "fp16"], "fp16")],
 )
-def test_bf16_is_for_gpus_that_compute_it(gpu, monkeypatch, native, usual, chosen):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+def test_bf16_is_for_gpus_that_compute_it(gpu, monkeypatch, capability, usual, chosen):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     assert gpu.runs.usual_precisions("cuda") == usual
     assert gpu.runs.fastest("cuda", ["fp32", "bf16", "fp16"]) == chosen
     assert gpu.runs.fastest("cuda", ["fp32"]) == "fp32"
