@@ -89,9 +89,12 @@ def _settings(options: argparse.Namespace) -> Any:
     import torch
 
     from beam_curate.clip.model_description import describe_model
+    from beam_curate.cuda import problem
 
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: --device cuda, but torch sees no GPU here; --device cpu shows that everything runs")
+        raise SystemExit(
+            f"error: --device cuda, but torch can use no GPU here: {problem()}; --device cpu shows that everything runs"
+        )
     if "auto" in options.precisions:
         options.precisions = gpu_runs.usual_precisions(options.device)
     options.precisions = [each for each in options.precisions if (options.device, each) != ("cpu", "fp16")]

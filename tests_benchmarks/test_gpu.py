@@ -145,8 +145,14 @@ def test_copies_must_give_the_bits_of_one_whatever_becomes_of_them(gpu, monkeypa
 
 
 def test_without_a_gpu_it_says_so(gpu, monkeypatch):
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).\nMore.")
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="torch sees no GPU here; --device cpu shows that everything runs"):
+    monkeypatch.setattr(torch.cuda, "init", init)
+    with pytest.raises(
+        SystemExit, match=r"no GPU here: The NVIDIA driver .*12040\).; --device cpu shows that everything"
+    ):
         gpu.main([])
 
 
