@@ -206,7 +206,7 @@ class ScorePart:
 
     `path` is relative to the output folder; `reasons` counts the rows that were not kept by reason, `skipped` the members of
     the shard that have no row of their own by kind (`tars.skipped`). `footprint` tells the part from another one that is written
-    in its place, see `part_files.footprint`.
+    in its place, see `part_files.footprint`; `scored` is that of the part with the scores, if this one has verdicts on it.
     """
 
     shard_index: int
@@ -220,6 +220,7 @@ class ScorePart:
     # Parts that were written without these have the same footprint, which is taken of the text.
     skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
     footprint: str = field(default="", repr=False)
+    scored: str = field(default="", repr=False)
 
 
 @record

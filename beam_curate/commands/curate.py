@@ -89,9 +89,7 @@ class CurateJob(TableJob):
         from beam_curate.runs.run import Run
 
         options = self.options
-        return (
-            options.resume and not options.retried_reasons and not options.table_only and Run(self.output).is_finished
-        )
+        return options.resume and not options.table_only and not self.retried and Run(self.output).is_finished
 
     def build(self, root: beam.Pipeline, about: Mapping[str, object]) -> object:
         """See Job."""

@@ -160,6 +160,7 @@ def prepare(options: DedupOptions, given: frozenset[str], beam_options: Pipeline
     source, summary = finished_run("scores", options.scores)
     table = source.table
     refuse_source(options, table)
+    seen = dict(source.seen)
     with table.open(0) as part:
         names = score_table.score_names(part.schema)
         width = part.schema.field("embedding").type.list_size
@@ -174,6 +175,7 @@ def prepare(options: DedupOptions, given: frozenset[str], beam_options: Pipeline
                 f"--against {options.against} is the same run as --scores; give another run, or "
                 "leave --against out to find duplicates inside --scores"
             )
+        seen |= run.seen
         against_identity, against = run.source, run.table
         with against.open(0) as part:
             other_width = part.schema.field("embedding").type.list_size
@@ -189,6 +191,7 @@ def prepare(options: DedupOptions, given: frozenset[str], beam_options: Pipeline
         options=options,
         shards=source.input_shards,
         source=summary,
+        seen=seen,
         search=options.search(options.methods, selection, against, options.against_action),
         source_identity=source.source,
         against_identity=against_identity,

@@ -31,11 +31,12 @@ EPILOG = """Images are encoded again only where --resize_shortest or --image_for
 
 @dataclass(frozen=True)
 class ExportJob(Job):
-    """All that is known before any work starts: checked options, the run, and what is exported of it."""
+    """All that is known before any work starts: checked options, the run, its state, and what is exported of it."""
 
     options: ExportOptions
     run: PackedRun
     export: Export
+    seen: Mapping[str, str]
 
     @property
     def configuration(self) -> Configuration:
@@ -58,6 +59,7 @@ class ExportJob(Job):
             resume=options.resume,
             overwrite=options.overwrite,
             runs=[self.export.source],
+            seen=self.seen,
         )
 
     def about(self, runner: str) -> About:
@@ -135,6 +137,7 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
 
     try:
         run = Run(source).packed
+        seen = Run(source).seen
         scored = run.summary.configuration.scored  # what could be scored can be encoded
         format = options.chosen_format(run.schema, map(suffixes, looked_at(len(run.shards))), scored.max_pixels)
     except RunNotUsableError as error:
@@ -152,7 +155,7 @@ def prepare(options: ExportOptions, given: frozenset[str], beam_options: Pipelin
         options.card == "yes",
         options.croissant == "yes",
     )
-    return ExportJob(options, run, export)
+    return ExportJob(options, run, export, seen)
 
 
 main = command(ExportOptions, __doc__, EPILOG, prepare)

@@ -32,7 +32,9 @@ from beam_curate.commands.viewed_options import ViewedOptions
 from beam_curate.commands.worker_deaths import WorkerDiedError, ends_with_its_workers
 from beam_curate.progress import BYTES, MODES, PARTS, PROGRESS, parts_seen, samples_seen, shown
 from beam_curate.runs.claims import job_ended
+from beam_curate.runs.read_runs import RunChangedError
 from beam_curate.runs.run import Run
+from beam_curate.storage.json_files import DamagedFileError
 from beam_curate.storage.retrying import StorageError
 
 # Beam's DirectRunner looks for the Prism binary on the network first (without a time limit) and then changes to this engine
@@ -175,6 +177,7 @@ def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new:
 
     Raises:
         NotStartedError: The runner did not take the job.
+        RunChangedError: It failed, and a run that it reads was changed meanwhile.
     """
     options = root.options
     runner = runner_name(options)
@@ -200,16 +203,30 @@ def run_pipeline(root: beam.Pipeline, output: str, *, name: str = "curate", new:
             # Elsewhere the job may go on, whatever has become of the connection to it.
             local and isinstance(error, Exception) and not isinstance(error, (StorageError, WorkerDiedError))
         )
+        changed = _changed_meanwhile(run)
         if new and fruitless and PROGRESS.snapshot().samples == scored and _undone(output, before):
             kept = (
                 f"the run did not start, and {output} holds no run: correct the cause and give the same command again"
             )
+        if changed is not None and isinstance(error, Exception):
+            raise changed from error  # it says what to do, whatever was found wrong first
         print(f"the run stopped; {kept}" if kept.startswith("what") else kept, file=sys.stderr)
         raise
     ended = bool(getattr(result, "has_job", not options.view_as(TestOptions).dry_run))
     if ended:
         job_ended(output)
     return ended
+
+
+def _changed_meanwhile(run: Run) -> RunChangedError | None:
+    """What has become of the other runs that a job has read; None if nothing, or if that cannot be told."""
+    try:
+        run.check_read()
+    except RunChangedError as error:
+        return error
+    except (StorageError, DamagedFileError):
+        pass
+    return None
 
 
 def run_and_wait(root: beam.Pipeline, name: str, reads: int) -> None:

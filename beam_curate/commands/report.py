@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from beam_curate.commands.launch import build_pipeline, pipeline_options, run_and_wait
     from beam_curate.commands.source_run import finished_run, refuse_unwritable, refuse_written_over
     from beam_curate.report.writing import plan_of_run
+    from beam_curate.runs.claims import claim
+    from beam_curate.runs.read_runs import unchanged
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
     from beam_curate.transforms.collect_figures import CollectFigures
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         beam_options = pipeline_options(rest, ReportOptions)
-        run, summary = finished_run("run", options.run)
+        run, _ = finished_run("run", options.run)
         against = finished_run("against", options.against)[0] if options.against else None
         if options.report:
             runs = [("run", run), *([("against", against)] if against else [])]
@@ -66,13 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             refuse_written_over(options.report, [(name, each.folder) for name, each in runs], read)
         else:
             refuse_unwritable("run", options.run, run.folder)
+            claim(run.folder)
         path = absolute(options.report) if options.report else ""
         other = against.folder if against else ""
+        seen = {**run.seen, **(against.seen if against else {})}
+        summary = run.summary
         shards = plan_of_run(summary, run.folder, other)[1]
-        steps = WriteReport(run.folder, other, path)
+        steps = WriteReport(run.folder, other, path, seen)
         root = build_pipeline(lambda root: root | beam.Create([summary]) | steps, beam_options)
     except (ValueError, StorageError) as error:
         return fail(error)
-    run_and_wait(root, "report", CollectFigures.LOOKS * len(shards))
+    with unchanged(seen):
+        run_and_wait(root, "report", CollectFigures.LOOKS * len(shards))
     print(f"look at {printable(path or run.report_path)}")
     return 0

@@ -112,7 +112,8 @@ class SelectJob(SourceJob):
             from beam_curate.commands.select_preview import dry_run
 
             options, about = self.options, {**self.about("").to_json(), "skipped": self.source.skipped}
-            print(dry_run(self.selection, self.duplicates, options.division, options.report, about, beam_options))
+            rules = self.selection, self.duplicates, options.division
+            print(dry_run(*rules, options.report, about, beam_options, self.seen))
         return self.options.dry_run
 
     def build(self, root: beam.Pipeline, about: Mapping[str, Any]) -> object:
@@ -164,7 +165,7 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
 
     options.check_scales()
     source, summary = finished_run("scores", options.scores)
-    shards, table = source.input_shards, source.table
+    shards, table, seen = source.input_shards, source.table, source.seen
     if not options.dry_run:
         refuse_source(options, table)
     with table.open(0) as part:
@@ -198,7 +199,7 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
     except ExpressionError as error:
         raise OptionError(f"--keep: {error}") from error
     selection = replace(selection, rules=(*rules, *keep), top=options.top_rule(names))
-    duplicates = find_table(options.duplicates, table.scores, summary.funnel) if options.duplicates else None
+    duplicates = find_table(options.duplicates, table.scores, summary) if options.duplicates else None
     format = _format(options, selection, len(shards), scored.max_pixels) if options.asks_for_format else None
     if format is not None:
         samples, size = summary.funnel.input, sum(shard.size for shard in shards)
@@ -207,6 +208,7 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
         options=options,
         shards=shards,
         source=summary,
+        seen={**seen, **(duplicates.seen if duplicates is not None else {})},
         selection=selection,
         scorers=own.descriptions,
         duplicates=duplicates,

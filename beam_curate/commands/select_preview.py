@@ -16,6 +16,7 @@ from beam_curate.report.preview import Preview, Tally
 from beam_curate.report.remarks import in_words
 from beam_curate.report.writing import write_page
 from beam_curate.runs.division import Division
+from beam_curate.runs.read_runs import unchanged
 from beam_curate.runs.whole_run import check_parts
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage import scratch
@@ -61,6 +62,7 @@ def dry_run(
     report: str,
     about: Mapping[str, Any],
     options: PipelineOptions,
+    seen: Mapping[str, str],
 ) -> str:
     """Tries the rules on the runner, writes the page of --report, and says what each rule keeps.
 
@@ -71,16 +73,19 @@ def dry_run(
         report: Where to write the page; empty for none.
         about: What the summary of the selection would say beside its counts.
         options: Beam's options.
+        seen: The state of what is read, see `runs.read_runs`.
 
     Raises:
         OptionError: They leave no place for the result.
+        RunChangedError: What is read was changed meanwhile.
         StorageError: A file cannot be read or written.
     """
     check_dry_run(options)
     with _result_folder(options) as folder:
         steps = PreviewSelection(selection, folder, duplicates, bool(report), division, about)
         root = build_pipeline(lambda root: root | steps, options)
-        run_and_wait(root, "dry run", steps.looks * len(check_parts(selection.table)))
+        with unchanged(seen):
+            run_and_wait(root, "dry run", steps.looks * len(check_parts(selection.table)))
         found = read_preview(folder)
         if report:
             write_page(absolute(report), read_preview_page(folder))

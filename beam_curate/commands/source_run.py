@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -72,11 +72,13 @@ class SourceJob(TableJob):
         options: Checked.
         shards: The input shards of the source's run.
         source: The summary of that run.
+        seen: The state of what is read, see `runs.read_runs`.
     """
 
     options: DedupOptions | SelectOptions
     shards: Sequence[Shard]
     source: Summary
+    seen: Mapping[str, str]
 
     @property
     @abstractmethod
@@ -108,6 +110,7 @@ class SourceJob(TableJob):
             scores=self.table.scores,
             reads=[absolute(path) for path in self.reads],
             runs=[absolute(folder) for folder in (options.scores, *self.runs) if folder],
+            seen=self.seen,
         )
 
     def about(self, runner: str) -> About:

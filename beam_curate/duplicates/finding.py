@@ -16,6 +16,7 @@ from beam_curate.duplicates.pairs import Pairs
 from beam_curate.duplicates.search import DuplicateSearch
 from beam_curate.duplicates.table import AGAIN, FOLDER, DuplicatesError, part_name
 from beam_curate.runs.configuration import DuplicateRule
+from beam_curate.runs.part_files import table_digest
 from beam_curate.runs.run import Run
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.storage.files import exists, files_under, join, write_json
@@ -26,7 +27,7 @@ SUMMARY: Final = f"{FOLDER}/summary.json"
 """Written last: the mark of a complete duplicates table."""
 _EXAMPLES: Final = ("against", "largest", "pairs")
 """What of a SearchResult is neither a rule nor a number."""
-_OF_THE_TABLE: Final = ("rows", "judged")
+_OF_THE_TABLE: Final = ("rows", "judged", "scored")
 """What tells of the score table that was searched, and not of the rule."""
 
 
@@ -96,6 +97,7 @@ class SearchResult:
         input: A digest of the input of the score table, see `input_digest`.
         rows: How many rows the score table had; None in tables of version 0.1.0.
         judged: How many of them had an embedding: neither failed nor screened out; None likewise.
+        scored: What tells that table from another one, as `Summary.scored`; None likewise.
         against: The other dataset.
         largest: Some of the largest groups.
         pairs: Pairs of several similarities.
@@ -117,6 +119,7 @@ class SearchResult:
     pairs: Sequence[FoundPair]
     rows: int | None = None
     judged: int | None = None
+    scored: str | None = None
     more: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -130,6 +133,15 @@ class SearchResult:
         """That of a method's option; None if it has none, or was not among the methods."""
         found = self.more.get(method.option) if method.option else None
         return found if isinstance(found, int | float) else None
+
+
+class SearchedPart(NamedTuple):
+    """A part of the score table: how many rows it has, how many of them have an embedding, and `ScorePart.scored`."""
+
+    shard_index: int
+    rows: int
+    judged: int
+    scored: str
 
 
 class Findings(NamedTuple):
@@ -178,16 +190,20 @@ def place(row: int) -> RowPlace:
 
 
 def finish_search(
-    output: str, parts: Sequence[tuple[int, int]], findings: Findings, search: DuplicateSearch
+    output: str, parts: Sequence[SearchedPart], findings: Findings, search: DuplicateSearch
 ) -> SearchResult:
     """Writes what was looked for and found.
 
     Args:
         output: Folder of the duplicates table.
-        parts: For each part of the score table, how many rows it has, and how many of them have an embedding.
+        parts: All parts of the score table.
         findings: What was found.
         search: What was looked for.
+
+    Raises:
+        RunChangedError: A table was changed meanwhile; nothing is written then.
     """
+    Run(output).check_read()
     other, groups = search.against, findings.groups
     found = SearchResult(
         methods=[method.name for method in search.methods],
@@ -199,8 +215,9 @@ def finish_search(
         by_method=findings.named,
         largest_group=max((group.size for group in groups.largest), default=0),
         parts=len(parts),
-        rows=sum(rows for rows, _ in parts),
-        judged=sum(judged for _, judged in parts),
+        rows=sum(part.rows for part in parts),
+        judged=sum(part.judged for part in parts),
+        scored=table_digest((part.shard_index, part.scored) for part in sorted(parts)),
         input=input_digest(search.selection.table.scores),
         # Where it lies, and what it was: a table written again in its place has other samples.
         against=None if other is None else OtherDataset(other.scores, other.verdicts, input=input_digest(other.scores)),

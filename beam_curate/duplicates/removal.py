@@ -11,14 +11,16 @@ import pyarrow.compute as pc
 
 from beam_curate import reasons
 from beam_curate.duplicates.candidates import FOREIGN, firsts
-from beam_curate.duplicates.finding import check_whole, input_digest, is_finished
+from beam_curate.duplicates.finding import SUMMARY, SearchResult, check_whole, input_digest, is_finished
 from beam_curate.duplicates.methods import method_named
 from beam_curate.duplicates.search import DROP
 from beam_curate.duplicates.table import DuplicatesError, read_part
 from beam_curate.records import Removed, record
-from beam_curate.runs.configuration import DuplicateRule, Funnel
+from beam_curate.runs.configuration import DuplicateRule
+from beam_curate.runs.read_runs import see
+from beam_curate.runs.summary import Summary
 from beam_curate.selection.rejudging import Selection, passing, read_rows
-from beam_curate.storage.files import absolute
+from beam_curate.storage.files import absolute, join
 
 _LEFT: Final = np.dtype([("member", "<i8"), ("row", "<i8")])
 
@@ -37,15 +39,20 @@ class Duplicates:
     action: str = DROP
     rule: DuplicateRule | None = None
 
+    @property
+    def seen(self) -> dict[str, str]:
+        """Its state, as `Run.seen` is that of a run."""
+        return see([join(self.folder, SUMMARY)])
 
-def find_table(folder: str, scores: str, funnel: Funnel | None = None) -> Duplicates:
+
+def find_table(folder: str, scores: str, judged: Summary | None = None) -> Duplicates:
     """The finished duplicates table in a folder, which must be of the same input as a score table.
 
     Args:
         folder: Where it lies.
         scores: Folder of the run that has the score table.
-        funnel: Its counts: samples that had failed in the table that was searched, and have not here, are in no group. None:
-            they are not compared.
+        judged: Of the run whose table is judged: samples that had failed in the table that was searched, and have not here, are
+            in no group. None: the tables are not compared.
 
     Raises:
         DuplicatesError: It is not; the message says what to do.
@@ -60,13 +67,25 @@ def find_table(folder: str, scores: str, funnel: Funnel | None = None) -> Duplic
         raise DuplicatesError(
             f"`duplicates` {folder} lists duplicates of other input shards than those of the score table"
         )
-    if funnel is not None and found.rows is not None and (found.rows, found.judged) != (funnel.input, funnel.judged):
+    if judged is not None:
+        _check_searched(folder, found, judged)
+    return Duplicates(place, found.action, found.rule)
+
+
+def _check_searched(folder: str, found: SearchResult, judged: Summary) -> None:
+    """Refuses a search that was made in the table of before, as far as both note what they are."""
+    funnel = judged.funnel
+    if found.rows is not None and (found.rows, found.judged) != (funnel.input, funnel.judged):
         raise DuplicatesError(
             f"`duplicates` {folder} was searched in a table of {found.rows} samples, {found.judged} of which had an embedding; "
             f"the score table has {funnel.input} and {funnel.judged}: samples were scored again since, which the search has not "
             "seen; search again"
         )
-    return Duplicates(place, found.action, found.rule)
+    if None not in (found.scored, judged.scored) and found.scored != judged.scored:
+        raise DuplicatesError(
+            f"`duplicates` {folder} was searched in another table than the score table, though of the same input: samples were "
+            "scored again since, or in another way, which the search has not seen; search again"
+        )
 
 
 @record

@@ -58,6 +58,7 @@ def finish_export(export: Export, files: Sequence[WrittenShard], failures: Seque
 
     Raises:
         AccountingError: A sample is missing or doubled; the summary is not written then.
+        RunChangedError: The run was changed meanwhile; likewise.
     """
     run, files = Run(export.output), sorted(files, key=lambda file: file.index)
     check_files(files, export.division, export.samples, len(failures))
@@ -104,6 +105,7 @@ def finish_run(
 
     Raises:
         AccountingError: A part or a sample is missing or doubled; the summary is not written then.
+        RunChangedError: A run that was read was changed meanwhile; likewise.
     """
     counts = _counts(files, failures)
     if format.prepared:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from apache_beam.io.filesystems import FileSystems
@@ -15,6 +16,7 @@ from beam_curate.report.duplicates import find_duplicates
 from beam_curate.report.plan import ReportPlan, plan_report
 from beam_curate.report.thumbnails import make_thumbnails
 from beam_curate.runs.division import Division
+from beam_curate.runs.read_runs import check_seen
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER
 from beam_curate.runs.summary import Summary, summary_of
@@ -101,7 +103,9 @@ def plan_of_run(summary: Summary, folder: str, against: str = "") -> tuple[Repor
     return replace(plan, against=other.table), shards
 
 
-def write_run_page(output: str, summary: Summary, data: ReportData, path: str = "") -> str:
+def write_run_page(
+    output: str, summary: Summary, data: ReportData, path: str = "", seen: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Writes the report of a finished run when all figures are there; of duplicates it reads the pictures.
 
     Args:
@@ -109,6 +113,10 @@ def write_run_page(output: str, summary: Summary, data: ReportData, path: str = 
         summary: Its summary.
         data: What was found in its score table.
         path: The file to write; empty: `report.html` in the folder.
+        seen: The state in which the runs were found that it shows, see `runs.read_runs`.
+
+    Raises:
+        RunChangedError: One was changed since; nothing is written.
     """
     found = find_duplicates(output, data.plan.selection.table)
     document = page.render(summary, data, folder=output)
@@ -119,6 +127,7 @@ def write_run_page(output: str, summary: Summary, data: ReportData, path: str = 
             document = page.render(
                 summary, data, page.DuplicatesShown(found, found.pictures(images, left)), folder=output
             )
+    check_seen(seen)
     if not path:
         return Run(output).write_report(document)
     write_page(path, document)

@@ -4,8 +4,10 @@ They are written before any work: the configuration that decides the results, an
 of the score table that lie beside them are the work done so far.
 """
 
+import posixpath
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from beam_curate.runs import score_table
@@ -13,6 +15,7 @@ from beam_curate.runs.claims import RunError, claim, is_claimed, release
 from beam_curate.runs.configuration import EXPORT, LIMITS, PACK, Configuration
 from beam_curate.runs.own_parts import mark_of
 from beam_curate.runs.parts import part_paths, read_part_counts
+from beam_curate.runs.read_runs import check_same
 from beam_curate.runs.run_files import (
     CROISSANT,
     INPUT_SHARDS,
@@ -51,6 +54,7 @@ def begin(output: str, wanted: WantedRun) -> bool:
             remedy.
         DamagedFileError: A file of the run that is to be continued is damaged.
         ScoreTableError: A part of its table is damaged.
+        RunChangedError: A run that it reads is not what it was when it was begun.
         StorageError: A file cannot be read, written or deleted.
     """
     _check_apart(output, wanted)
@@ -76,7 +80,16 @@ def begin(output: str, wanted: WantedRun) -> bool:
 
 def _run_file(wanted: WantedRun, mark: str, begun: Sequence[str] = ()) -> RunFile:
     retry = list(dict.fromkeys([*begun, *wanted.retry]))
-    return RunFile(wanted.configuration, wanted.kind, wanted.scores, len(wanted.shards), mark, retry)
+    return RunFile(
+        wanted.configuration,
+        wanted.kind,
+        wanted.scores,
+        len(wanted.shards),
+        mark,
+        retry,
+        bool(wanted.retry),
+        wanted.seen,
+    )
 
 
 def _check_new(output: str, goes_on: bool) -> None:
@@ -107,17 +120,22 @@ def _continue(output: str, wanted: WantedRun) -> bool:
         )
     run = read_run_file(output)
     _check_kind(output, run, wanted.kind, "resume")
+    check_same(run.seen, wanted.seen)
     _check_same(output, run.configuration, wanted)
     folder = score_table.VERDICTS if run.scores else score_table.FOLDER
     parts = sorted(part_paths(output, folder).values())[:LOOKED_INTO]
     widths = {} if run.scores else _widths(wanted.configuration)
     deque(in_threads(lambda path: read_part_counts(output, path, widths), parts), maxlen=0)
     clean_temporary(output)
-    if wanted.retry:
+    outdated = bool(wanted.retry) or run.outdated
+    if outdated:
         _check_not_read(output, [shard.path for shard in wanted.shards], of_the_table())
+    if wanted.retry or (run.scores, run.seen) != (wanted.scores, wanted.seen):
+        # Before anything is deleted: whoever goes on must know that samples are to be scored again.
+        write_run_file(output, _run_file(wanted, run.mark, run.retry), wanted.shards if wanted.kind == EXPORT else None)
+    if outdated:
         delete_matching(output, of_the_table())
-    if wanted.retry or run.scores != wanted.scores:
-        write_run_file(output, _run_file(wanted, run.mark, run.retry))
+        write_run_file(output, replace(_run_file(wanted, run.mark, run.retry), outdated=False))
     return exists(join(output, SUMMARY))
 
 
@@ -222,13 +240,17 @@ def _check_same(output: str, begun: Configuration, wanted: WantedRun) -> None:
     for name in sorted({*before, *now}):
         # An option that is newer than the run, and off, changes nothing.
         off = name not in before and now[name] in (False, "", [], None)
-        if before.get(name) != now.get(name) and not off and name not in may_differ:
+        # Of a run that is read it counts what it is, and not where it lies.
+        place = name == "duplicates.against" and "duplicates.against_run.content" in now
+        if before.get(name) != now.get(name) and not off and not place and name not in may_differ:
             raise RunError(
                 f"`resume`: {name} was {before.get(name)!r} and is {now.get(name)!r} now; give the same as before, or "
                 f"start a new run in another `output`"
             )
-    listed = {shard.path: shard.size for shard in input_shards(output)}
-    sizes = {shard.path: shard.size for shard in wanted.shards}
+    listed, sizes = (
+        {posixpath.basename(shard.path) if wanted.kind == EXPORT else shard.path: shard.size for shard in shards}
+        for shards in (input_shards(output), wanted.shards)
+    )
     for path in sorted({*listed, *sizes}):
         if listed.get(path) != sizes.get(path):
             was, is_now = (

@@ -140,8 +140,12 @@ def _lock(output: str, path: str, data: bytes) -> int | None:
             continue  # the folder was removed, empty, by whoever has just ended
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_file(path, file):
+                os.truncate(file, 0)
+                os.write(file, data)
+                return file
         except OSError as error:
-            os.close(file)
+            os.close(file)  # with its lock: this process tries again, or another one
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise RunError(_refusal(output, path, _written(path), certain=True)) from error
             if error.errno not in _UNLOCKABLE:
@@ -149,10 +153,6 @@ def _lock(output: str, path: str, data: bytes) -> int | None:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
             return None
-        if _is_file(path, file):
-            os.truncate(file, 0)
-            os.write(file, data)
-            return file
         os.close(file)  # deleted by the one before, after it was opened here
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from beam_curate.records import ScorePart, WrittenShard
 from beam_curate.runs.configuration import Funnel
 from beam_curate.runs.division import Division
-from beam_curate.runs.parts import table_digest
+from beam_curate.runs.part_files import table_digest
+from beam_curate.runs.read_runs import check_read
 from beam_curate.runs.run_files import INDEX, SIZES, SUMMARY
 from beam_curate.runs.state_files import settle_retry
 from beam_curate.runs.summary import AccountingError, Summary, check_files, funnel, skipped_members, summary_of
@@ -61,6 +62,7 @@ def finish_run(
 
     Raises:
         AccountingError: A part or a sample is missing or doubled; nothing is written then.
+        RunChangedError: A run that was read was changed meanwhile; the summary is not written then.
     """
     counts, table = _of_the_table(parts, input_shards)
     files = sorted(files, key=lambda file: file.index)
@@ -69,6 +71,7 @@ def finish_run(
     summary = summary_of(said)
     write_lists(output, files, index(files))
     before(summary)
+    check_read(output)
     settle_retry(output)
     write_json(output, SUMMARY, said)
     return summary
@@ -82,7 +85,7 @@ def write_lists(output: str, files: Sequence[WrittenShard], index: Mapping[str, 
 
 
 def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> tuple[Funnel, dict[str, object]]:
-    """The counts, checked, and all that a summary says of the score table; `table` tells it from another one."""
+    """The counts, checked, and all that a summary says of the score table; `table` and `scored` tell it from another one."""
     parts = sorted(parts, key=lambda part: part.shard_index)
     if [part.shard_index for part in parts] != list(range(input_shards)):
         raise AccountingError(f"{len(parts)} parts of the score table came of {input_shards} input shards")
@@ -92,4 +95,5 @@ def _of_the_table(parts: Iterable[ScorePart], input_shards: int) -> tuple[Funnel
         "skipped": skipped_members(parts),
         "input_shards": len(parts),
         "table": table_digest((part.shard_index, part.footprint) for part in parts),
+        "scored": table_digest((part.shard_index, part.scored) for part in parts),
     }

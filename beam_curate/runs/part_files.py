@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -91,7 +91,8 @@ def part_counts(part_schema: pa.Schema, path: str = "the file", footprint: str =
     if text is None:
         raise ScoreTableError(f"{path} is a score table but not a part of one: its counts are missing; {AGAIN}")
     try:
-        counts = ScorePart(**{**json.loads(text), "footprint": footprint})
+        scored = (part_schema.metadata or {}).get(SOURCE_METADATA.encode(), footprint.encode()).decode()
+        counts = ScorePart(**{**json.loads(text), "footprint": footprint, "scored": scored})
         numbers = [
             counts.shard_index,
             counts.rows,
@@ -122,6 +123,11 @@ def footprint(part_schema: pa.Schema, footer: pq.FileMetaData) -> str:
                 found += [column.statistics.min, column.statistics.max]
     below = (part_schema.metadata or {}).get(SOURCE_METADATA.encode())
     return hashlib.sha256(repr(found if below is None else [*found, below]).encode()).hexdigest()[:32]
+
+
+def table_digest(parts: Iterable[tuple[int, str]]) -> str:
+    """Tells a table from another one, by the numbers and footprints of its parts in order."""
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()
 
 
 def group_rows(footer: pq.FileMetaData) -> list[int]:

@@ -1,8 +1,7 @@
 """The parts of a run's score table, or of the verdicts on it, that are finished."""
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -61,8 +60,3 @@ def read_part_counts(output: str, path: str, widths: Mapping[str, int] = Mapping
                 )
         footprint = part_files.footprint(part.schema_arrow, part.metadata)
         return part_files.part_counts(part.schema_arrow, whole, footprint)
-
-
-def table_digest(parts: Iterable[tuple[int, str]]) -> str:
-    """Tells a table with the verdicts that count from another one, by the numbers and footprints of its parts in order."""
-    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()

@@ -3,14 +3,12 @@
 Nobody else knows the names of the files there, what is complete, whose score table is read, or what was configured.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from beam_curate.records import LeftOut, ScorePart, Shard, WrittenShard
-from beam_curate.runs import beginning, ending, finished_run, whole_run
+from beam_curate.runs import beginning, ending, finished_run, read_runs, whole_run
 from beam_curate.runs.configuration import PACK, Configuration, Source
 from beam_curate.runs.division import Division
 from beam_curate.runs.left_out import read_left_out, write_left_out
@@ -33,7 +31,6 @@ from beam_curate.runs.state_files import (
     input_shards,
     is_export,
     read_export_summary,
-    read_index,
     read_pack_summary,
     read_run_file,
     read_summary,
@@ -222,15 +219,16 @@ class Run:
         The digest is of the footprints of the table's parts, as its end noted it; in runs of version 0.1.0, whose end did not,
         of the names, sizes and md5 of the output shards.
         """
-        summary = self.summary
-        content = summary.table
-        if content is None:
-            listed = [
-                {"filesize": one.filesize, "md5sum": one.md5sum, "nsamples": one.nsamples, "url": one.url}
-                for one in read_index(self.folder)
-            ]
-            content = hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
-        return Source(summary.configuration, summary.funnel, content)
+        return read_runs.source_of(self.folder)
+
+    @property
+    def seen(self) -> dict[str, str]:
+        """The state of this finished one, for one that reads it, see `read_runs`."""
+        return read_runs.see([self.summary_path])
+
+    def check_read(self) -> None:
+        """Checks that the other runs which this one reads are what they were at its begin; raises RunChangedError."""
+        read_runs.check_read(self.folder)
 
     # --- what it ends with
 
@@ -252,8 +250,9 @@ class Run:
     def end_export(
         self, files: Sequence[WrittenShard], index: Mapping[str, Any] | None, said: Mapping[str, object]
     ) -> None:
-        """Writes the lists of an export's files and, last, its summary."""
+        """Writes the lists of an export's files and, last, its summary; raises RunChangedError as `check_read`."""
         ending.write_lists(self.folder, files, index)
+        self.check_read()
         write_json(self.folder, SUMMARY, said)
 
     def write_report(self, page: bytes) -> str:

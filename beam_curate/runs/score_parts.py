@@ -48,7 +48,7 @@ def write_part(
         reasons=dict(sorted(reason_counts.items())),
         skipped=dict(skipped),
     )
-    counted = {name: value for name, value in asdict(part).items() if name != "footprint"}
+    counted = {name: value for name, value in asdict(part).items() if name not in ("footprint", "scored")}
     said = {
         score_table.PART_METADATA: json.dumps(counted),
         score_table.RUN_METADATA: run_mark(output),
@@ -56,7 +56,8 @@ def write_part(
     }
     with atomic_output(output, part.path) as stream:
         footer = score_table.write_table(stream, table, said, group_rows)
-    return replace(part, footprint=part_files.footprint(footer.schema.to_arrow_schema(), footer))
+    footprint = part_files.footprint(footer.schema.to_arrow_schema(), footer)
+    return replace(part, footprint=footprint, scored=said.get(score_table.SOURCE_METADATA, footprint))
 
 
 def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
@@ -74,8 +75,10 @@ def replace_failed(table: pa.Table, again: pa.Table) -> pa.Table:
     ):
         place = places.get(index)
         if place is None or keys[place] != key:
+            was = f"was {keys[place]!r}" if place is not None else "was not there"
             raise score_table.ScoreTableError(
-                f"row {index} with key {key!r} was not there before, so it cannot be scored again"
+                f"{again.column('shard')[position].as_py()} changed after it was scored: its sample number {index} {was}, and is "
+                f"{key!r} now. Restore the shard, or score it again into a new output folder"
             )
         order[place] = table.num_rows + position
     # As read from Parquet, lists name their items otherwise, which would show in the file's bytes.

@@ -3,8 +3,8 @@
 Each reader names a file that is damaged (empty, cut, of another shape) and a remedy that works when it is followed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +34,8 @@ class RunFile:
         input_shards: How many there are.
         mark: What each part of its table, or of its verdicts, has in its metadata, see `own_parts`; empty in runs of before.
         retry: The reasons of failure whose samples are being scored again; none when the run has come to its end.
+        outdated: Whether what follows from the table is still to be deleted, because samples are about to be scored again.
+        seen: The state of the other runs that are read, see `read_runs`.
     """
 
     configuration: Configuration
@@ -42,6 +44,8 @@ class RunFile:
     input_shards: int = 0
     mark: str = ""
     retry: Sequence[str] = ()
+    outdated: bool = False
+    seen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def write_run_file(output: str, file: RunFile, shards: Sequence[Shard] | None = 
         with atomic_output(output, INPUT_SHARDS) as stream:
             columns = {"path": [shard.path for shard in shards], "size": [shard.size for shard in shards]}
             pq.write_table(pa.table(columns, _SHARDS), stream)
-    said = {name: value for name, value in to_json(file).items() if value not in ("", [])}
+    said = {name: value for name, value in to_json(file).items() if value not in ("", [], {}, False)}
     write_json(output, RUN, said)
 
 

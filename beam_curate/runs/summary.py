@@ -101,6 +101,7 @@ class Summary(About):
         output_shards: How many files were written.
         output_bytes: Their size.
         table: A digest of the score table with the verdicts; None in runs of version 0.1.0.
+        scored: Likewise of what was scored, without the verdicts that came later.
         table_only: Whether the run has ended with its table: it has no shards yet.
         files: Of a format that prepares samples; None: members were copied as they were.
         more: What a pipeline of the user's own adds.
@@ -112,6 +113,7 @@ class Summary(About):
     output_shards: int = 0
     output_bytes: int = 0
     table: str | None = None
+    scored: str | None = None
     table_only: bool = False
     files: WrittenCounts | None = None
     more: Mapping[str, object] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """What somebody wants a run's folder to hold, and what may become of a run that is there."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from beam_curate.records import Shard
 from beam_curate.runs.configuration import EXPORT, PACK, Configuration
@@ -24,6 +24,8 @@ class WantedRun:
             noted, and a run that is continued may name another: the table was moved.
         reads: Files and folders that the run reads besides the shards and `scores`: none may lie in the output folder.
         runs: Folders of runs that it reads besides `scores`: nor may the output folder lie in one of these.
+        seen: The state in which it has found the runs that it reads, see `Run.seen`. It is noted; a run that is continued must
+            find the same, wherever it lies now, and so must its end.
         table_only: The run ends with its score table, so one that has ended so is complete; without, it is not. Its summary
             then stays until that of the whole run takes its place: that one can be told by `table_only` in it.
     """
@@ -36,6 +38,7 @@ class WantedRun:
     scores: str = ""
     reads: Sequence[str] = ()
     runs: Sequence[str] = ()
+    seen: Mapping[str, str] = field(default_factory=dict)
     table_only: bool = False
 
     @property

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from beam_curate.runs.beginning import LOOKED_INTO
 from beam_curate.runs.configuration import Files
-from beam_curate.runs.parts import part_paths, table_digest
+from beam_curate.runs.part_files import table_digest
+from beam_curate.runs.parts import part_paths
 from beam_curate.runs.run_files import FAILURES, INDEX, SIZES, SUMMARY
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.runs.state_files import input_shards, read_index, read_sizes, repeat_remedy
@@ -22,8 +23,8 @@ def check_table(table: TablePlace, digest: str | None = None) -> None:
 
     Args:
         table: Where it lies.
-        digest: That of the table with which the run ended, see `parts.table_digest`. It is compared where all parts are looked
-            into: a larger table is compared by nobody.
+        digest: That of the table with which the run ended, see `part_files.table_digest`. It is compared where all parts are
+            looked into: a larger table is compared by nobody.
 
     Raises:
         ScoreTableError: The first part that is missing, damaged, or has a row that names another file than its input shard, or

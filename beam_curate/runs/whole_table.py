@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from beam_curate.records import KEPT
 from beam_curate.runs.configuration import Funnel
+from beam_curate.runs.read_runs import unchanged
 from beam_curate.runs.run import Run
 from beam_curate.runs.score_table import FOLDER, VERDICTS, ScoreTableError, part_name
 from beam_curate.storage.files import absolute
@@ -29,6 +30,7 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
     Raises:
         ScoreTableError: There is no score table, its run is not finished, parts of it are missing, it lacks a column, or it does
             not fit its overlays, or a row names a tar that is not an input of the run.
+        RunChangedError: The run was changed while it was read.
         DamagedFileError: A file that says what the run is is damaged.
     """
     run = Run(absolute(folder))
@@ -46,7 +48,8 @@ def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Ta
         with place.open(number) as part:
             return part.read(columns)
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
+    reading = unchanged(run.seen)
+    with reading, ThreadPoolExecutor(_THREADS, thread_name_prefix="read") as pool:
         whole = pa.concat_tables(list(pool.map(read, sorted(found))))
     _check_counts(run, ended.funnel, whole)
     return whole if columns is None else whole.select(list(columns))

@@ -10,7 +10,7 @@ import numpy as np
 from beam_curate.duplicates import table
 from beam_curate.duplicates.candidates import FOREIGN, Places, by_part, places_of
 from beam_curate.duplicates.edges import EDGE
-from beam_curate.duplicates.finding import Findings, SearchResult, finish_search
+from beam_curate.duplicates.finding import Findings, SearchedPart, SearchResult, finish_search
 from beam_curate.duplicates.groups import MEMBER, GroupCounts, Members, complete_groups, with_roots
 from beam_curate.duplicates.pairs import PAIR
 from beam_curate.duplicates.roots import POINTER
@@ -100,9 +100,9 @@ class JoinDuplicates(beam.PTransform):
         )
 
 
-def _told(part: ScorePart) -> tuple[int, tuple[str, int, int]]:
-    """Of a part its shard's index and path, how many rows it has, and how many of them have an embedding."""
-    return part.shard_index, (part.shard, part.rows, funnel([part]).judged)
+def _told(part: ScorePart) -> tuple[int, tuple[str, SearchedPart]]:
+    """Of a part its shard's index and path, and what the search notes of it."""
+    return part.shard_index, (part.shard, SearchedPart(part.shard_index, part.rows, funnel([part]).judged, part.scored))
 
 
 def _to_roots(part: int, joined: Mapping[str, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
@@ -160,20 +160,20 @@ def _look_up(
         yield shard_index, (ask, wanted, rows.column("key").take(place).to_pylist(), path)
 
 
-def _write(output: str, shard_index: int, joined: Mapping[str, Iterable[Any]]) -> tuple[int, int]:
+def _write(output: str, shard_index: int, joined: Mapping[str, Iterable[Any]]) -> SearchedPart:
     """Writes a shard's part of the duplicates table; one without rows as well, so that all parts are there.
 
     Returns:
-        How many rows its part of the score table has, and how many of them have an embedding.
+        What the search notes of its part of the score table.
     """
-    ((shard, rows, judged),) = joined["part"]
+    ((shard, part),) = joined["part"]
     names: dict[tuple[bool, int, int], tuple[str, str]] = {}
     for ask, index, keys, path in joined["keys"]:
         names |= {(*ask, row): (key, path) for row, key in zip(index.tolist(), keys, strict=True)}
     members = next(iter(joined["members"]), None)
     if members is None:
         table.write_part(output, shard_index, table.SCHEMA.empty_table())
-        return rows, judged
+        return part
     own = [names[False, shard_index, row][0] for row in places_of(members["row"])[1].tolist()]
     of_shard, of_index = places_of(members["of"])
     foreign = ((members["of"] & FOREIGN) != 0).tolist()
@@ -184,4 +184,4 @@ def _write(output: str, shard_index: int, joined: Mapping[str, Iterable[Any]]) -
     of = [None if is_root else name for is_root, name in zip(root, of, strict=True)]
     keys, shards = [name and name[0] for name in of], [name and name[1] for name in of]
     table.write_part(output, shard_index, table.to_table(members, own, shard, keys, shards))
-    return rows, judged
+    return part

@@ -1,8 +1,8 @@
 """WriteReport: the summary of a finished run in, `report.html` beside it written."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import apache_beam as beam
 
@@ -27,11 +27,13 @@ class WriteReport(beam.PTransform):
         output: Folder of the run.
         against: Folder of another finished run over the same input, to compare with; empty for none.
         path: The file to write; empty: `report.html` in the folder.
+        seen: The state in which both runs were found, see `runs.read_runs`: no page is written of what was changed since.
     """
 
     output: str
     against: str = ""
     path: str = ""
+    seen: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -47,7 +49,7 @@ class WriteReport(beam.PTransform):
             | "Spread" >> beam.Reshuffle().with_input_types(Task)
         )
         data = tasks | CollectFigures(plan)
-        return summary | "WritePage" >> beam.Map(_write, output, self.path, beam.pvalue.AsSingleton(data))
+        return summary | "WritePage" >> beam.Map(_write, output, self.path, self.seen, beam.pvalue.AsSingleton(data))
 
 
 def _tasks(summary: Summary, output: str) -> Iterator[Task]:
@@ -55,8 +57,8 @@ def _tasks(summary: Summary, output: str) -> Iterator[Task]:
         yield Task(shard)
 
 
-def _write(summary: Summary, output: str, path: str, data: ReportData) -> Summary:
-    write_run_page(output, summary, data, path)
+def _write(summary: Summary, output: str, path: str, seen: Mapping[str, str], data: ReportData) -> Summary:
+    write_run_page(output, summary, data, path, seen)
     for remark in remarks(data):
         # The terminal of a local run; on Dataflow the worker's log.
         print(f"note: {remark}", file=sys.stderr, flush=True)

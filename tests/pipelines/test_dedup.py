@@ -388,6 +388,27 @@ class TestSelecting:
         kept = [row["sha256"] for row in table if row["status"] == "kept"]
         assert len(kept) == len(set(kept)) == 3
 
+    def test_a_search_of_which_as_many_other_samples_had_failed_is_not_applied(self, tmp_path, capsys):
+        """The numbers of rows and of embeddings are the same, and the copies that it has not seen would stay."""
+        for shard in range(2):
+            members = [(f"{shard}{n}.jpg", encoded(made_photo(n, 60 + 60 * n, 70))) for n in range(3)]
+            (tmp_path / f"{shard}.tar").write_bytes(tar_bytes(members))
+        data = [f"--input={tmp_path}/?.tar", f"--output={tmp_path}/run", *MODEL, *OFF]
+        search = [f"--scores={tmp_path}/run", "--methods=exact", f"--output={tmp_path}/groups", "--candidates=all"]
+        chosen = [f"--scores={tmp_path}/run", f"--output={tmp_path}/best", f"--duplicates={tmp_path}/groups"]
+        assert curate.main([*data, "--screen=width > 70"]) == 0  # one in three is screened out, then another one
+        assert dedup.main([*search, "--table_only"]) == 0
+        assert select.main([*chosen, "--keep=width < 150"]) == 0  # of other verdicts on the same scores
+        assert curate.main([*data, "--screen=width < 150", "--overwrite"]) == 0
+        capsys.readouterr()
+        assert select.main([*chosen, "--overwrite"]) == 2
+        assert f"--duplicates {tmp_path}/groups was searched in another table than the score" in capsys.readouterr().err
+        assert dedup.main([*search, "--overwrite"]) == 0
+        assert select.main([*chosen, "--overwrite"]) == 0
+        table = read_score_table(str(tmp_path / "best"), ["status", "sha256"]).to_pylist()
+        kept = [row["sha256"] for row in table if row["status"] == "kept"]
+        assert len(kept) == len(set(kept)) == 2
+
     def test_only_what_another_dataset_has(self, table, other):
         flags = ["--methods=perceptual", f"--against={other}", "--against_action=keep", "--table_only"]
         shared = deduplicated(table, "shared-table", *flags)

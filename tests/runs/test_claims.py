@@ -20,6 +20,7 @@ from beam_curate.runs.claims import RunError, claim, release
 from beam_curate.runs.configuration import Configuration
 from beam_curate.runs.run import Run
 from beam_curate.runs.wanted import WantedRun
+from beam_curate.storage import retrying
 from beam_curate.storage.retrying import StorageError
 from tests.support import forked
 
@@ -168,6 +169,26 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch, code
         RunError, match=re.escape(f"`output` {tmp_path}/out cannot be written to ({os.strerror(code)}); give")
     ):
         claim(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_claim_that_cannot_be_written_locks_nobody_out(tmp_path, monkeypatch, code):
+    """Not this process either, which tries again where that may help."""
+    output, real, failed = str(tmp_path / "out"), os.write, []
+
+    def once(file, data):
+        if not failed:
+            failed.append(file)
+            raise OSError(code, os.strerror(code))
+        return real(file, data)
+
+    monkeypatch.setattr(os, "write", once)
+    monkeypatch.setattr(retrying, "sleep", lambda seconds: None)
+    if code == errno.ENOSPC:
+        with pytest.raises(StorageError, match=rf"claiming {output}/_temporary/running.json failed: .*No space left"):
+            claim(output)
+    claim(output)
+    assert json.loads((tmp_path / "out" / "_temporary" / "running.json").read_text())["pid"] == os.getpid()
 
 
 @pytest.fixture

@@ -197,7 +197,9 @@ def test_a_deletion_that_was_stopped_goes_on_with_the_same_command(tmp_path, mon
         assert left(output) == {"run.json", "input_shards.parquet"}
 
 
-def test_a_retry_that_was_stopped_goes_on_and_is_not_complete(tmp_path, monkeypatch):
+@pytest.mark.parametrize("then", [{"retry": ["no_image"]}, {"resume": True}])
+def test_a_retry_that_was_stopped_goes_on_and_is_not_complete(tmp_path, monkeypatch, then):
+    """After each file: what the table is no longer going to fit is not taken for done, and the reasons are not forgotten."""
     wanted = WantedRun(CONFIGURATION, SHARDS, retry=("no_image",))
     number = 0
     while True:
@@ -207,11 +209,14 @@ def test_a_retry_that_was_stopped_goes_on_and_is_not_complete(tmp_path, monkeypa
         done = stopped(monkeypatch, output, number, wanted)
         if done is None:
             break
-        assert Run(str(output)).is_finished == (not done)
-        assert Run(str(output)).begin(wanted) is False
-        assert left(output) == {"run.json", "input_shards.parquet", "00000.tar", "00000.parquet", "00000_stats.json"}
+        assert Run(str(output)).is_finished == ("summary.json" not in done)
         number += 1
-    assert number == 8  # what follows from the table, and the mark
+        if not done and "resume" in then:
+            continue  # nothing is done yet, and the run is as it was
+        assert Run(str(output)).begin(replace(wanted, **{"retry": (), **then})) is False
+        assert list(Run(str(output)).retried) == ["no_image"]
+        assert left(output) == {"run.json", "input_shards.parquet", "00000.tar", "00000.parquet", "00000_stats.json"}
+    assert number == 9  # the mark, what follows from the table, and the mark again
 
 
 def test_an_export_is_no_run_to_continue_and_is_deleted_whole(tmp_path):

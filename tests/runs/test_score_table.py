@@ -64,10 +64,10 @@ def test_rows_that_are_scored_again_take_the_place_of_the_same_samples():
     assert after.column("key").to_pylist() == ["k0", "k1", "k2", "k3"]
     assert after.column("embedding").to_pylist()[3] == [4.0] * 8
     moved = replace(row(1), ref=replace(row(1).ref, key="k2"))  # the shard was changed in between
-    for other in (moved, row(4)):
-        with pytest.raises(
-            score_table.ScoreTableError, match=rf"row {other.ref.index} with key '{other.ref.key}' was not there"
-        ):
+    for other, was in ((moved, "was 'k1'"), (row(4), "was not there")):
+        ref = other.ref
+        words = f"{ref.shard} changed after it was scored: its sample number {ref.index} {was}, and is '{ref.key}' now"
+        with pytest.raises(score_table.ScoreTableError, match=words):
             score_parts.replace_failed(before, score_table.to_table([other], ["aesthetic"], 8))
 
 
