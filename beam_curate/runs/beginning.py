@@ -120,8 +120,8 @@ def _continue(output: str, wanted: WantedRun) -> bool:
         )
     run = read_run_file(output)
     _check_kind(output, run, wanted.kind, "resume")
-    check_same(run.seen, wanted.seen)
     _check_same(output, run.configuration, wanted)
+    check_same(run.seen, wanted.seen)
     folder = score_table.VERDICTS if run.scores else score_table.FOLDER
     parts = sorted(part_paths(output, folder).values())[:LOOKED_INTO]
     widths = {} if run.scores else _widths(wanted.configuration)
@@ -243,9 +243,14 @@ def _check_same(output: str, begun: Configuration, wanted: WantedRun) -> None:
         # Of a run that is read it counts what it is, and not where it lies.
         place = name == "duplicates.against" and "duplicates.against_run.content" in now
         if before.get(name) != now.get(name) and not off and not place and name not in may_differ:
+            read = name.startswith(("source.", "duplicates.against_run."))
+            remedy = (
+                "the run that is read was changed since, or is another one: repeat the command with `overwrite`, or in"
+                if read
+                else "give the same as before, or start a new run in"
+            )
             raise RunError(
-                f"`resume`: {name} was {before.get(name)!r} and is {now.get(name)!r} now; give the same as before, or "
-                f"start a new run in another `output`"
+                f"`resume`: {name} was {before.get(name)!r} and is {now.get(name)!r} now; {remedy} another `output`"
             )
     listed, sizes = (
         {posixpath.basename(shard.path) if wanted.kind == EXPORT else shard.path: shard.size for shard in shards}
