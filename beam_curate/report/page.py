@@ -36,6 +36,7 @@ _MAX_JSON: Final = 60_000  # characters of the configuration
 _BLURRED_FROM: Final = 0.5  # NSFW score, where the run has no threshold
 _PASSING: Final = (0.95, 0.75, 0.5, 0.25, 0.05)
 _STATUSES: Final = (KEPT, REJECTED, FAILED)
+_TITLES: Final = {"side": "shorter side in pixels", "size": "size in bytes"}
 
 Images = Mapping[Place, Thumbnail]
 
@@ -227,7 +228,7 @@ def _options(step: Step, summary: Summary) -> list[str]:
 def _score(distribution: Distribution, data: ReportData) -> Score:
     column = distribution.column
     return Score(
-        "shorter side in pixels" if column == "side" else column,
+        _TITLES.get(column, column),
         distribution,
         histogram(distribution) if distribution.count else None,
         [

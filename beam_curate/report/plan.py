@@ -10,7 +10,7 @@ from beam_curate.images.decoding import MAX_PIXELS
 from beam_curate.report.table import stored_scores
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.scores.expressions import ExpressionError
-from beam_curate.scores.rules import KeepRule, Rule, keep_rule
+from beam_curate.scores.rules import FACT_UNITS, KeepRule, Rule, keep_rule
 from beam_curate.selection.rejudging import Selection
 
 AT_LEAST: Final = "≥"
@@ -96,7 +96,7 @@ def plan_report(
     """
     stored = () if part is None else stored_scores(selection.table, part)
     scores = (*stored, *selection.added)
-    known = (*scores, "side", "width", "height")
+    known = (*scores, *FACT_UNITS)
     on_known = tuple(rule for rule in thresholds if rule.column in known)
     rules = tuple(rule for text in rest for rule in _read_rule(text, scores))
     pixels = max_pixels if isinstance(max_pixels, int) else MAX_PIXELS

@@ -16,6 +16,7 @@ from beam_curate.report.html import shorten
 from beam_curate.report.links import shard_link, web_link
 from beam_curate.report.shown import Shown
 from beam_curate.report.table import Place
+from beam_curate.scores.rules import FACT_UNITS
 
 COMMAND: Final = "beam-curate select"
 PICTURE_BYTES: Final = 5_000_000
@@ -48,7 +49,7 @@ def slider_columns(data: ReportData) -> list[dict[str, object]]:
                 "least": least,
                 "below": below,
                 "options": [_OPTIONS.get((name, 0)), _OPTIONS.get((name, 1))],
-                "whole": name in ("side", "width", "height"),
+                "unit": FACT_UNITS.get(name, ""),
                 "deciding": name in data.plan.deciding,
             }
         )
@@ -68,10 +69,12 @@ def slider_data(
         blur_from: Pictures with this NSFW score or more are blurred.
     """
     rows, chances = data.drawn
+    wide = not np.array_equal(rows.values, rows.values.astype(np.float32), equal_nan=True)
     return {
         "columns": columns,
         "total": data.judgeable,
-        "values": _base64(rows.values.T, "<f4"),
+        "wide": wide,
+        "values": _base64(rows.values.T, "<f8" if wide else "<f4"),
         "chances": _base64(chances, "<f8"),
         "rest": _base64(rows.rest, "u1"),
         "duplicate": _base64(np.isin(rows.reason.astype(str), _DUPLICATES), "u1"),

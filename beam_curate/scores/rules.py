@@ -33,6 +33,9 @@ FACT_KINDS: Final[Mapping[str, str]] = {
 }
 """The columns that rules can use beside the scores; `side` is the shorter of width and height, in pixels."""
 
+FACT_UNITS: Final[Mapping[str, str]] = {"width": "pixels", "height": "pixels", "side": "pixels", "size": "bytes"}
+"""The numbers among them, all of them whole, and what they count."""
+
 
 class Condition(Protocol):
     """What decides on a row: `Rule` and `KeepRule`."""

@@ -2,7 +2,7 @@
 /* The sliders of a report. What the data says is only ever set as text: no markup is made of it. */
 const data = JSON.parse(document.getElementById("data").textContent);
 const bytes = text => Uint8Array.from(atob(text), character => character.charCodeAt(0)).buffer;
-const values = new Float32Array(bytes(data.values));
+const values = new (data.wide ? Float64Array : Float32Array)(bytes(data.values));
 const chances = new Float64Array(bytes(data.chances));
 const rest = new Uint8Array(bytes(data.rest));
 const duplicate = new Uint8Array(bytes(data.duplicate));
@@ -79,7 +79,7 @@ function command() {
     const column = columns.get(place);
     bound.forEach((value, end) => {
       if (value === null) return;
-      const [number, above] = said(column.whole ? Math.ceil(value) : value);
+      const [number, above] = said(column.unit ? Math.ceil(value) : value);
       if (column.options[end] && !above) words.push(`--${column.options[end]} ${number}`);
       else keep.push(`${column.name} ${end ? (above ? "<=" : "<") : (above ? ">" : ">=")} ${number}`);
     });
@@ -185,7 +185,7 @@ function setInputs(field) {
 }
 
 function rounded(value, column) {
-  if (column.whole) return Math.round(value);
+  if (column.unit) return Math.round(value);
   const step = 10 ** Math.floor(Math.log10((column.high - column.low || 1) / 500));
   return Number((Math.round(value / step) * step).toPrecision(12));
 }
