@@ -29,7 +29,7 @@ OF_FORMATS: Final = (
 """The names of those that decide the files."""
 FIELDS: Final = (
     "what to export beside the image: a comma list of columns of 00000.parquet (caption, aesthetic, embedding) and, with a dot "
-    "before them, members (.txt, .json). * is all columns but the embedding, and in webdataset all members"
+    "before them, members (.txt, .json). * is all columns but the embeddings, and in webdataset all members"
 )
 
 
@@ -125,7 +125,7 @@ class FormatOptions(CheckedOptions):
             )
         names: Sequence[str] = self.names
         try:
-            fields = choose_fields(names, schema.names, suffixes, all_members=kind.all_members)
+            fields = choose_fields(names, schema, suffixes, all_members=kind.all_members)
         except ValueError as error:
             raise OptionError(f"--fields {self.fields}: {error}") from error
         limit = max_pixels if isinstance(max_pixels, int) else MAX_PIXELS

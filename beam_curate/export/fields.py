@@ -7,11 +7,13 @@ from typing import Final
 
 import pyarrow as pa
 
-EMBEDDING: Final = "embedding"
 ALL: Final = "*"
 
 FIXED: Final = ("key", "shard", "shard_index", "index", "image", "width", "height", "format", "size", "sha256")
 """Columns that every exported table has: who the sample is, where it was scored, and the image as it is here."""
+
+_OF_EACH: Final = ("key", "image", "width", "height", "format", "sha256")
+"""Those of them that each record has too, in whatever format, under a name of its own."""
 
 _LOOKS: Final = 16
 """A damaged shard, or one of another kind, does not tell what the others have. To look at all of them takes long."""
@@ -34,7 +36,7 @@ class Fields:
     """What is exported beside the image.
 
     Attributes:
-        columns: Of the run's tables, beside FIXED.
+        columns: Of the run's tables, for the records too: beside what each record has of its image.
         members: Lower-cased extensions; None for all members.
     """
 
@@ -47,7 +49,7 @@ class Fields:
 
     def schema(self, source: pa.Schema, *, reencodes: bool) -> pa.Schema:
         """The columns of an exported table."""
-        chosen = [source.field(name) for name in (*FIXED, *self.columns)]
+        chosen = [source.field(name) for name in dict.fromkeys((*FIXED, *self.columns))]
         return pa.schema([*chosen, *(ORIGINALS if reencodes else [])])
 
 
@@ -57,20 +59,21 @@ def looked_at(shards: int) -> list[int]:
 
 
 def choose_fields(
-    names: Sequence[str], columns: Sequence[str], suffixes: Iterable[Collection[str]], *, all_members: bool
+    names: Sequence[str], schema: pa.Schema, suffixes: Iterable[Collection[str]], *, all_members: bool
 ) -> Fields:
     """Reads the names that a user gave: columns, `.members`, and `*`.
 
     Args:
         names: As given.
-        columns: Of the run's tables.
+        schema: Of the run's tables. `*` takes no embedding, of whatever model.
         suffixes: Extensions of members, to tell a mistake by, of one shard after the other: read until each name is found.
         all_members: Whether `*` takes all members, and not only columns.
 
     Raises:
         ValueError: There is no such column or member; one line with what there is.
     """
-    usual = [name for name in columns if name not in (*FIXED, *_NEVER, EMBEDDING)]
+    embeddings = [column.name for column in schema if pa.types.is_fixed_size_list(column.type)]
+    usual = [name for name in schema.names if name not in (*FIXED, *_NEVER, *embeddings)]
     wanted = {name[1:].lower() for name in names if name.startswith(".")}
     found: set[str] = set()
     looks = 0
@@ -91,12 +94,12 @@ def choose_fields(
                 there = ", ".join(f".{suffix}" for suffix in known) or "none"
                 raise ValueError(f"no sample of {where} has a member {name}; there are: {there}")
             members.append(name[1:].lower())
-        elif name in (*usual, EMBEDDING, *FIXED) and name in columns:
+        elif name in (*usual, *embeddings, *FIXED) and name in schema.names:
             chosen.append(name)
         else:
-            close = difflib.get_close_matches(name, [*columns, *(f".{suffix}" for suffix in known)], n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join([*usual, EMBEDDING])}"
+            close = difflib.get_close_matches(name, [*schema.names, *(f".{suffix}" for suffix in known)], n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join([*usual, *embeddings])}"
             raise ValueError(f"there is no column {name!r} to export; {hint}")
     everything = all_members and ALL in names
-    beside = tuple(name for name in dict.fromkeys(chosen) if name not in FIXED)
+    beside = tuple(name for name in dict.fromkeys(chosen) if name not in _OF_EACH)
     return Fields(beside, None if everything else tuple(dict.fromkeys(members)))

@@ -56,7 +56,7 @@ class PreparedSamples(ABC):
     @property
     def columns(self) -> Sequence[str]:
         """What is needed of a row."""
-        return [*FIXED, *self.fields.columns, "members", LINKS]
+        return list(dict.fromkeys([*FIXED, *self.fields.columns, "members", LINKS]))
 
     @property
     def may_fail(self) -> bool:

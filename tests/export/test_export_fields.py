@@ -3,7 +3,12 @@ import pytest
 
 from beam_curate.export.fields import FIXED, Fields, choose_fields, looked_at
 
-COLUMNS = [*FIXED, "status", "members", "exif", "caption", "aesthetic", "embedding"]
+COLUMNS = pa.schema(
+    [
+        *((name, pa.string()) for name in (*FIXED, "status", "members", "exif", "caption", "aesthetic")),
+        *((name, pa.list_(pa.float16(), 4)) for name in ("embedding", "embedding_vit_b_16")),
+    ]
+)
 SUFFIXES = ["jpg", "TXT", "json"]
 
 
@@ -16,7 +21,9 @@ SUFFIXES = ["jpg", "TXT", "json"]
         (["caption"], True, ("caption",), ()),
         (["caption", "caption", ".JSON"], True, ("caption",), ("json",)),
         (["*", ".txt"], False, ("exif", "caption", "aesthetic"), ("txt",)),
+        (["*", "embedding_vit_b_16"], True, ("exif", "caption", "aesthetic", "embedding_vit_b_16"), None),
         (["key", "width"], False, (), ()),
+        (["shard", "caption", "size", "index"], False, ("shard", "caption", "size", "index"), ()),
     ],
 )
 def test_fields(names, all_members, columns, members):
@@ -28,7 +35,7 @@ def test_fields(names, all_members, columns, members):
     [
         ("captions", "did you mean caption"),
         ("json", r"did you mean \.json"),
-        ("zzz", "there are: exif, caption, aesthetic, embedding"),
+        ("zzz", "there are: exif, caption, aesthetic, embedding, embedding_vit_b_16"),
         ("status", "there is no column 'status' to export"),
         (".cls", r"has a member \.cls; there are: \.jpg, \.json, \.txt"),
     ],
@@ -73,7 +80,7 @@ def test_members_are_told_by_their_extension_in_any_case():
 
 
 def test_the_columns_of_a_table():
-    source = pa.schema([(name, pa.string()) for name in COLUMNS])
-    assert Fields(("caption",), None).schema(source, reencodes=False).names == [*FIXED, "caption"]
+    source = COLUMNS
+    assert Fields(("caption", "shard"), None).schema(source, reencodes=False).names == [*FIXED, "caption"]
     names = Fields((), None).schema(source, reencodes=True).names
     assert names[-4:] == ["reencoded", "original_width", "original_height", "original_sha256"]

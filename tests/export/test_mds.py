@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tfrecord import tfrecord_loader
 
 from beam_curate.commands import export, select
 from beam_curate.export import mds
@@ -142,6 +143,25 @@ def test_the_package_itself_reads_it(run, tmp_path):
     local = pytest.importorskip("streaming.base.local")
     output = exported(run, tmp_path / "out", "--fields=*,embedding,.json")
     check(list(local.LocalDataset(str(output))), run, output)
+
+
+@pytest.mark.parametrize("more", [[], ["--resize_shortest=64"]])
+def test_what_every_table_has_is_in_the_records_if_it_is_asked_for(run, tmp_path, more):
+    """Where a sample was scored, and the bytes of its image as it is here: in MDS and in TFRecord files."""
+    asked = ["shard", "shard_index", "index", "size"]
+    output = exported(run, tmp_path / "mds", f"--fields=caption,{','.join(asked)}", *more)
+    rows = rows_of(output)
+    samples = read_mds(output)
+    assert [[sample[name] for name in asked] for sample in samples] == [[row[name] for name in asked] for row in rows]
+    assert [sample["size"] for sample in samples] == [len(sample["image"]) for sample in samples]
+    flags = ["--format=tfrecord", f"--fields={','.join(asked)}", *more]
+    records = [
+        record
+        for path in sorted(exported(run, tmp_path / "tfrecord", *flags).glob("*.tfrecord"))
+        for record in tfrecord_loader(str(path), None)
+    ]
+    found = [[record["shard"].decode(), *(int(record[name][0]) for name in asked[1:])] for record in records]
+    assert found == [[row[name] for name in asked] for row in rows]
 
 
 def test_a_selection_writes_the_same_files_in_one_pass(run, tmp_path):

@@ -71,6 +71,8 @@ class MDSFiles(PreparedSamples):
             of_row = {name: value(place) for name, value in columns.items()}
             data = {suffix.lower(): body for suffix, body in sample.members if suffix != sample.image}
             members = {f"member/{suffix}": data.get(suffix, b"") for suffix in self.fields.members or ()}
+            if "size" in of_row:  # of the image as it is here
+                of_row["size"] = sample.facts.size
             return {**_image_fields(sample), **of_row, **members}
 
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as waiting:

@@ -110,5 +110,6 @@ def _features(fields: Fields, sample: ExportedSample, columns: Mapping[str, Valu
         "image/source_id": sample.key,
         "image/key/sha256": facts.sha256,
         **columns,
+        **({"size": facts.size} if "size" in columns else {}),  # of the image as it is here
         **{f"member/{suffix}": others.get(suffix, b"") for suffix in fields.members or ()},
     }
