@@ -11,7 +11,8 @@ import beam_curate
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "curated"
 table = beam_curate.read_score_table(folder).to_pandas()
-table = table[table["status"] != "failed"].reset_index(drop=True)
 embeddings = np.stack(table["embedding"]).astype(np.float32)
+there = embeddings.any(axis=1)  # zeros where there is none: of failed samples, and of those that --screen rejects
+table, embeddings = table[there].reset_index(drop=True), embeddings[there]
 table["similarity"] = embeddings @ embeddings[0]
 print(table.sort_values("similarity", ascending=False)[["key", "similarity", "aesthetic", "caption"]].head(10))
