@@ -221,17 +221,17 @@ def test_a_dry_run_leaves_its_result_where_the_workers_reach_it(tmp_path, listed
         (["--runner=FnApiRunner", "--no_wait_until_finish"], "--no_wait_until_finish and --dry_run exclude"),
     ):
         with pytest.raises(OptionError, match=option):
-            select_preview.dry_run(selection(listed), None, Division(10), "", ABOUT, options(*flags))
+            select_preview.dry_run(selection(listed), None, Division(10), "", ABOUT, options(*flags), {})
     before = sorted(path.name for path in tmp_path.iterdir())
     there = options("--runner=BundleBasedDirectRunner", f"--temp_location={tmp_path}/temp")
     page = tmp_path / "page.html"
-    printed = select_preview.dry_run(selection(listed), None, Division(10), str(page), ABOUT, there)
+    printed = select_preview.dry_run(selection(listed), None, Division(10), str(page), ABOUT, there, {})
     assert f"nothing was written but {page}" in printed
     assert b"A preview" in page.read_bytes()
     assert [path for path in (tmp_path / "temp").rglob("*") if path.is_file()] == []
     assert sorted({*before, "temp", "page.html"}) == sorted(path.name for path in tmp_path.iterdir())
     local = options("--runner=FnApiRunner")
-    assert select_preview.dry_run(selection(listed), None, Division(10), str(page), ABOUT, local) == printed
+    assert select_preview.dry_run(selection(listed), None, Division(10), str(page), ABOUT, local, {}) == printed
 
 
 def test_thresholds_on_columns_that_are_not_there_are_left_out(listed):

@@ -66,7 +66,7 @@ class Semantic(Method):
 
     Attributes:
         eps: Duplicates have a cosine similarity of at least 1 - eps.
-        n_clusters: How many cells there are; 0: one for every 256 rows, 32,768 at most. The centres by which `hard` and `easy`
+        n_clusters: How many cells there are; 0: one for every 256 rows, 65,536 at most. The centres by which `hard` and `easy`
             rank are of as many, or of the square root of the number of rows, 4,096 at most.
         border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact). None: as
             narrow as the sample allows, see `settling.MISSED`; exact with no more than `settling.FEW` rows.
