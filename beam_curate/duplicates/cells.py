@@ -4,10 +4,10 @@ A row has a home cell and visits the cells whose border with it is near, as said
 has one of these. In a bucket the rows at home in a cell meet each other and its visitors: two visitors meet where one is at home.
 So what is compared depends on the cells alone: more groups, or blocks of a large one, compare nothing twice.
 
-To compare N rows with all K cells, one for every 256 rows, takes N * K products of vectors: N^2 / 256. So a row first looks at
-the groups, and then at the cells of those alone whose score is near that of the best one. How near, the pairs tell by which the
-border is settled: all of them that meet at that border still meet, at their nearest cells. So of other pairs less than one in
-20,000 is lost, by 95 % (no loss among P pairs bounds its part by 3 / P). Where no pair may be missed a row looks at all cells.
+To compare N rows with all K cells, one for every 256 rows or fewer, takes N * K products of vectors: N^2 / 256. So a row first
+looks at the groups, and then at the cells of those alone whose score is near that of the best one. How near, some near pairs
+tell: all of them that meet where all cells are looked at still meet, at their nearest cells. Then more pairs tell the border,
+and one whose cells are not looked at counts as missed. Where no pair may be missed a row looks at all cells.
 
 Cells part the data in the few directions of the largest variance, in which near embeddings differ most, too; so many borders are
 near. To even all directions out would give as much weight to those that hold little but noise. So each is stretched by the square
@@ -34,8 +34,8 @@ rows a group has some more than its share of a sample tells: of made-up ones at 
 98,304 on a bucket is a crowd, and compared in blocks, which takes several times as long, see transforms.compare_buckets."""
 _FIRST: Final = 4
 """In a reach so many times narrower nearly all points find their home."""
-_ROWS: Final = 1 << 13
-"""Points that find their cells at once: 15 MB of distances from 450 groups."""
+_ROWS: Final = 1 << 14
+"""Points that find their cells at once: 30 MB of distances from 450 groups."""
 _NOWHERE: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -152,8 +152,8 @@ class Cells:
         return row, cell, score
 
     def needed(self, near: "NearPairs") -> Floats:
-        """The least width of a border, see `visits`, at which pairs meet; (P,), 0 where both have one home."""
-        found: Floats = np.minimum(*self._apart(near))
+        """The least width of a border, see `visits`, at which pairs meet; (P,), 0 where both have one home, infinite for none."""
+        found: Floats = np.where(near.homes == near.theirs, 0, np.minimum(*self._apart(near)))
         return found
 
     def looking_for(self, near: "NearPairs", width: float) -> "Cells":
@@ -191,11 +191,13 @@ class Cells:
         return Clusters((sums / count).astype(np.float32), self.clusters.stretch)
 
     def _apart(self, near: "NearPairs") -> tuple[Floats, Floats]:
-        """How far the points of pairs are from the border with the other one's home."""
-        return (
-            self.clusters.apart(near.points, near.homes, near.theirs),
-            self.clusters.apart(near.others, near.theirs, near.homes),
-        )
+        """How far the points of pairs are from the border with the other one's home; infinitely, if they do not look at that."""
+        first = self.clusters.apart(near.points, near.homes, near.theirs)
+        second = self.clusters.apart(near.others, near.theirs, near.homes)
+        if self.reach < math.inf:
+            first[self._farther(near.points, self.groups[near.theirs])[0] > self.reach] = np.inf
+            second[self._farther(near.others, self.groups[near.homes])[0] > self.reach] = np.inf
+        return first, second
 
     def _farther(self, points: Floats, *groups: Places) -> list[Floats]:
         """How much lower the score of a group at its place is than that of the nearest one, for (N, M) points; of each, (N,)."""

@@ -33,8 +33,8 @@ DIRECTIONS: Final = 64
 _SAMPLE: Final = 64  # points a centroid; faiss warns below 39
 _ITERATIONS: Final = 8
 _BLOCK: Final = 4096
-_SCORES: Final = 1 << 16
-"""Scores at once, 256 KB: they are gone through several times, in the processor's cache."""
+_SCORES: Final = 1 << 17
+"""Scores at once, 512 KB: they are gone through several times, in the processor's cache."""
 _FEWEST: Final = 64  # points at once
 _PAIRS: Final = 1 << 11
 """Pairs of centroids at once: 1 MB of them."""

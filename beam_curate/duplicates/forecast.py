@@ -7,21 +7,12 @@ import math
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import Flags, Floats, Places, normalised
-from beam_curate.duplicates.cells import Cells, NearPairs
-from beam_curate.duplicates.clusters import Clusters
+from beam_curate.duplicates.candidates import Flags, Floats, Places
 from beam_curate.duplicates.near_vectors import ASKED
 
 _PAIRS: Final = 1 << 16
-"""Pairs that are made up: of a part of 0.0005 they count 33."""
-_BLOCK: Final = 1 << 12
-"""Pairs whose embeddings are compared at once."""
-_SAME: Final = 1e-6
-KINDS: Final = (None, 512, 16)
-"""Of how many points of the sample in the mean the kinds of rows are by which borders are settled: all, large ones, small ones. A
-point of the smallest sample is in 16 pairs."""
+"""Pairs of a sample that are looked at, at most."""
 MOST_FIRST: Final = 96
 """Directions in which all pairs that meet are compared, at most: twice 4 bytes for each of them and each row of a bucket. 128
 leave a fourth of the pairs, and take as much time."""
@@ -105,54 +96,6 @@ def compared(visits: Visits, points: Floats, least: int, dim: int, met: float, e
     most = max(near)
     firsts = [count for count in near if least <= count <= MOST_FIRST]
     return min([(count, count) for count in firsts] + [(count, most) for count in firsts], key=cost)
-
-
-def near_pairs(cells: Cells, vectors: npt.NDArray[np.float16], points: Floats, eps: float) -> list[NearPairs]:
-    """Many near pairs, by which borders are settled, for each of KINDS.
-
-    They are made up, as a sample has too few: to an embedding one that differs from it in the direction of a third one, as
-    the data itself varies, at cosine similarities spread evenly from 1 - eps to 1. Pairs that differ in random directions differ
-    less in those of the cells, and meet at narrower borders. The third one is of the kind of the first: of a cluster of so many
-    points in the mean, or any. Rows of a kind may vary in other directions than all rows do.
-
-    Args:
-        cells: Where rows meet.
-        vectors: (S, D) of some rows.
-        points: (S, M) their projection.
-        eps: See above.
-    """
-    # Each point is in many pairs: its home is found once.
-    unit, homes = normalised(vectors), cells.homes(points)
-    return [_pairs_of(cells, unit, points, homes, eps, kind or len(points)) for kind in KINDS]
-
-
-def _pairs_of(cells: Cells, unit: Floats, points: Floats, homes: Places, eps: float, kind: int) -> NearPairs:
-    """See `near_pairs`; (S, D) of length 1, (S,) homes, and the size of a kind."""
-    one, third = _others(points, kind)
-    cosine = np.zeros(_PAIRS, np.float32)
-    for start in range(0, _PAIRS, _BLOCK):
-        some = slice(start, start + _BLOCK)
-        cosine[some] = (unit[one[some]] * unit[third[some]]).sum(axis=1)
-    apart = 1 - cosine**2 > _SAME
-    one, third, cosine = one[apart], third[apart], cosine[apart, None]
-    near = (1 - eps * (np.arange(len(one)) * 0.6180339887 % 1))[:, None]
-    across = (points[third] - cosine * points[one]) / np.sqrt(1 - cosine**2)
-    others = (near * points[one] + np.sqrt(1 - near**2) * across).astype(np.float32)
-    return NearPairs(points[one], homes[one], others, cells.homes(others))
-
-
-def _others(points: Floats, kind: int) -> tuple[Places, Places]:
-    """(P,) rows by their (S, M) points, and (P,) others of their clusters, of so many points in the mean; as evenly as may be.
-
-    A row that is alone in its cluster comes with itself.
-    """
-    kinds = Clusters.train(points, -(-len(points) // kind)).homes(points)
-    order = np.argsort(kinds, kind="stable")
-    first, last = (np.searchsorted(kinds[order], kinds[order], side) for side in ("left", "right"))
-    place = np.arange(_PAIRS)
-    one, step = place % len(points), 1 + place // len(points)
-    size = (last - first)[one]
-    return order[one], order[first[one] + (one - first[one] + step) % size]
 
 
 def narrowest(needed: Floats, part: float) -> float:

@@ -1,6 +1,7 @@
 """What a search for near embeddings settles before it begins, from a sample: directions, cells, borders, and the cost."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -11,6 +12,7 @@ from beam_curate.duplicates import forecast
 from beam_curate.duplicates.candidates import Floats, Places, firsts, normalised
 from beam_curate.duplicates.cells import Cells, NearPairs, stretch_of
 from beam_curate.duplicates.clusters import DIRECTIONS, directions, near_first
+from beam_curate.duplicates.made_up_pairs import MadeUpPairs
 from beam_curate.duplicates.method import Estimate
 from beam_curate.duplicates.vector_rows import vector_row
 
@@ -25,7 +27,9 @@ FEW: Final = 1 << 14
 HOME_ROWS: Final = 1 << 15
 """Embeddings of a bucket in the mean, without its visitors: 50 MB of float16 at 768 dimensions."""
 CELL_ROWS: Final = 1 << 8
-"""Embeddings of a cell in the mean: an embedding is compared with about as many centroids as others."""
+"""Embeddings of a cell in the mean, where there are a million or fewer."""
+_SMALLER_FROM: Final = 1 << 20
+"""With more of them cells are smaller, by the fourth root of their number: the more there are, the more time comparing takes."""
 SAMPLE: Final = 1 << 15
 """Embeddings that directions and cells are found from: 50 MB at 768 dimensions; more where there are very many cells."""
 MOST_SAMPLED: Final = 1 << 18
@@ -35,6 +39,8 @@ _MOST_CELLS: Final = MOST_SAMPLED // 4
 """Twice as many cells as with 8 of the sample each spare 14 % of the comparisons of 3 x 10^7 made-up rows, found as fast."""
 _COUNTED: Final = 8  # one of so many of the sample tells what the search will cost, and trains no cells
 _CROWDS: Final = 1024
+_LOOKING: Final = 1 << 14
+"""Near pairs of each kind that tell which cells are looked at: they look at all."""
 _BLOCK: Final = 4096
 
 
@@ -82,7 +88,9 @@ class Settling:
 
     def cells_for(self, total: int) -> int:
         """In how many cells so many rows meet."""
-        return min(self.n_clusters or min(-(-total // CELL_ROWS), _MOST_CELLS), max(total, 1)) or 1
+        smaller = max(1.0, total / _SMALLER_FROM) ** 0.25
+        count = self.n_clusters or min(math.ceil(total * smaller / CELL_ROWS), _MOST_CELLS)
+        return max(min(count, total), 1)
 
     def sampled(self, total: int) -> int:
         """How many of so many rows are looked at."""
@@ -115,13 +123,16 @@ class Settling:
         if not len(points):
             return Settled(cells, 0.0, (axes.shape[1], axes.shape[1]), None)
         inside = np.ascontiguousarray(points[:, : cells.directions])
-        pairs = forecast.near_pairs(cells, vectors, inside, self.eps)
-        needed = [cells.needed(some) for some in pairs]
-        exact = EXACT * self.distance
-        enough = max(forecast.narrowest(some, MISSED) for some in needed)
-        width = min(enough, exact) if border is None else border * self.distance
-        if width < exact and any(map(len, needed)):
-            cells = cells.looking_for(NearPairs(*map(np.concatenate, zip(*pairs, strict=True))), width)
+        made_up = MadeUpPairs(vectors, inside, self.eps)
+        if border != EXACT:
+            few = [
+                NearPairs(*map(np.concatenate, zip(*kind, strict=True))) for kind in made_up.of_kinds(cells, _LOOKING)
+            ]
+            width = self._width([cells.needed(kind) for kind in few])
+            if width < EXACT * self.distance and any(len(kind.homes) for kind in few):
+                cells = cells.looking_for(NearPairs(*map(np.concatenate, zip(*few, strict=True))), width)
+        needed = [np.concatenate([cells.needed(some) for some in kind]) for kind in made_up.of_kinds(cells)]
+        width = EXACT * self.distance if border == EXACT else self._width(needed)
         visits = cells.visits(inside, width)
         crowd = near_first(points, self.distance, _CROWDS)
         buckets = len(once(visits[0], cells.groups[visits[1]])[0]) / len(points)
@@ -134,6 +145,12 @@ class Settling:
         met = estimate.comparisons / max(total * buckets, 1)
         compared = forecast.compared(visits, points, cells.directions, vectors.shape[1], met, self.eps)
         return Settled(cells, width, compared, estimate)
+
+    def _width(self, needed: Sequence[Floats]) -> float:
+        """The width of borders, by the least ones at which pairs of each kind meet."""
+        if self.border is not None:
+            return self.border * self.distance
+        return min(max(forecast.narrowest(kind, MISSED) for kind in needed), EXACT * self.distance)
 
     def _cells(self, total: int, points: Floats, exact: bool) -> Cells:
         """The cells of so many rows, in the first directions.

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from beam_curate.duplicates import forecast, settling
+from beam_curate.duplicates import forecast, made_up_pairs, settling
 from beam_curate.duplicates.candidates import Candidates, normalised
 from beam_curate.duplicates.cells import Cells
+from beam_curate.duplicates.made_up_pairs import MadeUpPairs
 from beam_curate.duplicates.method import Estimate
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch, told
@@ -89,7 +90,7 @@ def test_pairs_of_a_kind_differ_as_their_kind_does():
     vectors, _, kind, axes = of_kinds(4000)
     cells = Cells.train(vectors, 30, 2, np.ones(64, np.float32))
     inside = []
-    for pairs in forecast.near_pairs(cells, vectors.astype(np.float16), vectors, 0.02):
+    for pairs in map(next, MadeUpPairs(vectors.astype(np.float16), vectors, 0.02).of_kinds(cells)):
         assert len(pairs.homes) > 60_000
         similarity = (pairs.points * pairs.others).sum(axis=1) / np.linalg.norm(pairs.others, axis=1)
         assert similarity.min() > 0.98 - 1e-3
@@ -122,7 +123,7 @@ BORDERS = [(0.0, 0.01, 0.3), (0.1, 0.001, 0.05), (None, 0, 1e-3), (0.5, 0, 0)]
 @pytest.mark.parametrize(("border", "least", "most"), BORDERS)
 def test_what_a_search_misses_of_pairs_that_differ_as_all_rows_do(border, least, most, monkeypatch):
     monkeypatch.setattr(settling, "FEW", 0)
-    monkeypatch.setattr(forecast, "KINDS", (None,))
+    monkeypatch.setattr(made_up_pairs, "KINDS", (None,))
     eps, rows = 0.02, 4000
     vectors = with_twins(2 * rows, eps)
     missed, estimated = missed_and_told(border, vectors[:rows], vectors[rows : 2 * rows], vectors[3 * rows :], eps)

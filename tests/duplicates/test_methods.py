@@ -277,6 +277,7 @@ class TestSemantic:
 
     def test_the_number_of_cells(self):
         assert [Semantic().settling.cells_for(rows) for rows in (0, 100, 10**6, 10**9)] == [1, 1, 3907, 1 << 16]
+        assert Semantic().settling.cells_for(1 << 22) == (1 << 14) * 2**0.5 // 1 + 1
         assert [Semantic(n_clusters=7).settling.cells_for(rows) for rows in (0, 3, 10**6)] == [1, 3, 7]
 
     def test_a_bucket_is_of_some_cells_for_some_rows(self, monkeypatch):
