@@ -1,6 +1,7 @@
 """Cells: which near points meet, however directions are stretched and wherever centroids are."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,18 @@ def test_the_pairs_that_settle_the_reach_still_meet_and_others_nearly_all(settle
     sets = [set(zip(*(one.tolist() for one in some.visits(points, 0.1)[:2]), strict=True)) for some in (cells, near)]
     assert len(sets[1] - sets[0]) < 1e-3 * len(sets[0])
     assert len(sets[0] - sets[1]) < 1e-3 * len(sets[0])
+
+
+def test_a_pair_whose_cells_are_not_looked_at_counts_as_missed(settled):
+    cells, near, pairs, _ = settled
+    narrow = replace(cells, reach=near.reach / 16)
+    homes = [narrow.homes(points) for points in (pairs.points, pairs.others)]
+    needed = narrow.needed(NearPairs(pairs.points, homes[0], pairs.others, homes[1]))
+    met = meet(narrow, pairs.points, pairs.others, 0.1)
+    assert np.isinf(needed).any()
+    assert met.sum() < meet(near, pairs.points, pairs.others, 0.1).sum()
+    assert met[needed <= 0.1 - 1e-3].all()
+    assert not met[needed > 0.1 + 1e-3].any()
 
 
 def test_workers_are_sent_cells_and_not_what_is_computed_from_them(settled):

@@ -5,7 +5,7 @@ import pytest
 
 from beam_curate.duplicates import forecast, made_up_pairs, settling
 from beam_curate.duplicates.candidates import Candidates, normalised
-from beam_curate.duplicates.cells import Cells
+from beam_curate.duplicates.cells import Cells, NearPairs
 from beam_curate.duplicates.made_up_pairs import MadeUpPairs
 from beam_curate.duplicates.method import Estimate
 from beam_curate.duplicates.methods.semantic import Semantic
@@ -103,6 +103,29 @@ def test_pairs_of_a_kind_differ_as_their_kind_does():
         inside.append(np.median(part))
     assert inside[0] < 0.8
     assert inside[-1] > 0.95
+
+
+@pytest.mark.parametrize(("rows", "pairs"), [(3, 1 << 16), (5000, 80_000), (20_000, 1 << 18)])
+def test_a_larger_sample_makes_more_pairs(rows, pairs):
+    vectors = normalised(np.random.default_rng(0).standard_normal((rows, 8)).astype(np.float16))
+    cells = Cells.train(vectors[:3], 1, 1, np.ones(8, np.float32))
+    made_up = MadeUpPairs(vectors.astype(np.float16), vectors, 0.05)
+    found = [NearPairs(*map(np.concatenate, zip(*kind, strict=True))) for kind in made_up.of_kinds(cells)]
+    few = [sum(len(some.homes) for some in kind) for kind in made_up.of_kinds(cells, 1000)]
+    assert len(found) == len(few) == 3
+    for kind, count in zip(found, few, strict=True):
+        assert 0.6 * pairs < len(kind.homes) <= pairs  # a third one that is the first itself makes none
+        assert 900 < count <= 1000
+        similarity = (kind.points * kind.others).sum(axis=1)
+        assert similarity.min() == pytest.approx(0.95, abs=1e-3)
+        assert similarity.mean() == pytest.approx(0.975, abs=1e-3)
+
+
+def test_rows_that_are_all_equal_make_no_pair():
+    vectors = np.ones((100, 8), np.float32) / np.float32(8**0.5)
+    cells = Cells.train(vectors, 1, 1, np.ones(8, np.float32))
+    pairs = MadeUpPairs(vectors.astype(np.float16), vectors, 0.05)
+    assert [[len(some.homes) for some in kind] for kind in pairs.of_kinds(cells)] == [[0]] * 3
 
 
 def missed_and_told(border, sample, first, others, eps):

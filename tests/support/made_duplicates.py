@@ -108,5 +108,5 @@ def meet(cells, points, others, width):
     found = np.zeros(len(points), np.bool_)
     for one, other in ((points, others), (others, points)):
         row, cell, _ = cells.visits(one, width)
-        found[row[cell == cells.clusters.homes(other)[row]]] = True
+        found[row[cell == cells.homes(other)[row]]] = True
     return found

@@ -19,8 +19,9 @@ class SemanticOptions(MethodOptions):
     eps: float = method_option(0.01, "semantic: duplicates have a cosine similarity of at least 1 - eps")
     n_clusters: int = method_option(
         0,
-        "semantic: number of clusters in which embeddings are compared. 0: one for every 256 embeddings, 65,536 at most; with "
-        "--keep_by hard or easy the square root of the number of embeddings",
+        "semantic: number of clusters in which embeddings are compared. 0: one for every 256 embeddings, for "
+        "fewer where there are more than a million, 65,536 at most; with --keep_by hard or easy the square root of the number of "
+        "embeddings",
         least=0,
     )
     border: float | None = method_option(

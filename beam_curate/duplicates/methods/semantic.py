@@ -66,8 +66,9 @@ class Semantic(Method):
 
     Attributes:
         eps: Duplicates have a cosine similarity of at least 1 - eps.
-        n_clusters: How many cells there are; 0: one for every 256 rows, 65,536 at most. The centres by which `hard` and `easy`
-            rank are of as many, or of the square root of the number of rows, 4,096 at most.
+        n_clusters: How many cells there are; 0: one for every 256 rows, for fewer where there are more than a million, 65,536 at
+            most. The centres by which `hard` and `easy` rank are of as many, or of the square root of the number of rows, 4,096
+            at most.
         border: The width of borders as a part of the distance of duplicates, 0 (each to its home alone) to 0.5 (exact). None: as
             narrow as the sample allows, see `settling.MISSED`; exact with no more than `settling.FEW` rows.
 
