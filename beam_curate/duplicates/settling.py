@@ -123,16 +123,11 @@ class Settling:
         if not len(points):
             return Settled(cells, 0.0, (axes.shape[1], axes.shape[1]), None)
         inside = np.ascontiguousarray(points[:, : cells.directions])
-        made_up = MadeUpPairs(vectors, inside, self.eps)
+        width: float = EXACT * self.distance
+        needed: list[Floats] = []
         if border != EXACT:
-            few = [
-                NearPairs(*map(np.concatenate, zip(*kind, strict=True))) for kind in made_up.of_kinds(cells, _LOOKING)
-            ]
-            width = self._width([cells.needed(kind) for kind in few])
-            if width < EXACT * self.distance and any(len(kind.homes) for kind in few):
-                cells = cells.looking_for(NearPairs(*map(np.concatenate, zip(*few, strict=True))), width)
-        needed = [np.concatenate([cells.needed(some) for some in kind]) for kind in made_up.of_kinds(cells)]
-        width = EXACT * self.distance if border == EXACT else self._width(needed)
+            cells, needed = self._looking(cells, MadeUpPairs(vectors, inside, self.eps))
+            width = self._width(needed)
         visits = cells.visits(inside, width)
         crowd = near_first(points, self.distance, _CROWDS)
         buckets = len(once(visits[0], cells.groups[visits[1]])[0]) / len(points)
@@ -145,6 +140,14 @@ class Settling:
         met = estimate.comparisons / max(total * buckets, 1)
         compared = forecast.compared(visits, points, cells.directions, vectors.shape[1], met, self.eps)
         return Settled(cells, width, compared, estimate)
+
+    def _looking(self, cells: Cells, made_up: MadeUpPairs) -> tuple[Cells, list[Floats]]:
+        """Cells of which some are looked at, and the least widths of borders at which pairs of each kind meet then."""
+        few = [some for kind in made_up.of_kinds(cells, _LOOKING) for some in kind]  # a block of each kind
+        width = self._width([cells.needed(some) for some in few])
+        if width < EXACT * self.distance and any(len(some.homes) for some in few):
+            cells = cells.looking_for(NearPairs(*map(np.concatenate, zip(*few, strict=True))), width)
+        return cells, [np.concatenate([cells.needed(some) for some in kind]) for kind in made_up.of_kinds(cells)]
 
     def _width(self, needed: Sequence[Floats]) -> float:
         """The width of borders, by the least ones at which pairs of each kind meet."""
