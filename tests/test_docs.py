@@ -18,7 +18,7 @@ from beam_curate.commands.options import option_fields
 from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.report import ReportOptions
 from beam_curate.commands.select_options import SelectOptions
-from beam_curate.duplicates import digests, edges, groups, roots, settling
+from beam_curate.duplicates import blocks, digests, edges, forecast, groups, made_up_pairs, roots, settling
 from beam_curate.report import drawn, origins
 from beam_curate.runs import beginning
 from beam_curate.storage import retrying
@@ -127,9 +127,17 @@ SAID = [
     ("scale.md", r"hold at most (\d+) GiB", threads.HELD_BYTES >> 30),
     ("scale.md", r"trained on: ([\d,]+) of them", settling.SAMPLE),
     ("scale.md", r"dimensions\), ([\d,]+) at most", settling.MOST_SAMPLED),
-    ("duplicates.md", r"groups, one for every ([\d,]+) embeddings", settling.HOME_ROWS),
-    ("duplicates.md", r"sample, one for every ([\d,]+) embeddings", settling.CELL_ROWS),
-    ("duplicates.md", r"With up to ([\d,]+) embeddings", settling.FEW),
+    ("duplicates-search.md", r"groups, one for every ([\d,]+) embeddings", settling.HOME_ROWS),
+    ("duplicates-search.md", r"sample, one for every ([\d,]+) embeddings", settling.CELL_ROWS),
+    ("duplicates-search.md", r"Up to ([\d,]+) embeddings are searched", settling.FEW),
+    ("duplicates-search.md", r"with its ([\d,]+) best ones", blocks.LEADERS),
+    ("duplicates-search.md", r"The sample has ([\d,]+) embeddings", settling.SAMPLE),
+    ("duplicates-search.md", r"for each cell if that is more, at most ([\d,]+)\.", settling.MOST_SAMPLED),
+    ("duplicates-search.md", r"Three times ([\d,]+) pairs, or", made_up_pairs.LEAST),
+    ("duplicates-search.md", r"pairs, or ([\d,]+) of a\slarge sample", made_up_pairs.MOST),
+    ("duplicates-search.md", r"are compared in ([\d,]+) directions, and", forecast.MOST_COMPARED),
+    ("duplicates.md", r"in (\d+) rounds in which", roots.ROUNDS),
+    ("duplicates.md", r"makes its clusters: at most ([\d,]+) embeddings", settling.MOST_SAMPLED),
     ("choosing-thresholds.md", r"It has at most ([\d,]+), drawn by chance", drawn.MAX_ROWS),
     ("choosing-thresholds.md", r"drawn by chance: ([\d,]+) from all samples", drawn.MAX_ROWS * drawn._OF_ALL),
     ("choosing-thresholds.md", r"fewer \(([\d,]+) numbers in all\)", drawn.MAX_VALUES),
