@@ -26,6 +26,7 @@ import numpy as np
 
 from beam_curate.duplicates.candidates import Flags, Floats, Places
 from beam_curate.duplicates.clusters import Clusters, rounding_of
+from beam_curate.duplicates.near_vectors import Meeting
 
 _MOST_STRETCHED: Final = 8.0
 _MOST_CELLS: Final = 1.5
@@ -222,8 +223,8 @@ class Cells:
 
     def meetings(
         self, group: int, points: Floats, homes: Places, width: float, met: Flags | None = None
-    ) -> Iterator[tuple[Places, Places]]:
-        """Which rows of a bucket meet.
+    ) -> Iterator[Meeting]:
+        """Which rows of a bucket meet, by cell.
 
         Args:
             group: The bucket.
@@ -231,9 +232,6 @@ class Cells:
             homes: (N,) their home cells.
             width: See `visits`.
             met: (N,) which of them, at home in the bucket, have met each other before: they visit no cell.
-
-        Yields:
-            Places of rows that ask, and of those asked, ascending both: in a cell those at home ask all, and all ask them.
         """
         cells, middle = self._members[group], self._middles[group : group + 1]
         place = np.arange(len(points)) if met is None else np.flatnonzero(~met)
@@ -246,9 +244,8 @@ class Cells:
         row, cell, member = row[order], cell[order], member[order]
         starts = np.searchsorted(cell, cells)
         for start, stop in pairwise([*starts.tolist(), len(cell)]):
-            members, visitors = row[start:stop][member[start:stop]], row[start:stop][~member[start:stop]]
-            yield np.sort(row[start:stop]) if met is None else visitors, members
-            yield members, visitors
+            there, home = row[start:stop], member[start:stop]
+            yield Meeting(there[home], there[~home], met is not None)
 
 
 def _cut(centroids: Floats, most: float) -> list[Floats]:

@@ -42,16 +42,12 @@ def comparisons(cells: int, visits: Visits, crowd: Flags, total: int) -> float:
         counted: Floats = np.bincount(cell[chosen], minlength=cells).astype(np.float32)
         return counted
 
-    def asked(of: Floats) -> Floats:
-        """Of partners, a block at once, rows ask those that begin with a better one than they are."""
-        part: Floats = (1 + np.minimum(1, ASKED / np.maximum(of * (total / len(crowd)), 1))) / 2
-        return part
-
     members, visitors = count(home), count(~home)
-    asking = count(home & ~crowd[row])  # abroad a crowd asks as others do
-    # No point is its own partner: so of the members one is left out.
-    found = asking * np.maximum(members - 1, 0) * asked(members)
-    found += visitors * members * asked(members) + asking * visitors * asked(visitors)
+    asking = count(home & ~crowd[row])
+    # Of partners, a block at once, members ask those that begin with a better one than they are.
+    asked: Floats = (1 + np.minimum(1, ASKED / np.maximum(members * (total / len(crowd)), 1))) / 2
+    # No point is its own partner: so of the members one is left out. Abroad a crowd asks as others do.
+    found = asking * np.maximum(members - 1, 0) * asked + visitors * members
     few = float(crowd.sum()) / len(crowd) * total * ASKED
     return float(found.sum()) / max(1, len(crowd) * (len(crowd) - 1)) * total**2 + few
 

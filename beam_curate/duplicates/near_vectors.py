@@ -1,9 +1,10 @@
 """In a bucket of embeddings, the best better one that is near each: exactly, and far below all pairs.
 
 Pairs of a cell are compared in a projection, where a product never comes out lower than with all dimensions: first in a few
-directions, those that are near there in some more, and those left with all dimensions. Everything is compared from the best row
-on, and a row that has found a partner asks no worse ones; it still answers those that are worse than itself. So a crowd of
-embeddings that are equal, or nearly so, costs little: its best one is the partner of all of it.
+directions, those that are near there in some more, and those left with all dimensions. Of two rows the worse one asks the better
+one. Everything is compared from the best row on, and a row that has found a partner asks no worse ones; it still answers those
+that are worse than itself. So a crowd of embeddings that are equal, or nearly so, costs little: its best one is the partner of
+all of it. Visitors of a cell and its members are compared once, in one product of matrices, whichever of two is the worse one.
 """
 
 from collections.abc import Iterable
@@ -49,6 +50,20 @@ class Bucket:
     first: int
 
 
+class Meeting(NamedTuple):
+    """Which rows of a bucket meet in a cell, by ascending places: visitors meet members, and members each other.
+
+    Attributes:
+        members: Of those at home in it.
+        visitors: Of the others.
+        met: Whether the members have met each other before.
+    """
+
+    members: Places
+    visitors: Places
+    met: bool = False
+
+
 class Partners(NamedTuple):
     """(E,) places of rows that have a partner, (E,) places of these, (E,) similarities, and how many pairs were compared."""
 
@@ -59,20 +74,22 @@ class Partners(NamedTuple):
 
 
 def best_partners(
-    bucket: Bucket, eps: float, meetings: Iterable[tuple[Places, Places]], who: Who, known: Places | None = None
+    bucket: Bucket, eps: float, meetings: Iterable[Meeting], who: Who, known: Places | None = None
 ) -> Partners:
     """For each row that asks, the first row before it that answers, meets it, and has a similarity of at least 1 - eps.
 
     Args:
         bucket: (N,) rows.
         eps: See above.
-        meetings: Places of rows, and of others that they are compared with, ascending both.
+        meetings: Of rows.
         who: Who asks whom.
         known: (N,) of partners that rows have from earlier meetings: how many rows are better than such a one, N without one.
     """
-    search = _Search(bucket, eps, known)
-    for asking, answering in meetings:
-        search.meet(asking[who.asks[asking]], answering[who.answers[answering]])
+    search = _Search(bucket, eps, who, known)
+    for members, visitors, met in meetings:
+        if not met:
+            search.meet(members, members)
+        search.meet_both(visitors, members)
     row = np.flatnonzero(search.of < (len(search.of) if known is None else known))
     of = search.of[row]
     similarity = similarities(bucket.vectors, row, bucket.vectors, of).astype(np.float32)
@@ -83,8 +100,9 @@ def best_partners(
 class _Search:
     """Rows, and the best partner of each so far: the lowest place, N without one."""
 
-    def __init__(self, bucket: Bucket, eps: float, known: Places | None) -> None:
-        self._vectors, self._eps = bucket.vectors, eps
+    def __init__(self, bucket: Bucket, eps: float, who: Who, known: Places | None) -> None:
+        self._vectors, self._eps, self._who = bucket.vectors, eps, who
+        self._all = bool(who.asks.all() and who.answers.all())
         self._lengths = _lengths(bucket.vectors)
         first = bucket.points[:, : bucket.first]
         half = (first.astype(np.float64) ** 2).sum(axis=1, keepdims=True).astype(np.float32) / 2
@@ -96,31 +114,59 @@ class _Search:
         self.comparisons = 0
 
     def meet(self, asking: Places, answering: Places) -> None:
-        """Compares rows with others, ascending both."""
+        """Rows ask others that are better, ascending both."""
+        asking, answering = asking[self._who.asks[asking]], answering[self._who.answers[answering]]
         for block in range(0, len(answering), ASKED):
             of = answering[block : block + ASKED]
             # Only rows that are worse than the first of them, and have no better partner.
             asking = asking[(asking > of[0]) & (self.of[asking] > of[0])]
             for some in range(0, len(asking), _ASKING):
-                self._ask(asking[some : some + _ASKING], of)
+                self._ask(asking[some : some + _ASKING], of, False)
 
-    def _ask(self, row: Places, of: Places) -> None:
+    def meet_both(self, first: Places, second: Places) -> None:
+        """Rows and others, which are no rows of these, ascending both: whichever of two is worse asks."""
+        for block in range(0, len(second), ASKED):
+            for some in range(0, len(first), _ASKING):
+                self._meet_some(first[some : some + _ASKING], second[block : block + ASKED])
+
+    def _meet_some(self, row: Places, of: Places) -> None:
+        """See `meet_both`: those who ask, and who may be asked, all at once, unless this takes more than each way by itself."""
+        rows_ask, ofs_ask = self._still_ask(row, of[0]), self._still_ask(of, row[0])
+        asking, others = row[rows_ask], of[ofs_ask]
+        if self._all:
+            rows = row[rows_ask | (row < others.max(initial=0))]
+            ofs = of[ofs_ask | (of < asking.max(initial=0))]
+            if len(rows) * len(ofs) <= len(asking) * len(of) + int(np.searchsorted(row, others).sum()):
+                if len(rows):
+                    self._ask(rows, ofs, True)
+                return
+        self.meet(asking, of)
+        self.meet(others, row)
+
+    def _still_ask(self, row: Places, best: int) -> Flags:
+        """Which of rows ask others, of which the best is told: those that are worse, and have no better partner."""
+        found: Flags = (row > best) & (self.of[row] > best)
+        return found
+
+    def _ask(self, row: Places, of: Places, both: bool) -> None:
+        """Compares rows with others, ascending both: rows ask, or whichever of two is the worse."""
         self.comparisons += len(row) * len(of)
         others = self._points[of]
         others[:, [-2, -1]] = others[:, [-1, -2]]
         products = self._points[row] @ others.T
         near = products >= self._least
         at, to = np.divmod(np.flatnonzero(near), len(of))  # of few in many: a tenth of the time of np.nonzero
-        wanted = (of[to] < row[at]) & (of[to] < self.of[row[at]])
-        at, to = at[wanted], to[wanted]
-        nearer = self._near_in_more(products[at, to], row[at], of[to])
-        at, to = at[nearer], to[nearer]
-        if len(at) > 4 * (len(row) + len(of)):
-            self._ask_all(row, of, near)
+        asking, asked = row[at], of[to]
+        if both:
+            asking, asked = np.maximum(asking, asked), np.minimum(asking, asked)
+        wanted = np.flatnonzero((asked < asking) & (asked < self.of[asking]))
+        nearer = wanted[self._near_in_more(products[at[wanted], to[wanted]], asking[wanted], asked[wanted])]
+        if len(nearer) > 4 * (len(row) + len(of)):
+            self._ask_all(row, of, near, both)
             return
-        for start in range(0, len(at), _GATHERED):
-            asking, asked = row[at[start : start + _GATHERED]], of[to[start : start + _GATHERED]]
-            good = self._near(asking, asked)
+        for start in range(0, len(nearer), _GATHERED):
+            some = nearer[start : start + _GATHERED]
+            good = some[self._near(asking[some], asked[some])]
             np.minimum.at(self.of, asking[good], asked[good])
 
     def _near_in_more(self, products: Floats, row: Places, of: Places) -> Flags:
@@ -143,11 +189,17 @@ class _Search:
         near[unsure] = similarities(self._vectors, row[unsure], self._vectors, of[unsure]) >= least
         return near
 
-    def _ask_all(self, row: Places, of: Places, near: Flags) -> None:
+    def _ask_all(self, row: Places, of: Places, near: Flags, both: bool) -> None:
         """Many pairs are near in the projection: all dimensions of all are compared at once."""
         _, good = near_matrix(normalised(self._vectors[row]), normalised(self._vectors[of]), self._eps)
         good &= near
-        good &= of[None, :] < row[:, None]
+        self._take(row, of, good)
+        if both:
+            self._take(of, row, good.T)
+
+    def _take(self, row: Places, of: Places, good: Flags) -> None:
+        """Rows take the first better one of those that are near them."""
+        good = good & (of[None, :] < row[:, None])
         first = good.argmax(axis=1)
         found = good[np.arange(len(row)), first]
         self.of[row[found]] = np.minimum(self.of[row[found]], of[first[found]])

@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_curate.duplicates.candidates import Ids
+from beam_curate.duplicates.candidates import Ids, scattered
 from beam_curate.duplicates.finding import SearchResult, is_finished, read_findings
 from beam_curate.duplicates.method import HASHES, Spread
 from beam_curate.duplicates.methods import number_of
@@ -116,11 +116,18 @@ def _sample(part: PartRef, total: int, search: DuplicateSearch) -> Iterator[_Dra
 
 
 def learn(search: DuplicateSearch, drawn: Sequence[_Drawn], total: int) -> Learned:
-    """Settles the search by what was drawn, in whatever order it comes, and says what it will cost."""
+    """Settles the search by what was drawn, in whatever order it comes, and says what it will cost.
+
+    The first rows of the sample say more than the others: so they are of all parts, also where a dataset is sorted by its source.
+    """
     if not drawn and search.sampled(total):
         return Learned((), None)  # there are no parts
     ids = np.concatenate([np.zeros(0, np.uint64), *(one for one, _ in drawn)])
-    sample = pa.concat_tables([table for _, table in drawn]).take(pa.array(np.argsort(ids))) if drawn else pa.table({})
+    sample = (
+        pa.concat_tables([table for _, table in drawn]).take(pa.array(np.argsort(scattered(ids))))
+        if drawn
+        else pa.table({})
+    )
     learned = search.learn(total, sample)
     buckets = sum(plan.buckets for plan in learned.plans)
     Metrics.counter("beam_curate.duplicates", "buckets").inc(buckets)

@@ -246,3 +246,26 @@ def test_the_time_of_a_search_is_told_at_ten_nanoseconds_a_comparison(comparison
 @pytest.mark.parametrize(("missed", "words"), [(0.0009, "less than one in a thousand"), (0.12, "up to 12.0%")])
 def test_the_part_that_is_missed_is_told(missed, words):
     assert f"misses {words} of the near pairs" in told(Semantic(0.01), 10**6, Estimate(1.4, 1e9, 2e9, missed))
+
+
+def test_directions_are_those_of_all_rows_where_a_dataset_is_sorted_by_its_source(monkeypatch):
+    """Each of four sources varies in 16 directions of its own. Those are found from a part of the sample."""
+    monkeypatch.setattr(settling, "SAMPLE", 500)
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((256, 256)))[0][:64].reshape(4, 16, 256)
+    sources = [
+        (rng.standard_normal((1000, 16)) @ one + 0.01 * rng.standard_normal(256)).astype(np.float16) for one in basis
+    ]
+    drawn = [
+        ((np.uint64(part) << np.uint64(32)) + np.arange(1000, dtype=np.uint64), vector_table(vectors))
+        for part, vectors in enumerate(sources)
+    ]
+    found = [
+        learn(DuplicateSearch(Selection(TablePlace("made-up"), None), [Semantic(0.05, n_clusters=250)]), some, 20_000)
+        for some in (drawn, drawn[::-1])
+    ]
+    directions = [one.plans[0].spreading.directions for one in found]
+    assert np.array_equal(*directions)
+    for vectors in sources:
+        kept = (normalised(vectors) @ directions[0][:, :64]) ** 2
+        assert kept.sum(axis=1).mean() > 0.95

@@ -11,8 +11,10 @@ from beam_curate.duplicates.candidates import normalised, widened
 from beam_curate.duplicates.cells import Cells
 from beam_curate.duplicates.clusters import Clusters
 from beam_curate.duplicates.methods.semantic import Semantic
-from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, near_matrix
+from beam_curate.duplicates.near_vectors import Bucket, Meeting, Who, best_partners, near_matrix
 from tests.support.made_duplicates import vector_table
+
+NOBODY = np.zeros(0, np.int64)
 
 
 def unit_rows(rows, width, seed=0):
@@ -98,7 +100,7 @@ def test_what_float32_loses_in_the_directions_compared_first_loses_no_pair(first
         eps = float(apart) + 1e-14
         near = similarity >= 1 - np.longdouble(eps)
         found = best_partners(
-            Bucket(vectors, points, first), eps, [(np.arange(200), np.arange(200))], Who(everyone, everyone)
+            Bucket(vectors, points, first), eps, [Meeting(np.arange(200), NOBODY)], Who(everyone, everyone)
         )
         assert found.row.tolist() == np.flatnonzero(near.any(axis=1)).tolist()
         assert found.of.tolist() == near.argmax(axis=1)[near.any(axis=1)].tolist()
@@ -109,7 +111,7 @@ def test_of_equal_vectors_the_similarity_is_one():
     points = np.zeros((84, 1), np.float32)
     everyone = np.ones(84, np.bool_)
     found = best_partners(
-        Bucket(vectors, points, points.shape[1]), 1e-9, [(np.arange(84), np.arange(84))], Who(everyone, everyone)
+        Bucket(vectors, points, points.shape[1]), 1e-9, [Meeting(np.arange(84), NOBODY)], Who(everyone, everyone)
     )
     assert found.of.tolist() == [row // 12 * 12 for row in range(84) if row % 12]
     assert (found.similarity == 1).all()
