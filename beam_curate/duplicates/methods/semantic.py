@@ -30,7 +30,7 @@ from beam_curate.duplicates.edges import (
     partners_places,
 )
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, similar
-from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, similarities
+from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, is_near, similarities
 from beam_curate.duplicates.pairs import Pairs, chosen_places, no_pairs, pairs_of
 from beam_curate.duplicates.settling import EXACT, SAMPLE, Settling, Spreading, once, project
 from beam_curate.duplicates.vector_rows import in_order, vector_row
@@ -199,13 +199,13 @@ class Semantic(Method):
             products = mine @ normalised(some["vector"]).T
             near = (products >= limits[-1] - rounding) & (few["id"][:, None] != some["id"][None, :])
             row, column = np.divmod(np.flatnonzero(near), len(some))
-            similarity = products[row, column]
+            similarity = products[row, column].astype(np.float64)
             unsure = (np.abs(similarity[:, None] - limits) <= rounding).any(axis=1)
             similarity[unsure] = similarities(few["vector"], row[unsure], some["vector"], column[unsure])
-            near_ones = pairs_of(few["id"][row], some["id"][column], similar(similarity))
+            near_ones = pairs_of(few["id"][row], some["id"][column], self._similar(similarity))
             chosen = chosen_places(near_ones, self.bands)
             row, column = row[chosen], column[chosen]
-            similarity = similar(similarities(few["vector"], row, some["vector"], column))
+            similarity = self._similar(similarities(few["vector"], row, some["vector"], column))
             found.append(pairs_of(few["id"][row], some["id"][column], similarity))
         return np.concatenate(found)
 
@@ -213,6 +213,12 @@ class Semantic(Method):
     def told(cls, similarity: float) -> str:
         """See Method."""
         return f"a cosine similarity of {similarity:.4f} to"
+
+    def _similar(self, values: npt.NDArray[Any]) -> Floats:
+        """See `similar`; on the side of the limit where they are: float32 holds a limit near 1, and what is near it, as one."""
+        found, limit = similar(values), np.float32(self.limit(self.eps))
+        near = is_near(values, self.eps)
+        return np.where(near, np.maximum(found, limit), np.minimum(found, np.nextafter(limit, np.float32(0))))
 
     def _turns(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Iterator[list[Rows]]:
         """The rows of a bucket, as many as are held at once: each time all that are at home in it, and some of the visitors."""
