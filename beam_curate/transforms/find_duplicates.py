@@ -19,6 +19,7 @@ from beam_curate.duplicates.methods import number_of
 from beam_curate.duplicates.search import MOST_MISSED, DuplicateSearch, Learned, in_sample, told
 from beam_curate.progress import PROGRESS
 from beam_curate.records import BucketRows, ScorePart
+from beam_curate.runs.summary import funnel
 from beam_curate.transforms.compare_buckets import CompareBuckets, bucket_key
 from beam_curate.transforms.global_window import require_global_window
 from beam_curate.transforms.group_rows import GroupRows
@@ -33,7 +34,7 @@ _Drawn = tuple[Ids, pa.Table]
 
 
 class PartRef(NamedTuple):
-    """A part of a score table: of the other dataset or of ours, its shard's index, and about how many candidates it has."""
+    """A part of a score table: of the other dataset or of ours, its shard's index, and how many candidates it has."""
 
     foreign: bool
     shard_index: int
@@ -102,7 +103,7 @@ class FindDuplicates(beam.PTransform):
 
 
 def _ref(part: ScorePart, foreign: bool, only_kept: bool) -> PartRef:
-    return PartRef(foreign, part.shard_index, part.kept if only_kept else part.rows - part.failed)
+    return PartRef(foreign, part.shard_index, part.kept if only_kept else funnel([part]).judged)
 
 
 def _sample(part: PartRef, total: int, search: DuplicateSearch) -> Iterator[_Drawn]:
