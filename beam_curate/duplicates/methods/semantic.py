@@ -18,7 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import Candidates, Flags, Floats, Nearness, Rows, embeddings, normalised
+from beam_curate.duplicates.candidates import (
+    Candidates,
+    Flags,
+    Floats,
+    Nearness,
+    Rows,
+    embeddings,
+    normalised,
+    with_direction,
+)
 from beam_curate.duplicates.clusters import Clusters, directions
 from beam_curate.duplicates.edges import (
     Edges,
@@ -42,6 +51,10 @@ _DIRECTIONS: Final = 64  # in which these are found
 _BLOCK: Final = 4096
 
 
+def _comparable(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+    return vectors[with_direction(vectors)]
+
+
 @dataclass(frozen=True)
 class _Nearness:
     """The similarity of embeddings to the centre of their cluster: the mean of its sampled ones."""
@@ -53,11 +66,12 @@ class _Nearness:
     def __call__(self, vectors: npt.NDArray[np.float16]) -> Floats:
         """See candidates.Nearness: of equal vectors the same, as a product of matrices does not give it."""
         found = np.zeros(len(vectors), np.float32)
+        there = with_direction(vectors)
         for start in range(0, len(vectors), _BLOCK):
             block = normalised(vectors[start : start + _BLOCK])
             home = self.clusters.homes(block @ self.directions)
             found[start : start + _BLOCK] = (block * self.centres[home]).sum(axis=1, dtype=np.float64)
-        return found
+        return np.where(there, found, np.float32(np.nan))
 
 
 @dataclass(frozen=True)
@@ -126,12 +140,12 @@ class Semantic(Method):
 
     def plan(self, total: int, sample: pa.Table) -> Plan:
         """See Method."""
-        spreading, estimate = self.settling.spreading(total, embeddings(sample))
+        spreading, estimate = self.settling.spreading(total, _comparable(embeddings(sample)))
         return Plan(spreading.cells.buckets, spreading, spreading, estimate)
 
     def nearness(self, total: int, sample: pa.Table) -> Nearness | None:
         """See Method."""
-        vectors = embeddings(sample)
+        vectors = _comparable(embeddings(sample))
         axes = directions(normalised(vectors[:SAMPLE]), _DIRECTIONS)
         points = project(vectors, axes)
         clusters = Clusters.train(points, self.n_clusters or min(round(math.sqrt(total)), _MOST_CENTRES))
@@ -148,6 +162,9 @@ class Semantic(Method):
     def spread(self, found: Candidates, spreading: Any) -> Spread:
         """See Method."""
         vectors = embeddings(found.table)
+        ids, ranks, there = found.ids, found.ranks, with_direction(vectors)
+        if not there.all():
+            ids, ranks, vectors = ids[there], ranks[there], vectors[there]
         points = project(vectors, spreading.directions[:, : spreading.cells.directions])
         row, cell, home = spreading.cells.visits(points, spreading.width)
         homes = np.zeros(len(points), np.int64)
@@ -155,8 +172,8 @@ class Semantic(Method):
         row, bucket = once(row, spreading.cells.groups[cell])
         rows = np.zeros(len(row), vector_row(vectors.shape[1]))
         rows["id"], rows["rank"], rows["cell"], rows["vector"] = (
-            found.ids[row],
-            found.ranks[row],
+            ids[row],
+            ranks[row],
             homes[row],
             vectors[row],
         )
