@@ -51,6 +51,11 @@ class Candidates:
     ranks: Ids
     table: pa.Table
 
+    def slice(self, start: int, count: int) -> "Candidates":
+        """So many of them from one on."""
+        rows = slice(start, start + count)
+        return Candidates(self.ids[rows], self.ranks[rows], self.table.slice(start, count))
+
 
 @dataclass(frozen=True)
 class CandidateRows:

@@ -28,6 +28,8 @@ from beam_curate.transforms.list_parts import ListParts
 
 _HELD_BYTES: Final = 1 << 25
 """Rows wait in memory until there are 32 MiB of them: then those of one bucket go together."""
+_SPREAD: Final = 4096
+"""Rows that are put into buckets at once: of a part with many rows, each in many buckets, the copies are let go on the way."""
 _LOG: Final = logging.getLogger("beam_curate.duplicates")
 
 _Drawn = tuple[Ids, pa.Table]
@@ -158,13 +160,15 @@ class _SpreadRows(beam.DoFn):
         spreading, nearness = learned
         found = self._search.read(part.shard_index, part.foreign, self._output, nearness)
         self._read.inc(len(found.ids))
-        for method, how in zip(self._search.methods, spreading, strict=True):
-            spread = method.spread(found, how)
-            self._sent.inc(len(spread.rows))
-            self._held.setdefault(number_of(method), []).append(spread)
-            self._bytes += spread.rows.nbytes
-        if self._bytes >= _HELD_BYTES:
-            yield from self._packed()
+        for start in range(0, len(found.ids), _SPREAD):
+            some = found.slice(start, _SPREAD)
+            for method, how in zip(self._search.methods, spreading, strict=True):
+                spread = method.spread(some, how)
+                self._sent.inc(len(spread.rows))
+                self._held.setdefault(number_of(method), []).append(spread)
+                self._bytes += spread.rows.nbytes
+            if self._bytes >= _HELD_BYTES:
+                yield from self._packed()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for packed in self._packed():

@@ -8,8 +8,10 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_curate import reasons
+from beam_curate.duplicates.methods.exact import Exact
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.search import DuplicateSearch
+from beam_curate.duplicates.table import read_part
 from beam_curate.records import FAILED, KEPT, REJECTED, ImageFacts, Member, SampleRef, ScoredSample, Shard
 from beam_curate.runs import score_table
 from beam_curate.runs.configuration import Configuration
@@ -20,6 +22,7 @@ from beam_curate.runs.table_parts import TablePlace
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.selection.rejudging import Selection
 from beam_curate.storage.files import write_json
+from beam_curate.transforms import find_duplicates
 from beam_curate.transforms.find_duplicates import FindDuplicates
 from beam_curate.transforms.list_parts import ListParts
 
@@ -62,3 +65,27 @@ def test_the_rows_that_are_told_and_settled_by_are_those_that_are_searched(table
     assert [text for text in caplog.messages if text.startswith(f"semantic: {rows} rows in 1.0 buckets each")]
     read = [search.rows(False).read_unranked(part, ["embedding"]).ids for part in range(2)]
     assert sum(map(len, read)) == rows
+
+
+def test_rows_of_a_part_are_put_into_buckets_a_few_at_a_time(table, tmp_path, monkeypatch):
+    """A part may have any number of rows, and each may go to many buckets: not all copies are in memory at once."""
+    spread, counted = Semantic.spread, []
+
+    def counting(method, found, spreading):
+        counted.append(len(found.ids))
+        return spread(method, found, spreading)
+
+    def searched(name):
+        counted.clear()
+        with beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])) as root:
+            _ = root | ListParts(table) | FindDuplicates(search, str(tmp_path / name))
+        return [read_part(str(tmp_path / name), part) for part in range(2)]
+
+    monkeypatch.setattr(Semantic, "spread", counting)
+    search = DuplicateSearch(Selection(table, ()), [Exact(), Semantic(0.01)])
+    at_once = searched("at-once")
+    assert (counted, [part.num_rows for part in at_once]) == ([8, 8], [8, 8])
+    monkeypatch.setattr(find_duplicates, "_SPREAD", 3)
+    monkeypatch.setattr(find_duplicates, "_HELD_BYTES", 1)
+    assert searched("in-turns") == at_once
+    assert counted == [3, 3, 2] * 2
