@@ -69,6 +69,7 @@ def test_of_a_crowd_those_are_shown_that_all_pairs_show_and_few_are_computed_exa
         rows["id"][1::2] |= np.uint64(FOREIGN)
     method = Semantic(0.05, between=between)
     few = some_rows(rows)
+    assert not between or len(set((few["id"] & FOREIGN).tolist())) == 2
     exact, counted = semantic.similarities, []
 
     def counting(left, row, right, column):
@@ -79,13 +80,23 @@ def test_of_a_crowd_those_are_shown_that_all_pairs_show_and_few_are_computed_exa
     shown = choose_pairs(method.pairs(few, rows, None), {0: method.bands})
 
     def wanted(row, other):
-        return row != other and (not between or bool(other & ~row & int(FOREIGN)))
+        return row != other and (not between or bool((row ^ other) & int(FOREIGN)))
 
     pairs = in_longdouble(rows, few, wanted)
     assert (pairs["similarity"] > 0.8).mean() > 0.9
     assert np.array_equal(np.sort(shown), np.sort(choose_pairs(pairs, {0: method.bands})))
     assert len(shown) > 5 * EACH
     assert sum(counted) < len(pairs) / 20
+
+
+def test_where_nearly_all_are_of_the_other_dataset_pairs_with_the_few_of_ours_are_shown():
+    rows = crowded(3000)
+    rows["id"][20:] |= np.uint64(FOREIGN)
+    few = some_rows(rows)
+    assert (few["id"] & FOREIGN != 0).all()
+    shown = Semantic(0.05, between=True).pairs(few, rows, None)
+    assert len(choose_pairs(shown, {0: Semantic(0.05).bands})) > 3 * EACH
+    assert ((shown["first"] ^ shown["second"]) & FOREIGN != 0).all()
 
 
 def test_mirrored_ones_are_shown_as_near_as_the_nearest_of_their_faces():

@@ -204,8 +204,18 @@ class Semantic(Method):
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
         del comparing
-        if self.between:
-            few, rows = few[may_be_removed(few)], rows[~may_be_removed(rows)]
+        if not self.between:
+            return self._pairs(few, rows)
+        ours, mine = may_be_removed(few), may_be_removed(rows)  # the few may all be of one of the datasets
+        return np.concatenate([self._pairs(few[ours], rows[~mine]), self._pairs(few[~ours], rows[mine])])
+
+    @classmethod
+    def told(cls, similarity: float) -> str:
+        """See Method."""
+        return f"a cosine similarity of {similarity:.4f} to"
+
+    def _pairs(self, few: Rows, rows: Rows) -> Pairs:
+        """See `pairs`, whichever dataset rows are of."""
         limits = np.asarray(self.bands, np.float32)
         found, mine = [no_pairs()], normalised(few["vector"])
         # A product of matrices rounds by the place in it, and rows come in any order. So it only says which pairs are far from a
@@ -225,11 +235,6 @@ class Semantic(Method):
             similarity = self._similar(similarities(few["vector"], row, some["vector"], column))
             found.append(pairs_of(few["id"][row], some["id"][column], similarity))
         return np.concatenate(found)
-
-    @classmethod
-    def told(cls, similarity: float) -> str:
-        """See Method."""
-        return f"a cosine similarity of {similarity:.4f} to"
 
     def _similar(self, values: npt.NDArray[Any]) -> Floats:
         """See `similar`; on the side of the limit where they are: float32 holds a limit near 1, and what is near it, as one."""
