@@ -23,7 +23,7 @@ Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.void]
 """(N,) records, with the fields `id` and `rank` at least."""
 Nearness: TypeAlias = Callable[[npt.NDArray[np.float16]], Floats]
-"""How near (N, D) embeddings are to the centres of their clusters, (N,)."""
+"""How near (N, D) embeddings are to the centres of their clusters, (N,); NaN for those without a direction."""
 
 LARGEST: Final = "largest"
 FIRST: Final = "first"
@@ -50,6 +50,11 @@ class Candidates:
     ids: Ids
     ranks: Ids
     table: pa.Table
+
+    def slice(self, start: int, count: int) -> "Candidates":
+        """So many of them from one on."""
+        rows = slice(start, start + count)
+        return Candidates(self.ids[rows], self.ranks[rows], self.table.slice(start, count))
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,15 @@ def embeddings(table: pa.Table) -> npt.NDArray[np.float16]:
     width: int = table.schema.field("embedding").type.list_size
     matrix: npt.NDArray[np.float16] = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     return matrix
+
+
+def with_direction(vectors: npt.NDArray[np.float16]) -> Flags:
+    """Says which of (N, D) embeddings have a direction: those with NaN or infinity have none, nor has one of zeros alone."""
+    largest = (vectors.view(np.uint16) & 0x7FFF).max(
+        axis=1, initial=0
+    )  # without signs numbers are ordered as their bits are
+    found: Flags = (largest > 0) & (largest < 0x7C00)
+    return found
 
 
 def widened(vectors: npt.NDArray[np.float16]) -> Floats:

@@ -9,7 +9,7 @@ all of it. Visitors of a cell and its members are compared once, in one product 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -186,12 +186,12 @@ class _Search:
         near: Flags = similarity >= least
         # Twice what near_matrix allows, for the lengths.
         unsure = np.flatnonzero(np.abs(similarity - least) <= left.shape[1] * 2.0**-22)
-        near[unsure] = similarities(self._vectors, row[unsure], self._vectors, of[unsure]) >= least
+        near[unsure] = is_near(similarities(self._vectors, row[unsure], self._vectors, of[unsure]), self._eps)
         return near
 
     def _ask_all(self, row: Places, of: Places, near: Flags, both: bool) -> None:
         """Many pairs are near in the projection: all dimensions of all are compared at once."""
-        _, good = near_matrix(normalised(self._vectors[row]), normalised(self._vectors[of]), self._eps)
+        _, good = near_matrix(self._vectors[row], self._vectors[of], self._eps)
         good &= near
         self._take(row, of, good)
         if both:
@@ -217,26 +217,33 @@ def _lengths(vectors: npt.NDArray[np.float16]) -> Floats:
 def similarities(
     left: npt.NDArray[np.float16], row: Places, right: npt.NDArray[np.float16], column: Places
 ) -> npt.NDArray[np.float64]:
-    """The cosine similarities of pairs, (P,), in float64."""
+    """The cosine similarities of pairs, (P,), as float64 gives them for the numbers that float16 holds."""
     found = np.zeros(len(row), np.float64)
     for start in range(0, len(row), _GATHERED):
         some = slice(start, start + _GATHERED)
-        first, second = _exact(normalised(left[row[some]])), _exact(normalised(right[column[some]]))
+        first, second = _exact(left[row[some]]), _exact(right[column[some]])
         found[some] = (first * second).sum(axis=1)
     return found
 
 
-def near_matrix(left: Floats, right: Floats, eps: float) -> tuple[Floats, Flags]:
-    """Compares (N, D) with (M, D) rows of length 1.
+def is_near(similarity: npt.NDArray[Any], eps: float) -> Flags:
+    """Says which similarities, in float64, are at least 1 - eps."""
+    near: Flags = similarity >= 1 - eps - _ROUNDING
+    return near
+
+
+def near_matrix(left: npt.NDArray[np.float16], right: npt.NDArray[np.float16], eps: float) -> tuple[Floats, Flags]:
+    """Compares (N, D) with (M, D) embeddings.
 
     In float32 a vector's similarity to itself may come out as 0.9999999, and does for every fourth vector or so, another
-    fourth with each kernel of BLAS. So what is as near the limit as rounding reaches is computed again in float64.
+    fourth with each kernel of BLAS. So what is as near the limit as rounding reaches is computed again in float64, from the
+    embeddings as they are: to make them of length 1 in float32 moves a similarity by 1e-8, and one at the limit to either side.
 
     Returns:
         (N, M) cosine similarities, and where they are at least 1 - eps.
     """
     least = 1 - eps - _ROUNDING
-    similarity = left @ right.T
+    similarity = normalised(left) @ normalised(right).T
     # Source: Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1: D roundings of 2^-24 in whatever
     # order, and as much again for those of the vectors.
     unsure = np.abs(similarity - np.float32(least)) <= np.float32(left.shape[1] * 2.0**-23)
@@ -245,12 +252,12 @@ def near_matrix(left: Floats, right: Floats, eps: float) -> tuple[Floats, Flags]
     if len(rows):
         exact = _exact(left[rows]) @ _exact(right[columns]).T
         place = np.ix_(rows, columns)
-        similarity[place], near[place] = exact, exact >= least
+        similarity[place], near[place] = exact, is_near(exact, eps)
     return similarity, near
 
 
-def _exact(vectors: Floats) -> npt.NDArray[np.float64]:
+def _exact(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
     """(N, D) with lengths of 1 to the last bits."""
-    wide = vectors.astype(np.float64)
+    wide = widened(vectors).astype(np.float64)
     wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
     return wide

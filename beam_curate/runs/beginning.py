@@ -240,8 +240,8 @@ def _check_same(output: str, begun: Configuration, wanted: WantedRun) -> None:
     for name in sorted({*before, *now}):
         # An option that is newer than the run, and off, changes nothing.
         off = name not in before and now[name] in (False, "", [], None)
-        # Of a run that is read it counts what it is, and not where it lies.
-        place = name == "duplicates.against" and "duplicates.against_run.content" in now
+        # Of a run that is read it counts what it is, and not where it lies, if one was read before.
+        place = name == "duplicates.against" and before.get(name) and "duplicates.against_run.content" in now
         if before.get(name) != now.get(name) and not off and not place and name not in may_differ:
             read = name.startswith(("source.", "duplicates.against_run."))
             remedy = (

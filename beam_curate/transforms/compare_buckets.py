@@ -117,13 +117,17 @@ class _Comparing(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._held: list[Edges] = []
+        self._edges = 0
 
     def found(self, number: int, compared: Compared) -> Iterator[tuple[int, bytes]]:
         """Takes in the edges of a method; gives what is to be sent."""
         self._comparisons.inc(compared.comparisons)
+        if not len(compared.edges):
+            return
         compared.edges["method"] = number
         self._held.append(best_edges(compared.edges))
-        if sum(map(len, self._held)) >= _HELD_EDGES:
+        self._edges += len(self._held[-1])
+        if self._edges >= _HELD_EDGES:
             yield from self._packed()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -134,7 +138,7 @@ class _Comparing(beam.DoFn):
         if self._held:
             for part, edges in by_part(best_edges(np.concatenate(self._held)), "row"):
                 yield part, edges.tobytes()
-        self._held = []
+        self._held, self._edges = [], 0
 
 
 class _CompareBuckets(_Comparing):

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from beam_curate.duplicates.candidates import FOREIGN
+from beam_curate.duplicates.candidates import FOREIGN, Candidates
 from beam_curate.duplicates.methods import semantic
+from beam_curate.duplicates.methods.perceptual import Perceptual
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.pairs import EACH, choose_pairs, no_pairs, pairs_of, some_rows
 from beam_curate.duplicates.vector_rows import vector_row
+from tests.support.made_duplicates import cosine, hash_table, search, vector_table
 
 BANDS = {0: [2.0, 0.9, 0.8, 0.5]}
 
@@ -67,6 +69,7 @@ def test_of_a_crowd_those_are_shown_that_all_pairs_show_and_few_are_computed_exa
         rows["id"][1::2] |= np.uint64(FOREIGN)
     method = Semantic(0.05, between=between)
     few = some_rows(rows)
+    assert not between or len(set((few["id"] & FOREIGN).tolist())) == 2
     exact, counted = semantic.similarities, []
 
     def counting(left, row, right, column):
@@ -77,10 +80,57 @@ def test_of_a_crowd_those_are_shown_that_all_pairs_show_and_few_are_computed_exa
     shown = choose_pairs(method.pairs(few, rows, None), {0: method.bands})
 
     def wanted(row, other):
-        return row != other and (not between or bool(other & ~row & int(FOREIGN)))
+        return row != other and (not between or bool((row ^ other) & int(FOREIGN)))
 
     pairs = in_longdouble(rows, few, wanted)
     assert (pairs["similarity"] > 0.8).mean() > 0.9
     assert np.array_equal(np.sort(shown), np.sort(choose_pairs(pairs, {0: method.bands})))
     assert len(shown) > 5 * EACH
     assert sum(counted) < len(pairs) / 20
+
+
+def test_where_nearly_all_are_of_the_other_dataset_pairs_with_the_few_of_ours_are_shown():
+    rows = crowded(3000)
+    rows["id"][20:] |= np.uint64(FOREIGN)
+    few = some_rows(rows)
+    assert (few["id"] & FOREIGN != 0).all()
+    shown = Semantic(0.05, between=True).pairs(few, rows, None)
+    assert len(choose_pairs(shown, {0: Semantic(0.05).bands})) > 3 * EACH
+    assert ((shown["first"] ^ shown["second"]) & FOREIGN != 0).all()
+
+
+def test_mirrored_ones_are_shown_as_near_as_the_nearest_of_their_faces():
+    """Faces meet one by one: of two of them that meet the other ones may be nearer."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 1 << 62, 6, dtype=np.uint64)
+    hashes, mirrored = (
+        base[rng.integers(0, 6, 60)] ^ (np.uint64(1) << rng.integers(0, 8, 60, np.uint64)) for _ in range(2)
+    )
+    ids = np.arange(60, dtype=np.uint64)
+    faces = [hashes, mirrored]
+    apart = np.min([np.bitwise_count(a[:, None] ^ b[None, :]) for a in faces for b in faces], axis=0)
+    method = Perceptual(4, mirrored=True)
+    edges, _ = search(method, ids, ids, hash_table(hashes, mirrored))
+    assert len(edges) > 40
+    assert edges["similarity"].tolist() == (1 - apart[edges["row"], edges["of"]] / 64).tolist()
+    plan = method.plan(60, hash_table(hashes, mirrored))
+    rows = method.spread(Candidates(ids, ids, hash_table(hashes, mirrored)), plan.spreading).rows
+    shown = method.pairs(rows, rows, plan.comparing)
+    assert shown["similarity"].tolist() == (1 - apart[shown["first"], shown["second"]] / 64).tolist()
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-7, 1e-8])
+def test_what_float32_takes_for_the_limit_is_shown_on_its_side(eps):
+    """Near 1 a float32 is 6e-8 from the next one: a pair that is a little farther apart than `eps` is none of duplicates."""
+    rng = np.random.default_rng(0)
+    apart = np.sqrt(2 * eps / 64) * rng.uniform(0, 2, (40, 1)) * rng.standard_normal((40, 64))
+    vectors = (rng.standard_normal(64) / 8 + apart).astype(np.float16)
+    rows = np.zeros(40, vector_row(64))
+    rows["id"], rows["vector"] = np.arange(40), vectors
+    method = Semantic(eps)
+    alike = cosine(vectors) >= 1 - eps
+    shown = method.pairs(rows, rows, None)
+    assert np.array_equal(shown["similarity"] >= np.float32(method.limit(eps)), alike[shown["first"], shown["second"]])
+    assert len(set(alike[shown["first"], shown["second"]].tolist())) == 2
+    edges, _ = search(Semantic(eps, border=0.5), rows["id"], rows["id"], vector_table(vectors))
+    assert (edges["similarity"] >= np.float32(method.limit(eps))).all()

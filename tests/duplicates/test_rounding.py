@@ -31,7 +31,7 @@ def equal_pairs_missed():
             close = vectors.copy()
             largest = np.arange(rows), np.abs(vectors).argmax(axis=1)
             close[largest] = np.nextafter(close[largest], np.float16(0))  # one step of float16 away: 1e-9 or so
-            twice = normalised(np.concatenate([vectors, vectors[::-1], close]))
+            twice = np.concatenate([vectors, vectors[::-1], close])
             _, near = near_matrix(twice, twice[::-1], 1e-12)
             near = near[:, ::-1]
             equal = np.eye(3 * rows, dtype=np.bool_)
@@ -72,7 +72,7 @@ def test_every_finite_float16_is_the_same_number_in_float32():
 
 
 def test_the_limit_is_kept_to_what_float64_can_tell():
-    vectors = normalised(unit_rows(300, 512, 4) + unit_rows(1, 512, 5) * np.float16(3))
+    vectors = unit_rows(300, 512, 4) + unit_rows(1, 512, 5) * np.float16(3)
     exact = vectors.astype(np.longdouble)
     exact /= np.sqrt((exact * exact).sum(axis=1, keepdims=True))
     wanted = exact @ exact.T
@@ -84,6 +84,22 @@ def test_the_limit_is_kept_to_what_float64_can_tell():
         np.testing.assert_allclose(similarity, wanted.astype(np.float32), atol=2e-6)
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["a pair", "among many that are near"])
+@pytest.mark.parametrize(
+    "sides", [(3, 4, 5), (4, 3, 5), (12, 5, 13), (8, 15, 17), (24, 7, 25), (21, 20, 29), (56, 33, 65)]
+)
+def test_a_pair_at_the_limit_is_one_of_duplicates(sides, many):
+    """The similarity is a / c to the last bit: lengths of 1 in float32 would move it by 1e-8."""
+    a, b, c = sides
+    vectors = np.zeros((400 if many else 2, 16), np.float16)
+    vectors[0::2, 0], vectors[1::2, 0], vectors[1::2, 1] = 1, a, b
+    everyone, place = np.ones(len(vectors), np.bool_), np.arange(len(vectors))
+    bucket = Bucket(vectors, normalised(vectors), 16)
+    for eps, partner in ((1 - a / c, 0), (1 - a / c - 1e-11, 1)):
+        found = best_partners(bucket, eps, [(place, place)], Who(everyone, everyone))
+        assert found.of[found.row % 2 == 1].tolist() == [partner] * (len(vectors) // 2 - partner)
+
+
 @pytest.mark.parametrize(("first", "count"), [(32, 32), (64, 64), (96, 96), (64, 192), (96, 192)])
 def test_what_float32_loses_in_the_directions_compared_first_loses_no_pair(first, count):
     """All lies in these directions, and each limit is that of a pair: to the last bits it is as near as it may be."""
@@ -92,7 +108,7 @@ def test_what_float32_loses_in_the_directions_compared_first_loses_no_pair(first
     vectors = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float16)
     basis = np.linalg.qr(rng.standard_normal((count, count)))[0].astype(np.float32)
     points = normalised(vectors) @ basis
-    exact = normalised(vectors).astype(np.longdouble)
+    exact = vectors.astype(np.longdouble)
     exact /= np.sqrt((exact * exact).sum(axis=1, keepdims=True))
     similarity = np.tril(exact @ exact.T, -1)
     everyone = np.ones(200, np.bool_)

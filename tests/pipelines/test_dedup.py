@@ -268,6 +268,13 @@ class TestAgainst:
         assert {key.split("-")[0] for key in kept} == {"coffee", "rocket"}
         assert verdicts(output)["astronaut"]["reason"] == "not_in_other"
 
+    def test_a_search_without_it_is_not_continued_with_it(self, table, other, capsys):
+        output = deduplicated(table, "without", "--methods=exact", "--table_only")
+        flags = ["--methods=exact", "--table_only", "--resume", f"--against={other}"]
+        assert dedup.main([f"--scores={table}", f"--output={output}", *flags]) == 2
+        said = f"--resume: duplicates.against was '' and is '{other}' now; give the same as before"
+        assert said in capsys.readouterr().err
+
     def test_embeddings_of_other_weights_are_refused(self, table, other, capsys):
         output = table.parent / "weights"
         summary = other / "summary.json"

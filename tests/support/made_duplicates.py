@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_curate.duplicates import blocks
-from beam_curate.duplicates.candidates import FOREIGN, Candidates, normalised
+from beam_curate.duplicates.candidates import FOREIGN, Candidates
 from beam_curate.duplicates.edges import best_edges, may_stand
 from beam_curate.runs import score_table
 
@@ -93,7 +93,7 @@ def expected(ids, ranks, alike):
 
 def cosine(vectors):
     """All similarities, in float64."""
-    wide = normalised(vectors).astype(np.float64)
+    wide = vectors.astype(np.float64)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
     return wide @ wide.T
 

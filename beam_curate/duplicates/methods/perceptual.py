@@ -35,6 +35,8 @@ _COPY: Final = 500
 """What a copy of a row costs to write, group and sort, in comparisons: about 1 microsecond, at 2 nanoseconds each."""
 _BUCKET_ROWS: Final = 1 << 17  # of 24 bytes
 _ROW: Final = np.dtype([("id", "<u8"), ("rank", "<u8"), ("hash", "<u8")])
+_FACE: Final = np.dtype([*_ROW.descr, ("other", "<u8")])
+"""A row as it is, or as its mirror image, with the hash of the other one."""
 _SMALL: Final = 32  # rows of one value that are compared all at once with those of the other values
 _ASKED: Final = 512  # partners at once
 _ASKING: Final = 4096  # rows at once: 16 MB of differing bits
@@ -129,8 +131,7 @@ class Perceptual(Method):
 
     def spread(self, found: Candidates, spreading: Any) -> Spread:
         """See Method."""
-        rows = [_rows(found, column) for column in self.columns[: 2 if self.mirrored else 1]]
-        faces = np.concatenate(rows)
+        faces = self._faces(found)
         buckets = [
             spreading.each * number
             + (scattered(faces["hash"] & np.uint64(mask)) % np.uint64(spreading.each)).astype(np.int64)
@@ -141,11 +142,11 @@ class Perceptual(Method):
     def dtype(self, comparing: Any) -> np.dtype[Any]:
         """See Method."""
         del comparing
-        return _ROW
+        return _FACE if self.mirrored else _ROW
 
     def compare(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Compared:
         """See Method."""
-        rows = read_pieces(pieces, _ROW)
+        rows = read_pieces(pieces, self.dtype(comparing))
         everyone = np.ones(len(rows), np.bool_)
         return self._edges(bucket, rows, everyone, everyone, comparing)
 
@@ -158,7 +159,7 @@ class Perceptual(Method):
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
         del comparing
-        bits = np.bitwise_count(few["hash"][:, None] ^ rows["hash"][None, :])
+        bits = _apart(few[:, None], rows[None, :])
         row, column = np.divmod(np.flatnonzero(bits <= self.distance + _BELOW), bits.shape[1])
         if self.between:
             wanted = may_be_removed(few[row]) != may_be_removed(rows[column])
@@ -169,6 +170,20 @@ class Perceptual(Method):
     def told(cls, similarity: float) -> str:
         """See Method."""
         return f"{similarity:.4f} of the perceptual hash's bits as in"
+
+    def _faces(self, found: Candidates) -> Rows:
+        """The rows of a part that have a hash; with `mirrored` each as it is, and as its mirror image."""
+        table = found.table
+        there = table.column("perceptual").is_valid().to_numpy()
+        rows = np.zeros(int(there.sum()), self.dtype(None))
+        rows["id"], rows["rank"] = found.ids[there], found.ranks[there]
+        rows["hash"] = table.column("perceptual").drop_null().to_numpy()
+        if not self.mirrored:
+            return rows
+        rows["other"] = table.column("mirrored").drop_null().to_numpy()
+        turned = rows.copy()
+        turned["hash"], turned["other"] = rows["other"], rows["hash"]
+        return np.concatenate([rows, turned])
 
     def _edges(self, bucket: int, rows: Rows, asks: Flags, answers: Flags, buckets: Buckets) -> Compared:
         """The edges of rows, in the bucket of a choice of parts."""
@@ -182,12 +197,13 @@ class Perceptual(Method):
         return Compared(search.edges(), search.comparisons)
 
 
-def _rows(found: Candidates, column: str) -> Rows:
-    there = found.table.column(column).is_valid().to_numpy()
-    rows = np.zeros(int(there.sum()), _ROW)
-    rows["id"], rows["rank"] = found.ids[there], found.ranks[there]
-    rows["hash"] = found.table.column(column).drop_null().to_numpy()
-    return rows
+def _apart(left: Rows, right: Rows) -> npt.NDArray[np.uint8]:
+    """In how many bits rows differ, of whatever shape both give together: of faces those of the nearest ones."""
+    found: npt.NDArray[np.uint8] = np.bitwise_count(left["hash"] ^ right["hash"])
+    if "other" in (left.dtype.names or ()):
+        for one, other in (("hash", "other"), ("other", "hash"), ("other", "other")):
+            np.minimum(found, np.bitwise_count(left[one] ^ right[other]), out=found)
+    return found
 
 
 def _runs(first: Flags) -> Iterator[tuple[int, int]]:
@@ -248,5 +264,5 @@ class _Search:
         """An edge for each row that has a partner."""
         row = np.flatnonzero(self._of >= 0)
         of = self._of[row]
-        bits = np.bitwise_count(self._hash[row] ^ self._hash[of])
+        bits = _apart(self._rows[row], self._rows[of])
         return edges_between(self._rows, row, of, similar(1 - bits / BITS))

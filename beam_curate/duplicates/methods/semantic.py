@@ -18,7 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_curate.duplicates.candidates import Candidates, Flags, Floats, Nearness, Rows, embeddings, normalised
+from beam_curate.duplicates.candidates import (
+    Candidates,
+    Flags,
+    Floats,
+    Nearness,
+    Rows,
+    embeddings,
+    normalised,
+    with_direction,
+)
 from beam_curate.duplicates.clusters import Clusters, directions
 from beam_curate.duplicates.edges import (
     Edges,
@@ -30,7 +39,7 @@ from beam_curate.duplicates.edges import (
     partners_places,
 )
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, similar
-from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, similarities
+from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, is_near, similarities
 from beam_curate.duplicates.pairs import Pairs, chosen_places, no_pairs, pairs_of
 from beam_curate.duplicates.settling import EXACT, SAMPLE, Settling, Spreading, once, project
 from beam_curate.duplicates.vector_rows import in_order, vector_row
@@ -40,6 +49,10 @@ _BANDS: Final = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 _MOST_CENTRES: Final = 4096
 _DIRECTIONS: Final = 64  # in which these are found
 _BLOCK: Final = 4096
+
+
+def _comparable(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+    return vectors[with_direction(vectors)]
 
 
 @dataclass(frozen=True)
@@ -53,11 +66,12 @@ class _Nearness:
     def __call__(self, vectors: npt.NDArray[np.float16]) -> Floats:
         """See candidates.Nearness: of equal vectors the same, as a product of matrices does not give it."""
         found = np.zeros(len(vectors), np.float32)
+        there = with_direction(vectors)
         for start in range(0, len(vectors), _BLOCK):
             block = normalised(vectors[start : start + _BLOCK])
             home = self.clusters.homes(block @ self.directions)
             found[start : start + _BLOCK] = (block * self.centres[home]).sum(axis=1, dtype=np.float64)
-        return found
+        return np.where(there, found, np.float32(np.nan))
 
 
 @dataclass(frozen=True)
@@ -126,12 +140,12 @@ class Semantic(Method):
 
     def plan(self, total: int, sample: pa.Table) -> Plan:
         """See Method."""
-        spreading, estimate = self.settling.spreading(total, embeddings(sample))
+        spreading, estimate = self.settling.spreading(total, _comparable(embeddings(sample)))
         return Plan(spreading.cells.buckets, spreading, spreading, estimate)
 
     def nearness(self, total: int, sample: pa.Table) -> Nearness | None:
         """See Method."""
-        vectors = embeddings(sample)
+        vectors = _comparable(embeddings(sample))
         axes = directions(normalised(vectors[:SAMPLE]), _DIRECTIONS)
         points = project(vectors, axes)
         clusters = Clusters.train(points, self.n_clusters or min(round(math.sqrt(total)), _MOST_CENTRES))
@@ -148,6 +162,9 @@ class Semantic(Method):
     def spread(self, found: Candidates, spreading: Any) -> Spread:
         """See Method."""
         vectors = embeddings(found.table)
+        ids, ranks, there = found.ids, found.ranks, with_direction(vectors)
+        if not there.all():
+            ids, ranks, vectors = ids[there], ranks[there], vectors[there]
         points = project(vectors, spreading.directions[:, : spreading.cells.directions])
         row, cell, home = spreading.cells.visits(points, spreading.width)
         homes = np.zeros(len(points), np.int64)
@@ -155,8 +172,8 @@ class Semantic(Method):
         row, bucket = once(row, spreading.cells.groups[cell])
         rows = np.zeros(len(row), vector_row(vectors.shape[1]))
         rows["id"], rows["rank"], rows["cell"], rows["vector"] = (
-            found.ids[row],
-            found.ranks[row],
+            ids[row],
+            ranks[row],
             homes[row],
             vectors[row],
         )
@@ -187,8 +204,18 @@ class Semantic(Method):
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
         del comparing
-        if self.between:
-            few, rows = few[may_be_removed(few)], rows[~may_be_removed(rows)]
+        if not self.between:
+            return self._pairs(few, rows)
+        ours, mine = may_be_removed(few), may_be_removed(rows)  # the few may all be of one of the datasets
+        return np.concatenate([self._pairs(few[ours], rows[~mine]), self._pairs(few[~ours], rows[mine])])
+
+    @classmethod
+    def told(cls, similarity: float) -> str:
+        """See Method."""
+        return f"a cosine similarity of {similarity:.4f} to"
+
+    def _pairs(self, few: Rows, rows: Rows) -> Pairs:
+        """See `pairs`, whichever dataset rows are of."""
         limits = np.asarray(self.bands, np.float32)
         found, mine = [no_pairs()], normalised(few["vector"])
         # A product of matrices rounds by the place in it, and rows come in any order. So it only says which pairs are far from a
@@ -199,20 +226,21 @@ class Semantic(Method):
             products = mine @ normalised(some["vector"]).T
             near = (products >= limits[-1] - rounding) & (few["id"][:, None] != some["id"][None, :])
             row, column = np.divmod(np.flatnonzero(near), len(some))
-            similarity = products[row, column]
+            similarity = products[row, column].astype(np.float64)
             unsure = (np.abs(similarity[:, None] - limits) <= rounding).any(axis=1)
             similarity[unsure] = similarities(few["vector"], row[unsure], some["vector"], column[unsure])
-            near_ones = pairs_of(few["id"][row], some["id"][column], similar(similarity))
+            near_ones = pairs_of(few["id"][row], some["id"][column], self._similar(similarity))
             chosen = chosen_places(near_ones, self.bands)
             row, column = row[chosen], column[chosen]
-            similarity = similar(similarities(few["vector"], row, some["vector"], column))
+            similarity = self._similar(similarities(few["vector"], row, some["vector"], column))
             found.append(pairs_of(few["id"][row], some["id"][column], similarity))
         return np.concatenate(found)
 
-    @classmethod
-    def told(cls, similarity: float) -> str:
-        """See Method."""
-        return f"a cosine similarity of {similarity:.4f} to"
+    def _similar(self, values: npt.NDArray[Any]) -> Floats:
+        """See `similar`; on the side of the limit where they are: float32 holds a limit near 1, and what is near it, as one."""
+        found, limit = similar(values), np.float32(self.limit(self.eps))
+        near = is_near(values, self.eps)
+        return np.where(near, np.maximum(found, limit), np.minimum(found, np.nextafter(limit, np.float32(0))))
 
     def _turns(self, bucket: int, pieces: Iterable[Rows], comparing: Any) -> Iterator[list[Rows]]:
         """The rows of a bucket, as many as are held at once: each time all that are at home in it, and some of the visitors."""
