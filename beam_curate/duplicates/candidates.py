@@ -150,9 +150,8 @@ def embeddings(table: pa.Table) -> npt.NDArray[np.float16]:
 
 def with_direction(vectors: npt.NDArray[np.float16]) -> Flags:
     """Says which of (N, D) embeddings have a direction: those with NaN or infinity have none, nor has one of zeros alone."""
-    largest = (vectors.view(np.uint16) & 0x7FFF).max(
-        axis=1, initial=0
-    )  # without signs numbers are ordered as their bits are
+    # Without signs numbers are ordered as their bits are.
+    largest = (vectors.view(np.uint16) & 0x7FFF).max(axis=1, initial=0)
     found: Flags = (largest > 0) & (largest < 0x7C00)
     return found
 

@@ -96,7 +96,7 @@ def test_a_pair_at_the_limit_is_one_of_duplicates(sides, many):
     everyone, place = np.ones(len(vectors), np.bool_), np.arange(len(vectors))
     bucket = Bucket(vectors, normalised(vectors), 16)
     for eps, partner in ((1 - a / c, 0), (1 - a / c - 1e-11, 1)):
-        found = best_partners(bucket, eps, [(place, place)], Who(everyone, everyone))
+        found = best_partners(bucket, eps, [Meeting(place, NOBODY)], Who(everyone, everyone))
         assert found.of[found.row % 2 == 1].tolist() == [partner] * (len(vectors) // 2 - partner)
 
 
