@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from beam_curate.duplicates.candidates import Places, firsts, scattered
+from beam_curate.duplicates.candidates import Ids, Places, firsts, scattered
 from beam_curate.duplicates.edges import Edges
 
 PAIR: Final = np.dtype([("method", "u1"), ("similarity", "<f4"), ("first", "<u8"), ("second", "<u8")])
@@ -15,6 +15,8 @@ Pairs = npt.NDArray[np.void]
 
 EACH: Final = 4
 """Pairs that are shown of each band."""
+_COPIES: Final = 8
+"""So many times a pair of a few rows and of others may be there: both are among both, as they are and mirrored."""
 FEW: Final = 32
 """Rows of a bucket that are compared with all of it to find pairs to show."""
 
@@ -61,14 +63,38 @@ def chosen_places(pairs: Pairs, limits: Sequence[float]) -> Places:
     """Where the pairs stand that are chosen of one method's, see `choose_pairs`; by ids and bands alone."""
     order = np.lexsort((pairs["similarity"], pairs["second"], pairs["first"]))
     place = order[firsts(pairs["first"][order], pairs["second"][order])]
-    # Of the band k: limits[k - 1] > similarity >= limits[k].
-    band = np.searchsorted(-np.asarray(limits, np.float32), -pairs["similarity"][place], side="left")
+    band = _bands(pairs[place], limits)
     inside = (band > 0) & (band < len(limits))
     place, band = place[inside], band[inside]
-    order = np.lexsort((scattered(pairs["first"][place] ^ scattered(pairs["second"][place])), band))
+    order = np.lexsort((_drawn(pairs[place]), band))
     place, band = place[order], band[order]
     found: Places = place[np.arange(len(band)) - np.searchsorted(band, band) < EACH]
     return found
+
+
+def chosen_of_few(pairs: Pairs, limits: Sequence[float]) -> Places:
+    """As `chosen_places`, of pairs of FEW rows with others: of a crowd very many are in a band, and few of them are sorted."""
+    band, drawn = _bands(pairs, limits), _drawn(pairs)
+    found = [np.zeros(0, np.int64)]
+    for number in range(1, len(limits)):
+        place = np.flatnonzero(band == number)
+        if len(place) > EACH * _COPIES:
+            last = np.partition(drawn[place], EACH * _COPIES - 1)[EACH * _COPIES - 1]
+            place = place[drawn[place] <= last]
+        found.append(place)
+    few = np.concatenate(found)
+    return few[chosen_places(pairs[few], limits)]
+
+
+def _bands(pairs: Pairs, limits: Sequence[float]) -> Places:
+    """The band of each pair: limits[k - 1] > similarity >= limits[k] in the band k; 0 or all of them for one in none."""
+    found: Places = np.searchsorted(-np.asarray(limits, np.float32), -pairs["similarity"], side="left")
+    return found
+
+
+def _drawn(pairs: Pairs) -> Ids:
+    """In which order pairs are chosen, by their ids."""
+    return scattered(pairs["first"] ^ scattered(pairs["second"]))
 
 
 def some_rows(rows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:

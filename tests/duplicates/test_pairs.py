@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from beam_curate.duplicates.candidates import FOREIGN, Candidates
-from beam_curate.duplicates.methods import semantic
+from beam_curate.duplicates.methods import perceptual, semantic
 from beam_curate.duplicates.methods.perceptual import Perceptual
 from beam_curate.duplicates.methods.semantic import Semantic
 from beam_curate.duplicates.pairs import EACH, choose_pairs, no_pairs, pairs_of, some_rows
@@ -87,6 +87,36 @@ def test_of_a_crowd_those_are_shown_that_all_pairs_show_and_few_are_computed_exa
     assert np.array_equal(np.sort(shown), np.sort(choose_pairs(pairs, {0: method.bands})))
     assert len(shown) > 5 * EACH
     assert sum(counted) < len(pairs) / 20
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("between", [False, True])
+def test_of_a_crowd_of_hashes_those_are_shown_that_all_pairs_show_and_few_are_held(mirrored, between, monkeypatch):
+    """A web crawl has millions of plain surfaces, all near the few that are compared with all."""
+    rng = np.random.default_rng(0)
+    method = Perceptual(4, mirrored, between=between)
+    ids = rng.permutation(np.arange(6000, dtype=np.uint64))
+    if between:
+        ids[1::2] |= np.uint64(FOREIGN)
+    hashes, turned = (np.uint64(1) << rng.integers(0, 4, 6000, np.uint64) for _ in range(2))
+    table = hash_table(hashes, turned)
+    rows = method.spread(Candidates(ids, ids, table), method.plan(6000, table).spreading).rows
+    few = some_rows(rows)
+    held = []
+    monkeypatch.setattr(perceptual, "pairs_of", lambda *columns: held.append(len(columns[0])) or pairs_of(*columns))
+    shown = method.pairs(few, rows, None)
+    faces = {int(one): [hashes[place], turned[place]] for place, one in enumerate(ids)}
+    apart = [[np.bitwise_count(a ^ b) for a in [hashes, turned][: 1 + mirrored]]
+             for row in few["id"].tolist() for b in faces[row][: 1 + mirrored]]  # fmt: skip
+    apart = np.array(apart).reshape(len(few), -1, len(ids)).min(axis=1)
+    wanted = (few["id"][:, None] ^ ids[None, :]) & FOREIGN != 0 if between else np.ones(apart.shape, np.bool_)
+    row, column = np.nonzero(wanted)
+    every = pairs_of(few["id"][row], ids[column], (1 - apart[row, column] / 64).astype(np.float32))
+    assert np.array_equal(
+        np.sort(choose_pairs(shown, {0: method.bands})), np.sort(choose_pairs(every, {0: method.bands}))
+    )
+    assert len(set(shown["similarity"].tolist())) == 2
+    assert max(held) <= 32 * 4096 < len(few) * len(rows)
 
 
 def test_where_nearly_all_are_of_the_other_dataset_pairs_with_the_few_of_ours_are_shown():

@@ -25,7 +25,7 @@ import pyarrow as pa
 from beam_curate.duplicates.candidates import Candidates, Flags, Ids, Places, Rows, firsts, scattered
 from beam_curate.duplicates.edges import Edges, edges_between, may_be_removed, may_stand
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, read_pieces, similar
-from beam_curate.duplicates.pairs import Pairs, pairs_of
+from beam_curate.duplicates.pairs import Pairs, chosen_of_few, no_pairs, pairs_of
 
 BITS: Final = 64
 MOST_DISTANCE: Final = 8
@@ -159,12 +159,17 @@ class Perceptual(Method):
     def pairs(self, few: Rows, rows: Rows, comparing: Any) -> Pairs:
         """See Method."""
         del comparing
-        bits = _apart(few[:, None], rows[None, :])
-        row, column = np.divmod(np.flatnonzero(bits <= self.distance + _BELOW), bits.shape[1])
-        if self.between:
-            wanted = may_be_removed(few[row]) != may_be_removed(rows[column])
-            row, column = row[wanted], column[wanted]
-        return pairs_of(few["id"][row], rows["id"][column], similar(1 - bits[row, column] / BITS))
+        found = [no_pairs()]
+        for start in range(0, len(rows), _ASKING):  # of a crowd all are near the few
+            some = rows[start : start + _ASKING]
+            bits = _apart(few[:, None], some[None, :])
+            row, column = np.divmod(np.flatnonzero(bits <= self.distance + _BELOW), bits.shape[1])
+            if self.between:
+                wanted = may_be_removed(few[row]) != may_be_removed(some[column])
+                row, column = row[wanted], column[wanted]
+            pairs = pairs_of(few["id"][row], some["id"][column], similar(1 - bits[row, column] / BITS))
+            found.append(pairs[chosen_of_few(pairs, self.bands)])
+        return np.concatenate(found)
 
     @classmethod
     def told(cls, similarity: float) -> str:

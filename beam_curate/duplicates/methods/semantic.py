@@ -40,7 +40,7 @@ from beam_curate.duplicates.edges import (
 )
 from beam_curate.duplicates.method import Compared, Method, Plan, Spread, similar
 from beam_curate.duplicates.near_vectors import Bucket, Who, best_partners, is_near, similarities
-from beam_curate.duplicates.pairs import Pairs, chosen_places, no_pairs, pairs_of
+from beam_curate.duplicates.pairs import Pairs, chosen_of_few, no_pairs, pairs_of
 from beam_curate.duplicates.settling import EXACT, SAMPLE, Settling, Spreading, once, project
 from beam_curate.duplicates.vector_rows import in_order, vector_row
 
@@ -230,7 +230,7 @@ class Semantic(Method):
             unsure = (np.abs(similarity[:, None] - limits) <= rounding).any(axis=1)
             similarity[unsure] = similarities(few["vector"], row[unsure], some["vector"], column[unsure])
             near_ones = pairs_of(few["id"][row], some["id"][column], self._similar(similarity))
-            chosen = chosen_places(near_ones, self.bands)
+            chosen = chosen_of_few(near_ones, self.bands)
             row, column = row[chosen], column[chosen]
             similarity = self._similar(similarities(few["vector"], row, some["vector"], column))
             found.append(pairs_of(few["id"][row], some["id"][column], similarity))
