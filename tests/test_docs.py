@@ -10,6 +10,7 @@ import pytest
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 
 from beam_curate import threads
+from beam_curate.commands import cli
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
@@ -19,6 +20,9 @@ from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.report import ReportOptions
 from beam_curate.commands.select_options import SelectOptions
 from beam_curate.duplicates import blocks, digests, edges, forecast, groups, made_up_pairs, roots, settling
+from beam_curate.heads.head import AESTHETIC, NSFW
+from beam_curate.heads.published import PUBLISHED
+from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
 from beam_curate.report import drawn, origins
 from beam_curate.runs import beginning
 from beam_curate.storage import retrying
@@ -167,12 +171,40 @@ def test_the_page_lists_the_extensions_of_images():
     assert {name.strip() for name in listed.split(",")} == IMAGE_EXTENSIONS
 
 
+def test_the_readme_names_what_can_be_installed_beside_the_package():
+    extras = re.findall(r'^    "([\w-]+)": \[', (ROOT / "setup.py").read_text().partition("EXTRAS_REQUIRE")[2], re.M)
+    assert {"s3", "dev"} <= set(extras)
+    assert [name for name in extras if name != "dev" and f"[{name}]" not in PAGES["README.md"]] == []
+
+
+def test_the_page_lists_all_reasons_with_what_they_mean():
+    section = PAGES["docs/score-table.md"].partition("\n## Reasons\n")[2].partition("\n## ")[0]
+    failed, _, rejected = (
+        dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", part, re.M)) for part in section.partition("**rejected**")
+    )
+    assert {**failed, **rejected} == DESCRIPTIONS
+    assert set(rejected) == set(REJECTIONS)
+
+
+def test_the_page_lists_the_published_heads():
+    rows = re.findall(r"^\| `(ViT-\S+)` \| (yes|no) \| (yes|no) \|$", PAGES["docs/weights.md"], re.M)
+    said = {
+        (head, name)
+        for name, *cells in rows
+        for head, cell in zip((AESTHETIC, NSFW), cells, strict=True)
+        if cell == "yes"
+    }
+    assert said == PUBLISHED.keys()
+
+
 def test_the_rooms_and_files_of_the_layout_page_are_there():
     page = PAGES["docs/architecture.md"]
     below = re.findall(r"`((?:\w+/)+)`", page) + re.findall(r"`((?:\w+/)+\w+\.py)(?:::\w+)?`", page)
     missing = [path for path in below if not any((ROOT / home / path).exists() for home in ("", "beam_curate"))]
     assert missing == []
     assert len(below) > 25
+    rooms = {path.parent.name for path in (ROOT / "beam_curate").glob("*/__init__.py")}
+    assert {room for room in rooms if not re.search(rf"^\|.*`{room}/`.*\|$", page, re.M)} == set()
     code = {path: (ROOT / "beam_curate" / path).read_text() for path, _ in re.findall(r"`(\w+/\w+\.py)::(\w+)`", page)}
     assert [name for path, name in re.findall(r"`(\w+/\w+\.py)::(\w+)`", page)
             if not re.search(rf"^(class {name}\b|def {name}\b|{name}\b)", code[path], re.M)] == []  # fmt: skip
@@ -180,11 +212,13 @@ def test_the_rooms_and_files_of_the_layout_page_are_there():
 
 COMMANDS = (CurateOptions, SelectOptions, DedupOptions, ExportOptions, PackOptions, ReportOptions)
 OF_OTHER_TOOLS = {
-    "tar, zstd, docker and gcloud": ("dereference", "long", "parameters", "tag"),
+    "tar, zstd, docker and gcloud": ("dereference", "long", "parameters", "tag", "target"),
     "img2dataset": ("output_format",),
+    "the boot program of Beam's images": ("worker_pool",),
     "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
     "benchmarks": ("image_kb", "rows", "seed", "simulate"),
     "the program beam-curate": ("help",),
+    "beam-curate fetch-models and demo, which are no jobs": ("github_url", "hub_url", "only", "folder"),
 }
 
 
@@ -197,6 +231,15 @@ def flags_of_beam():
             group._add_argparse_args(parser)
         flags |= {flag.removeprefix("--") for flag in parser._option_string_actions}
     return flags
+
+
+def test_each_option_is_on_some_page():
+    """Beside `--help`, which says what it is: on a page stands what it is for."""
+    text = "\n".join(text for page, text in PAGES.items() if page == "README.md" or page.startswith("docs/"))
+    options = {(name, word[2:]) for name, command in cli.COMMANDS.items()
+               for action in command.parser()._actions for word in action.option_strings if word.startswith("--")}  # fmt: skip
+    shown = set(re.findall(r"(?<![\w-])--([A-Za-z]\w*)(?![\w-])", text)) | {"version"}
+    assert sorted(each for each in options if each[1] not in shown) == []
 
 
 def test_each_option_that_a_page_names_is_one():
