@@ -101,8 +101,8 @@ def _bars(distribution: Distribution, place: int, highest: int, names: tuple[str
     total = kept + rejected
     if not total:
         return []
-    low, high = distribution.edges[place], distribution.edges[place + 1]
-    words = f"{low:.6g} to {high:.6g}: {count(kept)} {names[0]}, {count(rejected)} {names[1]}"
+    low, high = distribution.edge(place), distribution.edge(place + 1)
+    words = f"{low} to {high}: {count(kept)} {names[0]}, {count(rejected)} {names[1]}"
     height = max(_LEAST, HEIGHT * total / highest)
     bars, bottom = [], HEIGHT
     for name, number in (("kept", kept), ("rejected", rejected)):

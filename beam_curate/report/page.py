@@ -257,7 +257,7 @@ def _others(distribution: Distribution) -> list[tuple[str, int, str]]:
         {min(range(len(passing)), key=lambda at: (abs(passing[at] - part * whole), at)) for part in _PASSING}
     )
     sign = "<" if upper else "≥"
-    return [(f"{sign} {distribution.edges[at]:.6g}", passing[at], share(passing[at], whole)) for at in places]
+    return [(f"{sign} {distribution.edge(at)}", passing[at], share(passing[at], whole)) for at in places]
 
 
 def _details(summary: Summary) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ BINS: Final = 40
 """The most bins of a histogram, or two more; at least 16, since their width is a round number."""
 
 _DIGITS: Final = 15  # of a bin's number, which float64 holds exactly
+_NEAR_0: Final = 1e-6  # of a bin's width: a threshold may be a float32, which has seven digits
 
 Counts = npt.NDArray[np.int64]
 
@@ -54,6 +55,12 @@ class Distribution:
     def count(self) -> int:
         """Samples with a value."""
         return int(self.kept.sum() + self.rejected.sum())
+
+    def edge(self, at: int) -> str:
+        """An edge in words. Bins are counted from a threshold: where only its last digits keep an edge from 0, it is 0."""
+        value, width = float(self.edges[at]), float(self.edges[1] - self.edges[0])
+        is_bound = any(value == bound for _, bound in self.bounds)
+        return f"{value if is_bound or abs(value) > _NEAR_0 * width else 0.0:.6g}"
 
 
 @dataclass(frozen=True)
@@ -155,9 +162,10 @@ class Spread:
         """The width of bins, as a power of ten, for values from low to high: it does not fall when their range grows."""
         largest = max(abs(low - self._origin), abs(high - self._origin))
         digits = math.ceil(math.log10(largest)) - _DIGITS if largest else -300
-        if low == high:
+        width = _share(low, high)
+        if not width:
             return max(-300, digits)  # narrow enough for whatever comes
-        return max(-300, digits, math.floor(math.log10(_width(low, high))))
+        return max(-300, digits, math.floor(math.log10(width)))
 
     def _widened(self, level: int) -> tuple[int, Counts]:
         """The first bin and the counts in bins of a level that is not lower."""
@@ -165,7 +173,8 @@ class Spread:
             return 0, np.zeros((2, 0), np.int64)
         if self.lowest == self.highest:
             return int(_bins(np.array([self.lowest]), self._origin, level)[0]), self.counts
-        factor = 10 ** (level - self.level)
+        # The numbers have fewer digits than the largest factor that int64 holds: by that one all of them come to 0 or -1 too.
+        factor = 10 ** min(level - self.level, 18)
         numbers = (self.first + np.arange(self.counts.shape[1])) // factor
         counts = np.zeros((2, int(numbers[-1] - numbers[0]) + 1), np.int64)
         np.add.at(counts.T, numbers - numbers[0], self.counts.T)
@@ -174,8 +183,12 @@ class Spread:
 
 def _width(low: float, high: float) -> float:
     """The least width of BINS bins from low to high."""
-    width = high / BINS - low / BINS
-    return width if width > 0 else max(abs(low), 1.0) / BINS
+    return _share(low, high) or max(abs(low), 1.0) / BINS
+
+
+def _share(low: float, high: float) -> float:
+    """The BINS-th part of a range, which does not fall when the range grows; 0 of a single value."""
+    return high / BINS - low / BINS or (high - low) / BINS  # neither the largest range overflows, nor the smallest is lost
 
 
 def _bins(values: Floats, origin: float, level: int) -> Counts:

@@ -46,6 +46,8 @@ VALUES = {
     "one": lambda draw: 0.3,
     "tiny": lambda draw: 1e-9 * draw.random(),
     "far": lambda draw: 1e6 + draw.random(),
+    "wider": lambda draw: draw.choice([1.0, 1e-9, 1e-25]) * draw.random(),
+    "neighbours": lambda draw: draw.choice([5.4, 0.3]) + draw.choice([0, 1e-16, 1e-15]),
     "wide": lambda draw: (-1) ** draw.randrange(2) * 10.0 ** draw.randrange(-8, 9),
     "gone": lambda draw: draw.choice([float("nan"), float("inf"), 2.5]),
 }
@@ -79,6 +81,37 @@ def test_spreads_add_up_to_the_histogram_in_any_order(kind, bounds):
     assert (whole.lowest, whole.highest, whole.count) == (min(good), max(good), len(good))
     assert whole.below == [sum(value < bound for value in good) for _, bound in bounds]
     assert not bounds or bounds[0][1] in whole.edges
+
+
+@pytest.mark.parametrize("values", [[1e-25, 2e-25], [1.0, 1.0 + 2**-52], [-1e-25, 1e-25]])
+def test_a_part_with_values_close_together_is_added_to_others(values):
+    others = [0.5, 0.7]
+    one, other = (Spread.of("x", (), group(some, ["kept"] * 2)) for some in (values, others))
+    found = (one + other).distribution()
+    assert found.kept.tolist() == np.histogram([*values, *others], found.edges)[0].tolist()
+    assert found.count == 4
+
+
+@pytest.mark.parametrize("value", [7.7, 1e-9, 5e-324])
+def test_neighbouring_numbers_have_a_histogram(value):
+    values, bounds = [value, float(np.nextafter(value, 9))], (("x ≥", value), ("x <", 5.4))
+    found = Spread.of("x", bounds, group(values, ["kept", "kept"])).distribution()
+    assert found.kept.tolist() == np.histogram(values, found.edges)[0].tolist()
+    assert (found.count, found.below) == (2, [0, sum(each < 5.4 for each in values)])
+
+
+@pytest.mark.parametrize("threshold", [sum([0.1] * 27), float(np.float32(5.6)), 2.7, 0.1 + 0.2])
+def test_an_edge_that_only_rounding_keeps_from_0_is_0(threshold):
+    values = [0.0, 0.4, 2.0, threshold, threshold + 0.3]
+    found = Spread.of("x", (("x ≥", threshold),), group(values, ["kept"] * 5)).distribution()
+    words = [found.edge(at) for at in range(len(found.edges))]
+    assert "0" in words
+    assert not [each for each in words if "e" in each]
+
+
+def test_a_threshold_near_0_is_shown_as_it_is():
+    found = Spread.of("x", (("x ≥", 1e-3),), group([0.0, 1e6], ["kept"] * 2)).distribution()
+    assert "0.001" in [found.edge(at) for at in range(len(found.edges))]
 
 
 def table(folder, parts, rows=30):
