@@ -125,6 +125,10 @@ class _Search:
 
     def meet_both(self, first: Places, second: Places) -> None:
         """Rows and others, which are no rows of these, ascending both: whichever of two is worse asks."""
+        if not self._all:
+            self.meet(first, second)
+            self.meet(second, first)
+            return
         for block in range(0, len(second), ASKED):
             for some in range(0, len(first), _ASKING):
                 self._meet_some(first[some : some + _ASKING], second[block : block + ASKED])
@@ -133,15 +137,13 @@ class _Search:
         """See `meet_both`: those who ask, and who may be asked, all at once, unless this takes more than each way by itself."""
         rows_ask, ofs_ask = self._still_ask(row, of[0]), self._still_ask(of, row[0])
         asking, others = row[rows_ask], of[ofs_ask]
-        if self._all:
-            rows = row[rows_ask | (row < others.max(initial=0))]
-            ofs = of[ofs_ask | (of < asking.max(initial=0))]
-            if len(rows) * len(ofs) <= len(asking) * len(of) + int(np.searchsorted(row, others).sum()):
-                if len(rows):
-                    self._ask(rows, ofs, True)
-                return
-        self.meet(asking, of)
-        self.meet(others, row)
+        rows = row[rows_ask | (row < others.max(initial=0))]
+        ofs = of[ofs_ask | (of < asking.max(initial=0))]
+        if len(rows) * len(ofs) > len(asking) * len(of) + int(np.searchsorted(row, others).sum()):
+            self.meet(asking, of)
+            self.meet(others, row)
+        elif len(rows):
+            self._ask(rows, ofs, True)
 
     def _still_ask(self, row: Places, best: int) -> Flags:
         """Which of rows ask others, of which the best is told: those that are worse, and have no better partner."""
