@@ -132,7 +132,9 @@ def _shape(default: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(default: Any) -> str:
-    """A default as a launch would give it."""
+    """A default as a launch would give it, and as `--help` shows it."""
+    if isinstance(default, float):
+        return f"{default:g}".replace("e+", "e")
     return str(default).lower() if default is None or isinstance(default, bool) else str(default)
 
 
@@ -164,7 +166,7 @@ _COMMANDS: Final[Mapping[str, tuple[type[Any], str, str]]] = {
     "export": (
         ExportOptions,
         "Export curated images for training",
-        "Reads a finished run and writes WebDataset or TFRecord files, with smaller images and in shuffled order if asked for.",
+        "Reads a finished run and writes WebDataset, TFRecord or MDS files; if asked for with smaller images, or shuffled.",
     ),
     "pack": (
         PackOptions,

@@ -1,4 +1,4 @@
-"""Finds duplicates in a score table, and writes the dataset without them: no decoding, no inference.
+"""Finds duplicates in a score table, and writes the dataset without them, without running a model.
 
 beam-curate dedup --scores out/ --output unique/
 beam-curate dedup --scores out/ --output clean/ --against benchmark/ --eps 0.05

@@ -11,7 +11,9 @@ from beam_curate.commands.run_options import ShardOptions
 class DedupOptions(DuplicateOptions, ShardOptions):
     """In which score table duplicates are looked for, what a duplicate is, and where to write."""
 
-    scores: str = required("folder of the run that made the score table: the --output of beam-curate curate or select")
+    scores: str = required(
+        "folder of the run that made the score table: the --output of beam-curate curate, select or dedup"
+    )
     output: str = required("folder for the duplicates table and the shards without duplicates")
     methods: str = option("exact,semantic", f"what a duplicate is: {methods_help()}", once=True)
     candidates: str = option(

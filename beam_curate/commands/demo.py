@@ -9,12 +9,19 @@ from pathlib import Path
 
 from beam_curate.commands import curate, fetch_models
 from beam_curate.commands.endings import fail
+from beam_curate.commands.options import OptionError
+from beam_curate.commands.parsing import OneLineParser
 from beam_curate.version import __version__
 
 RULES = ["--min_aesthetic=4.5", "--max_nsfw=0.5", "--min_side=64", "--samples_per_shard=20"]
 REAL = ["--clip_model=ViT-L-14", "--pretrained=openai"]
 # Nothing to fetch: a small tower with random weights and random heads, to see the job work.
 RANDOM = ["--clip_model=ViT-S-32-alt", "--pretrained=random", "--aesthetic_head=random", "--nsfw_head=random"]
+
+MODELS_HELP = (
+    "folder with the model files; default: the environment variable MODEL_DIR. Without either they are fetched into models/ of "
+    "--folder (1.8 GB); where there is no network, a small random model takes their place"
+)
 
 
 def model_arguments(model_dir: str, folder: Path) -> list[str]:
@@ -33,16 +40,19 @@ def model_arguments(model_dir: str, folder: Path) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the options."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
     parser.add_argument("--folder", default="demo", help="where the demo's data and output go (default: demo)")
-    parser.add_argument("--model_dir", default=os.environ.get("MODEL_DIR", ""), help="folder with the model files")
+    parser.add_argument("--model_dir", default=os.environ.get("MODEL_DIR", ""), help=MODELS_HELP)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds the dataset, curates it and prints where to look; returns the exit status of the curation."""
-    arguments = parser().parse_args(argv)
+    try:
+        arguments = parser().parse_args(argv)
+    except OptionError as error:
+        return fail(error)
     from beam_curate.commands.demo_data import DemoDataError, build_demo_dataset
 
     folder = Path(arguments.folder)

@@ -13,7 +13,7 @@ from beam_curate.runs.division import Division
 class ExportOptions(FormatOptions, RunOptions):
     """Which run to export, to which format, and where to write."""
 
-    input: str = required("folder of a finished run: the --output of beam-curate curate or select")
+    input: str = required("folder of a finished run: the --output of beam-curate curate, select or dedup")
     output: str = required("folder for the exported files, their rows and the summary")
     format: str = required(
         "webdataset: tars, as in the run; tfrecord: files of tf.train.Example, with index files for DALI; mds: for MosaicML's "

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beam_curate.commands.endings import as_options
-from beam_curate.commands.options import comma_list
+from beam_curate.commands.endings import as_options, fail
+from beam_curate.commands.options import OptionError, comma_list
+from beam_curate.commands.parsing import OneLineParser
 from beam_curate.version import __version__
 
 PARTS = ("clip", "aesthetic", "nsfw")
@@ -20,7 +21,9 @@ PARTS = ("clip", "aesthetic", "nsfw")
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"beam_curate {__version__}")
     parser.add_argument("--model_dir", required=True, help="where to put the files; made if it is not there")
     parser.add_argument("--clip_model", default="ViT-L-14", help="open_clip's name of the model (default: ViT-L-14)")
@@ -36,21 +39,33 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the options; a wrong one ends the program with a line that names it."""
-    own = parser()
-    options = own.parse_args(argv)
-    options.only = list(comma_list(options.only))
-    unknown = [part for part in options.only if part not in PARTS]
-    if unknown or not options.only:
-        own.error(f"--only {','.join(unknown)}: it can be {', '.join(PARTS)}, or several with commas")
+    """Reads the options.
+
+    Raises:
+        OptionError: One is wrong; it names the option.
+    """
+    options = parser().parse_args(argv)
+    chosen = list(comma_list(options.only))
+    unknown = [part for part in chosen if part not in PARTS]
+    if unknown or not chosen:
+        raise OptionError(
+            f"--only {','.join(unknown) or 'is empty'}: it can be {', '.join(PARTS)}, or several with commas"
+        )
+    options.only = chosen
     if "://" in options.model_dir:
-        own.error(f"--model_dir {options.model_dir}: fetch into a local directory, then copy it there")
+        raise OptionError(f"--model_dir {options.model_dir}: fetch into a local directory, then copy it there")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fetches the files; gives the exit code, 0 when all are there and verified."""
-    options = parse(argv)
+    """Fetches the files; gives the exit status.
+
+    0: all are there and verified. 1: something could not be had. 2: a wrong option, before any work.
+    """
+    try:
+        options = parse(argv)
+    except OptionError as error:
+        return fail(error)
     # After the options are read: these bring in Beam and torch, and --help should not wait for them.
     from beam_curate.heads import fetching
     from beam_curate.storage.downloading import DownloadError

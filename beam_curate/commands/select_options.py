@@ -11,7 +11,9 @@ from beam_curate.commands.selecting_options import SelectingOptions
 class SelectOptions(FormatOptions, SelectingOptions):
     """Which score table to select from, by which rules, and where to write."""
 
-    scores: str = required("folder of the run that made the score table: the --output of beam-curate curate")
+    scores: str = required(
+        "folder of the run that made the score table: the --output of beam-curate curate, select or dedup"
+    )
     output: str = option("", "folder for the selected shards and their table; not needed with --dry_run")
     duplicates: str = option(
         "",

@@ -55,7 +55,7 @@ def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
         summary = run.summary
         if summary.configuration.scored.model is None or not run.is_begun:
             raise OptionError(
-                f"--{option} {folder} was not made by beam-curate curate or select: its mark or the configuration in its "
+                f"--{option} {folder} was not made by beam-curate curate, select or dedup: its mark or the configuration in its "
                 f"{run.summary_path} is missing; give the --output of one of these"
             )
         run.check_table()

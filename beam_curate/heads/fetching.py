@@ -145,13 +145,21 @@ def _clip_job(model_dir: Path, clip_model: str, pretrained: str, hub: str) -> _J
 
 
 def _open_clip_record(clip_model: str, pretrained: str) -> tuple[str, tuple[str, ...]]:
-    """The hub repository of a model's weights, and the names to try there, as open_clip has them."""
+    """The hub repository of a model's weights, and the names to try there, as open_clip has them.
+
+    Raises:
+        WeightsError: open_clip has no such model.
+        DownloadError: It has no such weights of the model, or no place on the hub.
+    """
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg
 
+    from beam_curate.clip.config import model_config
+
     record = get_pretrained_cfg(clip_model, pretrained)
     if not record:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(clip_model)) or f"none, {clip_model} is unknown"
+        model_config(clip_model)  # which says that there is no such model
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(clip_model)) or "none"
         raise DownloadError(f"`pretrained` {pretrained} is not a tag of {clip_model} in open_clip; there are: {tags}")
     repository, _, file = record.get("hf_hub", "").rpartition("/")
     if not repository:

@@ -177,7 +177,7 @@ def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) 
 
 def _check_kind(output: str, run: RunFile, kind: str, argument: str) -> None:
     if run.kind != kind:
-        words = {"": "a run of beam-curate curate or select", EXPORT: "an export", PACK: "packed images"}
+        words = {"": "a run of beam-curate curate, select or dedup", EXPORT: "an export", PACK: "packed images"}
         raise RunError(f"`{argument}`: `output` {output} holds {words.get(run.kind, run.kind)}; give another `output`")
 
 

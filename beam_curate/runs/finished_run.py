@@ -33,7 +33,7 @@ class RunNotUsableError(ValueError):
 
 @dataclass(frozen=True)
 class PackedRun:
-    """A finished run of `curate` or `select` that has output shards.
+    """A finished run of `curate`, `select` or `dedup` that has output shards.
 
     Attributes:
         folder: Where it lies.
@@ -69,7 +69,7 @@ def read_run(folder: str) -> PackedRun:
         started = exists(join(folder, RUN))
         remedy = "is not finished; continue it with `resume`" if started else "holds no run; give the folder of one"
         raise RunNotUsableError(f"{folder} {remedy}")
-    none = f"{folder} is not a run of beam-curate curate or select; give the folder of one"
+    none = f"{folder} is not a run of beam-curate curate, select or dedup; give the folder of one"
     if is_export(folder):
         raise RunNotUsableError(none)
     summary = read_summary(folder)

@@ -18,7 +18,7 @@ _THREADS: Final = 8  # reading is waiting, where the table lies on an object sto
 
 
 def read_score_table(folder: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads the score table of a finished run, of `curate` or `select`: all rows, with the verdicts of that run.
+    """Reads the score table of a finished run of `curate`, `select` or `dedup`: all rows, with the verdicts of that run.
 
     Args:
         folder: The run's folder.

@@ -316,6 +316,11 @@ def test_weights_that_open_clip_does_not_know(tmp_path, capsys):
     assert "--pretrained nonsense is not a tag of ViT-L-14 in open_clip; there are: openai" in capsys.readouterr().err
 
 
+def test_a_model_that_open_clip_does_not_know(tmp_path, capsys):
+    assert fetch_models.main(["--model_dir", str(tmp_path), "--only", "clip", "--clip_model", "ViT-L-15"]) == 1
+    assert "error: --clip_model 'ViT-L-15' is not an open_clip model: did you mean" in capsys.readouterr().err
+
+
 # --- what the project knows of the publishers
 
 
@@ -362,15 +367,18 @@ def test_fixed_embeddings_are_unit_vectors():
     [
         ([], "--model_dir"),
         (["--model_dir", "m", "--only", "clip,heads"], "--only heads"),
-        (["--model_dir", "m", "--only", ","], "--only"),
+        (["--model_dir", "m", "--only", ","], "--only is empty"),
         (["--model_dir", "gs://bucket/m"], "fetch into a local directory"),
+        (["--model_dir", "m", "--clip_modle", "ViT-B-32"], "--clip_modle"),
+        (["--model_dir", "m", "--clip", "ViT-B-32"], "--clip"),
     ],
 )
 def test_bad_options(options, said, capsys):
-    with pytest.raises(SystemExit) as stop:
-        fetch_models.main(options)
-    assert stop.value.code == 2
-    assert said in capsys.readouterr().err
+    assert fetch_models.main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_help_imports_nothing_heavy():

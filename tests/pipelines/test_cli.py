@@ -70,6 +70,14 @@ def test_the_options_of_a_command_reach_it(capsys):
     assert "unknown option --no_such_option" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_wrong_option_of_any_command_is_one_line(name, capsys):
+    assert cli.main([name, "--no_such_option=1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
 COMPLETE = """
 {script}
 COMP_WORDS=({words}) COMP_CWORD={last} COMP_LINE='{words}' COMP_POINT=${{#COMP_LINE}}

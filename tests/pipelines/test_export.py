@@ -462,7 +462,7 @@ def test_a_run_of_another_kind_is_not_continued(run, capsys):
     other = run.parent / "other"
     assert select.main([f"--scores={run}", f"--output={other}"]) == 0
     exported(run, "other", "--resume", status=2)
-    assert "holds a run of beam-curate curate or select" in capsys.readouterr().err
+    assert "holds a run of beam-curate curate, select or dedup" in capsys.readouterr().err
 
 
 def test_a_selection_is_exported_too(run):
@@ -511,7 +511,9 @@ def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys):
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "run.json").write_text("{}")
     assert "is not finished; continue it with --resume" in refused(tmp_path / "half")
-    assert "is not a run of beam-curate curate or select" in refused(exported(run, "an-export", format="tfrecord"))
+    assert "is not a run of beam-curate curate, select or dedup" in refused(
+        exported(run, "an-export", format="tfrecord")
+    )
     nothing = run.parent / "nothing"
     assert select.main([f"--scores={run}", f"--output={nothing}", "--keep=width > 99999"]) == 0
     assert "has no kept samples" in refused(nothing)

@@ -136,6 +136,17 @@ def test_defaults_agree_with_the_options_and_with_their_own_rules(template):
     assert missing == {name for name, field in template.own.items() if field.default in ("", ())} - {"output"} | chosen
 
 
+def test_what_a_template_is_said_to_write_is_all_that_it_can():
+    found = template_metadata.templates()["export.json"]
+    (formats,) = [each["enumOptions"] for each in found["parameters"] if each["name"] == "format"]
+    assert [each["value"] for each in formats if each["value"] not in found["description"].lower()] == []
+
+
+def test_a_large_default_reads_as_in_the_help():
+    assert PARAMETERS["max_comparisons"]["defaultValue"] == "1e14"
+    assert PARAMETERS["eps"]["defaultValue"] == "0.01"
+
+
 def test_choices_are_enums_and_all_are_taken(template):
     enums = {name: parameter for name, parameter in template.parameters.items() if parameter["paramType"] == "ENUM"}
     assert enums.keys() == {name for name, field in template.own.items() if "choices" in field.metadata}
