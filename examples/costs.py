@@ -37,7 +37,7 @@ def quantities(run: Measured) -> dict[str, float]:
         "GB read": (read + written) / 1e9,
         "GB of the score table": run.images * run.row_bytes / 1e9,
         "GB of curated shards": written / 1e9,
-        "read requests": math.ceil(read / ranges) + math.ceil(written / ranges) + 14 * shards,
+        "read requests": math.ceil(read / ranges) + math.ceil(written / ranges) + 8 * shards,
         "write requests": 2 * files,
     }
 

@@ -48,7 +48,7 @@ def test_the_quantities_by_hand(program):
         "GB read": 1.5,
         "GB of the score table": 0.01,
         "GB of curated shards": 0.5,
-        "read requests": 120 + 60 + 140,
+        "read requests": 120 + 60 + 80,
         "write requests": 2 * (10 + 15),
     }
 
@@ -145,6 +145,16 @@ def test_the_example_in_dollars(program):
 def test_dollars_by_hand(program):
     """100 images a second are 360,000 an hour: a million takes 2.78 hours."""
     assert program["dollars_per_million"](3.6, 100) == pytest.approx(10)
+
+
+def test_the_requests_of_a_shard_are_those_that_the_page_on_scale_counts():
+    scale = (ROOT / "docs" / "scale.md").read_text()
+    counted = [
+        re.findall(rf"^\| {stage}.*?\| [\d.]+; (?:1 to )?(\d+) \|", scale, re.M)
+        for stage in ("judge", "pack in", "report")
+    ]
+    (said,) = re.findall(r"and about (\d+) for each input shard", PAGE)
+    assert int(said) == sum(int(each) for (each,) in counted)
 
 
 def test_what_is_asked_for_at_once():

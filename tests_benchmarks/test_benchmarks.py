@@ -193,6 +193,21 @@ def test_scale_runs_each_stage_and_fits_the_growth(tmp_path):
     assert all(min(stage["bytes"]) > 0 for stage in result.values())
 
 
+def test_the_page_on_scale_has_the_requests_that_are_counted(tmp_path):
+    """Of the stages whose requests are the same for each part: of a shuffle they depend on the rows, of pages on the pictures."""
+    page = (ROOT / "docs" / "scale.md").read_text()
+    rows = {"list what is done": "list what", "judge": "judge", "top": "`--top`", "pack in order": "pack in order",
+            "duplicates, exact": "duplicates, `exact`", "duplicates, semantic": "duplicates, `semantic`"}  # fmt: skip
+    file = tmp_path / "result.json"
+    done = run("scale.py", "--parts", "16,32,64", "--rows", 2, "--only", "list,judge,top,pack in,dup", "--json", file)
+    assert done.returncode == 0, done.stderr
+    for stage, result in json.loads(file.read_text()).items():
+        (said,) = re.findall(rf"^\| {re.escape(rows.pop(stage))}.*?\| [\d.]+; (\d+) \|", page, re.M)
+        (first, *_, last), counts = result["parts"], result["requests"]
+        assert (stage, (counts[-1] - counts[0]) / (last - first)) == (stage, pytest.approx(int(said), abs=0.3))
+    assert rows == {}
+
+
 @pytest.mark.parametrize("options", [("--parts", "1,2"), ("--parts", "4,2,8"), ("--parts", "0,1,2")])
 def test_scale_refuses_wrong_options(options):
     done = run("scale.py", *options)
