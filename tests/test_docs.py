@@ -10,6 +10,7 @@ import pytest
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
 
 from beam_curate import threads
+from beam_curate.commands import cli
 from beam_curate.commands.curate_options import CurateOptions
 from beam_curate.commands.dedup_options import DedupOptions
 from beam_curate.commands.export_options import ExportOptions
@@ -19,6 +20,8 @@ from beam_curate.commands.pack_options import PackOptions
 from beam_curate.commands.report import ReportOptions
 from beam_curate.commands.select_options import SelectOptions
 from beam_curate.duplicates import blocks, digests, edges, forecast, groups, made_up_pairs, roots, settling
+from beam_curate.heads.head import AESTHETIC, NSFW
+from beam_curate.heads.published import PUBLISHED
 from beam_curate.report import drawn, origins
 from beam_curate.runs import beginning
 from beam_curate.storage import retrying
@@ -167,6 +170,17 @@ def test_the_page_lists_the_extensions_of_images():
     assert {name.strip() for name in listed.split(",")} == IMAGE_EXTENSIONS
 
 
+def test_the_page_lists_the_published_heads():
+    rows = re.findall(r"^\| `(ViT-\S+)` \| (yes|no) \| (yes|no) \|$", PAGES["docs/weights.md"], re.M)
+    said = {
+        (head, name)
+        for name, *cells in rows
+        for head, cell in zip((AESTHETIC, NSFW), cells, strict=True)
+        if cell == "yes"
+    }
+    assert said == PUBLISHED.keys()
+
+
 def test_the_rooms_and_files_of_the_layout_page_are_there():
     page = PAGES["docs/architecture.md"]
     below = re.findall(r"`((?:\w+/)+)`", page) + re.findall(r"`((?:\w+/)+\w+\.py)(?:::\w+)?`", page)
@@ -185,6 +199,7 @@ OF_OTHER_TOOLS = {
     "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
     "benchmarks": ("image_kb", "rows", "seed", "simulate"),
     "the program beam-curate": ("help",),
+    "beam-curate fetch-models and demo, which are no jobs": ("github_url", "hub_url", "only", "folder"),
 }
 
 
@@ -197,6 +212,15 @@ def flags_of_beam():
             group._add_argparse_args(parser)
         flags |= {flag.removeprefix("--") for flag in parser._option_string_actions}
     return flags
+
+
+def test_each_option_is_on_some_page():
+    """Beside `--help`, which says what it is: on a page stands what it is for."""
+    text = "\n".join(text for page, text in PAGES.items() if page == "README.md" or page.startswith("docs/"))
+    options = {(name, word[2:]) for name, command in cli.COMMANDS.items()
+               for action in command.parser()._actions for word in action.option_strings if word.startswith("--")}  # fmt: skip
+    shown = set(re.findall(r"(?<![\w-])--([A-Za-z]\w*)(?![\w-])", text)) | {"version"}
+    assert sorted(each for each in options if each[1] not in shown) == []
 
 
 def test_each_option_that_a_page_names_is_one():

@@ -1,11 +1,14 @@
 """Each command of the pages is one that can be given: its options are known, and their values are taken."""
 
+import ast
 import dataclasses
+import importlib
 import re
 import shlex
 
 import pytest
 
+import beam_curate
 from beam_curate.commands.cli import COMMANDS
 from beam_curate.commands.curate_options import CurateOptions
 from tests.conftest import ROOT
@@ -91,6 +94,19 @@ def test_no_command_is_in_an_indented_block():
     """These tests do not look there."""
     of_ours = re.compile(r"^ {4}(?:beam-curate|python) .*$", re.M)
     assert {page: found for page, text in PAGES.items() if (found := of_ours.findall(text))} == {}
+
+
+PYTHON = [(page, number, code) for page, text in PAGES.items()
+          for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "number", "code"), PYTHON, ids=[f"{page} {number}" for page, number, _ in PYTHON])
+def test_a_program_of_a_page_is_one_and_imports_what_is_there(page, number, code):
+    lines = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    names = [(line.module, name.name) for line in lines if line.module.startswith("beam_curate") for name in line.names]
+    assert [each for each in names if not hasattr(importlib.import_module(each[0]), each[1])] == []
+    public = set(beam_curate.__all__)
+    assert [each for each in names if each[0] != "beam_curate" and each[1] in public] == []  # a shorter way is there
 
 
 def test_make_has_the_targets_that_pages_name():
