@@ -194,8 +194,9 @@ def test_the_rooms_and_files_of_the_layout_page_are_there():
 
 COMMANDS = (CurateOptions, SelectOptions, DedupOptions, ExportOptions, PackOptions, ReportOptions)
 OF_OTHER_TOOLS = {
-    "tar, zstd, docker and gcloud": ("dereference", "long", "parameters", "tag"),
+    "tar, zstd, docker and gcloud": ("dereference", "long", "parameters", "tag", "target"),
     "img2dataset": ("output_format",),
+    "the boot program of Beam's images": ("worker_pool",),
     "the Java side of Flink's runner": ("number_of_execution_retries", "object_reuse"),
     "benchmarks": ("image_kb", "rows", "seed", "simulate"),
     "the program beam-curate": ("help",),

@@ -325,6 +325,15 @@ def test_the_documented_images_are_those_of_their_templates():
         assert words[words.index("--image") + 1] == f"$IMAGE-{command}"
 
 
+def test_each_template_is_named():
+    (named,) = re.findall(r"that a Flex Template of this image starts: (.*?)\.", DOCS, re.DOTALL)
+    assert {f"{name}.json" for name in re.findall(r"`(\w+)`", named)} == {
+        path.name for path in (ROOT / "templates").iterdir()
+    }
+    (cheap,) = re.findall(r"^(.*) need no GPU and no models", DOCS, re.MULTILINE)
+    assert {"curate", *re.findall(r"`(\w+)`", cheap)} == set(re.findall(r"`(\w+)`", named))
+
+
 def test_the_documented_table_is_the_one_in_force():
     rows = re.findall(r"^\| `(\S+)` \| (\S+) \| (\d+) GB \| (\S+) \| (\d+) \| (\d+) \|$", DOCS, re.MULTILINE)
     table = {(name, gpu.machine_type, str(gpu.memory_gb), gpu.precision, str(gpu.batch_size), str(gpu.threads))
