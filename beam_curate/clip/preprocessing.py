@@ -164,7 +164,7 @@ def decide_preprocessing(
             missing.append(key)
     if missing:
         question = _question(clip_model, known, missing if said is not None else [], weights, said_by)
-        raise UnsaidError(question, "preprocess")
+        raise UnsaidError(f"preprocess='{AUTO}', but {question}" if option == AUTO else question, "preprocess")
     return values.or_else(_of_record(agreed)), said_by or f"open_clip's record of {clip_model}"
 
 
@@ -180,7 +180,7 @@ def _question(
         why = f"open_clip knows no published weights of {clip_model}"
     tag = next(iter(known.values()))[0] if known else "openai"
     return (
-        f"preprocess='{AUTO}', but {what} for {weights}, and {why}; the wrong way gives plausible but wrong embeddings: give "
+        f"{what} for {weights}, and {why}; the wrong way gives plausible but wrong embeddings: give "
         f"`preprocess` with the tag whose images are prepared in the same way, such as {tag}"
         f"{'' if known else ' where open_clip trained them with its defaults'}, with values such as "
         f"{Preprocessing((0.5,) * 3, (0.5,) * 3, 'bicubic', 'squash')}, or with the path of an open_clip_config.json"

@@ -129,7 +129,7 @@ def test_what_the_option_says(model, option, expected):
         ("", "neither a pretrained tag"),
         ("v1", r"the models that have it differ; give mean=0\.48145466/.*resize_mode=shortest or mean=0\.5"),
         ("no/such/open_clip_config.json", "no such file"),
-        ("mean=0.5", "does not give std and interpolation and resize_mode"),
+        ("mean=0.5", "^preprocess='mean=0.5' does not give std and interpolation and resize_mode"),
         ("mean=a,std=0.5", "mean='a' is neither a number"),
         ("mean=0.5/0.5,std=0.5", "one number for all channels, or three"),
         ("std=0", "one number above 0"),
