@@ -170,6 +170,12 @@ def test_the_page_lists_the_extensions_of_images():
     assert {name.strip() for name in listed.split(",")} == IMAGE_EXTENSIONS
 
 
+def test_the_readme_names_what_can_be_installed_beside_the_package():
+    extras = re.findall(r'^    "([\w-]+)": \[', (ROOT / "setup.py").read_text().partition("EXTRAS_REQUIRE")[2], re.M)
+    assert {"s3", "dev"} <= set(extras)
+    assert [name for name in extras if name != "dev" and f"[{name}]" not in PAGES["README.md"]] == []
+
+
 def test_the_page_lists_the_published_heads():
     rows = re.findall(r"^\| `(ViT-\S+)` \| (yes|no) \| (yes|no) \|$", PAGES["docs/weights.md"], re.M)
     said = {

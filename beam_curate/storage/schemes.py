@@ -1,6 +1,7 @@
 """Which URLs can be read and written, and what to do with the others."""
 
 import functools
+import importlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "r2": "give s3:// with --s3_endpoint_url=https://ACCOUNT.r2.cloudflarestorage.com",
     **dict.fromkeys(("abfs", "abfss", "az", "azfs", "azure", "wasb", "wasbs"), _AZURE),
 }
+_S3_PACKAGE: Final = "s3:// needs boto3: pip install 'beam-curate[s3]', or in a checkout '.[s3]'"
 _S3_CREDENTIALS: Final = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --s3_access_key_id and --s3_secret_access_key (public buckets "
     "need them too)"
@@ -51,15 +53,24 @@ def check_scheme(url: str) -> None:
         raise SchemeError(f"{url}: {found}:// is not supported; {remedy}") from error
     except (BeamIOError, ImportError) as error:
         raise SchemeError(f"{url}: {found}:// needs a package that is not installed ({error}); or {_COPY}") from error
-    if FileSystems.get_scheme(url) == "s3" and not _has_s3_credentials(url):
-        raise SchemeError(f"{url}: found no credentials for S3; {_S3_CREDENTIALS}")
+    if FileSystems.get_scheme(url) == "s3":
+        try:
+            there = _has_s3_credentials(url)
+        except ImportError as error:  # of boto3, which Beam misses only when it reads or writes
+            raise SchemeError(f"{url}: {_S3_PACKAGE} ({error})") from error
+        if not there:
+            raise SchemeError(f"{url}: found no credentials for S3; {_S3_CREDENTIALS}")
 
 
 def _has_s3_credentials(url: str) -> bool:
     """Whether a request to S3 can be signed.
 
     Beam takes a request that cannot be signed for one that the network lost, and tries it again for ten minutes.
+
+    Raises:
+        ImportError: boto3 is not installed, or does not work.
     """
+    importlib.import_module("boto3")  # only s3:// needs it (the `s3` extra)
     options = FileSystems.get_filesystem(url)._options  # as in `object_stores`
     if isinstance(options, PipelineOptions) and options.view_as(S3Options).s3_access_key_id:
         return True
@@ -72,6 +83,6 @@ def _session() -> Any:
 
     It looks into the environment, into its files, and asks the machine's metadata service, for a second or two.
     """
-    import boto3.session  # Only s3:// needs it (the `s3` extra).
+    import boto3.session
 
     return boto3.session.Session()

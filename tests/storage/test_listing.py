@@ -1,5 +1,6 @@
 import os
 import re
+import sys
 
 import boto3
 import pytest
@@ -226,6 +227,15 @@ def test_credentials_of_the_environment_or_of_the_options_are_found(no_credentia
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     check_scheme("s3://bucket/a.tar")
+
+
+@pytest.mark.parametrize("keys", [[], ["--s3_access_key_id=a", "--s3_secret_access_key=b"]])
+def test_s3_without_its_package_is_one_line_with_the_remedy(keys, no_credentials, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
+    assert pack.main(["--input=s3://bucket/there", f"--output={tmp_path / 'out'}", *keys]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --input s3://bucket/there: s3:// needs boto3: pip install 'beam-curate[s3]'")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", ["--input", "--output"])
