@@ -22,6 +22,7 @@ from beam_curate.commands.select_options import SelectOptions
 from beam_curate.duplicates import blocks, digests, edges, forecast, groups, made_up_pairs, roots, settling
 from beam_curate.heads.head import AESTHETIC, NSFW
 from beam_curate.heads.published import PUBLISHED
+from beam_curate.reasons import DESCRIPTIONS, REJECTIONS
 from beam_curate.report import drawn, origins
 from beam_curate.runs import beginning
 from beam_curate.storage import retrying
@@ -174,6 +175,15 @@ def test_the_readme_names_what_can_be_installed_beside_the_package():
     extras = re.findall(r'^    "([\w-]+)": \[', (ROOT / "setup.py").read_text().partition("EXTRAS_REQUIRE")[2], re.M)
     assert {"s3", "dev"} <= set(extras)
     assert [name for name in extras if name != "dev" and f"[{name}]" not in PAGES["README.md"]] == []
+
+
+def test_the_page_lists_all_reasons_with_what_they_mean():
+    section = PAGES["docs/score-table.md"].partition("\n## Reasons\n")[2].partition("\n## ")[0]
+    failed, _, rejected = (
+        dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", part, re.M)) for part in section.partition("**rejected**")
+    )
+    assert {**failed, **rejected} == DESCRIPTIONS
+    assert set(rejected) == set(REJECTIONS)
 
 
 def test_the_page_lists_the_published_heads():
