@@ -203,6 +203,8 @@ def test_the_rooms_and_files_of_the_layout_page_are_there():
     missing = [path for path in below if not any((ROOT / home / path).exists() for home in ("", "beam_curate"))]
     assert missing == []
     assert len(below) > 25
+    rooms = {path.parent.name for path in (ROOT / "beam_curate").glob("*/__init__.py")}
+    assert {room for room in rooms if not re.search(rf"^\|.*`{room}/`.*\|$", page, re.M)} == set()
     code = {path: (ROOT / "beam_curate" / path).read_text() for path, _ in re.findall(r"`(\w+/\w+\.py)::(\w+)`", page)}
     assert [name for path, name in re.findall(r"`(\w+/\w+\.py)::(\w+)`", page)
             if not re.search(rf"^(class {name}\b|def {name}\b|{name}\b)", code[path], re.M)] == []  # fmt: skip
