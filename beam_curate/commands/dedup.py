@@ -159,7 +159,8 @@ def prepare(options: DedupOptions, given: frozenset[str], beam_options: Pipeline
 
     source, summary = finished_run("scores", options.scores)
     table = source.table
-    refuse_source(options, table)
+    shards = source.input_shards
+    refuse_source(options, table, () if options.table_only else shards)
     seen = dict(source.seen)
     with table.open(0) as part:
         names = score_table.score_names(part.schema)
@@ -189,7 +190,7 @@ def prepare(options: DedupOptions, given: frozenset[str], beam_options: Pipeline
     selection = Selection(table, None if options.candidates == "kept" else ())
     return DedupJob(
         options=options,
-        shards=source.input_shards,
+        shards=shards,
         source=summary,
         seen=seen,
         search=options.search(options.methods, selection, against, options.against_action),

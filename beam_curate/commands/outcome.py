@@ -40,7 +40,7 @@ def finish_complete(output: str, shown: str, layouts: Sequence[str], options: Pi
     run = Run(output)
     run.check_table()
     run.check_files()
-    if not run.is_export and (rule := run.summary.configuration.duplicates) is not None and rule.found is None:
+    if not run.ended_kind and (rule := run.summary.configuration.duplicates) is not None and rule.found is None:
         check_whole(output)
     print(f"the run in {shown} is complete already; nothing to score")
     run.clean()

@@ -167,7 +167,7 @@ def prepare(options: SelectOptions, given: frozenset[str], beam_options: Pipelin
     source, summary = finished_run("scores", options.scores)
     shards, table, seen = source.input_shards, source.table, source.seen
     if not options.dry_run:
-        refuse_source(options, table)
+        refuse_source(options, table, shards)
     with table.open(0) as part:
         schema = part.schema
     names = score_table.score_names(schema)

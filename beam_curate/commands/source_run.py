@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from beam_curate.commands.endings import printable
 from beam_curate.commands.job import TableJob, now, versions
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from beam_curate.runs.wanted import WantedRun
 
 
+_LOOKED_AT: Final = 8
+
+
 def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
     """A finished run that has a score table, by its absolute folder, and its summary.
 
@@ -32,6 +35,7 @@ def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
     Raises:
         OptionError: There is none, it is not finished or damaged, or a part of its table or of its verdicts is missing.
     """
+    from beam_curate.runs.configuration import EXPORT, PACK
     from beam_curate.runs.run import Run
     from beam_curate.runs.score_table import ScoreTableError
     from beam_curate.storage.files import absolute
@@ -47,7 +51,13 @@ def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
         )
         raise OptionError(f"--{option} {folder} {remedy}")
     try:
-        if run.is_export:
+        kind = run.ended_kind
+        if kind == PACK:
+            raise OptionError(
+                f"--{option} {folder} holds packed images, without a score table; score them by beam-curate curate, and give "
+                "the --output of that"
+            )
+        if kind == EXPORT:
             made_of = printable(run.export_summary.input.run or "a folder of beam-curate curate, select or dedup")
             raise OptionError(
                 f"--{option} {folder} is an export, without a score table; give the run it was made of: {made_of}"
@@ -130,19 +140,34 @@ class SourceJob(TableJob):
         )
 
 
-def refuse_source(options: DedupOptions | SelectOptions, table: TablePlace) -> None:
-    """Refuses the folder of the source as the output.
+def refuse_source(options: DedupOptions | SelectOptions, table: TablePlace, shards: Sequence[Shard]) -> None:
+    """Refuses the folder of the source as the output, and a source whose input shards are elsewhere by now.
+
+    Some shards may be gone whose samples nobody wants. So a few are looked at, evenly spread, and one that is there is enough.
+    A run that goes on may need none of them any more.
+
+    Args:
+        options: They name the source and the output.
+        table: The score table that is judged.
+        shards: The source's input shards, if bytes of them are to be read.
 
     Raises:
         OptionError: It names the option and the remedy.
     """
-    from beam_curate.storage.files import absolute
+    from beam_curate.storage.files import absolute, exists
     from beam_curate.storage.places import same_place
+    from beam_curate.threads import in_threads
 
     output = absolute(options.output)
     if any(same_place(output, folder) for folder in (absolute(options.scores), table.scores)):
         raise OptionError(
             f"--output {options.output} is the folder of --scores; give another one: the table there stays as it is"
+        )
+    looked_at = [] if options.resume else [shard.path for shard in shards[:: len(shards) // _LOOKED_AT or 1]]
+    if looked_at and not any(in_threads(exists, looked_at)):
+        raise OptionError(
+            f"--scores {options.scores}: {looked_at[0]} is missing, and the other input shards of this run are too: the samples' "
+            "bytes are read from them. Put them back where they were"
         )
 
 

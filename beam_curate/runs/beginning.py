@@ -12,7 +12,7 @@ from typing import Final
 
 from beam_curate.runs import score_table
 from beam_curate.runs.claims import RunError, claim, is_claimed, release
-from beam_curate.runs.configuration import EXPORT, LIMITS, PACK, Configuration
+from beam_curate.runs.configuration import EXPORT, LIMITS, Configuration
 from beam_curate.runs.own_parts import mark_of
 from beam_curate.runs.parts import part_paths, read_part_counts
 from beam_curate.runs.read_runs import check_same
@@ -30,7 +30,7 @@ from beam_curate.runs.run_files import (
     of_the_table,
     ours,
 )
-from beam_curate.runs.state_files import RunFile, input_shards, is_table_only, read_run_file, write_run_file
+from beam_curate.runs.state_files import KINDS, RunFile, input_shards, is_table_only, read_run_file, write_run_file
 from beam_curate.runs.wanted import WantedRun
 from beam_curate.storage.files import all_files, clean_temporary, delete, exists, is_temporary, join
 from beam_curate.storage.json_files import DamagedFileError
@@ -177,8 +177,7 @@ def _check_not_read(output: str, reads: Sequence[str], patterns: Sequence[str]) 
 
 def _check_kind(output: str, run: RunFile, kind: str, argument: str) -> None:
     if run.kind != kind:
-        words = {"": "a run of beam-curate curate, select or dedup", EXPORT: "an export", PACK: "packed images"}
-        raise RunError(f"`{argument}`: `output` {output} holds {words.get(run.kind, run.kind)}; give another `output`")
+        raise RunError(f"`{argument}`: `output` {output} holds {KINDS.get(run.kind, run.kind)}; give another `output`")
 
 
 def _check_replaceable(output: str, wanted: WantedRun) -> Sequence[str]:

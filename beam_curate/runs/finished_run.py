@@ -16,7 +16,7 @@ from beam_curate.runs.packing import shard_name
 from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.run_files import INDEX, RUN, SUMMARY
 from beam_curate.runs.score_table import AGAIN
-from beam_curate.runs.state_files import is_export, read_index, read_summary
+from beam_curate.runs.state_files import KINDS, ended_kind, read_index, read_summary, repeat_remedy
 from beam_curate.runs.summary import Summary
 from beam_curate.storage.files import exists, files_under, join
 from beam_curate.storage.parquet_reading import ParquetFile, open_parquet
@@ -69,9 +69,10 @@ def read_run(folder: str) -> PackedRun:
         started = exists(join(folder, RUN))
         remedy = "is not finished; continue it with `resume`" if started else "holds no run; give the folder of one"
         raise RunNotUsableError(f"{folder} {remedy}")
-    none = f"{folder} is not a run of beam-curate curate, select or dedup; give the folder of one"
-    if is_export(folder):
-        raise RunNotUsableError(none)
+    if kind := ended_kind(folder):
+        raise RunNotUsableError(
+            f"{folder} holds {KINDS[kind]}, and is not a run of beam-curate curate, select or dedup; give the folder of one"
+        )
     summary = read_summary(folder)
     if summary.table_only:
         raise RunNotUsableError(
@@ -84,17 +85,20 @@ def read_run(folder: str) -> PackedRun:
             "give the run that it was selected from, or the same selection without `format` and the options that belong to it"
         )
     if not exists(join(folder, INDEX)):
-        raise RunNotUsableError(none)
+        raise RunNotUsableError(f"{join(folder, INDEX)} is missing: {repeat_remedy(folder)}")
     kept = summary.funnel.kept
     listed = read_index(folder)
     if not listed:
         raise RunNotUsableError(f"{folder} has no kept samples; select some with beam-curate select first")
-    found = files_under(folder, "[0-9]*.tar")
+    found = files_under(folder, "[0-9]*")
     shards = [Shard(index, join(folder, entry.url), entry.filesize) for index, entry in enumerate(listed)]
     for shard in shards:
         if found.get(shard.path) != shard.size:
             there = f"has {found[shard.path]} bytes" if shard.path in found else "is missing"
             raise RunNotUsableError(f"{shard.path} {there}, and {INDEX} says {shard.size} bytes; restore the file")
+        if not found.get(table_path(folder, shard.index)):
+            there = "is empty" if table_path(folder, shard.index) in found else "is missing"
+            raise RunNotUsableError(f"{table_path(folder, shard.index)} {there}: {repeat_remedy(folder)}")
     counts = [entry.nsamples for entry in listed]
     if sum(counts) != kept:
         raise RunNotUsableError(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from beam_curate.records import LeftOut, ScorePart, Shard, WrittenShard
 from beam_curate.runs import beginning, ending, finished_run, read_runs, whole_run
-from beam_curate.runs.configuration import PACK, Configuration, Source
+from beam_curate.runs.configuration import EXPORT, PACK, Configuration, Source
 from beam_curate.runs.division import Division
 from beam_curate.runs.left_out import read_left_out, write_left_out
 from beam_curate.runs.parts import failed_rows, part_paths, read_part_counts
@@ -28,8 +28,8 @@ from beam_curate.runs.run_files import (
 from beam_curate.runs.score_table import VERDICTS
 from beam_curate.runs.state_files import (
     RunFile,
+    ended_kind,
     input_shards,
-    is_export,
     read_export_summary,
     read_pack_summary,
     read_run_file,
@@ -71,9 +71,9 @@ class Run:
         return exists(join(self.folder, SUMMARY))
 
     @property
-    def is_export(self) -> bool:
-        """Whether a finished one is an export, which has no score table."""
-        return is_export(self.folder)
+    def ended_kind(self) -> str:
+        """Of a finished one EXPORT or PACK, which have no score table; empty: it has one."""
+        return ended_kind(self.folder)
 
     @property
     def has_report(self) -> bool:
@@ -205,7 +205,7 @@ class Run:
     def _packed_or_exported(self) -> PackSummary | ExportSummary | None:
         if self._mark.kind == PACK:
             return self.pack_summary
-        return self.export_summary if self.is_export else None
+        return self.export_summary if self.ended_kind == EXPORT else None
 
     @property
     def packed(self) -> finished_run.PackedRun:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_curate.records import Shard
-from beam_curate.runs.configuration import Configuration
+from beam_curate.runs.configuration import EXPORT, PACK, Configuration
 from beam_curate.runs.part_files import damage_named
 from beam_curate.runs.run_files import INDEX, INPUT_SHARDS, RUN, SIZES, SUMMARY
 from beam_curate.runs.score_table import ScoreTableError
@@ -20,6 +20,8 @@ from beam_curate.storage.json_files import DamagedFileError, read_object
 from beam_curate.storage.json_records import read_record, to_json
 
 _SHARDS = pa.schema([("path", pa.string()), ("size", pa.int64())])
+KINDS = {"": "a run of beam-curate curate, select or dedup", EXPORT: "an export", PACK: "packed images"}
+"""What a folder holds, in words, by its kind."""
 _MADE_AGAIN = "restore it, or delete it and repeat the command of that run with `resume`"
 
 
@@ -120,9 +122,10 @@ def read_pack_summary(run: str) -> PackSummary:
     return read_record(PackSummary, join(run, SUMMARY), _MADE_AGAIN, modern)
 
 
-def is_export(run: str) -> bool:
-    """Whether summary.json is that of an export; errors as `read_summary`."""
-    return "export" in _ended(run)
+def ended_kind(run: str) -> str:
+    """The kind of what summary.json is the end of, as in `RunFile`; errors as `read_summary`."""
+    ended = _ended(run)
+    return EXPORT if "export" in ended else PACK if "pack" in ended else ""
 
 
 def is_table_only(run: str) -> bool:

@@ -30,6 +30,7 @@ from typing_extensions import Buffer
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.operations import (
     absolute,
+    absolute_pattern,
     all_files,
     delete,
     delete_once,
@@ -52,6 +53,7 @@ __all__ = [
     "SPOOLED_BYTES",
     "TEMPORARY",
     "absolute",
+    "absolute_pattern",
     "all_files",
     "atomic_output",
     "clean_temporary",

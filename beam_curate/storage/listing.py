@@ -10,7 +10,7 @@ from itertools import pairwise
 from braceexpand import braceexpand
 
 from beam_curate.records import Shard
-from beam_curate.storage.files import absolute, match, open_read
+from beam_curate.storage.files import absolute, absolute_pattern, match, open_read
 from beam_curate.storage.local_files import leads_nowhere, local_matches
 from beam_curate.storage.object_stores import scheme
 from beam_curate.storage.patterns import GLOB, literal
@@ -90,19 +90,23 @@ def list_named(patterns: Sequence[str]) -> list[Shard]:
     Raises:
         InputError: One matches nothing, or a link that leads nowhere, or a file named without a wildcard does not exist.
     """
-    globs: list[str] = []
+    globs: dict[str, str] = {}  # each with the path that it is without a wildcard
     named: list[str] = []
     for pattern in patterns:
         try:
-            (globs if GLOB.search(pattern) else named).append(absolute(pattern))
+            path = absolute(pattern)
         except SchemeError as error:
             raise InputError(f"`input` {error}") from error
+        if GLOB.search(pattern):
+            globs[absolute_pattern(pattern)] = path
+        else:
+            named.append(path)
     found: dict[str, int] = {}
-    for pattern in globs:
+    for pattern, path in globs.items():
         # The second is a name that has a bracket in it.
-        shards = _matching(pattern) or _matching(literal(pattern))
+        shards = _matching(pattern) or _matching(literal(path))
         if not shards:
-            raise InputError(f"`input` {pattern!r} matches no file; check the path and the wildcard")
+            raise InputError(f"`input` {path!r} matches no file; check the path and the wildcard")
         found.update(shards)
     found.update(_sizes(named))
     _refuse_no_text(found)

@@ -33,6 +33,13 @@ def absolute(path: str) -> str:
     return path
 
 
+def absolute_pattern(pattern: str) -> str:
+    """As `absolute`, of a pattern: characters of a pattern in the name of the working folder are only these characters."""
+    if "://" in pattern or os.path.isabs(pattern):
+        return absolute(pattern)
+    return os.path.normpath(os.path.join(literal(os.getcwd()), pattern))
+
+
 def join(folder: str, *names: str) -> str:
     """The path of a file under a folder, local or not (a trailing slash on the folder is fine)."""
     folder = folder.rstrip("/") or "/"

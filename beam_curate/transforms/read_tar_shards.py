@@ -13,6 +13,7 @@ from beam_curate.progress import PROGRESS
 from beam_curate.records import Sample, Shard
 from beam_curate.storage.files import open_read
 from beam_curate.storage.listing import list_shards
+from beam_curate.storage.retrying import StorageError
 from beam_curate.tars.samples import DEFAULT_MAX_MEMBER_BYTES, DEFAULT_MAX_SHARD_BYTES, read_samples
 from beam_curate.tars.skipped import SkippedMembers, lost
 from beam_curate.tars.sources import SourceChangedError
@@ -149,7 +150,7 @@ class _ReadShard(beam.DoFn):
                     seen = position
                     yield sample
         except OSError as error:
-            raise OSError(f"shard {shard.path} cannot be read: {error}") from error
+            raise StorageError(f"shard {shard.path} cannot be read: {error}") from error
         self._shards.inc()
         self._skipped.inc(sum(lost(skipped).values()))
         PROGRESS.add(input_bytes=shard.size - seen)

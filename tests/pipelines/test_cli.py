@@ -1,12 +1,14 @@
 """The program `beam-curate`: its commands, their help, the version, and what the TAB key completes."""
 
 import subprocess
+import sys
 
 import pytest
 
 from beam_curate.commands import cli
 from beam_curate.commands.option_groups import MORE, ORDER
 from beam_curate.version import __version__
+from tests.conftest import encoded, photo
 
 OF_OPTIONS = [name for name, command in cli.COMMANDS.items() if command.options.endswith("Options")]
 
@@ -103,3 +105,16 @@ def test_bash_completes_commands_options_and_choices(words, wanted, capsys):
     code = COMPLETE.format(script=script, words=given.replace("''", '""'), last=len(split) - 1)
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == wanted
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_streams_do_not_stop_a_command(tmp_path, closed):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(encoded(photo(1)))
+    words = ["pack", f"--input={tmp_path}/photos", f"--output={tmp_path}/packed"]
+    line = [sys.executable, "-c", "from beam_curate.commands.starting import run; run()", *words]
+    closing = " ".join(f"{number}>&-" for number in closed)
+    ended = subprocess.run(["sh", "-c", f'"$@" {closing}', "sh", *line], capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "packed" / "summary.json").exists()
+    assert b"Traceback" not in ended.stderr

@@ -5,10 +5,11 @@ import shutil
 import apache_beam as beam
 import pytest
 
-from beam_curate.commands import curate, dedup, export, select
+from beam_curate.commands import curate, dedup, export, pack, report, select
 from beam_curate.runs.score_table import ScoreTableError
 from beam_curate.runs.table_parts import TablePlace
 from beam_curate.transforms.list_parts import ListParts
+from tests.conftest import encoded, photo
 from tests.support.exporting_runs import MODEL, OFF, awkward, curated
 
 
@@ -107,6 +108,54 @@ def test_an_export_is_no_source(made, tmp_path, capsys):
     assert f"--scores {words}" in refused(capsys, select, f"--scores={folder}", f"--output={output}")
     flags = [f"--scores={made}/run", f"--against={folder}", f"--output={output}"]
     assert f"--against {words}" in refused(capsys, dedup, *flags)
+
+
+def test_packed_images_are_no_source(made, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(encoded(photo(1)))
+    packed, output = tmp_path / "packed", tmp_path / "never"
+    assert pack.main([f"--input={tmp_path}/photos", f"--output={packed}"]) == 0
+    words = f"{packed} holds packed images, without a score table; score them by beam-curate curate"
+    assert f"--scores {words}" in refused(capsys, dedup, f"--scores={packed}", f"--output={output}")
+    assert f"--scores {words}" in refused(capsys, select, f"--scores={packed}", f"--output={output}")
+    assert f"--run {words}" in refused(capsys, report, f"--run={packed}")
+    flags = [f"--scores={made}/run", f"--against={packed}", f"--output={output}"]
+    assert f"--against {words}" in refused(capsys, dedup, *flags)
+    flags = [f"--input={packed}", f"--output={output}", "--format=webdataset"]
+    assert "holds packed images, and is not a run of beam-curate curate" in refused(capsys, export, *flags)
+
+
+@pytest.mark.parametrize("gone", ["00001.tar", "00001.parquet", "all of 00001.parquet", "index.json"])
+def test_an_export_of_a_run_that_lacks_a_file_is_refused_before_any_work(made, tmp_path, capsys, gone):
+    folder, output = tmp_path / "run", tmp_path / "never"
+    shutil.copytree(made / "run", folder)
+    path = folder / gone.removeprefix("all of ")
+    path.unlink() if path.name == gone else path.write_bytes(b"")
+    error = refused(capsys, export, f"--input={folder}", f"--output={output}", "--format=webdataset")
+    assert f"--input {folder}: {path} is {'missing' if path.name == gone else 'empty'}" in error
+    assert "restore" in error
+    assert not output.exists()
+
+
+def test_a_run_whose_shards_are_elsewhere_is_refused_before_any_work(made, tmp_path, capsys):
+    output, shards = tmp_path / "never", made / "awkward"
+    flags = [f"--scores={made}/run", f"--output={output}"]
+    shards.rename(made / "moved")
+    try:
+        for command in (select, dedup):
+            error = refused(capsys, command, *flags)
+            assert f"--scores {made}/run: {shards}/0.tar is missing, and the other input shards" in error
+            assert "Put them back" in error
+        assert not output.exists()
+        assert select.main([*flags, "--dry_run"]) == 0
+        assert dedup.main([*flags, "--table_only", "--methods=exact"]) == 0
+        shards.mkdir()
+        (shards / "2.tar").write_bytes((made / "moved" / "2.tar").read_bytes())
+        flags[1] = f"--output={tmp_path}/last"
+        assert select.main([*flags, f"--keep=shard == '{shards}/2.tar'"]) == 0
+    finally:
+        shutil.rmtree(shards, ignore_errors=True)
+        (made / "moved").rename(shards)
 
 
 def unchanged(folder):

@@ -87,7 +87,7 @@ def test_the_summary_is_read(old, name):
     run = Run(str(old / name))
     said = json.loads((OLD / f"{name}.summary.json").read_text())
     if name == "train":
-        assert run.is_export
+        assert run.ended_kind == "export"
         assert run.export_summary.export.exported == said["export"]["exported"]
         return
     summary = run.summary

@@ -245,3 +245,18 @@ def test_a_command_without_credentials_for_s3_names_the_option(option, no_creden
     assert capsys.readouterr().err.startswith(
         f"error: {option} s3://bucket/there: found no credentials for S3; set AWS_"
     )
+
+
+def test_the_working_folder_is_no_pattern(tmp_path, monkeypatch):
+    folder = tmp_path / "a [x]*?{b,c}"
+    (folder / "in").mkdir(parents=True)
+    (tmp_path / "a x").mkdir()
+    for name in ("in/0.tar", "in/1[2].tar", "../a x/no.tar"):
+        (folder / name).write_bytes(b"x")
+    monkeypatch.chdir(folder)
+    assert [shard.path for shard in list_shards("in/*.tar")] == [f"{folder}/in/0.tar", f"{folder}/in/1[2].tar"]
+    assert [shard.path for shard in list_shards("in/1[2].tar")] == [f"{folder}/in/1[2].tar"]
+    assert [shard.path for shard in list_shards("../a x/*.tar")] == [f"{tmp_path}/a x/no.tar"]
+    with pytest.raises(InputError, match="matches no file") as caught:
+        list_shards("in/*.tgz")
+    assert f"{folder}/in/*.tgz" in str(caught.value)

@@ -16,6 +16,7 @@ from apache_beam.pipeline import PipelineVisitor
 
 from beam_curate import DecodeImages, DecodeOptions, ReadTarShards, ScoreAndFilter, WriteWebDatasetShards
 from beam_curate.records import DecodedImage, EmbeddedSample, Sample
+from beam_curate.storage.retrying import StorageError
 from tests.conftest import encoded, photo, tar_bytes
 from tests.support.stubs import DIM, StubHandler, stub_heads
 
@@ -200,6 +201,17 @@ def test_a_changed_source_is_an_error(dataset, tmp_path, monkeypatch):
 def test_a_missing_shard_at_run_time_names_it(dataset, tmp_path):
     with pytest.raises(Exception, match="matches no file"):
         run(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_a_shard_that_cannot_be_opened_any_more_is_an_error_of_storage(dataset, tmp_path, monkeypatch):
+    from beam_curate.transforms import read_tar_shards
+
+    def gone(path):
+        raise StorageError(f"opening {path} failed: PermissionError")
+
+    monkeypatch.setattr(read_tar_shards, "open_read", gone)
+    with pytest.raises(StorageError, match=r"shard \S+\.tar cannot be read: opening \S+\.tar failed: PermissionError"):
+        run(dataset, tmp_path / "out")
 
 
 def test_bytes_of_stub_are_not_trivial(dataset, tmp_path):
