@@ -48,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     import apache_beam as beam
 
-    from beam_curate.commands.launch import build_pipeline, pipeline_options, run_and_wait
+    from beam_curate.commands.launch import build_pipeline, pipeline_options, run_and_wait, service_job
     from beam_curate.commands.source_run import finished_run, refuse_unwritable, refuse_written_over
     from beam_curate.report.writing import plan_of_run
-    from beam_curate.runs.claims import claim
+    from beam_curate.runs.claims import claim, job_ended
     from beam_curate.runs.read_runs import unchanged
     from beam_curate.storage.files import absolute
     from beam_curate.storage.retrying import StorageError
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             refuse_written_over(options.report, [(name, each.folder) for name, each in runs], read)
         else:
             refuse_unwritable("run", options.run, run.folder)
-            claim(run.folder)
+            claim(run.folder, service_job(beam_options))
         path = absolute(options.report) if options.report else ""
         other = against.folder if against else ""
         seen = {**run.seen, **(against.seen if against else {})}
@@ -80,5 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(error)
     with unchanged(seen):
         run_and_wait(root, "report", CollectFigures.LOOKS * len(shards))
+    job_ended(run.folder)
     print(f"look at {printable(path or run.report_path)}")
     return 0

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from beam_curate import read_score_table
-from beam_curate.commands import curate, dedup, export, report, select
+from beam_curate.commands import curate, dedup, export, launch, report, select
 from beam_curate.runs import beginning
 from tests.support import forked
 from tests.support.exporting_runs import MODEL, OFF, awkward, curated
@@ -214,6 +214,27 @@ def test_a_report_is_not_written_into_a_run_to_which_another_job_writes(run, tmp
     assert job.close() == 0
     assert report.main([f"--run={run}"]) == 0
     assert not (run / "_temporary").exists()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_report_on_dataflow_keeps_its_run_until_the_job_has_ended(run, monkeypatch, ends):
+    """The job goes on when the command is interrupted, and writes the page."""
+    job = {"name": "report-1", "project": "some", "region": "here"}
+    monkeypatch.setattr(launch, "service_job", lambda options: job)
+    claimed = run / "_temporary" / "running.json"
+
+    def waits(*given):
+        assert json.loads(claimed.read_text())["job"] == job
+        if not ends:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "run_and_wait", waits)
+    if ends:
+        assert report.main([f"--run={run}"]) == 0
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            report.main([f"--run={run}"])
+    assert claimed.exists() is not ends
 
 
 @pytest.mark.parametrize("deleted", [0, 1, 3])
