@@ -188,9 +188,8 @@ def _width(low: float, high: float) -> float:
 
 def _share(low: float, high: float) -> float:
     """The BINS-th part of a range, which does not fall when the range grows; 0 of a single value."""
-    return (
-        high / BINS - low / BINS or (high - low) / BINS
-    )  # neither the largest range overflows, nor the smallest is lost
+    # So neither the largest range overflows, nor the smallest is lost.
+    return high / BINS - low / BINS or (high - low) / BINS
 
 
 def _bins(values: Floats, origin: float, level: int) -> Counts:
