@@ -47,7 +47,7 @@ def finished_run(option: str, folder: str) -> tuple[Run, Summary]:
         remedy = (
             "is not finished; continue it with --resume first"
             if begun
-            else "is not a run of beam-curate curate; give its --output"
+            else "is not a run of beam-curate curate, select or dedup; give the --output of one of these"
         )
         raise OptionError(f"--{option} {folder} {remedy}")
     try:
