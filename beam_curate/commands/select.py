@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from beam_curate.commands.endings import printable
 from beam_curate.commands.job import command
 from beam_curate.commands.options import OptionError
+from beam_curate.commands.select_notes import notes
 from beam_curate.commands.select_options import SelectOptions
 from beam_curate.commands.source_run import SourceJob, finished_run, refuse_source, refuse_written_over
 
@@ -106,7 +106,7 @@ class SelectJob(SourceJob):
 
     def without_run(self, beam_options: PipelineOptions) -> bool:
         """See Job: --dry_run."""
-        if note := duplicates_note(self):
+        for note in notes(self):
             print(note, file=sys.stderr)
         if self.options.dry_run:
             from beam_curate.commands.select_preview import dry_run
@@ -275,23 +275,6 @@ def _prompts(options: SelectOptions, scored: Model) -> tuple[EmbeddingScore, ...
             f"those of {scored.clip_model} with the identity {scored.weights}"
         )
     return prompt_scores(specs, scored.clip_model, options.pretrained, model_dir=folder, quick_gelu=quick_gelu)
-
-
-def duplicates_note(job: SelectJob) -> str:
-    """What a selection from a run without duplicates should know; empty if it has nothing to do with one."""
-    from beam_curate.scores.rules_in_force import duplicates, steps
-
-    searches = [step for step in steps(job.source.configuration) if duplicates(step)]
-    if not searches or job.duplicates is not None:
-        return ""
-    scores = job.options.scores
-    rule = searches[-1].duplicates
-    table = job.source.input.duplicates if rule is not None and rule.found is not None else scores
-    last = "those of its last search" if len(searches) > 1 else "them"
-    return (
-        f"note: the duplicates that {printable(scores)} had removed are candidates again; --duplicates {printable(table)} "
-        f"keeps {last} out"
-    )
 
 
 main = command(SelectOptions, __doc__, EPILOG, prepare)

@@ -330,6 +330,26 @@ class TestSelecting:
         twice = deduplicated(output, "noted-twice", "--methods=exact", "--keep_by=first")
         assert noted(twice) == [words.format(twice, twice).replace("them", "those of its last search")]
 
+    def test_that_a_search_has_not_seen_all_is_said_unless_the_rules_keep_no_more(self, table, capsys):
+        narrow = selected(table, "--keep=format == 'JPEG'")
+        first = deduplicated(narrow, "of-jpegs", "--methods=exact", "--table_only")
+        every = deduplicated(narrow, "of-everything", "--methods=exact", "--table_only", "--candidates=all")
+        topped = deduplicated(selected(table, "--top=aesthetic=9"), "of-some", "--methods=exact", "--table_only")
+
+        def noted(found, *flags):
+            capsys.readouterr()
+            assert select.main([f"--scores={table}", f"--duplicates={found}", "--dry_run", *flags]) == 0
+            return [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+
+        (line,) = noted(first)
+        assert f"the duplicates in {first} are among what the rules of that run kept" in line
+        assert "--candidates all" in line
+        assert noted(first, "--min_side=2") == noted(first, "--keep=format == 'PNG'") == [line]
+        same = "--keep=format == 'JPEG'"
+        assert noted(first, same) == noted(first, same, "--min_side=2") == noted(every) == []
+        assert noted(topped, "--top=aesthetic=9") == []
+        assert len(noted(topped, "--top=aesthetic=9", "--min_side=2")) == 1
+
     def test_of_each_group_the_best_that_the_rules_keep_stays(self, table, everything):
         output = selected(table, f"--duplicates={everything}", "--keep=format == 'JPEG'")
         found = verdicts(output)
