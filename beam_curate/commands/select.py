@@ -106,7 +106,7 @@ class SelectJob(SourceJob):
 
     def without_run(self, beam_options: PipelineOptions) -> bool:
         """See Job: --dry_run."""
-        for note in notes(self):
+        for note in notes(self.options.scores, self.source, self.duplicates, self.configuration):
             print(note, file=sys.stderr)
         if self.options.dry_run:
             from beam_curate.commands.select_preview import dry_run
