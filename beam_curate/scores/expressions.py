@@ -7,9 +7,8 @@ columns. Nothing is ever evaluated as Python: a node that is not listed here is 
     + - * /               numbers      "text" in quotes
     format in ("JPEG", "PNG"), format not in (...)
     caption is None, caption is not None
-    length(caption)       characters of a text
+    length(caption)       characters of a text; lower(key): a text in lower case
     words(caption)        words, separated by white space of any kind (no-break and ideographic spaces too), as by str.split
-    lower(key)            a text in lower case
     min(width, 512), max(a, b), abs(a)
 
 A missing value (a score that could not be computed, a sample without caption) makes a comparison unknown, as in SQL, and
