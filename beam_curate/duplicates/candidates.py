@@ -35,6 +35,7 @@ RULES: Final = (LARGEST, FIRST, HARD, EASY)
 FOREIGN: Final = np.uint64(1 << 62)
 """The bit of an id of the other dataset; there are never a billion shards. An id is a signed number of 64 bits for Beam."""
 _BEST: Final = np.uint64((1 << 64) - 1)
+_BLOCK: Final = 4096  # embeddings at once
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,11 @@ def embeddings(table: pa.Table) -> npt.NDArray[np.float16]:
 
 def with_direction(vectors: npt.NDArray[np.float16]) -> Flags:
     """Says which of (N, D) embeddings have a direction: those with NaN or infinity have none, nor has one of zeros alone."""
-    # Without signs numbers are ordered as their bits are.
-    largest = (vectors.view(np.uint16) & 0x7FFF).max(axis=1, initial=0)
+    largest = np.zeros(len(vectors), np.uint16)
+    for start in range(0, len(vectors), _BLOCK):
+        # Without signs numbers are ordered as their bits are.
+        some = vectors[start : start + _BLOCK].view(np.uint16) & 0x7FFF
+        largest[start : start + _BLOCK] = some.max(axis=1, initial=0)
     found: Flags = (largest > 0) & (largest < 0x7C00)
     return found
 

@@ -118,8 +118,7 @@ class _Search:
         asking, answering = asking[self._who.asks[asking]], answering[self._who.answers[answering]]
         for block in range(0, len(answering), ASKED):
             of = answering[block : block + ASKED]
-            # Only rows that are worse than the first of them, and have no better partner.
-            asking = asking[(asking > of[0]) & (self.of[asking] > of[0])]
+            asking = asking[self._still_ask(asking, of[0])]
             for some in range(0, len(asking), _ASKING):
                 self._ask(asking[some : some + _ASKING], of, False)
 

@@ -52,7 +52,9 @@ _BLOCK: Final = 4096
 
 
 def _comparable(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
-    return vectors[with_direction(vectors)]
+    """Those of (N, D) embeddings that have a direction; without a copy if all have."""
+    there = with_direction(vectors)
+    return vectors if there.all() else vectors[there]
 
 
 @dataclass(frozen=True)
